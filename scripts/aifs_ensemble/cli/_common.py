@@ -1,0 +1,34 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aifs_ensemble.config import Config, merge, read_files
+from aifs_ensemble.errors import ConfigError
+
+DEFAULT_CONFIG = Path("config/config.yaml")
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--configfile`` and ``--config``, which mean what they mean to snakemake."""
+    parser.add_argument("--configfile", nargs="+", type=Path, default=[DEFAULT_CONFIG], help="configuration files")
+    parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="keys set over the files")
+
+
+def config_from(args: argparse.Namespace) -> Config:
+    """Return the configuration that the arguments name."""
+    raw = read_files(*args.configfile)
+    for item in args.config:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--config: {item!r}, expected KEY=VALUE")
+        value: Any = yaml.load(text, Loader=yaml.BaseLoader) if key in ("cycle", "members") else yaml.safe_load(text)
+        for part in reversed(key.split(".")[1:]):
+            value = {part: value}
+        merge(raw, {key.split(".")[0]: value})
+    return Config(raw)

@@ -1,0 +1,100 @@
+"""Files that appear whole or not at all, and their checksums."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+
+from aifs_ensemble.errors import DiskFullError, InputError
+
+_CHUNK = 8 << 20
+
+
+def encode_crc32c(value: int) -> str:
+    """Return a CRC32C as Google Cloud Storage writes it: base64 of the big-endian four bytes."""
+    return base64.b64encode(value.to_bytes(4, "big")).decode()
+
+
+def crc32c_bytes(data: bytes) -> str:
+    """Return the base64 CRC32C of `data`."""
+    return encode_crc32c(google_crc32c.value(data))
+
+
+def crc32c_file(path: Path) -> str:
+    """Return the base64 CRC32C of a file's content."""
+    value = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            value = google_crc32c.extend(value, chunk)
+    return encode_crc32c(value)
+
+
+def temporary(path: Path) -> Path:
+    """Return the temporary name under which `path` is made, hidden and in the same folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+@contextmanager
+def atomic_writer(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """Write a file that gets its final name only once it is whole.
+
+    With `durable` its bytes are on the device before the rename. Raises DiskFullError naming the
+    file when there is no room; whatever was half-written is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = temporary(path)
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(f"{path}: no space left on device") from error
+        raise
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON atomically, keys in the order given."""
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return `content` as the JSON text used in every file of the workflow."""
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON content of `path`; InputError naming the file when it is absent or not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed process left in `folder`."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)

@@ -1,0 +1,113 @@
+"""Initial states and restart states: float32 arrays with their description, no pickles.
+
+A state is one safetensors file: an aligned float32 tensor ``fields`` of shape
+``(time, variable, value)`` and a text header that says what it is. It can be memory-mapped,
+by numpy, by torch, or by any of the safetensors readers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from aifs_ensemble.errors import InputError
+from aifs_ensemble.files import atomic_writer
+
+SCHEMA = "aifs-ensemble/state/1"
+
+
+@dataclass(frozen=True)
+class State:
+    """Fields at one or more times on one grid.
+
+    Attributes
+    ----------
+    fields : float32 array ``(time, variable, value)`` in `units`
+    extra : further float32 arrays by name, such as running accumulations ``(variable, value)``
+    provenance : JSON-compatible record of how the state was made
+    """
+
+    fields: npt.NDArray[np.float32]
+    times: tuple[datetime, ...]
+    variables: tuple[str, ...]
+    units: tuple[str, ...]
+    grid: str
+    cycle: str
+    member: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = (len(self.times), len(self.variables))
+        if self.fields.ndim != 3 or self.fields.shape[:2] != expected or len(self.units) != len(self.variables):
+            raise InputError(f"state: fields have shape {self.fields.shape}, expected {expected} and the grid's points")
+
+    def variable(self, name: str) -> npt.NDArray[np.float32]:
+        """Return one variable, shape ``(time, value)``."""
+        return self.fields[:, self.variables.index(name)]
+
+
+def write_state(path: Path, state: State, *, durable: bool = False) -> None:
+    """Write a state atomically."""
+    header = {
+        "schema": SCHEMA,
+        "grid": state.grid,
+        "cycle": state.cycle,
+        "member": str(state.member),
+        "times": json.dumps([time.isoformat() for time in state.times]),
+        "variables": json.dumps(state.variables),
+        "units": json.dumps(state.units),
+        "provenance": json.dumps(state.provenance, sort_keys=True),
+    }
+    tensors = {"fields": np.ascontiguousarray(state.fields, np.float32)}
+    tensors |= {name: np.ascontiguousarray(array, np.float32) for name, array in state.extra.items()}
+    with atomic_writer(path, durable=durable) as file:
+        file.write(save(tensors, metadata=header))
+
+
+def read_state(path: Path, *, variables: Sequence[str] | None = None, grid: str | None = None) -> State:
+    """Return the state in `path`, memory-mapped where the reader can.
+
+    With `variables` or `grid`, InputError unless the state has exactly that grid and at least those
+    variables, of which it then holds just these, in that order.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file, expected an initial or restart state")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            if header.get("schema") != SCHEMA:
+                raise InputError(f"{path}: schema {header.get('schema')!r}, expected {SCHEMA!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable state ({error})") from None
+    names, units = json.loads(header["variables"]), json.loads(header["units"])
+    fields = tensors.pop("fields")
+    if grid is not None and header["grid"] != grid:
+        raise InputError(f"{path}: grid {header['grid']}, expected {grid}")
+    if variables is not None and list(variables) != names:
+        missing = sorted(set(variables) - set(names))
+        if missing:
+            raise InputError(f"{path}: missing {', '.join(missing)}")
+        order = [names.index(name) for name in variables]
+        fields, names, units = fields[:, order], list(variables), [units[i] for i in order]
+    return State(
+        fields=fields,
+        times=tuple(datetime.fromisoformat(time) for time in json.loads(header["times"])),
+        variables=tuple(names),
+        units=tuple(units),
+        grid=header["grid"],
+        cycle=header["cycle"],
+        member=int(header["member"]),
+        provenance=json.loads(header["provenance"]),
+        extra=tensors,
+    )
