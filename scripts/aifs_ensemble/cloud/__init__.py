@@ -1,0 +1,1 @@
+"""Rented machines: Coiled and Google Batch adapters, images, doctor and live status."""

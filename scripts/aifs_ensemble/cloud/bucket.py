@@ -1,0 +1,73 @@
+"""The bucket, named once: in the configuration's `destination`.
+
+Snakemake wants it again as ``--default-storage-prefix`` as soon as jobs run on machines that share no
+files with this one. The Snakefile calls `use_bucket`, which sets what that option would have set. It
+runs after the profile and the command line were read and before any rule is, so every relative path of
+a rule becomes an object under the destination, the sources go there for the jobs, and the commands of
+remote jobs name it, because Snakemake writes them from the same settings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from aifs_ensemble.errors import ConfigError
+
+PROVIDER = "gcs"
+
+
+def bucket_problem(config: Mapping[str, Any]) -> str | None:
+    """Return why jobs cannot run on other machines with this configuration, or None when they can."""
+    destination = config["destination"]
+    if not destination:
+        return (
+            "config: destination is not set, so this profile only plans (-n): name your bucket once, "
+            "destination: gs://BUCKET[/PREFIX] in config/operational.yaml or --config destination=gs://BUCKET"
+        )
+    if not str(destination).startswith("gs://"):
+        return f"config: destination: {destination!r} is a folder, expected gs://BUCKET[/PREFIX]: machines share no files"
+    return None
+
+
+def use_bucket(workflow: Any, config: Mapping[str, Any]) -> bool:
+    """Make the destination the workflow's default storage; return whether jobs run on other machines.
+
+    Call it in the Snakefile before the rules are included. Where files are shared (local profile)
+    nothing changes. Without a bucket a dry-run plans on local paths, so it needs no credentials;
+    anything more is refused by `refuse_without_bucket`. Called again inside a remote job, whose
+    command line names provider and prefix already, it changes nothing.
+    """
+    from snakemake.settings.types import SharedFSUsage
+
+    settings = workflow.storage_settings
+    if SharedFSUsage.INPUT_OUTPUT in settings.shared_fs_usage:
+        return False
+    if bucket_problem(config):
+        # Snakemake refuses even a dry-run that shares no files and names no storage.
+        settings.shared_fs_usage = SharedFSUsage.all()
+        return True
+    if workflow.storage_registry.default_storage_provider is None:
+        _set_project(workflow, config)
+        settings.default_storage_provider = PROVIDER
+        settings.default_storage_prefix = str(config["destination"]).rstrip("/")
+        registry = workflow.storage_registry
+        registry._default_storage_provider = registry.register_storage(PROVIDER, is_default=True)
+    return True
+
+
+def refuse_without_bucket(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the destination is a bucket; for `onstart`, which a dry-run never reaches."""
+    problem = bucket_problem(config)
+    if problem:
+        raise ConfigError(problem)
+
+
+def _set_project(workflow: Any, config: Mapping[str, Any]) -> None:
+    """Give the storage plugin the project it requires, from the configuration or the usual variable."""
+    given = workflow.storage_provider_settings[PROVIDER].get_settings(None)
+    project = config["cloud"]["project"] or given.project or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    if not project:
+        raise ConfigError("config: cloud.project is missing: a gs:// destination needs your Google Cloud project")
+    given.project = project
