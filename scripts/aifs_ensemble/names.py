@@ -150,6 +150,9 @@ class Keys:
     def manifest(self, member: int) -> str:
         return f"{self.cycle}/manifests/{member_name(member)}.json"
 
+    def receipt(self, member: int) -> str:
+        return f"{self.cycle}/receipts/{member_name(member)}.json"
+
     def status(self, member: int) -> str:
         return f"{self.cycle}/status/{member_name(member)}.json"
 
@@ -158,6 +161,10 @@ class Keys:
 
     def restart(self, member: int, lead: int) -> str:
         return f"{self.cycle}/restarts/{member_name(member)}/{lead_name(lead)}.safetensors"
+
+    def resume_point(self, member: int, lead: int) -> str:
+        """Beside a mirrored restart state: the leads delivered when it was."""
+        return self.restart(member, lead).removesuffix(".safetensors") + ".json"
 
     def initial(self, member: int) -> str:
         return f"{self.cycle}/initial/{member_name(member)}.safetensors"
