@@ -9,12 +9,14 @@ remote jobs name it, because Snakemake writes them from the same settings.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from aifs_ensemble.errors import ConfigError
+from aifs_ensemble.errors import ConfigError, WorkflowError
 
+LOG = logging.getLogger(__name__)
 PROVIDER = "gcs"
 
 
@@ -27,7 +29,9 @@ def bucket_problem(config: Mapping[str, Any]) -> str | None:
             "destination: gs://BUCKET[/PREFIX] in config/operational.yaml or --config destination=gs://BUCKET"
         )
     if not str(destination).startswith("gs://"):
-        return f"config: destination: {destination!r} is a folder, expected gs://BUCKET[/PREFIX]: machines share no files"
+        return (
+            f"config: destination: {destination!r} is a folder, expected gs://BUCKET[/PREFIX]: machines share no files"
+        )
     return None
 
 
@@ -71,3 +75,17 @@ def _set_project(workflow: Any, config: Mapping[str, Any]) -> None:
     if not project:
         raise ConfigError("config: cloud.project is missing: a gs:// destination needs your Google Cloud project")
     given.project = project
+
+
+def bucket_location(config: Mapping[str, Any]) -> str | None:
+    """Return where the destination's bucket is (``US-CENTRAL1``, ``EU`` ...), or None when that cannot be asked.
+
+    Reading a bucket's description needs a right (storage.buckets.get) that reading and writing objects does not.
+    """
+    from aifs_ensemble.storage import open_destination
+
+    try:
+        return open_destination(config).location()  # type: ignore[attr-defined]
+    except WorkflowError as error:
+        LOG.warning("%s: location unknown, regions are tried as listed (%s)", config["destination"], error)
+        return None

@@ -1,0 +1,29 @@
+"""Stop the machines of Coiled jobs: those named, or every one this folder still has running."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from aifs_ensemble.cloud.coiled_jobs import cancel
+from aifs_ensemble.cloud.context import current
+from aifs_ensemble.cloud.journal import Journal
+from aifs_ensemble.errors import CloudError
+
+HELP = "stop jobs on Coiled"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the jobs' ids."""
+    parser.add_argument("jobs", nargs="*", help="ids printed by coiled-submit; none: all that are running")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stop them; CloudError naming those that could not be."""
+    journal = Journal()
+    jobs = args.jobs or [record.id for record in journal.running()]
+    problems = cancel(jobs, current(), journal) if jobs else []
+    if problems:
+        raise CloudError("; ".join(problems))
+    print(f"{len(jobs)} jobs stopped", file=sys.stderr)
+    return 0

@@ -1,0 +1,50 @@
+"""Print whether a Coiled job is running, success or failed (called by the profile)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from aifs_ensemble.cli._quiet import stdout_for_snakemake
+from aifs_ensemble.cloud.coiled_jobs import check
+from aifs_ensemble.cloud.context import current
+from aifs_ensemble.cloud.delivered import undelivered
+from aifs_ensemble.cloud.jobscript import RemoteJob
+from aifs_ensemble.cloud.journal import Journal
+from aifs_ensemble.errors import StorageError
+from aifs_ensemble.machines import load_machines
+
+HELP = "state of a job on Coiled (used by the coiled-gpu profile)"
+LOG = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the job's id."""
+    parser.add_argument("job", help="id printed by coiled-submit")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the one word that Snakemake expects, and why on standard error."""
+    with stdout_for_snakemake() as answer:
+        print(_state(args.job), file=answer)
+    return 0
+
+
+def _state(job_id: str) -> str:
+    config, journal = current(), Journal()
+    record = check(journal.read(job_id), config, load_machines(), journal)
+    members = RemoteJob(record.script, record.targets).members
+    if record.state == "success" and members:
+        # An exit code is what a shell says; the manifest is what the forecast says.
+        try:
+            wrong = undelivered(config, members)
+        except StorageError as error:
+            LOG.warning("%s: %s, asked again later", job_id, error)
+            return "running"
+        if wrong:
+            record.state, record.reason = "failed", "; ".join(wrong.values())
+            journal.write(record)
+    if record.state in ("failed", "cancelled"):
+        LOG.error("%s (%s): %s", record.title, job_id, record.reason)
+        return "failed"
+    return record.state

@@ -1,0 +1,37 @@
+"""Ask Coiled for a machine for a job script of Snakemake and print the job's id (called by the profile)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from aifs_ensemble.cli._quiet import stdout_for_snakemake
+from aifs_ensemble.cloud.bucket import bucket_location, bucket_problem
+from aifs_ensemble.cloud.context import current
+from aifs_ensemble.cloud.coiled_jobs import submit
+from aifs_ensemble.cloud.jobscript import read_job
+from aifs_ensemble.cloud.journal import Journal
+from aifs_ensemble.cloud.regions import usable_regions
+from aifs_ensemble.errors import ConfigError
+from aifs_ensemble.machines import load_machines
+
+HELP = "submit a job script to Coiled (used by the coiled-gpu profile)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the job script."""
+    parser.add_argument("jobscript", type=Path, help="script written by snakemake")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the id of the job, and nothing else, on standard output."""
+    with stdout_for_snakemake() as answer:
+        config = current()
+        problem = bucket_problem(config)
+        if problem:
+            raise ConfigError(problem)
+        job = read_job(args.jobscript)
+        location = bucket_location(config)
+        regions = usable_regions(config["cloud"]["regions"], location, config["delivery"]["allow_cross_region"])
+        print(submit(job, config, load_machines(), regions, Journal()), file=answer)
+    return 0

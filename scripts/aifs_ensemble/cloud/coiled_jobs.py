@@ -1,0 +1,281 @@
+"""Jobs on Coiled: asked for, watched and stopped through its Python API.
+
+Every job of Snakemake (or group of jobs) becomes one Coiled batch job with one task on one machine of its
+own, which Coiled stops when the task ends. What a status check sees of it is judged by `judge`, apart
+from any network.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from aifs_ensemble.cloud.journal import JobRecord, Journal, Request
+from aifs_ensemble.cloud.jobscript import RemoteJob
+from aifs_ensemble.cloud.regions import is_stock_out, next_region
+from aifs_ensemble.config import Config
+from aifs_ensemble.errors import CloudError, ConfigError
+from aifs_ensemble.machines import Machines
+
+LOG = logging.getLogger(__name__)
+# Cluster states from which no task will go on.
+_OVER = {"stopping", "stopped", "error"}
+# A control plane that does not answer says nothing about the machine: this long the job counts as running.
+UNREACHABLE_SECONDS = 1800.0
+BOOT_DISK_GB = 60
+
+
+@contextmanager
+def coiled_cloud(config: Config) -> Iterator[Any]:
+    """Open the Coiled client; ConfigError instead of its browser login when no token is set up."""
+    import coiled
+    import dask.config
+
+    if not dask.config.get("coiled.token", None):
+        raise ConfigError("coiled: no token found, run `coiled login` once (or set DASK_COILED__TOKEN)")
+    with coiled.Cloud(workspace=config["cloud"]["workspace"]) as cloud:
+        yield cloud
+
+
+def machine_script(job: RemoteJob) -> str:
+    """Return what the machine runs: the job script in a folder of its own, ending with its exit code.
+
+    The script travels packed, because Coiled searches a plain one for words that name local files and
+    uploads those; the sources come from the bucket instead.
+    """
+    packed = base64.encodebytes(gzip.compress(job.script.encode(), mtime=0)).decode()
+    return (
+        "#!/bin/bash\n"
+        f"# {job.title}, attempt {job.attempt}\n"
+        "set -e\n"
+        'folder=$(mktemp -d "$PWD/job.XXXXXX")\n'
+        'cd "$folder"\n'
+        f"base64 -d <<'PACKED' | gunzip > job.sh\n{packed}PACKED\n"
+        "exec /bin/sh job.sh\n"
+    )
+
+
+def host_setup(config: Config) -> str:
+    """Return the script that the machine runs before the task: it ends its own life in time.
+
+    Coiled's own cluster timeout does the same from outside; this one needs nobody to be reachable.
+    """
+    minutes = int(config["cloud"]["max_hours"] * 60) + 30
+    return f"#!/bin/bash\nshutdown -P +{minutes} 'aifs-ensemble: longest lifetime reached' || true\n"
+
+
+def run_arguments(job: RemoteJob, job_id: str, config: Config, machines: Machines, region: str) -> dict[str, Any]:
+    """Return the arguments of ``coiled.batch.run`` for a job in a region."""
+    cloud = config["cloud"]
+    machine = machines.machine(cloud[job.machine_class])
+    image = cloud[f"{job.machine_class}_image"]
+    if not image:
+        raise ConfigError(
+            f"config: cloud.{job.machine_class}_image is missing: a container image (with a / in its name) or a Coiled "
+            "software environment made by `aifs-ensemble environments`"
+        )
+    seconds = int(cloud["max_hours"] * 3600)
+    disk = BOOT_DISK_GB + -(-int(job.resources.get("disk_mb", 0)) // 1000)
+    cluster: dict[str, Any] = {"cluster_timeout": f"{seconds + 1800} seconds"}
+    if job.spot:
+        # Coiled would replace a preempted machine without end; whether to try again, and whether
+        # preemptible again, is decided by the attempt count of the job instead.
+        cluster["backend_options"] = {"spot_replacement": False}
+    return {
+        "command": machine_script(job),
+        "name": job_id,
+        "container": image if "/" in image else None,
+        "software": None if "/" in image else image,
+        "vm_type": [machine.name],
+        "region": region,
+        "spot_policy": "spot" if job.spot else "on-demand",
+        # A single task runs on the scheduler's machine, and that one is never preemptible. Asking for spot
+        # there would silently rent on demand, so the task gets a worker and the scheduler a small machine.
+        "task_on_scheduler": False if job.spot else None,
+        "disk_size": str(disk),
+        "env": {"AIFS_ENSEMBLE_JOB": job_id, "PYTHONUNBUFFERED": "1"},
+        "secret_env": {},
+        "tag": _tags(job, config),
+        "host_setup_script_content": host_setup(config),
+        "job_timeout": f"{seconds} seconds",
+        "max_retries": 0,
+        "cluster_kwargs": cluster,
+        "logger": LOG,
+    }
+
+
+def _tags(job: RemoteJob, config: Config) -> dict[str, str]:
+    return {
+        "cycle": config.cycle,
+        "rule": "+".join(job.rules),
+        "workflow": "aifs-ensemble",
+        **config["cloud"]["labels"],
+    }
+
+
+def request_machine(record: JobRecord, config: Config, machines: Machines, cloud: Any) -> None:
+    """Ask for the job in the first region not tried yet, and in the next ones while none has a machine.
+
+    Raises CloudError when every region said no, or when Coiled refused for another reason.
+    """
+    import coiled.batch
+
+    job = RemoteJob(record.script, record.targets, record.resources, record.attempt)
+    tried = [request.region for request in record.requests]
+    reason = record.reason
+    while region := next_region(record.regions, tried):
+        number = len(record.requests) + 1
+        arguments = run_arguments(job, f"{record.id}-{number}", config, machines, region)
+        request = Request(region, job.spot)
+        record.requests.append(request)
+        try:
+            answer = coiled.batch.run(cloud=cloud, **arguments)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            request.ended = reason
+            if not is_stock_out(reason):
+                raise CloudError(f"{record.title}: Coiled refused the job in {region}: {reason}") from error
+            LOG.warning("%s: no machine in %s (%s)", record.title, region, reason)
+            tried.append(region)
+            continue
+        request.cluster_id = int(answer["cluster_id"])
+        record.reason = ""
+        return
+    raise CloudError(f"{record.title}: no machine in {', '.join(record.regions)}: {reason}")
+
+
+def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence[str], journal: Journal) -> str:
+    """Ask for a machine for the job and return the job's id; a job still running for it is taken up again."""
+    left = journal.covering(job.targets)
+    if left is not None:
+        LOG.info("%s: still running as %s, taken up again", job.title, left.id)
+        return left.id
+    job_id = journal.new_id(job.title)
+    record = JobRecord(job_id, job.title, job.targets, job.script, dict(job.resources), job.attempt, tuple(regions))
+    # The name that the cluster will have is on disk before the cluster exists: whatever happens between
+    # asking and being answered, cancel finds it.
+    journal.write(record)
+    try:
+        with coiled_cloud(config) as cloud:
+            request_machine(record, config, machines, cloud)
+    except BaseException as error:
+        record.state, record.reason = "failed", " ".join(str(error).split())
+        raise
+    finally:
+        journal.write(record)
+    return job_id
+
+
+def judge(jobs: Sequence[Mapping[str, Any]], cluster: Mapping[str, Any]) -> tuple[str, str]:
+    """Return ``running``, ``ended`` (exit code 0), ``failed`` or ``no-machine`` and why.
+
+    Parameters
+    ----------
+    jobs : what ``coiled.batch.status`` returns: jobs with ``cluster_state`` and ``tasks``
+    cluster : the cluster's ``current_state``: ``state`` and ``reason``
+    """
+    tasks = [task for job in jobs for task in job["tasks"]]
+    state, why = str(cluster.get("state") or ""), str(cluster.get("reason") or "")
+    bad = [task for task in tasks if task["exit_code"] or task["state"] == "error"]
+    if bad:
+        return "failed", f"exit code {bad[0]['exit_code']}" if bad[0]["exit_code"] else f"task error {why}".strip()
+    if tasks and all(task["state"] == "done" and task["exit_code"] == 0 for task in tasks):
+        return "ended", ""
+    if state in _OVER:
+        started = any(task.get("start") for task in tasks)
+        if not started and is_stock_out(why):
+            return "no-machine", why
+        return "failed", f"machine {state} before the job ended{': ' if why else ''}{why}"
+    return "running", ""
+
+
+def check(record: JobRecord, config: Config, machines: Machines, journal: Journal) -> JobRecord:
+    """Look at a job, act on what is seen (try the next region, stop what is over) and return its record.
+
+    What counts as success beyond the exit code is the caller's to verify.
+    """
+    request = record.current
+    if record.state != "running" or request is None or request.cluster_id is None:
+        return record
+    try:
+        with coiled_cloud(config) as cloud:
+            _look(record, request, config, machines, cloud)
+    except CloudError as error:
+        record.state, record.reason = "failed", str(error)
+    except ConfigError:
+        raise
+    except Exception as error:
+        _unreachable(record, error)
+    else:
+        record.unreachable_since = None
+    journal.write(record)
+    return record
+
+
+def _look(record: JobRecord, request: Request, config: Config, machines: Machines, cloud: Any) -> None:
+    import coiled.batch
+
+    jobs = coiled.batch.status(cluster=request.cluster_id, workspace=cloud.default_workspace)
+    cluster = cloud.cluster_details(request.cluster_id)["current_state"]
+    verdict, why = judge(jobs, cluster)
+    if verdict == "running" and _waits_too_long(jobs, request, config):
+        verdict, why = "no-machine", f"no machine within {config['cloud']['idle_minutes']:g} minutes"
+    if verdict == "running":
+        return
+    if str(cluster.get("state")) not in ("stopping", "stopped"):
+        cloud.delete_cluster(request.cluster_id, reason=f"aifs-ensemble: {verdict} {why}".strip())
+    request.ended = why or verdict
+    if verdict == "no-machine":
+        record.reason = why
+        request_machine(record, config, machines, cloud)
+    else:
+        record.state, record.reason = ("success" if verdict == "ended" else "failed"), why
+
+
+def _waits_too_long(jobs: Sequence[Mapping[str, Any]], request: Request, config: Config) -> bool:
+    started = any(task.get("start") or task["state"] != "pending" for job in jobs for task in job["tasks"])
+    return not started and time.time() - request.requested > 60 * config["cloud"]["idle_minutes"]
+
+
+def _unreachable(record: JobRecord, error: Exception) -> None:
+    now = time.time()
+    record.unreachable_since = record.unreachable_since or now
+    waited = now - record.unreachable_since
+    LOG.warning("%s: Coiled cannot be asked (%s), %.0f s so far", record.id, " ".join(str(error).split()), waited)
+    if waited > UNREACHABLE_SECONDS:
+        record.state, record.reason = "failed", f"Coiled could not be asked for {waited:.0f} s"
+
+
+def cancel(job_ids: Sequence[str], config: Config, journal: Journal) -> list[str]:
+    """Stop the machines of jobs and return what could not be stopped, one line each."""
+    problems = []
+    with coiled_cloud(config) as cloud:
+        for job_id in job_ids:
+            try:
+                record = journal.read(job_id)
+                for request in record.requests:
+                    _stop(record, request, cloud)
+                record.state, record.reason = "cancelled", "cancelled"
+                journal.write(record)
+            except Exception as error:
+                problems.append(f"{job_id}: not stopped ({' '.join(str(error).split())})")
+    return problems
+
+
+def _stop(record: JobRecord, request: Request, cloud: Any) -> None:
+    if request.ended is not None:
+        return
+    cluster_id = request.cluster_id
+    if cluster_id is None:
+        # killed between asking and being answered: the name is known, the number is not
+        name = f"{record.id}-{record.requests.index(request) + 1}"
+        found = cloud.get_clusters_by_name(name=name)
+        cluster_id = found[-1]["id"] if found else None
+    if cluster_id is not None:
+        cloud.delete_cluster(cluster_id, reason="aifs-ensemble: cancelled")
+    request.ended = "cancelled"

@@ -1,0 +1,37 @@
+"""Whether what a job was asked for is really at the destination, whatever its exit code said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from aifs_ensemble.config import Config
+from aifs_ensemble.errors import StorageError, VerificationError
+from aifs_ensemble.manifest import parse_member_manifest
+from aifs_ensemble.storage import open_destination
+
+
+def undelivered(config: Config, members: Iterable[int]) -> dict[int, str]:
+    """Return the members whose manifest at the destination is absent or unsound, and what is wrong.
+
+    Sound means that it parses, its digest fits and it lists exactly the leads asked for. The bytes of the
+    leads were verified when they were delivered; `verify` does it again.
+    """
+    wrong = {}
+    storage = open_destination(config)
+    for member in members:
+        key = config.keys_.manifest(member)
+        try:
+            if storage.stat(key) is None:
+                wrong[member] = f"{storage.address(key)}: missing"
+                continue
+            manifest = parse_member_manifest(json.loads(storage.get_bytes(key)), storage.address(key))
+        except (VerificationError, StorageError) as error:
+            wrong[member] = str(error)
+        except ValueError:
+            wrong[member] = f"{storage.address(key)}: not JSON"
+        else:
+            missing = sorted(set(config.leads) - {record.lead for record in manifest.leads})
+            if missing:
+                wrong[member] = f"{storage.address(key)}: without h{missing[0]:03d} and {len(missing) - 1} more leads"
+    return wrong

@@ -1,0 +1,66 @@
+"""Which machine a rule runs on: from its class (``machine="gpu"`` or ``"cpu"``) to what a provider is asked for.
+
+The Snakefile calls `route_rules` after its rules are read. Rules stay free of providers, and everything
+follows from the configuration and machines.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aifs_ensemble.cloud import batch
+from aifs_ensemble.cloud.context import publish
+from aifs_ensemble.config import Config
+from aifs_ensemble.machines import Machines
+
+STANDARD, SPOT = "standard", "spot"
+
+
+def provisioning(config: Config, attempt: int) -> str:
+    """Return ``spot`` or ``standard`` for an attempt, the first being 1.
+
+    Preemptible first, if at all; after ``cloud.spot_attempts`` attempts that ended early, on demand.
+    """
+    cloud = config["cloud"]
+    return SPOT if cloud["spot"] and attempt <= cloud["spot_attempts"] else STANDARD
+
+
+def provider(workflow: Any) -> str:
+    """Return ``coiled`` or ``googlebatch``, which the profiles set as default resource `provider`, or ``local``."""
+    resource = workflow.resource_settings._parsed_default_resources.get("provider")
+    return "local" if resource is None else str(resource.raw).strip("'\"")
+
+
+def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
+    """Add to every rule of a machine class the resources that its provider needs; nothing in the local profile."""
+    name = provider(workflow)
+    if name == "local":
+        return
+    publish(config)
+    _limit_gpu_memory(workflow, config, machines)
+    from snakemake.resources import Resources
+
+    for rule in workflow.rules:
+        machine = rule.resources.get("machine")
+        if machine is None:
+            continue
+        added: dict[str, Any] = {"provisioning": _by_attempt(config)}
+        if name == "googlebatch":
+            added |= batch.resources(config, machines, str(machine.value))
+        rule.resources.update(Resources.from_mapping(added))
+
+
+def _by_attempt(config: Config) -> Callable[..., str]:
+    # text rather than a number: Snakemake adds up the numbers of a group's jobs, and compares texts
+    def resource(wildcards: Any, attempt: int) -> str:
+        return provisioning(config, attempt)
+
+    return resource
+
+
+def _limit_gpu_memory(workflow: Any, config: Config, machines: Machines) -> None:
+    """Let as many members of a group run at once as fit in the memory of the machine's card."""
+    gpu = machines.for_class("gpu", config).gpu
+    if gpu is not None and "gpu_mem_mb" not in workflow.global_resources:
+        workflow.register_resource("gpu_mem_mb", gpu.memory_mb)
