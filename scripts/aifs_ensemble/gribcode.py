@@ -218,7 +218,7 @@ def output_spec(
         timestep_hours=model.timestep_hours,
         bits=bits,
         untrained=model.untrained,
-        process=UNKNOWN_PROCESS if model.untrained else getattr(model, "grib_process", UNKNOWN_PROCESS),
+        process=UNKNOWN_PROCESS if model.untrained else model.grib_process,
     )
 
 

@@ -40,6 +40,7 @@ class Model:
     accumulated: tuple[str, ...]
     checkpoint: Mapping[str, Any]
     anemoi_models: str
+    grib_process: int = 255
 
     @property
     def pressure_variables(self) -> tuple[str, ...]:
@@ -98,4 +99,5 @@ def get_model(name: str, path: Path = CATALOGUE) -> Model:
         accumulated=tuple(variables["accumulated"]),
         checkpoint=entry["checkpoint"],
         anemoi_models=entry["anemoi_models"],
+        grib_process=entry.get("grib_process", 255),
     )
