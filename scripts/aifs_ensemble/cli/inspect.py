@@ -1,0 +1,77 @@
+"""Show what GRIB files hold, field by field, and check them: whole messages, finite values, index and file name."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from aifs_ensemble.errors import VerificationError
+from aifs_ensemble.gribcheck import Message, check_index, check_name, is_lead, messages
+from aifs_ensemble.names import index_file
+
+HELP = "show and check GRIB files"
+
+_COLUMNS = "{:<10} {:>8} {:>6} {:>4} {:>12} {:>12} {:>12} {:>10} {:>9}  {}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="GRIB files, or folders of them")
+    parser.add_argument("--param", nargs="+", help="show only these parameters, e.g. t 2t tp; all are checked")
+    parser.add_argument("--headers", action="store_true", help="read headers only: quick, but values go unchecked")
+    parser.add_argument("--quiet", action="store_true", help="print only what is wrong and a line per file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print files and their checks; VerificationError if anything is wrong."""
+    paths = [path for given in args.files for path in (sorted(given.rglob("*.grib*")) if given.is_dir() else [given])]
+    wrong: list[str] = []
+    for path in paths:
+        found = list(messages(path, values=not args.headers))
+        if not args.quiet:
+            _print_fields(found, args.param)
+        problems = _problems(path, found)
+        print(f"{path}: {_summary(path, found)}: {f'{len(problems)} wrong' if problems else 'right'}")
+        for problem in problems:
+            print(f"  {problem}")
+        wrong += problems
+    if wrong or not paths:
+        raise VerificationError(f"{len(wrong)} problems in {len(paths)} GRIB files, expected none in at least one")
+    return 0
+
+
+def _problems(path: Path, found: list[Message]) -> list[str]:
+    problems = [] if found else [f"{path}: no GRIB message"]
+    problems += [f"{path}: {m.name}: {m.missing} values missing or not finite" for m in found if m.missing]
+    problems += check_name(path, found)
+    if is_lead(path) or path.with_name(index_file(path.name)).exists():
+        problems += check_index(path, found)
+    return problems
+
+
+def _summary(path: Path, found: list[Message]) -> str:
+    members = sorted({m.keys["number"] for m in found if m.keys["number"] is not None})
+    steps = sorted({m.keys["endStep"] for m in found})
+    size = path.stat().st_size / 1e6
+    return f"{len(found)} fields, {size:.2f} MB, members {_span(members)}, steps {_span(steps)} h"
+
+
+def _span(numbers: list[int]) -> str:
+    return "none" if not numbers else f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _print_fields(found: list[Message], params: list[str] | None) -> None:
+    print(_COLUMNS.format("field", "step", "member", "bits", "minimum", "mean", "maximum", "error", "bytes", "units"))
+    for message in found:
+        keys = message.keys
+        if params and keys["shortName"] not in params:
+            continue
+        statistics = (_number(v) for v in (message.minimum, message.mean, message.maximum))
+        error = f"{keys['packingError']:.2g}"
+        number = "" if keys["number"] is None else keys["number"]
+        row = (message.name, keys["stepRange"], number, keys["bitsPerValue"])
+        print(_COLUMNS.format(*row, *statistics, error, message.length, keys["units"]))
