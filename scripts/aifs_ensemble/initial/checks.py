@@ -1,0 +1,216 @@
+"""Physical checks of an initial state: ranges, and consistency between its fields and its two times.
+
+Each check has a name and says what it found against its threshold, so that a mistake is caught by name:
+surface pressure copied from sea level, levels in the wrong order, times 24 h apart, and so on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aifs_ensemble.errors import InputError
+from aifs_ensemble.grids import grid_coordinates
+from aifs_ensemble.initial import derive, thresholds
+from aifs_ensemble.initial.meaning import GAS_CONSTANT, GRAVITY, split_variable, units
+from aifs_ensemble.state import State
+
+LOG = logging.getLogger(__name__)
+
+Field = npt.NDArray[np.floating[Any]]
+_SHOWN = 4  # failures spelt out in the error line
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one check found."""
+
+    check: str
+    ok: bool
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.check}: {self.found}, expected {self.expected}"
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """Fields of one time by variable, float32 ``(value,)``, and the area weights of their grid."""
+
+    fields: Mapping[str, Field]
+    weights: Field
+    levels: tuple[int, ...]  # hPa, from the ground up
+    label: str
+
+    def mean(self, values: Field, where: npt.NDArray[np.bool_] | None = None) -> float:
+        weights = self.weights if where is None else np.where(where, self.weights, 0)
+        total = float(weights.sum())
+        return float((weights * values).sum()) / total if total else 0.0
+
+    def rms(self, values: Field, where: npt.NDArray[np.bool_] | None = None) -> float:
+        return float(np.sqrt(self.mean(np.square(values, dtype=float), where)))
+
+    def has(self, *names: str) -> bool:
+        return all(name in self.fields for name in names)
+
+
+def _limits(variable: str) -> tuple[float, float]:
+    name, level = split_variable(variable)
+    if name == "z" and level:
+        low, high = thresholds.HEIGHTS.get(level, (-2000.0, 50000.0))
+        return low * GRAVITY, high * GRAVITY
+    return thresholds.RANGES[name]
+
+
+def _range(variable: str, view: _View) -> Outcome:
+    values, (low, high) = view.fields[variable], _limits(variable)
+    smallest, largest = float(values.min()), float(values.max())
+    ok = bool(low <= smallest and largest <= high)  # false for NaN too
+    found = f"{smallest:.6g} to {largest:.6g} {units(variable)}"
+    return Outcome(f"range of {variable} {view.label}", ok, found, f"{low:.6g} to {high:.6g}")
+
+
+def _level_order(view: _View) -> Iterator[Outcome]:
+    present = [level for level in view.levels if view.has(f"z_{level}")]
+    wrong = [
+        f"z_{upper} not above z_{lower} at {share:.1%} of points"
+        for lower, upper in pairwise(present)
+        if (share := float((view.fields[f"z_{upper}"] <= view.fields[f"z_{lower}"]).mean())) > 0
+    ]
+    found = "; ".join(wrong[:2]) if wrong else "rising"
+    yield Outcome(f"pressure-level order {view.label}", not wrong, found, "geopotential rising with falling pressure")
+
+
+def _surface_pressure(view: _View) -> Iterator[Outcome]:
+    if not view.has("sp", "msl", "z", "2t"):
+        return
+    expected = derive.surface_pressure(view.fields["msl"], view.fields["z"], view.fields["2t"])
+    difference = view.fields["sp"] / expected - 1
+    high = view.fields["z"] > thresholds.HIGH_GROUND * GRAVITY
+    for where, mask, limit in (
+        ("", None, thresholds.SURFACE_PRESSURE),
+        (" on high ground", high, thresholds.SURFACE_PRESSURE_HIGH_GROUND),
+    ):
+        found = view.rms(difference, mask)
+        hint = " (is it a copy of msl?)" if found > limit and np.allclose(view.fields["sp"], view.fields["msl"]) else ""
+        name = f"sp against msl and orography{where} {view.label}"
+        yield Outcome(name, found <= limit, f"{found:.2%} rms{hint}", f"at most {limit:.2%} (hypsometric equation)")
+
+
+def _surface_pressure_profile(view: _View) -> Iterator[Outcome]:
+    """Surface pressure where the geopotential of the pressure levels meets the orography, linear in ln p."""
+    levels = [level for level in view.levels if view.has(f"z_{level}")]
+    if len(levels) < 2 or not view.has("sp", "z"):
+        return
+    surface = view.fields["z"]
+    estimate = np.full(surface.shape, np.nan)
+    for index, (lower, upper) in enumerate(pairwise(levels)):
+        below, above = view.fields[f"z_{lower}"], view.fields[f"z_{upper}"]
+        here = surface < above if index == 0 else (surface >= below) & (surface < above)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = (surface[here] - below[here]) / (above[here] - below[here])
+        estimate[here] = np.exp(np.log(lower * 100) + share * np.log(upper / lower))
+    found = view.rms(np.nan_to_num(view.fields["sp"] / estimate - 1, nan=1.0, posinf=1.0))
+    limit = thresholds.SURFACE_PRESSURE_PROFILE
+    name = f"sp against geopotential of pressure levels {view.label}"
+    yield Outcome(name, found <= limit, f"{found:.2%} rms", f"at most {limit:.2%}")
+
+
+def _thickness(view: _View) -> Iterator[Outcome]:
+    present = [level for level in view.levels if view.has(f"z_{level}", f"t_{level}", f"q_{level}")]
+    if len(present) < 2:
+        return
+    virtual = {level: derive.virtual_temperature(view.fields[f"t_{level}"], view.fields[f"q_{level}"])
+               for level in present}  # fmt: skip
+    worst, layer = 0.0, ""
+    for lower, upper in pairwise(present):
+        thickness = view.fields[f"z_{upper}"] - view.fields[f"z_{lower}"]
+        hydrostatic = GAS_CONSTANT * (virtual[lower] + virtual[upper]) / 2 * np.log(lower / upper)
+        found = view.rms(thickness / hydrostatic - 1)
+        if not found <= worst:
+            worst, layer = found, f" from {lower} to {upper} hPa"
+    limit = thresholds.THICKNESS
+    name = f"thickness against temperature {view.label}"
+    yield Outcome(name, worst <= limit, f"{worst:.2%} rms{layer}", f"at most {limit:.2%} (hydrostatic equation)")
+
+
+def _dew_point(view: _View) -> Iterator[Outcome]:
+    if not view.has("2d", "2t"):
+        return
+    share = view.mean((view.fields["2d"] > view.fields["2t"] + thresholds.DEW_POINT_EXCESS).astype(float))
+    found = f"2d more than {thresholds.DEW_POINT_EXCESS} K above 2t on {share:.1%} of the globe"
+    limit = thresholds.DEW_POINT_SHARE
+    yield Outcome(f"2d against 2t {view.label}", share <= limit, found, f"at most {limit:.1%}")
+
+
+def _change(before: _View, after: _View, constant: frozenset[str]) -> Iterator[Outcome]:
+    moving = [name for name in after.fields if name not in constant]
+    same = [name for name in moving if np.array_equal(before.fields[name], after.fields[name])]
+    copied = bool(moving) and len(same) == len(moving)
+    found = "all fields equal" if copied else f"{len(moving) - len(same)} of {len(moving)} fields differ"
+    yield Outcome("T-6h is another time than T", not copied, found, "fields that change in 6 hours")
+    moved = [
+        Outcome(
+            f"change of {name} from T-6h to T", change <= limit,
+            f"{change:.4g} {units(name)} rms", f"at most {limit:g} (are the times 6 h apart, not 24?)",
+        )
+        for name, limit in thresholds.CHANGES.items()
+        if after.has(name) and (change := after.rms(after.fields[name] - before.fields[name])) is not None
+    ]  # fmt: skip
+    yield from moved
+
+
+_ONE_TIME: tuple[Callable[[_View], Iterator[Outcome]], ...] = (
+    _level_order,
+    _surface_pressure,
+    _surface_pressure_profile,
+    _thickness,
+    _dew_point,
+)
+
+
+def run_checks(state: State, constant: frozenset[str]) -> list[Outcome]:
+    """Return the outcome of every check of a state with the times T-6h and T.
+
+    Parameters
+    ----------
+    constant : variables that do not change with time
+    """
+    weights = grid_coordinates(state.grid).weights
+    levels = {level for variable in state.variables if (level := split_variable(variable)[1])}
+    view = partial(_View, weights=weights, levels=tuple(sorted(levels, reverse=True)))
+    views = [
+        view(fields=dict(zip(state.variables, fields, strict=True)), label=label)
+        for fields, label in zip(state.fields, ("at T-6h", "at T"), strict=True)
+    ]
+    outcomes = []
+    for one in views:
+        outcomes += [_range(v, one) for v in state.variables if v not in constant or one is views[-1]]
+        for check in _ONE_TIME:
+            outcomes += check(one)
+    return outcomes + list(_change(*views, constant))
+
+
+def judge(outcomes: list[Outcome], policy: str, where: str) -> dict[str, Any]:
+    """Return the record of the outcomes for the state's provenance.
+
+    With `policy` ``error`` a failed check is an InputError that names `where` and what failed; with
+    ``warn`` it is a line in the log and part of the record.
+    """
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    if failed and policy == "error":
+        more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+        # consistency says what is wrong; ranges only that something is
+        ordered = sorted(failed, key=lambda outcome: outcome.check.startswith("range"))
+        raise InputError(f"{where}: implausible: " + "; ".join(map(str, ordered[:_SHOWN])) + more)
+    for outcome in failed:
+        LOG.warning("%s: implausible: %s", where, outcome)
+    return {"made": len(outcomes), "failed": [asdict(outcome) for outcome in failed]}

@@ -1,0 +1,77 @@
+"""The one interface of the sources of initial conditions, and how their fields reach the model's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aifs_ensemble.config import Config
+from aifs_ensemble.interpolation import Weights, interpolation_weights
+
+Values = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a source gives for one member.
+
+    Attributes
+    ----------
+    fields : by time (T-6h, then T), by variable: float32 ``(value,)`` on the model's grid, in the model's
+        units. Constant variables need only be there at T.
+    provenance : where they came from, JSON-compatible, the same whenever the content is
+    """
+
+    fields: Mapping[datetime, dict[str, Values]]
+    provenance: dict[str, Any]
+
+
+class Source(Protocol):
+    """A source of initial conditions for one cycle."""
+
+    def prepare(self) -> dict[str, Any]:
+        """Make what all members share (index, constants, weights), in the cache; return a record of it."""
+
+    def read(self, member: int) -> Inputs:
+        """Return one member's fields. Raises InputError or DownloadError, one line, when it cannot."""
+
+
+def input_times(config: Config) -> tuple[datetime, datetime]:
+    """Return the two times of an initial state: T-6h and T."""
+    return config.cycle_time - timedelta(hours=config.model.timestep_hours), config.cycle_time
+
+
+@dataclass
+class Regridder:
+    """Brings fields to the model's grid, with the weights of each grid pair made once and cached."""
+
+    target: str
+    cache: Path
+    used: dict[str, Weights] = field(default_factory=dict)
+
+    def weights(self, grid: str) -> Weights:
+        """Return the weights from `grid` to the model's grid."""
+        if grid not in self.used:
+            self.used[grid] = interpolation_weights(grid, self.target, self.cache)
+        return self.used[grid]
+
+    def to_model(self, grid: str, fields: Mapping[str, Values]) -> dict[str, Values]:
+        """Return `fields`, all on `grid`, on the model's grid: one sparse product."""
+        if not fields:
+            return {}
+        values = self.weights(grid).apply(np.stack(list(fields.values())))
+        return dict(zip(fields, values, strict=True))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Return grids, method and digests of the weights used."""
+        return {
+            "grid": self.target,
+            "from": {grid: {"method": w.method, "sha256": w.digest} for grid, w in sorted(self.used.items())},
+        }
