@@ -81,3 +81,9 @@ class PlanError(WorkflowError):
     """A plan does not fit memory, scratch, deadline, budget or region."""
 
     exit_code = 13
+
+
+class StoppedError(WorkflowError):
+    """The process was asked to stop (SIGTERM) and did so with its state intact."""
+
+    exit_code = 143

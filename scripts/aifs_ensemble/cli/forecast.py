@@ -1,0 +1,58 @@
+"""Forecast one or more members on this machine, one after the other, from their initial states on scratch.
+
+A member that is finished takes no time; one that was interrupted goes on from where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.errors import WorkflowError
+from aifs_ensemble.forecast import ForecastRequest, run_forecast
+from aifs_ensemble.manifest import LeadRecord, MemberManifest
+from aifs_ensemble.names import parse_members
+from aifs_ensemble.progress import Progress
+
+HELP = "forecast members on this machine"
+
+
+class TerminalProgress(Progress):
+    """One line on the terminal that is written over as leads come out."""
+
+    def lead_published(self, record: LeadRecord, folder: Path) -> None:
+        super().lead_published(record, folder)
+        print(f"\r\033[K{self.line}", end="", file=sys.stderr, flush=True)
+
+    def finished(self, manifest: MemberManifest) -> None:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def failed(self, error: BaseException) -> None:
+        print(file=sys.stderr, flush=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_config_arguments(parser)
+    parser.add_argument("--members", help="members to run instead of those of the configuration, e.g. 1-3,7")
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint file instead of the configuration's")
+    parser.add_argument("--initial", type=Path, help="initial state of the one member that is run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the members; the first that fails ends the command."""
+    config = config_from(args)
+    members = config.members if args.members is None else parse_members(args.members, config["ensemble_size"])
+    if args.initial and len(members) > 1:
+        raise WorkflowError(f"--initial: {args.initial} is one member's, expected one of {len(members)} members")
+    for member in members:
+        request = ForecastRequest.from_config(config, member, checkpoint=args.checkpoint, initial=args.initial)
+        observers = [TerminalProgress()] if sys.stderr.isatty() and request.progress else []
+        manifest = run_forecast(request, observers)
+        print(
+            f"member {member}: {len(manifest.leads)} leads, {manifest.fields} fields, {manifest.bytes / 1e6:.1f} MB, "
+            f"digest {manifest.content_digest[:16]}, {request.manifest}"
+        )
+    return 0

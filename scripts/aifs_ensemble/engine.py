@@ -1,0 +1,301 @@
+"""The computing part of a forecast: model, rollout, encoders and restart states put together.
+
+Imported only when there is something to compute, because it imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from aifs_ensemble.encoders import EncoderPool, output_spec
+from aifs_ensemble.errors import CheckpointError, GpuMemoryError, InputError, StoppedError, WorkflowError
+from aifs_ensemble.forcings import ComputedForcings
+from aifs_ensemble.forecast import ForecastRequest, Watchers, read_initial
+from aifs_ensemble.journal import WorkFolder
+from aifs_ensemble.manifest import LeadRecord
+from aifs_ensemble.names import member_name
+from aifs_ensemble.restarts import RestartStore, RestartWriter
+from aifs_ensemble.rollout import Layout, Rollout, Stepper, prepare_environment, resolve_device, roll
+from aifs_ensemble.state import State
+from aifs_ensemble.transfer import FieldTransfer, Pool
+
+LOG = logging.getLogger(__name__)
+SLOTS = 3  # leads in flight: one filled, one encoded, one between
+
+
+class Timings:
+    """Seconds by phase, added up."""
+
+    def __init__(self, seconds: MutableMapping[str, float]):
+        self.seconds = seconds
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Add the time spent inside to `phase`."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + perf_counter() - start
+
+
+class StopSignal:
+    """Remembers that SIGTERM came; as a context manager, in the main thread only."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __enter__(self) -> StopSignal:
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _receive(self, *_: object) -> None:
+        self.received = True
+
+
+@contextmanager
+def gpu_memory(request: ForecastRequest) -> Iterator[None]:
+    """Turn torch's error about GPU memory into one that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+        settings = f"precision {request.precision}, compile {str(request.compile).lower()}, chunks {request.chunks}"
+        raise GpuMemoryError(
+            f"{member_name(request.member)}: out of GPU memory ({total / 1e9:.1f} GB, {free / 1e9:.1f} free) with "
+            f"{settings}; change forecast.precision to 16, forecast.compile to true, raise forecast.chunks, "
+            "or raise forecast.gpu_mem_mb so that fewer members share the card"
+        ) from error
+
+
+@dataclass
+class Loaded:
+    """A model ready to step: forward pass, places of its variables, its computed forcings."""
+
+    stepper: Stepper
+    layout: Layout
+    forcings: ComputedForcings
+
+
+def load(request: ForecastRequest, device: torch.device) -> Loaded:
+    """Load the request's model onto `device`; CheckpointError if it cannot be, or is of another kind."""
+    from anemoi.inference.checkpoint import Checkpoint
+
+    from aifs_ensemble.checkpoint import load_model
+
+    try:
+        metadata = Checkpoint(str(request.checkpoint))._metadata
+        layout = Layout.of(metadata, request.model)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{request.checkpoint}: its metadata cannot be read ({error!r})") from error
+    module = load_model(request.checkpoint, request.model, device=device, trust=request.trust)
+    stepper = Stepper(
+        module,
+        device,
+        precision=request.precision,
+        compiled=request.compile,
+        deterministic=request.deterministic,
+        chunks=request.chunks,
+    )
+    return Loaded(stepper, layout, ComputedForcings(metadata))
+
+
+def open_pool(request: ForecastRequest, folder: Path) -> EncoderPool:
+    """Start the encoder processes of the request."""
+    spec = output_spec(
+        request.model,
+        request.cycle,
+        request.member,
+        ensemble_size=request.ensemble_size,
+        bits=request.bits,
+        accumulate=request.accumulate,
+    )
+    return EncoderPool(spec, folder, request.encoders, SLOTS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process is to do for a member.
+
+    Attributes
+    ----------
+    missing : leads to make, in order
+    told : observers
+    timings : receives the time spent by phase
+    note : records facts about this attempt as soon as they are known
+    """
+
+    request: ForecastRequest
+    work: WorkFolder
+    store: RestartStore
+    missing: Sequence[int]
+    told: Watchers
+    timings: Timings
+    note: Callable[[Mapping[str, Any]], None]
+
+
+def compute(job: Job) -> dict[int, LeadRecord]:
+    """Compute the missing leads and return their records."""
+    request, timings = job.request, job.timings
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSignal())
+        with timings("state"):
+            initial = read_initial(request)
+            after, restart = job.store.newest(job.missing[0] - request.model.timestep_hours) or (0, None)
+        job.note({"initial_conditions": initial.provenance, "resumed_from": after})
+        with timings("encoders"):
+            pool = stack.enter_context(open_pool(request, job.work.leads))
+        stack.enter_context(gpu_memory(request))
+        prepare_environment(device=request.device, deterministic=request.deterministic)
+        device = resolve_device(request.device)
+        job.note({"device": device_name(device), "threads": torch.get_num_threads()})
+        with timings("load"):
+            loaded = load(request, device)
+        with timings("state"):
+            rollout = start_rollout(request, loaded, initial, restart)
+        if request.compile:
+            with timings("compile"):
+                loaded.stepper.warm_up(rollout.inputs)
+        run = _Run(job, stop, rollout, pool)
+        run.go(loaded, first=after // request.model.timestep_hours + 1)
+        job.note({"steps": len(run.step_seconds), "step_seconds": [round(s, 5) for s in run.step_seconds]})
+        return run.records
+
+
+def device_name(device: torch.device) -> str:
+    """Return what the device is called, e.g. ``NVIDIA H100 80GB HBM3`` or ``cpu``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def start_rollout(request: ForecastRequest, loaded: Loaded, initial: State, restart: State | None) -> Rollout:
+    """Return a rollout that holds the input of the first step to make."""
+    points = loaded.layout.points
+    if initial.fields.shape[-1] != points:
+        raise InputError(
+            f"{request.initial}: {initial.fields.shape[-1]} grid points, expected the checkpoint's {points}"
+        )
+    rollout = Rollout(
+        loaded.layout,
+        loaded.forcings,
+        loaded.stepper.device,
+        accumulate=request.accumulate == "from_start",
+    )
+    rollout.load(initial, restart)
+    return rollout
+
+
+class _Run:
+    """The steps of one attempt: a sink of `roll` that delivers leads and writes restart states."""
+
+    def __init__(self, job: Job, stop: StopSignal, rollout: Rollout, pool: Pool):
+        request = job.request
+        self._request, self._work, self._store = request, job.work, job.store
+        self._told, self._timings, self._stop = job.told, job.timings, stop
+        self._rollout, self._pool = rollout, pool
+        self._missing = set(job.missing)
+        self._last = max(job.missing)
+        self._stopped = False
+        self._restarts = RestartWriter(job.store)
+        where = f"{request.cycle} {member_name(request.member)}"
+        self._transfer = FieldTransfer(pool, rollout, request.model.outputs, where)
+        self.records: dict[int, LeadRecord] = {}
+        self.step_seconds: list[float] = []
+
+    def go(self, loaded: Loaded, first: int) -> None:
+        """Make the steps from `first` on until nothing is missing; StoppedError after a SIGTERM."""
+        request = self._request
+        steps = range(first, self._last // request.model.timestep_hours + 1)
+        with self._restarts, self._transfer:
+            try:
+                with self._timings("steps"):
+                    roll(
+                        loaded.stepper,
+                        self._rollout,
+                        loaded.forcings,
+                        self,
+                        start=request.start,
+                        steps=steps,
+                        seed=request.seed,
+                    )
+                with self._timings("drain"):
+                    self._settle(everything=True)
+                    self._publish(self._pool.drain())
+                    self._note_restarts(wait=True)
+            except Exception:
+                self._salvage()
+                raise
+            finally:
+                self._timings.seconds["wait_output"] = self._transfer.waited
+        if self._missing and self._stopped:
+            done = len(self.records)
+            raise StoppedError(
+                f"{member_name(request.member)}: stopped by SIGTERM with {done} leads made by this process and "
+                f"{len(self._missing)} to make; run again to go on"
+            )
+
+    def step(self, step: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
+        """Send a step's fields on their way, and take in what the encoders have finished."""
+        lead = self._request.lead(step)
+        if lead in self._missing:
+            self._transfer.send(lead, output, seconds)
+        else:
+            self._transfer.skip(lead, seconds)
+        self._settle()
+        self._publish(self._pool.completed())
+
+    def advanced(self, step: int) -> bool:
+        """Keep a restart state where one is due; go on unless told to stop."""
+        lead = self._request.lead(step)
+        if self._stop.received and lead < self._last:
+            self._stopped = True
+        due = lead % self._request.restart_hours == 0
+        if (due or self._stopped) and not self._store.path(lead).exists():
+            with self._timings("restarts"):
+                self._report_restarts(self._restarts.start(lead, self._rollout.snapshot()))
+        else:
+            self._note_restarts()
+        return not self._stopped
+
+    def _settle(self, *, everything: bool = False) -> None:
+        for lead, seconds in self._transfer.arrivals(everything=everything):
+            self.step_seconds.append(seconds)
+            self._told.step(lead, seconds)
+
+    def _publish(self, records: Sequence[LeadRecord]) -> None:
+        # all go to the journal before any observer, which may raise, hears of one
+        for record in records:
+            self._work.journal.append(record)
+            self.records[record.lead] = record
+            self._missing.discard(record.lead)
+        for record in records:
+            self._told.lead_published(record, self._work.leads)
+
+    def _note_restarts(self, *, wait: bool = False) -> None:
+        self._report_restarts(self._restarts.finished(wait=wait))
+
+    def _report_restarts(self, written: Sequence[tuple[int, Path]]) -> None:
+        for lead, path in written:
+            self._store.prune(self._request.restarts_kept, min(self._missing, default=None))
+            self._told.restart_written(lead, path)
+
+    def _salvage(self) -> None:
+        """After an error, keep the leads that the encoders had in hand."""
+        with suppress(WorkflowError, OSError):
+            for record in self._pool.drain():
+                self._work.journal.append(record)
