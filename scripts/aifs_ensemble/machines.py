@@ -5,9 +5,9 @@ Light enough to be read while a Snakefile is parsed: nothing but YAML is importe
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -37,16 +37,21 @@ SERVICES = (
 
 @dataclass(frozen=True)
 class PriceList:
-    """Where prices came from; `status` is ``published`` or ``assumed``."""
+    """Where prices came from; `status` is ``published`` or ``assumed``, `date` None when the source bears none."""
 
     name: str
-    date: date
+    date: dt.date | None
     status: str
     source: str
 
-    def age_days(self, today: date) -> int:
-        """Return how old the list is."""
-        return (today - self.date).days
+    def label(self, today: dt.date) -> str:
+        """Return the list's name and date, and whether it is assumed, undated or old."""
+        if self.status == "assumed":
+            return f"{self.name} (no published price)"
+        if self.date is None:
+            return f"{self.name} (undated)"
+        age = (today - self.date).days
+        return f"{self.name} {self.date.isoformat()}" + (f" (OLD: {age} days)" if age > OLD_AFTER_DAYS else "")
 
 
 @dataclass(frozen=True)
@@ -166,18 +171,11 @@ class Machines:
         """Cards by name."""
         return {machine.gpu.name: machine.gpu for machine in self.types.values() if machine.gpu is not None}
 
-    def price_notes(self, machines: Iterable[MachineType], region: str, today: date) -> list[str]:
-        """Return one line for each price list in use: its date, its source, and whether it is old or assumed."""
+    def price_notes(self, machines: Iterable[MachineType], region: str, today: dt.date) -> list[str]:
+        """Return the label of each price list that a plan on `machines` uses."""
         used = {machine.price(region).list for machine in machines if region in machine.prices}
         used |= {name for _, name in self.services.values()}
-        lines = []
-        for name in sorted(used):
-            entry = self.lists[name]
-            marks = ["assumed"] if entry.status == "assumed" else []
-            if entry.age_days(today) > OLD_AFTER_DAYS:
-                marks.append(f"OLD: {entry.age_days(today)} days")
-            lines.append(f"{name} {entry.date.isoformat()}{' (' + ', '.join(marks) + ')' if marks else ''}")
-        return lines
+        return [self.lists[name].label(today) for name in sorted(used)]
 
 
 def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:
@@ -275,8 +273,8 @@ def _number(value: Any, where: str, *, minimum: float = 0.0) -> float:
 
 def _price_list(name: str, item: Any, where: str) -> PriceList:
     _keys(item, where, ("date", "status", "source"), required=True)
-    if not isinstance(item["date"], date):
-        raise ConfigError(f"{where}.date: {item['date']!r}, expected a date such as 2025-03-06")
+    if item["date"] is not None and not isinstance(item["date"], dt.date):
+        raise ConfigError(f"{where}.date: {item['date']!r}, expected a date such as 2025-03-06, or null")
     if item["status"] not in ("published", "assumed"):
         raise ConfigError(f"{where}.status: {item['status']!r}, expected published or assumed")
     return PriceList(name, item["date"], item["status"], " ".join(str(item["source"]).split()))
@@ -337,7 +335,7 @@ def _machine(key: str, item: Any, prices: Any, lists: Mapping[str, PriceList], w
         scratch_kind=str(item["scratch_kind"]),
         gpu=gpu,
         prices={
-            region: _hour_price(price, lists, f"{where.split(':')[0]}: prices.machines.{key}.{region}")
+            region: _hour_price(price, lists, f"{where.split(':', maxsplit=1)[0]}: prices.machines.{key}.{region}")
             for region, price in prices.items()
         },
     )

@@ -1,0 +1,69 @@
+"""What a run would do, take and cost: only what is missing, on the machines chosen and on others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.config import Config
+from aifs_ensemble.machines import load_machines
+from aifs_ensemble.plan_text import duration, full_lines, money
+from aifs_ensemble.planning import PROFILES, Plan, choose, plan
+
+HELP = "time, cost and fit of what is missing, before it runs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("--profile", choices=PROFILES, help="by default what the configuration is for")
+    parser.add_argument(
+        "--destination", action="store_true", default=None, help="look at the bucket too (needs credentials)"
+    )
+    parser.add_argument("--bucket-region", metavar="REGION", help="over cloud.bucket_region")
+    parser.add_argument("--deadline", type=float, metavar="HOURS", help="choose the cheapest way that ends by then")
+    parser.add_argument("--budget", type=float, metavar="USD", help="choose the cheapest way within it")
+    parser.add_argument("--json", action="store_true", help="the plan as JSON")
+    parser.add_argument("--rows", type=int, default=12, help="alternatives shown")
+
+
+def make_plan(config: Config, args: argparse.Namespace | None = None) -> Plan:
+    """Return the plan of a configuration; `args` are the command's."""
+    prices = config["cloud"]["prices"]
+    machines = load_machines(prices=Path(prices) if prices else None)
+    if args is None:
+        return plan(config, machines)
+    return plan(config, machines, profile=args.profile, destination=args.destination, bucket_region=args.bucket_region)
+
+
+def print_plan(config: Config, file: TextIO = sys.stdout) -> None:
+    """Print the plan of a configuration; PlanError, after printing, when it is refused."""
+    found = make_plan(config)
+    print("\n".join(full_lines(found)), file=file)
+    found.check()
+
+
+def run(args: argparse.Namespace) -> int:
+    config = config_from(args)
+    found = make_plan(config, args)
+    wanted = args.deadline is not None or args.budget is not None
+    pick = choose(found, args.deadline, args.budget) if wanted else None
+    if args.json:
+        content = found.to_dict()
+        if pick is not None:
+            content["pick"] = {"settings": pick.settings(), "usd": pick.usd, "hours": pick.hours}
+        print(json.dumps(content, indent=1))
+    else:
+        print("\n".join(full_lines(found, args.rows)))
+        if pick is not None:
+            kind = "spot" if pick.spot else "on demand"
+            print(
+                f"\ncheapest that fits: {pick.way.vms} x {pick.way.machine} {kind}, {money(pick.usd)}, "
+                f"{duration(pick.hours)}: --config {' '.join(pick.settings())}"
+            )
+    if pick is None:
+        found.check()
+    return 0

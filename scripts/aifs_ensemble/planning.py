@@ -1,0 +1,645 @@
+"""What a run will take and cost, before it runs: only what is still missing, on the machines chosen and on others.
+
+Light enough for a dry-run: no pandas, no torch, no cloud library is imported, and nothing asks the network unless the
+destination is looked at. docs/planning.md states the model and its assumptions.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from aifs_ensemble.config import Config
+from aifs_ensemble.errors import PlanError
+from aifs_ensemble.machines import HourPrice, Machines, MachineType
+from aifs_ensemble.manifest import MemberManifest
+from aifs_ensemble.outstanding import Outstanding, everything, outstanding
+from aifs_ensemble.preemption import Life, Spread, spread
+from aifs_ensemble.throughput import Speed, Throughput, load_throughput, past_manifests, with_runs
+
+SCHEMA = "aifs-ensemble/plan/1"
+PROFILES = ("local", "coiled-gpu", "googlebatch")
+CATEGORIES = (
+    "gpu compute",
+    "cpu compute",
+    "disks",
+    "image pulls",
+    "network",
+    "storage operations",
+    "management",
+)
+# Points of the grids in the model catalogue; others are asked of ecCodes, which takes longer to import than a plan.
+_POINTS = {"N32": 6114, "N48": 13280, "N80": 35718, "N128": 88838, "N320": 542080}
+_GB = 1e9
+# Leads that wait for delivery on scratch while a forecast streams.
+_BACKLOG_LEADS = 4
+_MANIFEST_SECONDS = 5.0
+_VM_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)
+
+
+def grid_points(name: str) -> int:
+    """Return the number of points of a grid."""
+    if name in _POINTS:
+        return _POINTS[name]
+    from aifs_ensemble.grids import grid_coordinates
+
+    return grid_coordinates(name).points
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know before the run; a plan with an ``error`` is refused."""
+
+    level: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """How often a rule runs and on which class of machine."""
+
+    rule: str
+    machine_class: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """What every estimate of one plan shares: the work, the sizes, the profile and the prices."""
+
+    config: Config
+    machines: Machines
+    throughput: Throughput
+    work: Outstanding
+    profile: str
+    bucket_region: str | None
+    lead_bytes: float
+    initial_seconds: float
+
+    @property
+    def local(self) -> bool:
+        return self.profile == "local"
+
+    @property
+    def region(self) -> str:
+        return str(self.config["cloud"]["regions"][0])
+
+    @cached_property
+    def fields(self) -> int:
+        """Fields of one lead."""
+        return len(self.config.model.outputs)
+
+    @property
+    def delivered_bytes(self) -> float:
+        """Bytes still to deliver."""
+        return len(self.work.to_deliver) * len(self.config.leads) * self.lead_bytes
+
+    @property
+    def written_bytes(self) -> float:
+        """Bytes still to write to scratch."""
+        return self.work.steps * self.lead_bytes
+
+    def speed(self, machine: MachineType) -> Speed:
+        settings = self.config["forecast"]
+        return self.throughput.speed(
+            self.config.model.name,
+            machine.gpu,
+            str(settings["precision"]),
+            bool(settings["compile"]),
+            bool(settings["deterministic"]),
+        )
+
+    def at_once(self, machine: MachineType) -> int:
+        """Return how many members fit a machine's card and memory at once; 0 when not one does."""
+        size = self.throughput.size(self.config.model.name)
+        by_memory = int(machine.memory_mb // max(size.host_mb, 1))
+        if machine.gpu is None:
+            return max(1, min(by_memory, machine.vcpus // self.config["forecast"]["encoders"]))
+        wanted = self.config["forecast"]["gpu_mem_mb"] or self.speed(machine).peak_gpu_mb or machine.gpu.memory_mb
+        return min(int(machine.gpu.memory_mb // wanted) * machine.gpu.count, by_memory)
+
+    def step_seconds(self, machine: MachineType, at_once: int) -> float:
+        """Return the seconds between two steps of a machine: its card's, or its encoders' where these take longer."""
+        size = self.throughput.size(self.config.model.name)
+        cores = min(self.config["forecast"]["encoders"] * max(at_once, 1), max(machine.vcpus - 1, 1))
+        encoding = self.fields * size.encode_core_seconds_per_field / cores
+        cards = machine.gpu.count if machine.gpu else 1
+        return max(self.speed(machine).step_seconds / cards, encoding)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One way to run: machines, time and cost, on demand and on preemptible capacity.
+
+    Hours are of all GPU machines together; `wall_hours` is from the start to the ensemble's manifest.
+    """
+
+    machine: str
+    region: str
+    vms: int
+    members_per_vm: int
+    at_once: int
+    speed: Speed
+    step_seconds: float
+    vm_hours: float
+    gpu_hours: float
+    wall_hours: float
+    cpu_vm_hours: float
+    costs: Mapping[str, float]
+    spot_costs: Mapping[str, float]
+    spot: Spread
+    spot_range: tuple[float, float]
+    scratch_peak_bytes: float
+    scratch_bytes: float
+    problem: str | None = None
+
+    @property
+    def usd(self) -> float:
+        return sum(self.costs.values())
+
+    @property
+    def spot_usd(self) -> float:
+        return sum(self.spot_costs.values())
+
+
+def _chunks(work: Outstanding, vms: int) -> list[tuple[int, ...]]:
+    """Return each machine's members as their steps, in Snakemake's groups: equal ones, the last shorter."""
+    steps = [member.steps for member in work.to_forecast]
+    if not steps:
+        return []
+    size = math.ceil(len(steps) / max(1, vms))
+    return [tuple(steps[i : i + size]) for i in range(0, len(steps), size)]
+
+
+def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) -> Estimate:
+    """Return time and cost of the work of `case` on `vms` machines of one type."""
+    assume = case.machines.assumptions
+    at_once = case.at_once(machine)
+    chunks = _chunks(case.work, 1 if case.local else vms)
+    size = max((len(chunk) for chunk in chunks), default=0)
+    speed = case.speed(machine)
+    step_seconds = case.step_seconds(machine, at_once)
+    pull = 0.0 if case.local else assume.image_gb["gpu"] * 1000 / assume.image_pull_mb_s
+    start = 0.0 if case.local else assume.vm_boot_seconds + pull + assume.idle_tail_seconds
+    restart = case.config["forecast"]["restart_hours"] // case.config.model.timestep_hours
+    lives = [
+        Life(
+            steps=chunk,
+            at_once=max(at_once, 1),
+            step_seconds=step_seconds,
+            overhead_seconds=speed.startup_seconds + speed.drain_seconds,
+            machine_seconds=start,
+            wait_seconds=0.0 if case.local else assume.vm_wait_seconds,
+            restart_steps=restart if case.config["delivery"]["mirror_restarts"] else None,
+        )
+        for chunk in chunks
+    ]
+    price = HourPrice(0.0, 0.0, "") if case.local else machine.price(case.region)
+    rates = _hourly(case, machine)
+    attempts = case.config["cloud"]["spot_attempts"]
+    usual = spread(lives, 0.0, attempts, (0.0, 0.0))
+    chances = assume.preemptions_per_hour
+    hour = (price.spot + sum(rates.values()), price.on_demand + sum(rates.values()))
+    spot = spread(lives, chances["expected"], attempts, hour, draws=draws)
+    cpu = _cpu_stage(case)
+    costs = _costs(case, rates, cpu, Rented(usual.spot_hours, usual.spot_hours * price.on_demand, len(lives)))
+    spot_rented = Rented(
+        spot.spot_hours + spot.on_demand_hours,
+        spot.spot_hours * price.spot + spot.on_demand_hours * price.on_demand,
+        len(lives) + spot.preemptions,
+    )
+    spot_costs = _costs(case, rates, cpu, spot_rented, cpu_spot=True)
+    around = sum(spot_costs.values()) - spot.usd
+    ends = [spread(lives, chances[end], attempts, hour, draws=draws).usd + around for end in ("low", "high")]
+    peak, room = _scratch(case, machine, size, max(at_once, 1))
+    result = Estimate(
+        machine=machine.name,
+        region="" if case.local else case.region,
+        vms=len(lives),
+        members_per_vm=size,
+        at_once=at_once,
+        speed=speed,
+        step_seconds=step_seconds,
+        vm_hours=usual.spot_hours,
+        gpu_hours=usual.spot_hours * (machine.gpu.count if machine.gpu else 0),
+        wall_hours=usual.wall_hours + cpu.wall_hours,
+        cpu_vm_hours=cpu.hours,
+        costs=costs,
+        spot_costs=spot_costs,
+        spot=replace(
+            spot,
+            wall_hours=spot.wall_hours + cpu.wall_hours,
+            wall_hours_p90=spot.wall_hours_p90 + cpu.wall_hours,
+            usd=spot.usd + around,
+            usd_p10=spot.usd_p10 + around,
+            usd_p90=spot.usd_p90 + around,
+        ),
+        spot_range=(min(ends), max(ends)),
+        scratch_peak_bytes=peak,
+        scratch_bytes=room,
+    )
+    return replace(result, problem=_problem(case, machine, result))
+
+
+def _hourly(case: Case, machine: MachineType) -> dict[str, float]:
+    """Return what a machine's hour costs beside the machine, USD by category."""
+    if case.local:
+        return {"disks": 0.0, "management": 0.0}
+    coiled = case.machines.coiled_hour(machine) if case.profile.startswith("coiled") else 0.0
+    return {"disks": case.machines.disk_hour(machine), "management": coiled}
+
+
+@dataclass(frozen=True)
+class Rented:
+    """GPU machines rented: hours, what the machines themselves cost, and how many were started."""
+
+    hours: float
+    usd: float
+    starts: float
+
+
+@dataclass(frozen=True)
+class CpuStage:
+    """CPU machines: hours, the hours that their stages add to the run, and how many are started."""
+
+    hours: float
+    wall_hours: float
+    starts: int
+
+
+def _cpu_stage(case: Case) -> CpuStage:
+    """Return what the CPU stages take; one machine a job, as the profiles submit them."""
+    assume = case.machines.assumptions
+    start = 0.0 if case.local else assume.vm_boot_seconds + assume.image_gb["cpu"] * 1000 / assume.image_pull_mb_s
+    wait = 0.0 if case.local else assume.vm_wait_seconds
+    initial = sum(work.initial for work in case.work.members)
+    synced = 0 if case.config["delivery"]["streaming"] else len(case.work.to_deliver)
+    sync_seconds = len(case.config.leads) * case.lead_bytes / 1e6 / assume.sync_mb_s
+    # (jobs, seconds each, at once); stages follow one another, local ones share the processors
+    many = (os.cpu_count() or 1) if case.local else max(initial, synced, 1)
+    stages = [
+        (int(case.work.checkpoint), case.initial_seconds, 1),
+        (int(case.work.shared_initial), case.initial_seconds, 1),
+        (initial, case.initial_seconds, many),
+        (synced, sync_seconds, many),
+        (int(case.work.ensemble_manifest), _MANIFEST_SECONDS, 1),
+    ]
+    wall = sum(wait + start + math.ceil(jobs / at_once) * seconds for jobs, seconds, at_once in stages if jobs)
+    return CpuStage(
+        hours=sum(jobs * (start + seconds) for jobs, seconds, _ in stages) / 3600,
+        wall_hours=wall / 3600,
+        starts=sum(jobs for jobs, _, _ in stages),
+    )
+
+
+def _costs(
+    case: Case, rates: Mapping[str, float], cpu: CpuStage, gpu: Rented, *, cpu_spot: bool = False
+) -> dict[str, float]:
+    """Return USD by category."""
+    if case.local:
+        return dict.fromkeys(CATEGORIES, 0.0)
+    assume, config = case.machines.assumptions, case.config
+    cpu_machine = case.machines.for_class("cpu", config)
+    price = cpu_machine.price(case.region)
+    cpu_price = price.spot if cpu_spot else price.on_demand
+    cpu_rates = _hourly(case, cpu_machine)
+    mean_price = gpu.usd / gpu.hours if gpu.hours else 0.0
+    pull_hours = {kind: gb * 1000 / assume.image_pull_mb_s / 3600 for kind, gb in assume.image_gb.items()}
+    gpu_pulls = min(gpu.starts * pull_hours["gpu"], gpu.hours)
+    cpu_pulls = min(cpu.starts * pull_hours["cpu"], cpu.hours)
+    crossing = "egress_same_continent_gb" if _same_continent(case) else "egress_other_continent_gb"
+    crossed = 0.0 if case.bucket_region in (None, case.region) else case.delivered_bytes / _GB
+    return {
+        "gpu compute": gpu.usd - gpu_pulls * mean_price,
+        "cpu compute": (cpu.hours - cpu_pulls) * cpu_price,
+        "disks": gpu.hours * rates["disks"] + cpu.hours * cpu_rates["disks"],
+        "image pulls": gpu_pulls * mean_price + cpu_pulls * cpu_price,
+        "network": crossed * case.machines.service(crossing),
+        "storage operations": _writes(case) / 1000 * case.machines.service("bucket_writes_per_1000"),
+        "management": gpu.hours * rates["management"] + cpu.hours * cpu_rates["management"],
+    }
+
+
+def _writes(case: Case) -> float:
+    """Return the objects written to the bucket: GRIB, index, restart states, and a few a member."""
+    config = case.config
+    files = float(len(case.work.to_deliver) * (2 * len(config.leads) + 4))
+    if config["delivery"]["mirror_restarts"]:
+        files += case.work.steps * config.model.timestep_hours / config["forecast"]["restart_hours"]
+    return files
+
+
+def _same_continent(case: Case) -> bool:
+    return (case.bucket_region or case.region).split("-")[0] == case.region.split("-")[0]
+
+
+def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tuple[float, float]:
+    """Return the peak of bytes on a machine's scratch, and the room there."""
+    config, size = case.config, case.throughput.size(case.config.model.name)
+    running = min(at_once, members)
+    state = 2 * len(config.model.inputs) * grid_points(config.model.grid) * 4
+    small = running * (state + (config["forecast"]["restarts_kept"] + 1) * size.restart_mb * 1e6)
+    member = len(config.leads) * case.lead_bytes
+    if config["delivery"]["streaming"] and not config["keep_scratch"]:
+        leads = running * min(_BACKLOG_LEADS * case.lead_bytes, member)
+    else:
+        leads = min(members * member, sum(work.steps for work in case.work.members) * case.lead_bytes)
+    room = machine.scratch_gb * _GB
+    if config["delivery"]["scratch_budget_mb"]:
+        room = min(room, config["delivery"]["scratch_budget_mb"] * 1e6)
+    return small + leads, room
+
+
+def _problem(case: Case, machine: MachineType, found: Estimate) -> str | None:
+    """Return why a machine cannot do the work, or None."""
+    size = case.throughput.size(case.config.model.name)
+    if found.at_once < 1 and machine.gpu is not None:
+        wanted = case.config["forecast"]["gpu_mem_mb"] or found.speed.peak_gpu_mb
+        if wanted > machine.gpu.memory_mb:
+            measured = f" ({found.speed.peak_gpu_mb:,.0f} measured)" if found.speed.peak_gpu_mb < wanted else ""
+            return (
+                f"forecast.gpu_mem_mb: {wanted:,.0f} MB for a member{measured}, "
+                f"the {machine.gpu.name} has {machine.gpu.memory_mb:,} MB"
+            )
+        return f"{size.host_mb:,.0f} MB of memory for a member, {machine.name} has {machine.memory_mb:,}"
+    if found.scratch_peak_bytes > found.scratch_bytes:
+        peak, room = found.scratch_peak_bytes / _GB, found.scratch_bytes / _GB
+        return f"scratch peak {peak:,.0f} GB, {machine.name} has {room:,.0f} GB"
+    longest = found.vm_hours / max(found.vms, 1)
+    if not case.local and longest > case.config["cloud"]["max_hours"]:
+        return f"{longest:.1f} h on one machine, cloud.max_hours stops it after {case.config['cloud']['max_hours']:g} h"
+    return None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan: the work, the way chosen, the ways not chosen, and what to know about it."""
+
+    case: Case
+    jobs: tuple[Job, ...]
+    chosen: Estimate
+    alternatives: tuple[Estimate, ...]
+    findings: tuple[Finding, ...]
+    price_notes: tuple[str, ...]
+    storage_gb: float
+    storage_usd_month: float
+    registry_usd_month: float
+    spot_chosen: bool = field(default=False)
+
+    def check(self) -> None:
+        """Raise PlanError with the first reason to refuse."""
+        for finding in self.findings:
+            if finding.level == "error":
+                raise PlanError(f"plan: {finding.text}")
+
+    def summary_lines(self) -> list[str]:
+        """Return the plan in a few lines, for a dry-run."""
+        from aifs_ensemble.plan_text import summary_lines
+
+        return summary_lines(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-compatible values."""
+        from aifs_ensemble.plan_text import plan_dict
+
+        return plan_dict(self)
+
+
+def this_machine(config: Config) -> MachineType:
+    """Return the machine that this runs on, as a machine type without a price."""
+    folder = Path(config["scratch"]).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    return MachineType(
+        name="this machine",
+        machine_class="cpu",
+        vcpus=os.cpu_count() or 1,
+        memory_mb=int(memory),
+        scratch_gb=shutil.disk_usage(folder).free / _GB,
+        scratch_kind="local disk",
+        gpu=None,
+        prices={},
+    )
+
+
+def default_profile(config: Config) -> str:
+    """Return the profile that a configuration is for: a cloud one when it asks for a GPU, else ``local``."""
+    return "coiled-gpu" if config["forecast"]["device"] == "cuda" else "local"
+
+
+def plan(
+    config: Config,
+    machines: Machines,
+    *,
+    profile: str | None = None,
+    destination: bool | None = None,
+    bucket_region: str | None = None,
+    work: Outstanding | None = None,
+    throughput: Throughput | None = None,
+    runs: Sequence[MemberManifest] | None = None,
+    alternatives: bool = True,
+    today: date | None = None,
+) -> Plan:
+    """Return the plan of what is missing of an ensemble.
+
+    Parameters
+    ----------
+    profile : ``local``, ``coiled-gpu`` or ``googlebatch``; by default what the configuration is for
+    destination : whether to look at the destination; by default only at a folder
+    bucket_region : over ``cloud.bucket_region``, to check it against the machines' region
+    work, throughput, runs : what is missing, the table of speeds, manifests of past members that correct it;
+        read from scratch and config/ by default
+    """
+    profile = profile or default_profile(config)
+    if profile not in PROFILES:
+        raise PlanError(f"plan: profile {profile!r}, expected one of {', '.join(PROFILES)}")
+    work = work if work is not None else outstanding(config, destination=destination)
+    runs = past_manifests(config.scratch.root) if runs is None else runs
+    table = throughput or load_throughput(machines.gpu_specs)
+    table = with_runs(table, runs, machines.gpu_specs)
+    case = Case(
+        config=config,
+        machines=machines,
+        throughput=table,
+        work=work,
+        profile=profile,
+        bucket_region=bucket_region or config["cloud"]["bucket_region"],
+        lead_bytes=_lead_bytes(config, table, runs),
+        initial_seconds=_initial_seconds(config, machines),
+    )
+    machine = this_machine(config) if case.local else machines.for_class("gpu", config)
+    chosen = estimate(case, machine, config["cloud"]["vms"])
+    others = tuple(ranked(case)) if alternatives and not case.local and work.to_forecast else ()
+    today = today or datetime.now(UTC).date()
+    used = [] if case.local else [machine, machines.for_class("cpu", config)]
+    notes = machines.price_notes(used, case.region, today) if used else []
+    total_gb = case.delivered_bytes / _GB
+    return Plan(
+        case=case,
+        jobs=_jobs(case),
+        chosen=chosen,
+        alternatives=others,
+        findings=tuple(_findings(case, machine, chosen, notes)),
+        price_notes=tuple(notes),
+        storage_gb=total_gb,
+        storage_usd_month=0.0 if case.local else total_gb * machines.service("bucket_gb_month"),
+        registry_usd_month=0.0
+        if case.local
+        else sum(machines.assumptions.image_gb.values()) * machines.service("registry_gb_month"),
+        spot_chosen=bool(config["cloud"]["spot"]) and not case.local,
+    )
+
+
+def _lead_bytes(config: Config, table: Throughput, runs: Sequence[MemberManifest]) -> float:
+    """Return the size of one lead: the median of past members of this model, else from the table."""
+    sizes = [m.bytes / len(m.leads) for m in runs if m.model == config.model.name and m.leads]
+    if sizes:
+        return median(sizes)
+    return len(config.model.outputs) * grid_points(config.model.grid) * table.size(config.model.name).bytes_per_value
+
+
+def _initial_seconds(config: Config, machines: Machines) -> float:
+    """Return the seconds of a member's initial state; toy grids take a few seconds whatever is assumed of real ones."""
+    share = grid_points(config.model.grid) / _POINTS["N320"]
+    return max(5.0, machines.assumptions.initial_member_seconds * share)
+
+
+def _jobs(case: Case) -> tuple[Job, ...]:
+    work = case.work
+    counts = [
+        ("checkpoint_prepare", "cpu", int(work.checkpoint)),
+        ("initial_cycle", "cpu", int(work.shared_initial)),
+        ("initial_member", "cpu", sum(member.initial for member in work.members)),
+        ("forecast_member", "gpu", len(work.to_forecast)),
+        ("sync_member", "cpu", 0 if case.config["delivery"]["streaming"] else len(work.to_deliver)),
+        ("ensemble_manifest", "cpu", int(work.ensemble_manifest)),
+    ]
+    return tuple(Job(rule, "local" if case.local else kind, count) for rule, kind, count in counts if count)
+
+
+def _findings(case: Case, machine: MachineType, chosen: Estimate, notes: Sequence[str]) -> list[Finding]:
+    """Return what speaks against the plan, what to know, and how sure it is."""
+    config, found = case.config, []
+    if chosen.problem and case.work.to_forecast:
+        found.append(Finding("error", chosen.problem))
+    settings = config["forecast"]
+    if machine.gpu is not None and settings["gpu_mem_mb"] and settings["gpu_mem_mb"] < chosen.speed.peak_gpu_mb:
+        found.append(
+            Finding(
+                "warning",
+                f"forecast.gpu_mem_mb: {settings['gpu_mem_mb']:,}, a member took {chosen.speed.peak_gpu_mb:,.0f} MB "
+                f"on {chosen.speed.gpu} (precision {chosen.speed.precision}, compile {chosen.speed.compile})",
+            )
+        )
+    if not case.local:
+        found += _region_findings(case)
+    if chosen.speed.status == "estimated" and case.work.to_forecast:
+        found.append(Finding("note", f"{chosen.step_seconds:.3f} s a step is {chosen.speed.source}"))
+    old = [note for note in notes if "OLD" in note]
+    if old:
+        found.append(Finding("note", f"old prices: {'; '.join(old)}; put today's over them with cloud.prices"))
+    return found
+
+
+def _region_findings(case: Case) -> list[Finding]:
+    config = case.config
+    level = "warning" if config["delivery"]["allow_cross_region"] else "error"
+    found = []
+    if config["destination"] is None:
+        found.append(Finding("warning", "destination is not set: this plans, a run would refuse"))
+    if case.bucket_region is not None:
+        for region in config["cloud"]["regions"]:
+            if region != case.bucket_region:
+                found.append(
+                    Finding(
+                        level,
+                        f"cloud.regions: {region}, the bucket is in {case.bucket_region}: "
+                        f"{case.delivered_bytes / _GB:,.0f} GB would cross regions",
+                    )
+                )
+    for key in ("gpu_image", "cpu_image"):
+        host = str(config["cloud"][key] or "").split("/")[0]
+        region = host.removesuffix("-docker.pkg.dev")
+        if region != host and region not in config["cloud"]["regions"] and region not in ("us", "europe", "asia"):
+            found.append(
+                Finding(level, f"cloud.{key}: in {region}, machines are in {', '.join(config['cloud']['regions'])}")
+            )
+    return found
+
+
+def ranked(case: Case, vm_counts: Sequence[int] = _VM_COUNTS, draws: int = 20) -> list[Estimate]:
+    """Return the ways to run on every GPU machine with a price in the region, cheapest first; unfit ones last."""
+    ways = []
+    for name in case.machines.names("gpu"):
+        machine = case.machines.machine(name)
+        if case.region not in machine.prices:
+            continue
+        counts = sorted({min(count, len(case.work.to_forecast)) for count in vm_counts})
+        ways += [estimate(case, machine, count, draws=draws) for count in counts]
+    return sorted(ways, key=lambda way: (way.problem is not None, way.usd, way.wall_hours))
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A way to run that meets a deadline and a budget, and the keys that choose it."""
+
+    way: Estimate
+    spot: bool
+    usd: float
+    hours: float
+
+    def settings(self) -> list[str]:
+        """Return the ``--config`` items that choose it."""
+        return [f"cloud.gpu={self.way.machine}", f"cloud.vms={self.way.vms}", f"cloud.spot={str(self.spot).lower()}"]
+
+
+def choose(found: Plan, deadline_hours: float | None = None, budget_usd: float | None = None) -> Pick:
+    """Return the cheapest way that ends by the deadline and within the budget.
+
+    Preemptible capacity counts with its 90th percentile of time and of cost. Raises PlanError naming the nearest
+    way when none fits.
+    """
+    picks = []
+    for way in found.alternatives:
+        if way.problem is None:
+            picks.append(Pick(way, False, way.usd, way.wall_hours))
+            picks.append(Pick(way, True, way.spot.usd_p90, way.spot.wall_hours_p90))
+    if not picks:
+        raise PlanError("plan: no machine type fits the work, or nothing is missing")
+    fits = [
+        pick
+        for pick in picks
+        if (deadline_hours is None or pick.hours <= deadline_hours) and (budget_usd is None or pick.usd <= budget_usd)
+    ]
+    if fits:
+        return min(fits, key=lambda pick: (pick.usd, pick.hours))
+    fastest, cheapest = min(picks, key=lambda pick: pick.hours), min(picks, key=lambda pick: pick.usd)
+    wanted = [f"{deadline_hours:g} h" if deadline_hours is not None else "", f"${budget_usd:g}" if budget_usd else ""]
+    raise PlanError(
+        f"plan: nothing meets {' and '.join(filter(None, wanted))}: "
+        f"the fastest takes {fastest.hours:.1f} h for ${fastest.usd:.0f} ({fastest.way.vms} x {fastest.way.machine}), "
+        f"the cheapest ${cheapest.usd:.0f} in {cheapest.hours:.1f} h ({cheapest.way.vms} x {cheapest.way.machine})"
+    )
+
+
+__all__ = [
+    "Estimate",
+    "Finding",
+    "Job",
+    "Pick",
+    "Plan",
+    "choose",
+    "estimate",
+    "everything",
+    "plan",
+    "ranked",
+]

@@ -1,0 +1,303 @@
+"""How long a forecast takes on which card: measured entries, estimates for other cards, corrections by past runs.
+
+The table is data (config/throughput.json). An entry that was measured on the card asked for is taken as it is;
+otherwise a card's forward pass is estimated from the reference card: its arithmetic part by the ratio of arithmetic
+rates, the rest, which moves memory, by the ratio of bandwidths. Manifests of finished members stand over both.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aifs_ensemble.errors import ConfigError, WorkflowError
+from aifs_ensemble.files import read_json, write_json
+from aifs_ensemble.machines import Gpu
+from aifs_ensemble.manifest import MemberManifest, read_member_manifest
+
+TABLE = Path(__file__).parents[2] / "config" / "throughput.json"
+SCHEMA = "aifs-ensemble/throughput/1"
+RUNS_READ = 50
+# Stands for a processor in estimates only: a model without a measurement on one gets hours, which is the message.
+CPU = Gpu("cpu", 1, 0, "", tflops=0.1, bandwidth_gb_s=20)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of one member on one card. `status` is ``measured``, ``estimated`` or ``from runs``."""
+
+    model: str
+    gpu: str
+    precision: str
+    compile: bool
+    deterministic: bool
+    step_seconds: float
+    forward_seconds: float
+    startup_seconds: float
+    drain_seconds: float
+    peak_gpu_mb: float
+    status: str
+    date: str
+    source: str
+
+    @property
+    def key(self) -> tuple[str, str, str, bool, bool]:
+        return (self.model, self.gpu, self.precision, self.compile, self.deterministic)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model's output weighs and what encoding it costs; `bytes_per_value` is of a packed field."""
+
+    model: str
+    bytes_per_value: float
+    encode_core_seconds_per_field: float
+    restart_mb: float
+    host_mb: float
+    status: str
+    date: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What users recorded of a past way of running: seconds, USD and GB (1e9 bytes) of a member."""
+
+    machine: str
+    members: int
+    steps: int
+    member_seconds: float
+    member_usd: float
+    member_gb: float
+    ensemble_hours: tuple[float, float]
+    ensemble_usd: tuple[float, float]
+    source: str
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """The table. `runs` are corrections from manifests, which stand over the entries."""
+
+    reference: Mapping[str, Any]
+    sizes: tuple[Size, ...]
+    entries: tuple[Speed, ...]
+    baseline: Baseline
+    runs: tuple[Speed, ...] = ()
+
+    def size(self, model: str) -> Size:
+        """Return a model's size; of one not listed, that of the first listed."""
+        for size in self.sizes:
+            if size.model == model:
+                return size
+        first = self.sizes[0]
+        return replace(first, model=model, status="estimated", source=f"as {first.model}")
+
+    def speed(self, model: str, gpu: Gpu | None, precision: str, compiled: bool, deterministic: bool) -> Speed:
+        """Return the speed of a model on a card (None: a processor), measured or estimated."""
+        card = gpu or CPU
+        key = (model, card.name, precision, compiled, deterministic)
+        found = self._find(key)
+        return found if found is not None else self._estimate(key, card)
+
+    def _find(self, key: tuple[str, str, str, bool, bool]) -> Speed | None:
+        for pool in (self.runs, self.entries):
+            matching = [entry for entry in pool if entry.key == key]
+            if matching:
+                return max(matching, key=lambda entry: entry.date)
+        return None
+
+    def _estimate(self, key: tuple[str, str, str, bool, bool], card: Gpu) -> Speed:
+        """Scale the nearest entry of the reference card (or of any processor, for a processor)."""
+        model, _, precision, compiled, deterministic = key
+
+        def distance(entry: Speed) -> tuple[bool, bool, bool, bool, bool]:
+            return (
+                entry.gpu != card.name,
+                entry.model != model,
+                entry.compile != compiled,
+                entry.deterministic != deterministic,
+                entry.precision != precision,
+            )
+
+        pool = [entry for entry in self.entries if entry.gpu in (self.reference["gpu"], card.name)]
+        pool = [entry for entry in pool if entry.model == model] or pool
+        nearest = min(pool, key=distance)
+        forward = nearest.forward_seconds
+        if nearest.gpu != card.name:
+            forward = self.scaled_forward(forward, card)
+        step = forward + nearest.step_seconds - nearest.forward_seconds
+        differs = ", ".join(
+            f"{name} {was}"
+            for name, was, now in (
+                ("precision", nearest.precision, precision),
+                ("compile", nearest.compile, compiled),
+                ("deterministic", nearest.deterministic, deterministic),
+            )
+            if was != now
+        )
+        source = f"estimated from {nearest.gpu} by arithmetic and bandwidth" + (
+            f", measured with {differs}" if differs else ""
+        )
+        return Speed(
+            *key,
+            step_seconds=step,
+            forward_seconds=forward,
+            startup_seconds=nearest.startup_seconds,
+            drain_seconds=nearest.drain_seconds,
+            peak_gpu_mb=nearest.peak_gpu_mb,
+            status="estimated",
+            date=nearest.date,
+            source=source,
+        )
+
+    def scaled_forward(self, seconds: float, card: Gpu) -> float:
+        """Return the forward pass of `card`, given that of the reference card.
+
+        A roofline with two terms: ``arithmetic * F_ref / F + (seconds - arithmetic) * B_ref / B`` with F the
+        arithmetic rates and B the memory bandwidths of the data sheets.
+        """
+        arithmetic = min(seconds, self.reference["arithmetic_seconds"])
+        return (
+            arithmetic * self.reference["tflops"] / card.tflops
+            + (seconds - arithmetic) * self.reference["bandwidth_gb_s"] / card.bandwidth_gb_s
+        )
+
+
+def load_throughput(specs: Mapping[str, Gpu], path: Path = TABLE) -> Throughput:
+    """Return the table; `specs` are the cards' data sheets by name (`Machines.gpu_specs`).
+
+    Raises ConfigError naming the file and the entry that is not one.
+    """
+    content = read_json(path)
+    if not isinstance(content, Mapping) or content.get("schema") != SCHEMA:
+        raise ConfigError(f"{path}: not a throughput table, expected schema {SCHEMA!r}")
+    reference = dict(content["reference"])
+    if reference["gpu"] not in specs:
+        raise ConfigError(f"{path}: reference.gpu {reference['gpu']!r} is not a card of machines.yaml")
+    card = specs[reference["gpu"]]
+    reference |= {"tflops": card.tflops, "bandwidth_gb_s": card.bandwidth_gb_s}
+    try:
+        sizes = tuple(Size(**item) for item in content["sizes"])
+        baseline = Baseline(**content["baseline"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: sizes or baseline: {error}") from None
+    return Throughput(reference, sizes, tuple(_entry(item, path) for item in content["entries"]), baseline)
+
+
+_NUMBERS = ("step_seconds", "forward_seconds", "startup_seconds", "drain_seconds", "peak_gpu_mb")
+
+
+def _entry(item: Mapping[str, Any], path: Path | str) -> Speed:
+    known = {key: value for key, value in item.items() if key in Speed.__dataclass_fields__}
+    missing = [key for key in Speed.__dataclass_fields__ if key not in known]
+    if missing:
+        raise ConfigError(f"{path}: entry {item.get('gpu', '?')} {item.get('model', '?')}: {missing[0]} is missing")
+    for key in _NUMBERS:
+        value = known[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise ConfigError(f"{path}: entry {known['gpu']}: {key}: {value!r}, expected a number of at least 0")
+    return Speed(**known)
+
+
+def gpu_name(device: str, specs: Iterable[str]) -> str:
+    """Return the table's name of a device as drivers spell it, e.g. ``NVIDIA H100 80GB HBM3``; ``cpu`` for none.
+
+    A card that the table does not have keeps the driver's name.
+    """
+    words = device.upper().replace("-", " ").split()
+    for name in sorted(specs, key=len, reverse=True):
+        if all(part in words for part in name.upper().split("-")):
+            return name
+    return "cpu" if not device or device.lower().startswith("cpu") else device
+
+
+def add_result(result: Mapping[str, Any], specs: Mapping[str, Gpu], path: Path = TABLE) -> Speed:
+    """Put a benchmark's result into the table, in place of an entry with the same key.
+
+    `result` has the fields of `Speed` (``status`` and ``source`` may be left out).
+    """
+    content = read_json(path)
+    item = {"status": "measured", "source": "aifs-ensemble benchmark", "model": "aifs-ens-1.0", **result}
+    item["gpu"] = gpu_name(str(item.get("gpu", "")), specs)
+    item["precision"] = str(item.get("precision", ""))
+    speed = _entry(item, "benchmark result")
+    kept = [old for old in content["entries"] if _entry(old, path).key != speed.key]
+    content["entries"] = [*kept, asdict(speed)]
+    write_json(path, content)
+    return speed
+
+
+PHASES = ("start_up", "compute", "wait_output", "drain")
+
+
+def phase_seconds(manifest: MemberManifest) -> dict[str, float]:
+    """Return a member's seconds by `PHASES`, from the timings of its manifest; they add up to its total.
+
+    Start-up is everything before the first step: what the timings name, or what is left of the total.
+    """
+    timings = manifest.timings
+    compute = max(float(timings.get("steps", sum(manifest.step_seconds))), 0.0)
+    waited = max(float(timings.get("wait_output", 0.0)), 0.0)
+    drain = max(float(timings.get("drain", 0.0)), 0.0)
+    known = sum(float(timings.get(name, 0.0)) for name in ("load", "compile"))
+    start = max(float(timings["total"]) - compute - waited - drain, 0.0) if "total" in timings else known
+    return {"start_up": start, "compute": compute, "wait_output": waited, "drain": drain}
+
+
+def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Iterable[str]) -> Throughput:
+    """Return the table corrected by finished members: medians of their seconds, and what their output weighed."""
+    groups: dict[tuple[str, str, str, bool, bool], list[MemberManifest]] = {}
+    specs = list(specs)
+    for manifest in manifests:
+        if manifest.step_seconds:
+            settings = manifest.settings
+            key = (
+                manifest.model,
+                gpu_name(manifest.device, specs),
+                str(settings.get("precision", "32")),
+                bool(settings.get("compile", False)),
+                bool(settings.get("deterministic", True)),
+            )
+            groups.setdefault(key, []).append(manifest)
+    runs = []
+    for key, members in groups.items():
+        phases = [phase_seconds(manifest) for manifest in members]
+        steps = [
+            (phase["compute"] + phase["wait_output"]) / len(member.step_seconds)
+            for phase, member in zip(phases, members, strict=True)
+        ]
+        runs.append(
+            Speed(
+                *key,
+                step_seconds=statistics.median(steps),
+                forward_seconds=statistics.median(statistics.median(m.step_seconds) for m in members),
+                startup_seconds=statistics.median(phase["start_up"] for phase in phases),
+                drain_seconds=statistics.median(phase["drain"] for phase in phases),
+                peak_gpu_mb=max(float(member.machine.get("peak_gpu_mb", 0) or 0) for member in members),
+                status="from runs",
+                date=max(member.cycle for member in members),
+                source=f"median of {len(members)} finished members",
+            )
+        )
+    return replace(table, runs=tuple(runs))
+
+
+def past_manifests(scratch_root: Path, limit: int = RUNS_READ) -> list[MemberManifest]:
+    """Return the newest member manifests under a scratch folder; damaged ones are passed over."""
+    files = sorted(scratch_root.glob("*/manifests/member*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    found = []
+    for file in files[:limit]:
+        try:
+            found.append(read_member_manifest(file))
+        except WorkflowError:
+            continue
+    return found
+
+
+def dump(speed: Speed) -> str:
+    """Return a speed as one line of JSON."""
+    return json.dumps(asdict(speed))
