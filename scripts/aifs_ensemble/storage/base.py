@@ -114,6 +114,10 @@ class Storage(ABC):
         """Return an object's content, checked; StorageError when there is none."""
 
     @abstractmethod
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Return a piece of an object's content, which no checksum covers; StorageError when it is not there."""
+
+    @abstractmethod
     def get_file(self, key: str, path: Path) -> None:
         """Fetch an object to `path`, checked and atomically; StorageError when there is none."""
 

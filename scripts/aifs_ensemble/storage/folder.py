@@ -88,6 +88,14 @@ class FolderStorage(Storage):
         except OSError as error:
             raise _unreadable(self.path(key), error) from error
 
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        try:
+            with open(self.path(key), "rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise _unreadable(self.path(key), error) from error
+
     def get_file(self, key: str, path: Path) -> None:
         try:
             with open(self.path(key), "rb") as source, atomic_writer(path) as file:

@@ -137,6 +137,15 @@ class GcsStorage(Storage):
             key, lambda: blob.download_as_bytes(raw_download=True, checksum="crc32c", retry=None, timeout=TIMEOUT)
         )
 
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        blob = self.bucket.blob(self._name(key))
+        return self._call(
+            key,
+            lambda: blob.download_as_bytes(
+                raw_download=True, start=start, end=start + length - 1, checksum=None, retry=None, timeout=TIMEOUT
+            ),
+        )
+
     def get_file(self, key: str, path: Path) -> None:
         blob = self.bucket.blob(self._name(key))
 

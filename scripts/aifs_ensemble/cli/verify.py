@@ -1,0 +1,40 @@
+"""Compare scratch and destination with the manifests; a bucket is compared by its listing, without downloads."""
+
+from __future__ import annotations
+
+import argparse
+
+from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.names import format_members
+from aifs_ensemble.verify import PLACES, check_ensemble
+
+HELP = "compare what is there with the manifests"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("--place", choices=PLACES, action="append", help="look only there (default: both)")
+    parser.add_argument("--deep", action="store_true", help="decode all messages of a few leads of each member")
+    parser.add_argument(
+        "--mend", action="store_true", help="make damaged members unfinished, so that a rerun mends them"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    config = config_from(args)
+    places = args.place or PLACES
+    check = check_ensemble(config, deep=args.deep, mend=args.mend, places=places)
+    for place in places:
+        for state in ("sound", "damaged", "absent"):
+            found = check.of(state, place)
+            if found:
+                size = sum(one.bytes for one in found)
+                decoded = sum(one.decoded for one in found)
+                more = f", {decoded} messages decoded" if decoded else ""
+                members = format_members(one.member for one in found)
+                print(f"{place}: {len(found)} {state} (members {members}), {size} bytes{more}")
+    for one in check.of("damaged"):
+        for line in one.lines():
+            print(f"  {one.place}: {line}")
+    check.require_sound()
+    return 0

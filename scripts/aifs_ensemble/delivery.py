@@ -1,0 +1,45 @@
+"""Delivery of members: from scratch to the destination, verified, in one go or lead by lead while they are computed.
+
+Order is what makes a kill harmless at any point: leads and indexes first, then blocks, then the receipt (which
+names every object), then the manifest. Whatever is there already with the right checksum is not sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from aifs_ensemble.config import Config
+from aifs_ensemble.delivery_core import MemberDelivery, Receipt
+from aifs_ensemble.manifest import LeadRecord, read_member_manifest
+from aifs_ensemble.restore import Restored, restore_member
+from aifs_ensemble.streaming import StreamingDelivery
+
+__all__ = ["Receipt", "Restored", "StreamingDelivery", "deliver_member", "restore_member"]
+
+
+def deliver_member(config: Config, member: int) -> Receipt:
+    """Bring a finished member from scratch to the destination, verified, and write its receipt.
+
+    A second call moves no bytes. With ``keep_scratch: false`` the local leads go once all copies are
+    verified. Raises InputError when the member has no manifest, VerificationError when a local file differs
+    from it, ConflictError when other finished content is at the destination, StorageError.
+    """
+    path = config.scratch.manifest(member)
+    manifest = read_member_manifest(path)
+    delivery = MemberDelivery(config, member)
+    if delivery.standing(manifest) is None:
+        _send_all(delivery, manifest.leads)
+    return delivery.finish(manifest, path.read_bytes())
+
+
+def _send_all(delivery: MemberDelivery, records: Iterable[LeadRecord]) -> None:
+    """Send leads in parallel; the first error stops what has not begun."""
+    with ThreadPoolExecutor(delivery.storage.settings.threads, thread_name_prefix="send") as pool:
+        futures = [pool.submit(delivery.send_lead, record) for record in records]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

@@ -1,0 +1,324 @@
+"""What every delivery of a member does, whether in one go or lead by lead: send, put together, receipt, manifest.
+
+Order is what makes a kill harmless at any point: leads and indexes first, then blocks, then the receipt (which
+names every object), then the manifest. Whatever is there already with the right checksum is not sent again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aifs_ensemble import layouts
+from aifs_ensemble.config import Config
+from aifs_ensemble.errors import VerificationError
+from aifs_ensemble.files import crc32c_bytes, json_bytes, write_json
+from aifs_ensemble.journal import WorkFolder
+from aifs_ensemble.manifest import (
+    FileRecord,
+    LeadRecord,
+    MemberManifest,
+    parse_member_manifest,
+)
+from aifs_ensemble.names import file_name, member_name
+from aifs_ensemble.scratch_space import lead_file_path, remove_leads
+from aifs_ensemble.storage import ConflictError, ObjectInfo, Storage, open_destination
+from aifs_ensemble.storage.base import info_json
+
+log = logging.getLogger(__name__)
+
+RECEIPT_SCHEMA = "aifs-ensemble/receipt/1"
+# Small files of the work folder that go with a member, so that another machine can take it up.
+WORK_FILES = ("fingerprint.json", "attempts.jsonl")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What is at the destination for one member, and what this delivery had to do for it.
+
+    `objects` are the leads, blocks and indexes; `sent_objects` and `sent_bytes` those of them that moved now.
+    """
+
+    member: int
+    cycle: str
+    destination: str
+    layout: str
+    content_digest: str
+    objects: tuple[ObjectInfo, ...]
+    sent_objects: int = 0
+    sent_bytes: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+    freed_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Size of all objects."""
+        return sum(info.size for info in self.objects)
+
+    def lasting(self) -> dict[str, Any]:
+        """Return what is true of the destination whoever delivered it, JSON-compatible."""
+        return {
+            "schema": RECEIPT_SCHEMA,
+            "member": self.member,
+            "cycle": self.cycle,
+            "destination": self.destination,
+            "layout": self.layout,
+            "content_digest": self.content_digest,
+            "objects": [info_json(info) for info in self.objects],
+        }
+
+
+class MemberDelivery:
+    """Brings the files of one member to the destination; `send_lead` may be called from several threads.
+
+    Opening it lists what the destination has of the member. Raises ConflictError when a finished run of
+    other content is there: nothing that a manifest vouches for is ever replaced.
+    """
+
+    def __init__(self, config: Config, member: int, storage: Storage | None = None):
+        layouts.check_layout(config, config.model.timestep_hours)
+        self.config = config
+        self.member = member
+        self.keys = config.keys_
+        self.scratch = config.scratch
+        self.storage = storage or open_destination(config)
+        self.folder = f"{config.cycle}/forecasts"
+        self.began = time.perf_counter()
+        self._before = self.storage.counts
+        self._lock = threading.Lock()
+        self.there = member_objects(config, self.storage, member)
+        self.remote = remote_manifest(config, self.storage, member)
+        self._vouched = self._vouched_files()
+        self._work = WorkFolder(self.scratch.work(member), config.cycle, member)
+
+    def key(self, file: FileRecord | str) -> str:
+        """Return the key of a published file."""
+        return f"{self.folder}/{file if isinstance(file, str) else file.name}"
+
+    def send_lead(self, record: LeadRecord) -> None:
+        """Bring one lead and its index to the destination, and note in the work folder that they are there."""
+        self.send_file(record.index)
+        self.send_file(record.grib)
+        self.note_delivered(record)
+
+    def send_file(self, file: FileRecord) -> ObjectInfo:
+        """Bring one published file to the destination unless it is there; ConflictError as the class says."""
+        key = self.key(file)
+        there = self._present(file)
+        if there is not None:
+            return there
+        other = self._replaceable(file)
+        path = lead_file_path(self.scratch, self.member, file.name)
+        if path is None:
+            raise VerificationError(f"{file.name}: neither on scratch nor at {self.storage.address(self.folder)}")
+        return self._found(self.storage.put_file(path, key, crc32c=file.crc32c, replacing=other))
+
+    def note_delivered(self, record: LeadRecord) -> None:
+        """Record in the work folder that a lead is verified at the destination."""
+        with self._lock:
+            known = self._work.delivered.read()
+            if known.get(record.lead) != record:
+                self._work.root.mkdir(parents=True, exist_ok=True)
+                self._work.delivered.append(record)
+
+    def finish(self, manifest: MemberManifest, content: bytes) -> Receipt:
+        """Put blocks together, and leave the receipt and then the manifest (its bytes are `content`)."""
+        objects = self.standing(manifest) or self._objects(manifest)
+        receipt = Receipt(
+            member=self.member,
+            cycle=self.config.cycle,
+            destination=self.storage.url,
+            layout=self.config["delivery"]["layout"],
+            content_digest=manifest.content_digest,
+            objects=tuple(objects),
+        )
+        lasting = {**receipt.lasting(), "leads": [asdict(record) for record in manifest.leads], "work": self.carried()}
+        self.storage.put_bytes(json_bytes(lasting), self.keys.receipt(self.member), overwrite=True)
+        self._remove_parts(manifest)
+        self.remove_restarts()
+        self.storage.put_bytes(content, self.keys.manifest(self.member), overwrite=True)
+        return self._finished(receipt, manifest)
+
+    def remove_restarts(self) -> None:
+        """Remove the member's restart states at the destination: it needs them no more."""
+        folder = self.keys.restart(self.member, 0).rpartition("/")[0]
+        for info in list(self.storage.list(f"{folder}/")):
+            self.storage.delete(info.key)
+
+    def carried(self) -> dict[str, str]:
+        """Return the small files of the work folder by name."""
+        found = {}
+        for name in WORK_FILES:
+            path = self._work.root / name
+            if path.exists():
+                found[name] = path.read_text()
+        return found
+
+    def _present(self, file: FileRecord) -> ObjectInfo | None:
+        """Return the object of a file when it is at the destination with the right content."""
+        there = self.there.get(self.key(file))
+        if there is None or there.size != file.size:
+            return None
+        checked = self._found(self.storage.with_crc32c(there))
+        return checked if checked.crc32c == file.crc32c else None
+
+    def _found(self, info: ObjectInfo) -> ObjectInfo:
+        with self._lock:
+            self.there[info.key] = info
+        return info
+
+    def _vouched_files(self) -> dict[str, FileRecord]:
+        """Return the files that the manifest at the destination vouches for, by name."""
+        if self.remote is None:
+            return {}
+        hours = self.config["delivery"]["block_hours"]
+        files = [file for record in self.remote.leads for file in (record.grib, record.index)]
+        files += [block.grib for block in layouts.make_blocks(self.config.cycle, self.member, self.remote.leads, hours)]
+        return {file.name: file for file in files}
+
+    def _replaceable(self, file: FileRecord) -> ObjectInfo | None:
+        """Return the object of other content that `file` may replace; ConflictError when it may not."""
+        other = self.there.get(self.key(file))
+        if other is None:
+            return None
+        vouched = self._vouched.get(file.name)
+        address = self.storage.address(other.key)
+        if vouched and (vouched.size, vouched.crc32c) == (other.size, self.storage.with_crc32c(other).crc32c):
+            raise ConflictError(
+                f"{address}: belongs to a finished run of other content (crc32c {vouched.crc32c}), expected "
+                f"{file.crc32c}; remove that run (gc --finished {self.member}) or name another destination"
+            )
+        log.info("%s: left by an unfinished run or damaged, replaced", address)
+        return other
+
+    def standing(self, manifest: MemberManifest) -> list[ObjectInfo] | None:
+        """Return the objects of an earlier, complete delivery of the same content, or None."""
+        receipt = remote_receipt(self.config, self.storage, self.member)
+        wanted = (manifest.content_digest, self.config["delivery"]["layout"])
+        if receipt is None or (receipt["content_digest"], receipt["layout"]) != wanted:
+            return None
+        files = [FileRecord(file_name(item["key"]), item["size"], item["crc32c"]) for item in receipt["objects"]]
+        with ThreadPoolExecutor(self.storage.settings.threads) as pool:
+            found = list(pool.map(self._present, files))
+        return None if None in found else [info for info in found if info is not None]
+
+    def _objects(self, manifest: MemberManifest) -> list[ObjectInfo]:
+        """Return the objects that the layout keeps, blocks made where they are missing."""
+        objects = []
+        if layouts.wants_leads(self.config):
+            objects += [self.send_file(file) for record in manifest.leads for file in (record.grib, record.index)]
+        if layouts.wants_blocks(self.config):
+            hours = self.config["delivery"]["block_hours"]
+            blocks = layouts.make_blocks(self.config.cycle, self.member, manifest.leads, hours)
+            with ThreadPoolExecutor(self.storage.settings.threads, thread_name_prefix="block") as pool:
+                for pair in pool.map(self._send_block, blocks):
+                    objects += pair
+        return objects
+
+    def _send_block(self, block: layouts.Block) -> tuple[ObjectInfo, ObjectInfo]:
+        grib = self._present(block.grib)
+        if grib is None:
+            grib = self._found(
+                self.storage.compose(
+                    [self.key(record.grib) for record in block.leads],
+                    self.key(block.grib),
+                    crc32c=block.grib.crc32c,
+                    replacing=self._replaceable(block.grib),
+                )
+            )
+        index = block.index([self._index(record) for record in block.leads])
+        info = self.storage.put_bytes(index, self.key(block.index_name), overwrite=True)
+        return grib, self._found(info)
+
+    def _index(self, record: LeadRecord) -> bytes:
+        """Return a lead's index from scratch, or from the destination."""
+        path = lead_file_path(self.scratch, self.member, record.index.name)
+        data = path.read_bytes() if path is not None else self.storage.get_bytes(self.key(record.index))
+        if crc32c_bytes(data) != record.index.crc32c:
+            raise VerificationError(f"{record.index.name}: differs from its record, expected {record.index.crc32c}")
+        return data
+
+    def _remove_parts(self, manifest: MemberManifest) -> None:
+        """Remove the leads where only blocks are wanted, now that the receipt names these."""
+        if layouts.wants_leads(self.config):
+            return
+        for record in manifest.leads:
+            for file in (record.grib, record.index):
+                if self.key(file) in self.there:
+                    self.storage.delete(self.key(file))
+
+    def _finished(self, receipt: Receipt, manifest: MemberManifest) -> Receipt:
+        """Write the local receipt, free scratch when asked to, and say what moved."""
+        freed = 0
+        if not self.config["keep_scratch"]:
+            freed = remove_leads(self.scratch, self.member, manifest.leads, indexes=True)
+        now, before = self.storage.counts, self._before
+        sent = now.bytes - before.bytes
+        receipt = Receipt(
+            **{name: getattr(receipt, name) for name in ("member", "cycle", "destination", "layout", "content_digest")},
+            objects=receipt.objects,
+            sent_objects=now.objects - before.objects,
+            sent_bytes=sent,
+            retries=now.retries - before.retries,
+            seconds=time.perf_counter() - self.began,
+            freed_bytes=freed,
+        )
+        effort = ("sent_objects", "sent_bytes", "retries", "seconds", "freed_bytes")
+        content = {**receipt.lasting(), **{name: getattr(receipt, name) for name in effort}}
+        write_json(self.scratch.receipt(self.member), content)
+        name = member_name(self.member)
+        if receipt.sent_objects:
+            log.info("%s: %d objects, %d bytes sent to %s", name, receipt.sent_objects, sent, receipt.destination)
+        else:
+            log.info("%s: everything is at %s already, no bytes moved", name, receipt.destination)
+        return receipt
+
+
+def member_objects(config: Config, storage: Storage, member: int) -> dict[str, ObjectInfo]:
+    """Return what the destination has among a member's leads, blocks and indexes, by key."""
+    prefix = config.keys_.lead(member, 0).rpartition("_")[0] + "_"
+    return {info.key: info for info in storage.list(prefix)}
+
+
+def remote_json(storage: Storage, key: str) -> Mapping[str, Any] | None:
+    """Return the JSON object under `key`, None when there is none or it is damaged (which is logged)."""
+    if storage.stat(key) is None:
+        return None
+    try:
+        content = json.loads(storage.get_bytes(key))
+    except ValueError:
+        content = None
+    if not isinstance(content, Mapping):
+        log.warning("%s: not JSON, counts as missing", storage.address(key))
+        return None
+    return content
+
+
+def remote_manifest(config: Config, storage: Storage, member: int) -> MemberManifest | None:
+    """Return the member's manifest at the destination, None when there is none or it is damaged (which is logged)."""
+    key = config.keys_.manifest(member)
+    content = remote_json(storage, key)
+    try:
+        return None if content is None else parse_member_manifest(content, storage.address(key))
+    except VerificationError as error:
+        log.warning("%s, counts as missing", error)
+        return None
+
+
+def remote_receipt(config: Config, storage: Storage, member: int) -> Mapping[str, Any] | None:
+    """Return the member's receipt at the destination, None when there is none or it is damaged (which is logged)."""
+    key = config.keys_.receipt(member)
+    content = remote_json(storage, key)
+    if content is None:
+        return None
+    if content.get("schema") != RECEIPT_SCHEMA or not {"content_digest", "layout", "objects", "leads"} <= set(content):
+        log.warning("%s: not a receipt, counts as missing", storage.address(key))
+        return None
+    return content

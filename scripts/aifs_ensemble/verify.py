@@ -1,0 +1,314 @@
+"""Comparison of what there is with what the manifests say, on scratch and at the destination.
+
+A destination is compared by its listing: sizes and checksums that the service computed, so that nothing is
+downloaded (a folder has to be read). A damaged member is put back to unfinished, so that a rerun makes just
+what is missing: on scratch damaged files are moved aside and the manifest goes; at the destination manifest and
+receipt go, and the damaged leads are forgotten in the work folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from aifs_ensemble.config import Config
+from aifs_ensemble.delivery_core import member_objects, remote_manifest, remote_receipt
+from aifs_ensemble.errors import VerificationError, WorkflowError
+from aifs_ensemble.files import write_bytes
+from aifs_ensemble.journal import Journal, WorkFolder
+from aifs_ensemble.layouts import make_blocks, wants_leads
+from aifs_ensemble.manifest import FileRecord, LeadRecord, check_leads, read_member_manifest
+from aifs_ensemble.names import file_name, format_members, index_file, lead_file, lead_name, member_name
+from aifs_ensemble.scratch_space import lead_file_path
+from aifs_ensemble.storage import ObjectInfo, Storage, open_destination
+
+log = logging.getLogger(__name__)
+
+PLACES = ("scratch", "destination")
+DEEP_LEADS = 2  # of each member
+
+
+@dataclass(frozen=True)
+class MemberCheck:
+    """What was found of one member in one place.
+
+    `state` is ``sound``, ``absent`` (nothing finished is there) or ``damaged``; `problems` says what is wrong
+    by lead, lead 0 standing for the member's manifest, receipt and blocks.
+    """
+
+    member: int
+    place: str
+    state: str
+    problems: Mapping[int, str] = field(default_factory=dict)
+    bytes: int = 0
+    decoded: int = 0
+
+    def lines(self) -> list[str]:
+        """Return one line for each problem."""
+        return [f"{member_name(self.member)} {lead_name(lead) if lead else ''}: {text}".replace(" :", ":")
+                for lead, text in sorted(self.problems.items())]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EnsembleCheck:
+    """What was found of all members."""
+
+    members: tuple[MemberCheck, ...]
+
+    def of(self, state: str, place: str | None = None) -> list[MemberCheck]:
+        """Return the checks with a state, in one place or anywhere."""
+        return [check for check in self.members if check.state == state and place in (None, check.place)]
+
+    def require_sound(self) -> None:
+        """Raise VerificationError, one line, when any member is damaged."""
+        damaged = self.of("damaged")
+        if damaged:
+            lines = [line for check in damaged for line in check.lines()]
+            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+            members = format_members({check.member for check in damaged})
+            raise VerificationError(f"members {members} damaged: {'; '.join(lines[:3])}{more}; run again to mend them")
+
+
+def verify_ensemble(
+    config: Config, *, deep: bool = False, mend: bool = True, places: Iterable[str] = PLACES
+) -> EnsembleCheck:
+    """Compare every member with its manifests; VerificationError naming the damaged leads when there are any."""
+    check = check_ensemble(config, deep=deep, mend=mend, places=places)
+    check.require_sound()
+    return check
+
+
+def check_ensemble(
+    config: Config, *, deep: bool = False, mend: bool = False, places: Iterable[str] = PLACES
+) -> EnsembleCheck:
+    """Return the comparison of every member with its manifests, in the places asked for."""
+    storage = open_destination(config) if "destination" in places and config["destination"] else None
+    wanted = [place for place in places if place != "destination" or storage is not None]
+    jobs = [(member, place) for place in wanted for member in config.members]
+    run = partial(_check_one, config, storage=storage, deep=deep, mend=mend)
+    with ThreadPoolExecutor(config["delivery"]["threads"]) as pool:
+        return EnsembleCheck(tuple(pool.map(run, jobs)))
+
+
+def _check_one(config: Config, job: tuple[int, str], **options: Any) -> MemberCheck:
+    member, place = job
+    check = verify_member(config, member, place=place, **options)
+    for line in check.lines():
+        log.warning("%s: %s", place, line)
+    return check
+
+
+def verify_member(
+    config: Config,
+    member: int,
+    *,
+    place: str = "destination",
+    deep: bool = False,
+    mend: bool = False,
+    storage: Storage | None = None,
+) -> MemberCheck:
+    """Compare one member with its manifest on ``scratch`` or at the ``destination``.
+
+    With `deep` some leads are decoded, all of their messages. With `mend` a damaged member becomes unfinished.
+    """
+    if place == "scratch":
+        check = _check_scratch(config, member)
+    else:
+        storage = storage or open_destination(config)
+        check = _check_destination(config, member, storage)
+    if deep and check.state == "sound":
+        check = _decode_some(config, check, storage)
+    if mend and check.state == "damaged":
+        if place == "scratch":
+            _mend_scratch(config, check)
+        else:
+            assert storage is not None
+            _mend_destination(config, check, storage)
+    return check
+
+
+def _check_scratch(config: Config, member: int) -> MemberCheck:
+    path = config.scratch.manifest(member)
+    if not path.exists():
+        return MemberCheck(member, "scratch", "absent")
+    try:
+        manifest = read_member_manifest(path)
+    except WorkflowError as error:
+        return MemberCheck(member, "scratch", "damaged", {0: str(error)})
+    records = [r for r in manifest.leads if not _removed(config, member, r)]
+    problems = check_leads(config.scratch.forecasts(), records)
+    problems |= {lead: f"{lead_name(lead)} is not in {path}" for lead in _not_covered(config, manifest.leads)}
+    state = "damaged" if problems else "sound"
+    return MemberCheck(member, "scratch", state, problems, sum(r.grib.size + r.index.size for r in records))
+
+
+def _removed(config: Config, member: int, record: LeadRecord) -> bool:
+    """Tell whether a lead's local copy went because its delivery was verified."""
+    if lead_file_path(config.scratch, member, record.grib.name) is not None:
+        return False
+    return WorkFolder(config.scratch.work(member), config.cycle, member).delivered.read().get(record.lead) == record
+
+
+def _not_covered(config: Config, records: Iterable[LeadRecord]) -> list[int]:
+    return sorted(set(config.leads) - {record.lead for record in records})
+
+
+def _check_destination(config: Config, member: int, storage: Storage) -> MemberCheck:
+    """Compare the objects of a member with its manifest, and blocks with its receipt."""
+    manifest = remote_manifest(config, storage, member)
+    if manifest is None:
+        there = storage.stat(config.keys_.manifest(member)) is not None
+        problems = {0: f"{storage.address(config.keys_.manifest(member))}: not a sound manifest"} if there else {}
+        return MemberCheck(member, "destination", "damaged" if there else "absent", problems)
+    objects = member_objects(config, storage, member)
+    by_name = {file_name(key): info for key, info in objects.items()}
+    problems = {lead: f"{lead_name(lead)} is not in the manifest" for lead in _not_covered(config, manifest.leads)}
+    size = 0
+    if wants_leads(config):
+        for record in manifest.leads:
+            for file in (record.grib, record.index):
+                size += file.size
+                wrong = _wrong(storage, by_name.get(file.name), file)
+                if wrong:
+                    problems.setdefault(record.lead, wrong)
+    if config["delivery"]["layout"] != "leads":
+        more, block_size = _check_receipt(config, member, storage, by_name, manifest.content_digest)
+        problems |= more
+        size += block_size
+    return MemberCheck(member, "destination", "damaged" if problems else "sound", problems, size)
+
+
+def _check_receipt(
+    config: Config, member: int, storage: Storage, by_name: Mapping[str, ObjectInfo], digest: str
+) -> tuple[dict[int, str], int]:
+    receipt = remote_receipt(config, storage, member)
+    address = storage.address(config.keys_.receipt(member))
+    if receipt is None:
+        return {0: f"{address}: missing"}, 0
+    if receipt["content_digest"] != digest:
+        return {0: f"{address}: of other content than the manifest"}, 0
+    size = 0
+    for item in receipt["objects"]:
+        file = FileRecord(file_name(item["key"]), item["size"], item["crc32c"])
+        size += file.size
+        wrong = _wrong(storage, by_name.get(file.name), file)
+        if wrong:
+            return {0: wrong}, size
+    return {}, size
+
+
+def _wrong(storage: Storage, info: ObjectInfo | None, file: FileRecord) -> str | None:
+    """Return what is wrong with an object against its record, or None."""
+    if info is None:
+        return f"{file.name}: missing"
+    if info.size != file.size:
+        return f"{file.name}: {info.size} bytes, expected {file.size}"
+    found = storage.with_crc32c(info).crc32c
+    return None if found == file.crc32c else f"{file.name}: crc32c {found}, expected {file.crc32c}"
+
+
+def _decode_some(config: Config, check: MemberCheck, storage: Storage | None) -> MemberCheck:
+    """Decode all messages of a few leads, the same ones each time."""
+    if check.place == "scratch":
+        records = read_member_manifest(config.scratch.manifest(check.member)).leads
+    else:
+        assert storage is not None
+        manifest = remote_manifest(config, storage, check.member)
+        records = manifest.leads if manifest else ()
+    chosen = random.Random(f"{config.cycle} {check.member}").sample(list(records), min(DEEP_LEADS, len(records)))
+    problems = {}
+    decoded = 0
+    for record in chosen:
+        data = _lead_bytes(config, check, record, records, storage)
+        if data is None:
+            continue
+        wrong = decode_problem(data, record, check.member)
+        decoded += record.messages
+        if wrong:
+            problems[record.lead] = f"{record.grib.name}: {wrong}"
+    return replace(check, state="damaged" if problems else "sound", problems=problems, decoded=decoded)
+
+
+def _lead_bytes(
+    config: Config, check: MemberCheck, record: LeadRecord, records: Iterable[LeadRecord], storage: Storage | None
+) -> bytes | None:
+    """Return the GRIB of a lead: a file, an object or a piece of a block; None when its local copy went."""
+    if check.place == "scratch":
+        path = lead_file_path(config.scratch, check.member, record.grib.name)
+        return path.read_bytes() if path else None
+    assert storage is not None
+    if wants_leads(config):
+        return storage.get_bytes(config.keys_.lead(check.member, record.lead))
+    for block in make_blocks(config.cycle, check.member, records, config["delivery"]["block_hours"]):
+        if record in block.leads:
+            before = sum(other.grib.size for other in block.leads if other.lead < record.lead)
+            key = config.keys_.block(check.member, block.start, block.end)
+            return storage.get_range(key, before, record.grib.size)
+    return None
+
+
+def decode_problem(data: bytes, record: LeadRecord, member: int) -> str | None:
+    """Decode every message of a lead's GRIB; return what is wrong with the first bad one, or None."""
+    import eccodes
+    import numpy as np
+
+    count = 0
+    try:
+        for message in eccodes.StreamReader(BytesIO(data)):
+            count += 1
+            name = message.get("shortName")
+            for key, expected in (("number", member), ("endStep", record.lead)):
+                found = message.get(key)
+                if found != expected:
+                    return f"message {count} ({name}): {key} {found}, expected {expected}"
+            if not np.isfinite(message.data).all():
+                return f"message {count} ({name}): NaN or infinity"
+    except eccodes.CodesInternalError as error:
+        return f"message {count + 1}: {error}"
+    return None if count == record.messages else f"{count} messages, expected {record.messages}"
+
+
+def _mend_scratch(config: Config, check: MemberCheck) -> None:
+    """Move damaged files aside, forget their leads, and take back manifest and receipt."""
+    scratch = config.scratch
+    work = WorkFolder(scratch.work(check.member), config.cycle, check.member)
+    aside = work.root / "damaged"
+    for lead in check.problems:
+        name = lead_file(config.cycle, check.member, lead)
+        for file in (name, index_file(name)) if lead else ():
+            for folder in (scratch.forecasts(), work.leads):
+                if (folder / file).exists():
+                    aside.mkdir(parents=True, exist_ok=True)
+                    (folder / file).replace(aside / file)
+    _forget(work.root / "journal.jsonl", work.journal, check.problems)
+    scratch.manifest(check.member).unlink(missing_ok=True)
+    scratch.receipt(check.member).unlink(missing_ok=True)
+
+
+def _mend_destination(config: Config, check: MemberCheck, storage: Storage) -> None:
+    """Take back manifest and receipt at the destination, and forget that the damaged leads were delivered.
+
+    The damaged objects stay until the next delivery replaces them: nothing vouches for them any more.
+    """
+    keys = config.keys_
+    for key in (keys.success, keys.manifest(check.member), keys.receipt(check.member)):
+        storage.delete(key)
+    work = WorkFolder(config.scratch.work(check.member), config.cycle, check.member)
+    _forget(work.root / "delivered.jsonl", work.delivered, check.problems)
+    config.scratch.receipt(check.member).unlink(missing_ok=True)
+
+
+def _forget(path: Path, journal: Journal, leads: Iterable[int]) -> None:
+    """Drop leads from a journal, in one step."""
+    if path.exists():
+        records = {lead: record for lead, record in journal.read().items() if lead not in set(leads)}
+        lines = [json.dumps(asdict(record)) + "\n" for record in records.values()]
+        write_bytes(path, "".join(lines).encode())
