@@ -128,6 +128,9 @@ class Scratch:
     def manifest(self, member: int) -> Path:
         return self.base / "manifests" / f"{member_name(member)}.json"
 
+    def metrics(self, member: int) -> Path:
+        return self.base / "metrics" / f"{member_name(member)}.csv"
+
     def receipt(self, member: int) -> Path:
         return self.base / "receipts" / f"{member_name(member)}.json"
 

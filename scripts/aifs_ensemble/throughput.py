@@ -231,21 +231,29 @@ def add_result(result: Mapping[str, Any], specs: Mapping[str, Gpu], path: Path =
     return speed
 
 
-PHASES = ("start_up", "compute", "wait_output", "drain")
+PHASES = ("start_up", "compute", "wait_output", "between", "drain")
 
 
-def phase_seconds(manifest: MemberManifest) -> dict[str, float]:
-    """Return a member's seconds by `PHASES`, from the timings of its manifest; they add up to its total.
+def phase_seconds(timings: Mapping[str, float], step_seconds: Sequence[float] = ()) -> dict[str, float]:
+    """Return an attempt's seconds by `PHASES`; they add up to its total.
 
-    Start-up is everything before the first step: what the timings name, or what is left of the total.
+    `timings` are a manifest's: ``steps`` is the time of the stepping loop, which holds ``wait_output``; what is left
+    of it after the forward passes (`step_seconds`) is ``between``: copies, forcings, restart states. Start-up is
+    everything before the first step.
     """
-    timings = manifest.timings
-    compute = max(float(timings.get("steps", sum(manifest.step_seconds))), 0.0)
-    waited = max(float(timings.get("wait_output", 0.0)), 0.0)
+    loop = max(float(timings.get("steps", sum(step_seconds))), 0.0)
+    waited = min(max(float(timings.get("wait_output", 0.0)), 0.0), loop)
+    compute = min(sum(step_seconds), loop - waited) if step_seconds else loop - waited
     drain = max(float(timings.get("drain", 0.0)), 0.0)
-    known = sum(float(timings.get(name, 0.0)) for name in ("load", "compile"))
-    start = max(float(timings["total"]) - compute - waited - drain, 0.0) if "total" in timings else known
-    return {"start_up": start, "compute": compute, "wait_output": waited, "drain": drain}
+    known = sum(float(timings.get(name, 0.0)) for name in ("verify", "state", "encoders", "load", "compile"))
+    start = max(float(timings["total"]) - loop - drain, 0.0) if "total" in timings else known
+    return {
+        "start_up": start,
+        "compute": compute,
+        "wait_output": waited,
+        "between": loop - waited - compute,
+        "drain": drain,
+    }
 
 
 def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Iterable[str]) -> Throughput:
@@ -265,9 +273,9 @@ def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Ite
             groups.setdefault(key, []).append(manifest)
     runs = []
     for key, members in groups.items():
-        phases = [phase_seconds(manifest) for manifest in members]
+        phases = [phase_seconds(manifest.timings, manifest.step_seconds) for manifest in members]
         steps = [
-            (phase["compute"] + phase["wait_output"]) / len(member.step_seconds)
+            (phase["compute"] + phase["wait_output"] + phase["between"]) / len(member.step_seconds)
             for phase, member in zip(phases, members, strict=True)
         ]
         runs.append(
