@@ -1,0 +1,262 @@
+"""Fields from ECMWF open data: source after source, try after try, checked before they are kept."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import requests
+
+from aifs_ensemble.errors import DownloadError, InputError
+from aifs_ensemble.initial.grib_reader import Header, decode, read_header, split_messages
+from aifs_ensemble.initial.meaning import Parameter
+from aifs_ensemble.initial.opendata_client import IndexAdapter, IndexedRange, RangeClient, check_sources
+from aifs_ensemble.initial.rangecache import RangeCache, RangeKey, sha256
+from aifs_ensemble.initial.transfer import (
+    CONNECTIONS,
+    ContentError,
+    Deadline,
+    DeadlinePassedError,
+    TransferError,
+    as_transfer_error,
+)
+
+LOG = logging.getLogger(__name__)
+
+_BACKOFF = 0.5, 20.0  # seconds: first pause between tries, and longest
+_PATIENCE = 60.0  # a server that asks for a longer pause is left for the next source
+
+
+@dataclass(frozen=True, eq=False)
+class Fetched:
+    """One field: header, grid name, values float32 ``(value,)`` and the SHA-256 of its message."""
+
+    header: Header
+    grid: str
+    values: npt.NDArray[np.float32]
+    digest: str
+    size: int
+    key: RangeKey
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request for one level type: what the client is asked for, and what must come of it.
+
+    `number` is the member, None for a deterministic forecast. All are at step 0.
+    """
+
+    time: datetime
+    stream: str
+    type: str
+    parameters: tuple[Parameter, ...]
+    number: int | None = None
+
+    @property
+    def levtype(self) -> str:
+        return self.parameters[0].levtype
+
+    @property
+    def mars(self) -> dict[str, Any]:
+        """The request in the client's terms."""
+        request: dict[str, Any] = {
+            "date": f"{self.time:%Y%m%d}",
+            "time": self.time.hour,
+            "stream": self.stream,
+            "type": self.type,
+            "step": 0,
+            "levtype": self.levtype,
+            "param": sorted({p.name for p in self.parameters}),
+        }
+        if self.levtype != "sfc":
+            request["levelist"] = sorted({p.level for p in self.parameters})
+        if self.number is not None:
+            request["number"] = [self.number]
+        return request
+
+    def __str__(self) -> str:
+        member = "" if self.number is None else f" member {self.number}"
+        return f"{self.time:%Y%m%d_%H%M} {self.stream} {self.type}{member} {self.levtype}"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """The fields of one request, in the order of its parameters, and where they came from."""
+
+    request: Request
+    fields: tuple[Fetched, ...]
+    source: str
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Return source, files, index digests and a digest over all messages."""
+        return {
+            "request": str(self.request),
+            "source": self.source,
+            "files": sorted({f.key.file for f in self.fields}),
+            "index_sha256": sorted({f.key.index for f in self.fields}),
+            "messages": len(self.fields),
+            "bytes": sum(f.size for f in self.fields),
+            "sha256": sha256("".join(f.digest for f in self.fields).encode()),
+        }
+
+
+class MissingFieldsError(ContentError):
+    """A source answers, but lacks fields."""
+
+    def __init__(self, request: Request, missing: list[Parameter]):
+        names = ", ".join(map(str, missing))
+        super().__init__(f"lacks {len(missing)} of {len(request.parameters)} fields: {names}", again=False)
+
+
+class Downloader:
+    """Fetches the fields of requests from the first source that delivers them whole.
+
+    Parameters
+    ----------
+    sources : names known to the client, or base URLs, in order of preference
+    settings : ``resolution``, ``attempts`` per source, ``deadline_seconds`` for all requests together,
+        ``stall_seconds``
+    cache : folder of the range cache
+    """
+
+    def __init__(self, sources: list[str], settings: Mapping[str, Any], cache: Path):
+        check_sources(sources)
+        self.sources = list(sources)
+        self.resolution: str = settings["resolution"]
+        self.attempts: int = settings["attempts"]
+        self.cache = RangeCache(cache)
+        self.deadline = Deadline(settings["deadline_seconds"])
+        self.stall_seconds: float = settings["stall_seconds"]
+        self._clients: dict[str, RangeClient] = {}
+
+    def fetch(self, request: Request) -> Delivery:
+        """Return the fields of a request. A request served before is served from the same source's cache.
+
+        Raises InputError when the sources that answered lack fields, DownloadError when none answered
+        in time; one line that says what each source did.
+        """
+        name = f"{request}|{self.resolution}|{request.mars}"
+        reasons: dict[str, TransferError] = {}
+        for source in self._order(self.cache.record(name)):
+            try:
+                delivery = self._from_source(source, request)
+            except TransferError as error:
+                LOG.warning("%s: %s: %s", source, request, error)
+                reasons[source] = error
+                if isinstance(error, DeadlinePassedError):
+                    break
+                if not isinstance(error, MissingFieldsError):
+                    self._demote(source)
+            else:
+                self.cache.keep_record(name, {"source": source, "request": str(request)})
+                return delivery
+        told = "; ".join(f"{source}: {error}" for source, error in reasons.items())
+        lacking = any(isinstance(error, MissingFieldsError) for error in reasons.values())
+        raise (InputError if lacking else DownloadError)(f"open data {request}: {told}")
+
+    def _order(self, record: Any) -> list[str]:
+        """Return the sources, the one that served this request before first: its index is in the cache."""
+        before = record.get("source") if isinstance(record, dict) else None
+        return sorted(self.sources, key=lambda source: source != before)
+
+    def _demote(self, source: str) -> None:
+        """Try a source that failed after the others from now on."""
+        self.sources.remove(source)
+        self.sources.append(source)
+
+    def _from_source(self, source: str, request: Request) -> Delivery:
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return self._once(source, request)
+            except TransferError as error:
+                pause = max(error.wait, random.uniform(0.5, 1) * min(_BACKOFF[0] * 2 ** (attempt - 1), _BACKOFF[1]))
+                if not error.again or attempt == self.attempts or error.wait > _PATIENCE:
+                    raise
+                if pause >= self.deadline.remaining:
+                    raise DeadlinePassedError(self.deadline.seconds) from error
+                LOG.info("%s: %s: %s; again in %.1f s", source, request, error, pause)
+                time.sleep(pause)
+        raise AssertionError("attempts is at least 1")
+
+    def _client(self, source: str) -> RangeClient:
+        if source not in self._clients:
+            adapter = IndexAdapter(self.cache, self.stall_seconds, self.deadline)
+            self._clients[source] = RangeClient(source, self.resolution, self.cache, adapter)
+        return self._clients[source]
+
+    def _once(self, source: str, request: Request) -> Delivery:
+        client: RangeClient | None = None
+        try:
+            client = self._client(source)
+            ranges = client.ranges(request.mars)
+            by_parameter = {item.parameter: item for item in ranges}
+            missing = [p for p in request.parameters if p not in by_parameter]
+            if missing:
+                raise MissingFieldsError(request, missing)
+            fetched = self._fetch(client, request, [by_parameter[p] for p in request.parameters])
+        except requests.RequestException as error:
+            raise as_transfer_error(error) from error
+        except ContentError:
+            if client is not None:
+                client.forget_indexes()
+            raise
+        return Delivery(request, tuple(fetched[p] for p in request.parameters), source)
+
+    def _fetch(self, client: RangeClient, request: Request, ranges: list[IndexedRange]) -> dict[Parameter, Fetched]:
+        """Return the checked field of each range, from the cache or the service.
+
+        Every range that arrives whole is kept, whatever becomes of the others.
+        """
+        fetched = {}
+        absent = []
+        for item in ranges:
+            data = self.cache.range(item.key)
+            if data is None:
+                absent.append(item)
+            else:
+                fetched[item.parameter] = _checked(data, item, request)
+        failure: Exception | None = None
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            waiting = {pool.submit(client.fetch, item): item for item in absent}
+            for future in as_completed(waiting):
+                item = waiting[future]
+                try:
+                    data = future.result()
+                    fetched[item.parameter] = _checked(data, item, request)
+                    self.cache.keep_range(item.key, data)
+                except CancelledError:
+                    continue
+                except (TransferError, requests.RequestException) as error:
+                    failure = failure or error
+                    pool.shutdown(wait=False, cancel_futures=True)
+        if failure is not None:
+            raise failure
+        return fetched
+
+
+def _checked(data: bytes, item: IndexedRange, request: Request) -> Fetched:
+    """Return the field of a range. Raises ContentError unless it is the one whole message that its index says."""
+    where = f"{item.key.file} at byte {item.key.offset}"
+    try:
+        messages = list(split_messages(data, where))
+        if len(messages) != 1:
+            raise ContentError(f"{where}: {len(messages)} messages, expected 1", again=True)
+        header = read_header(data, where)
+        found = (header.parameter, header.number if request.number is not None else None, header.base_time, header.step)
+        expected = (item.parameter, request.number, request.time, "0")
+        if found != expected:
+            raise ContentError(f"{where}: {header}, expected {item.parameter} of {request}", again=True)
+        grid, values = decode(data, where)
+    except InputError as error:
+        raise ContentError(str(error), again=True) from None
+    return Fetched(header, grid, values, sha256(data), len(data), item.key)

@@ -1,0 +1,131 @@
+"""Initial conditions from ECMWF open data: perturbed members of the IFS ensemble at T-6h and T.
+
+Constants (land-sea mask, orography and its subgrid statistics) are those of the control forecast at T, the
+same for every member; they are fetched and interpolated once per cycle.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aifs_ensemble.config import Config
+from aifs_ensemble.errors import InputError
+from aifs_ensemble.initial.download import Delivery, Downloader, Fetched, Request
+from aifs_ensemble.initial.meaning import GRAVITY, by_level_type, units, variable_name
+from aifs_ensemble.initial.source import Inputs, Regridder, Values, input_times
+from aifs_ensemble.state import State, read_state, write_state
+
+LOG = logging.getLogger(__name__)
+
+LICENCE = "ECMWF open data, Creative Commons Attribution 4.0 International (CC BY 4.0)"
+
+
+class OpenDataSource:
+    """Members of one cycle from the configured copies of the service."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        settings = config["initial_conditions"]["ecmwf_open_data"]
+        self.cache = config.cache
+        self.downloader = Downloader(settings["sources"], settings, self.cache / "opendata")
+        self.regridder = Regridder(config.model.grid, self.cache)
+
+    def prepare(self) -> dict[str, Any]:
+        """Fetch constants and both ensemble index files, interpolate, keep; return a record of it."""
+        constants = self._constants()
+        first = by_level_type(self.config.model.surface)["sfc"][:1]
+        for time in input_times(self.config):
+            # one small field: it brings the index of the file that all members read
+            self._to_model(self.downloader.fetch(self._request(time, self.config.members[0], tuple(first))))
+        return {
+            "source": {"kind": "ecmwf-open-data", "licence": LICENCE, "constants": constants.provenance},
+            "interpolation": self.regridder.provenance,
+        }
+
+    def read(self, member: int) -> Inputs:
+        """Return one member's fields on the model's grid."""
+        LOG.info("%s", LICENCE)
+        constants = self._constants()
+        fields: dict[datetime, dict[str, Values]] = {}
+        requests = []
+        for time in input_times(self.config):
+            fields[time] = {}
+            for parameters in by_level_type(self.config.model.prognostic).values():
+                delivery = self.downloader.fetch(self._request(time, member, tuple(parameters)))
+                fields[time] |= self._to_model(delivery)
+                requests.append(delivery.provenance)
+        at_last = fields[self.config.cycle_time]
+        at_last |= dict(zip(constants.variables, constants.fields[0], strict=True))
+        source = {
+            "kind": "ecmwf-open-data",
+            "licence": LICENCE,
+            "requests": requests,
+            "constants": constants.provenance,
+            "converted": {"z on pressure levels": f"{GRAVITY} gh", "stl1, stl2": "sot on soil levels 1, 2"},
+        }
+        return Inputs(fields, {"source": source, "interpolation": self.regridder.provenance})
+
+    @staticmethod
+    def _request(time: datetime, member: int, parameters: Any) -> Request:
+        return Request(time, "enfo", "pf", parameters, member)
+
+    def _constants_path(self) -> Path:
+        name = f"{self.config.cycle}_{self.config.model.grid}_{'-'.join(sorted(self.config.model.constant))}"
+        return self.cache / "opendata" / "constants" / f"{name}.safetensors"
+
+    def _constants(self) -> State:
+        """Return the constants on the model's grid, from the cache or the service."""
+        path = self._constants_path()
+        if path.exists():
+            try:
+                return read_state(path, grid=self.config.model.grid)
+            except (InputError, ValueError, KeyError) as error:
+                LOG.warning("%s; fetching the constants again", error)
+        groups = by_level_type(self.config.model.constant)
+        # the client knows that 06 and 18 UTC runs were in stream scda before cycle 50r1
+        deliveries = [
+            self.downloader.fetch(Request(self.config.cycle_time, "oper", "fc", tuple(parameters)))
+            for parameters in groups.values()
+        ]
+        fields: dict[str, Values] = {}
+        for delivery in deliveries:
+            fields |= self._to_model(delivery)
+        names = tuple(sorted(fields))
+        state = State(
+            fields=np.stack([fields[name] for name in names])[None],
+            times=(self.config.cycle_time,),
+            variables=names,
+            units=tuple(map(units, names)),
+            grid=self.config.model.grid,
+            cycle=self.config.cycle,
+            member=0,
+            provenance={
+                "requests": [delivery.provenance for delivery in deliveries],
+                "interpolation": self.regridder.provenance,
+            },
+        )
+        write_state(path, state)
+        return state
+
+    def _to_model(self, delivery: Delivery) -> dict[str, Values]:
+        """Return a delivery's fields on the model's grid, under the model's names and units."""
+        by_grid: dict[str, dict[str, Values]] = {}
+        for fetched in delivery.fields:
+            name, values = _model_field(fetched)
+            by_grid.setdefault(fetched.grid, {})[name] = values
+        result: dict[str, Values] = {}
+        for grid, fields in by_grid.items():
+            result |= self.regridder.to_model(grid, fields)
+        return result
+
+
+def _model_field(fetched: Fetched) -> tuple[str, Values]:
+    parameter = fetched.header.parameter
+    if parameter.name == "gh":
+        return f"z_{parameter.level}", fetched.values * np.float32(GRAVITY)
+    return variable_name(parameter), fetched.values

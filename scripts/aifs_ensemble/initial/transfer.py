@@ -1,0 +1,156 @@
+"""HTTP transfers that always end: stall and total time limits, no whole file in answer to a range.
+
+`GuardedAdapter` is a transport adapter of requests, so that it serves the ecmwf-opendata client as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+CONNECTIONS = 8  # parallel range requests to one source
+MAX_INDEX_BYTES = 64 << 20  # an index of 51 members has about 2 MB
+_CHUNK = 1 << 16
+_RETRIABLE = {408, 425, 429, 500, 502, 503, 504}
+
+
+class TransferError(Exception):
+    """A transfer failed.
+
+    Attributes
+    ----------
+    again : whether the same source may do better next time
+    wait : seconds that the server asked to wait, 0 if it did not
+    """
+
+    def __init__(self, reason: str, *, again: bool, wait: float = 0.0):
+        super().__init__(reason)
+        self.again = again
+        self.wait = wait
+
+
+class ContentError(TransferError):
+    """An answer came whole and is wrong: what the index says may be wrong too."""
+
+
+class DeadlinePassedError(TransferError):
+    """The time for all downloads of a member is over."""
+
+    def __init__(self, seconds: float):
+        super().__init__(f"deadline of {seconds:g} s passed", again=False)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A total time limit, running since it was made."""
+
+    seconds: float
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left. Raises DeadlinePassedError when there are none."""
+        left = self.start + self.seconds - time.monotonic()
+        if left <= 0:
+            raise DeadlinePassedError(self.seconds)
+        return left
+
+
+class GuardedAdapter(HTTPAdapter):
+    """Sends a request and reads its whole answer under the limits, refusing answers that were not asked for.
+
+    Parameters
+    ----------
+    stall_seconds : time without a new byte after which a transfer is given up
+    deadline : total time limit
+    """
+
+    def __init__(self, stall_seconds: float, deadline: Deadline):
+        super().__init__(pool_connections=2, pool_maxsize=CONNECTIONS, max_retries=0)
+        self.stall_seconds = stall_seconds
+        self.deadline = deadline
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        """Return the answer, read in full. Raises TransferError or what requests raises."""
+        limit = min(self.stall_seconds, self.deadline.remaining)
+        kwargs |= {"stream": True, "timeout": (limit, limit)}
+        response = super().send(request, *args, **kwargs)
+        try:
+            limit_bytes = _expected_length(request, response)
+            response._content = self._read(response, limit_bytes)
+        finally:
+            response.close()
+        response._content_consumed = True  # type: ignore[attr-defined]
+        return response
+
+    def _read(self, response: requests.Response, limit: int) -> bytes:
+        body = bytearray()
+        try:
+            # read1 returns what has come: a trickle cannot outlive the deadline
+            while chunk := response.raw.read1(_CHUNK, decode_content=True):
+                body += chunk
+                if len(body) > limit:
+                    raise TransferError(f"more than the {limit} bytes asked for", again=False)
+                _ = self.deadline.remaining
+        except urllib3.exceptions.ReadTimeoutError:
+            raise TransferError(f"no new byte in {self.stall_seconds:g} s", again=True) from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise TransferError(f"broke off after {len(body)} bytes ({type(error).__name__})", again=True) from None
+        announced = response.headers.get("Content-Length", "")
+        if announced.isdigit() and "Content-Encoding" not in response.headers and len(body) != int(announced):
+            raise TransferError(f"broke off after {len(body)} of {announced} bytes", again=True)
+        return bytes(body)
+
+
+def _expected_length(request: requests.PreparedRequest, response: requests.Response) -> int:
+    """Return the most bytes the answer may have; TransferError if it is not the range asked for."""
+    asked = request.headers.get("Range")
+    if asked is None or not response.ok:
+        return MAX_INDEX_BYTES
+    if response.status_code != 206:
+        raise TransferError(f"answers {response.status_code} with the whole file to a request for a range", again=False)
+    first, last = map(int, asked.removeprefix("bytes=").split("-"))
+    given = response.headers.get("Content-Range", "")
+    if not given.startswith(f"bytes {first}-{last}/"):
+        raise TransferError(f"sends {given or 'no Content-Range'} when asked for {asked}", again=True)
+    return last - first + 1
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Return the seconds in a Retry-After header (a number or a date), 0 if there is none."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def as_transfer_error(error: Exception) -> TransferError:
+    """Return what requests raised as a TransferError that says whether to try again."""
+    if isinstance(error, TransferError):
+        return error
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        if status == requests.codes.requested_range_not_satisfiable:
+            return ContentError(f"HTTP {status}, the index names bytes beyond the end of the file", again=True)
+        return TransferError(f"HTTP {status}", again=status in _RETRIABLE, wait=_retry_after(error.response))
+    if isinstance(error, requests.Timeout):
+        return TransferError("no answer in time", again=True)
+    if isinstance(error, requests.ConnectionError):
+        return TransferError(f"no connection ({_innermost(error)})", again=True)
+    return TransferError(f"{type(error).__name__}: {error}", again=False)
+
+
+def _innermost(error: BaseException) -> str:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return " ".join(str(error).split()) or type(error).__name__
