@@ -70,8 +70,22 @@ def write_state(path: Path, state: State, *, durable: bool = False) -> None:
     }
     tensors = {"fields": np.ascontiguousarray(state.fields, np.float32)}
     tensors |= {name: np.ascontiguousarray(array, np.float32) for name, array in state.extra.items()}
+    content = memoryview(save(tensors, metadata=header))
+    text, start = _sorted_header(content)
     with atomic_writer(path, durable=durable) as file:
-        file.write(save(tensors, metadata=header))
+        file.write(text)
+        file.write(content[start:])
+
+
+def _sorted_header(content: memoryview) -> tuple[bytes, int]:
+    """Return the header of safetensors content with its keys sorted, and where the tensors begin.
+
+    The library writes its text entries in random order: the same state would have other bytes each time.
+    """
+    length = int.from_bytes(content[:8], "little")
+    text = json.dumps(json.loads(bytes(content[8 : 8 + length])), sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, 8 + length
 
 
 def read_state(path: Path, *, variables: Sequence[str] | None = None, grid: str | None = None) -> State:
