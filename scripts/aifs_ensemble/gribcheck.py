@@ -118,7 +118,12 @@ def messages(path: Path, keys: Iterable[str] = (), *, values: bool = False) -> I
                     raise InputError(f"{path}: {offset - end} bytes at byte {end} are no GRIB message")
                 end = offset + length
                 found = {name: _get(handle, name) for name in names}
-                yield Message(offset, length, found, **(_statistics(handle) if values else {}))
+                try:
+                    statistics = _statistics(handle) if values else {}
+                except eccodes.CodesInternalError as error:
+                    name = f"{found['shortName']} at byte {offset}"
+                    raise InputError(f"{path}: {name}: values cannot be unpacked ({error})") from None
+                yield Message(offset, length, found, **statistics)
             finally:
                 eccodes.codes_release(handle)
         if path.stat().st_size != end:

@@ -227,13 +227,13 @@ def grid_template(grid: str) -> int:
 
     Classical reduced Gaussian grids come with ecCodes as samples, rows of points included.
     """
-    match = re.fullmatch(r"N(\d+)", grid)
+    message = f"grid: {grid!r} has no GRIB template, expected a classical grid such as N320"
+    if not re.fullmatch(r"N\d+", grid):
+        raise EncodingError(message)
     try:
-        if not match:
-            raise eccodes.CodesInternalError
-        return eccodes.codes_grib_new_from_samples(f"reduced_gg_pl_{match[1]}_grib2")
+        return eccodes.codes_grib_new_from_samples(f"reduced_gg_pl_{grid[1:]}_grib2")
     except eccodes.CodesInternalError:
-        raise EncodingError(f"grid: {grid!r} has no GRIB template, expected a classical grid such as N320") from None
+        raise EncodingError(message) from None
 
 
 def member_keys(spec: OutputSpec) -> dict[str, Any]:
