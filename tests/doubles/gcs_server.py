@@ -1,5 +1,6 @@
 """A Google Cloud Storage on loopback: fake-gcs-server, through its Python wrapper.
 
+Tests reach it through `gcs_fault_proxy`, which does resumable uploads as documented (this server does not).
 What it does not check: credentials, permissions, quotas, bucket locations (it accepts and repeats whatever
 is asked), request rates, storage classes, and the order in which a real bucket's listing may lag. It keeps
 objects, generations, generation preconditions, CRC32C and resumable sessions.
@@ -8,6 +9,7 @@ objects, generations, generation preconditions, CRC32C and resumable sessions.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,10 +22,20 @@ def gcs_server(bucket: str = "ensembles", location: str = "US-CENTRAL1") -> Iter
     """Yield the URL of a running server with one bucket; STORAGE_EMULATOR_HOST is set meanwhile."""
     before = os.environ.get("STORAGE_EMULATOR_HOST")
     with FakeGCSServer() as server:
+        threading.Thread(target=_read_log, args=(server,), daemon=True).start()
         make_bucket(server.url, bucket, location)
         yield server.url
     if before is not None:
         os.environ["STORAGE_EMULATOR_HOST"] = before
+
+
+
+def _read_log(server: FakeGCSServer) -> None:
+    """Read the server's log, which the wrapper leaves in a pipe: once that is full, the server stops answering."""
+    process = server._process
+    if process is not None and process.stderr is not None:
+        while process.stderr.read(65536):
+            pass
 
 
 def make_bucket(url: str, name: str, location: str = "US-CENTRAL1") -> None:
