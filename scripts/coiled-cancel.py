@@ -6,16 +6,13 @@ start. This one only starts the real command, in a session of its own that neith
 terminal's Ctrl-C reaches. Its log is .snakemake/rented/cancel.log.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    library = Path(__file__).resolve().parent
     folder = Path(".snakemake/rented")
     folder.mkdir(parents=True, exist_ok=True)
-    search = os.pathsep.join([str(library), *filter(None, [os.environ.get("PYTHONPATH")])])
     with open(folder / "cancel.log", "ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "aifs_ensemble", "coiled-cancel", *sys.argv[1:]],
@@ -23,5 +20,4 @@ if __name__ == "__main__":
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": search},
         )

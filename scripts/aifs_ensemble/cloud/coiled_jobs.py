@@ -55,8 +55,8 @@ def machine_script(job: RemoteJob) -> str:
         "set -e\n"
         'folder=$(mktemp -d "$PWD/job.XXXXXX")\n'
         'cd "$folder"\n'
-        f"base64 -d <<'PACKED' | gunzip > job.sh\n{packed}PACKED\n"
-        "exec /bin/sh job.sh\n"
+        f"base64 -d <<'PACKED' | gunzip > task\n{packed}PACKED\n"
+        "exec /bin/sh ./task\n"
     )
 
 
@@ -83,6 +83,8 @@ def run_arguments(job: RemoteJob, job_id: str, config: Config, machines: Machine
     disk = BOOT_DISK_GB + -(-int(job.resources.get("disk_mb", 0)) // 1000)
     cluster: dict[str, Any] = {"cluster_timeout": f"{seconds + 1800} seconds"}
     if job.spot:
+        # The client gives the scheduler's machine a T4 as soon as a worker has a bundled card.
+        cluster["scheduler_gpu"] = False
         # Coiled would replace a preempted machine without end; whether to try again, and whether
         # preemptible again, is decided by the attempt count of the job instead.
         cluster["backend_options"] = {"spot_replacement": False}
@@ -97,6 +99,7 @@ def run_arguments(job: RemoteJob, job_id: str, config: Config, machines: Machine
         # A single task runs on the scheduler's machine, and that one is never preemptible. Asking for spot
         # there would silently rent on demand, so the task gets a worker and the scheduler a small machine.
         "task_on_scheduler": False if job.spot else None,
+        "scheduler_vm_type": [cloud["cpu"]] if job.spot else None,
         "disk_size": str(disk),
         "env": {"AIFS_ENSEMBLE_JOB": job_id, "PYTHONUNBUFFERED": "1"},
         "secret_env": {},
@@ -137,6 +140,11 @@ def request_machine(record: JobRecord, config: Config, machines: Machines, cloud
             answer = coiled.batch.run(cloud=cloud, **arguments)
         except Exception as error:
             reason = " ".join(str(error).split())
+            # An answer can be lost, or a later call of the client fail, after the machine was rented.
+            request.cluster_id = _find(arguments["name"], cloud)
+            if request.cluster_id is not None:
+                LOG.warning("%s: the answer was lost (%s), found as cluster %d", record.id, reason, request.cluster_id)
+                return
             request.ended = reason
             if not is_stock_out(reason):
                 raise CloudError(f"{record.title}: Coiled refused the job in {region}: {reason}") from error
@@ -147,6 +155,17 @@ def request_machine(record: JobRecord, config: Config, machines: Machines, cloud
         record.reason = ""
         return
     raise CloudError(f"{record.title}: no machine in {', '.join(record.regions)}: {reason}")
+
+
+def _find(name: str, cloud: Any) -> int | None:
+    """Return the id of the cluster of a name, or None when Coiled knows none."""
+    from coiled.errors import DoesNotExist
+
+    try:
+        found = cloud.get_clusters_by_name(name=name)
+    except DoesNotExist:
+        return None
+    return max((int(cluster["id"]) for cluster in found), default=None)
 
 
 def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence[str], journal: Journal) -> str:
@@ -273,9 +292,7 @@ def _stop(record: JobRecord, request: Request, cloud: Any) -> None:
     cluster_id = request.cluster_id
     if cluster_id is None:
         # killed between asking and being answered: the name is known, the number is not
-        name = f"{record.id}-{record.requests.index(request) + 1}"
-        found = cloud.get_clusters_by_name(name=name)
-        cluster_id = found[-1]["id"] if found else None
+        cluster_id = _find(f"{record.id}-{record.requests.index(request) + 1}", cloud)
     if cluster_id is not None:
         cloud.delete_cluster(cluster_id, reason="aifs-ensemble: cancelled")
     request.ended = "cancelled"

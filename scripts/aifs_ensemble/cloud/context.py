@@ -22,13 +22,16 @@ DEFAULT_FILES = (Path("config/config.yaml"), Path("config/operational.yaml"))
 
 
 def publish(config: Mapping[str, Any]) -> None:
-    """Leave the configuration, and this interpreter's commands, to the commands that Snakemake starts."""
+    """Leave the configuration, this interpreter and this library to the commands that Snakemake starts."""
     os.environ[VARIABLE] = json.dumps(dict(config))
-    folder = str(Path(sys.executable).parent)
-    path = os.environ.get("PATH", "").split(os.pathsep)
-    if path[0] != folder:
-        # snakemake may have been started by its path, without its environment activated
-        os.environ["PATH"] = os.pathsep.join([folder, *path])
+    # snakemake may have been started by its path, without its environment activated
+    _put_first("PATH", Path(sys.executable).parent)
+    _put_first("PYTHONPATH", Path(__file__).parents[2])
+
+
+def _put_first(variable: str, folder: Path) -> None:
+    others = [item for item in os.environ.get(variable, "").split(os.pathsep) if item and item != str(folder)]
+    os.environ[variable] = os.pathsep.join([str(folder), *others])
 
 
 def current() -> Config:
