@@ -1,0 +1,52 @@
+# make forecast: set up and run the embedded default.  make test: set up and pass all tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install forecast test test-long lint format plan report clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## the environment, in .venv
+
+$(STAMP): requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed, this is " + sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $(STAMP)
+
+forecast: install ## run the embedded default, 4 members x 72 h, into results/
+	$(BIN)/snakemake --profile local
+
+test: install ## all tests
+	$(BIN)/python -m pytest
+
+test-long: install ## the campaigns that take long
+	$(BIN)/python -m pytest -m long
+
+lint: install ## format, lint, types, workflow lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+format: install ## format everything
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/snakefmt Snakefile rules
+
+plan: install ## what the operational run would do and cost
+	$(BIN)/aifs-ensemble plan --configfile config/config.yaml config/operational.yaml
+
+report: install ## report.html of the last run
+	$(BIN)/snakemake --profile local report
+	$(BIN)/snakemake --profile local --report report.html
+
+clean: ## remove what runs made (not the environment)
+	rm -rf scratch results logs report.html .snakemake

@@ -1,0 +1,50 @@
+# AIFS ENS ensembles: initial conditions -> forecast -> one GRIB per member and lead -> verified sync.
+# Everything a user sets is in config/; what the rules do is in scripts/aifs_ensemble/.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/checkpoint.smk"
+include: "rules/initial.smk"
+include: "rules/forecast.smk"
+include: "rules/sync.smk"
+include: "rules/reports.smk"
+
+
+localrules:
+    all,
+    forecasts,
+    plan,
+    verify,
+
+
+rule all:
+    default_target: True
+    input:
+        delivered("manifest.json"),
+
+
+rule forecasts:
+    input:
+        expand(forecast_outputs(), member=MEMBERS),
+
+
+route_rules(workflow, CONFIG, MACHINES)
+announce_plan()
+
+
+onstart:
+    announce_start()
+
+
+onsuccess:
+    announce_end(finished=True)
+
+
+onerror:
+    announce_end(finished=False)

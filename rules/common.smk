@@ -1,0 +1,87 @@
+# Paths, resources and announcements that several stages share.
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError as SnakemakeError
+
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+from aifs_ensemble import names
+from aifs_ensemble.cloud.bucket import refuse_without_bucket, use_bucket
+from aifs_ensemble.cloud.routing import route_rules
+from aifs_ensemble.config import Config
+from aifs_ensemble.errors import WorkflowError
+from aifs_ensemble.machines import load_machines
+
+try:
+    CONFIG = Config(config)
+    MACHINES = load_machines()
+    # with a profile of rented machines every relative path below is an object under the destination
+    RENTED = use_bucket(workflow, CONFIG)
+except WorkflowError as error:
+    raise SnakemakeError(str(error)) from None
+
+CYCLE = CONFIG.cycle
+SCRATCH = str(CONFIG.scratch.base)
+STREAMING = CONFIG["delivery"]["streaming"]
+MEMBERS = [f"{member:03d}" for member in CONFIG.members]
+LEAD_FILES = [
+    f"aifs_ens_forecast_{CYCLE}_member{{member}}_{names.lead_name(lead)}.grib2"
+    for lead in CONFIG.leads
+]
+
+
+wildcard_constraints:
+    member=r"\d{3}",
+
+
+def between_machines(path):
+    """A file that one job leaves for another: on scratch, or at the destination where machines share no files."""
+    return path if RENTED else f"{CONFIG.scratch.root}/{path}"
+
+
+def delivered(path):
+    """A file of the cycle at the destination; of a bucket that this machine syncs to, the copy on scratch."""
+    if RENTED:
+        return f"{CYCLE}/{path}"
+    if CONFIG.cloud_destination or not CONFIG["destination"]:
+        return f"{SCRATCH}/delivered/{path}"
+    return f"{CONFIG['destination']}/{CYCLE}/{path}"
+
+
+def log_file(rule, member=False):
+    return f"logs/{rule}/{CYCLE}/" + ("member{member}.log" if member else f"{rule}.log")
+
+
+def benchmark_file(rule, member=False):
+    return f"logs/benchmarks/{rule}/{CYCLE}/" + (
+        "member{member}.tsv" if member else f"{rule}.tsv"
+    )
+
+
+def announce_plan():
+    """On a dry-run, what the run would take and cost, in a few lines."""
+    if workflow.dryrun and workflow.is_main_process:
+        from aifs_ensemble.planning import plan
+
+        for line in plan(CONFIG, MACHINES, alternatives=False).summary_lines():
+            print(line, file=sys.stderr)
+
+
+def announce_start():
+    """Refuse a run that has nowhere to deliver to, before anything is computed."""
+    if RENTED:
+        refuse_without_bucket(CONFIG)
+    elif CONFIG["destination"] is None:
+        raise SnakemakeError(
+            "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]"
+        )
+
+
+def announce_end(finished):
+    """Say where the files are, what each member took, and whether the ensemble is short."""
+    if workflow.is_main_process:
+        from aifs_ensemble.summary import closing_lines
+
+        for line in closing_lines(CONFIG, finished=finished):
+            print(line, file=sys.stderr)

@@ -1,0 +1,35 @@
+# The forecast: one job per member. Where it streams, only the manifest is declared, because every declared
+# object costs requests before anything runs; the job delivers the leads itself.
+def forecast_outputs():
+    if STREAMING:
+        return [delivered("manifests/member{member}.json")]
+    leads = (
+        [f"{SCRATCH}/forecasts/{name}" for name in LEAD_FILES]
+        if CONFIG["declare_leads"]
+        else []
+    )
+    return [f"{SCRATCH}/manifests/member{{member}}.json", *leads]
+
+
+rule forecast_member:
+    input:
+        state=rules.initial_member.output[0],
+        checkpoint=checkpoint_file(),
+    output:
+        forecast_outputs(),
+    log:
+        log_file("forecast_member", member=True),
+    benchmark:
+        benchmark_file("forecast_member", member=True)
+    group:
+        "members"
+    conda:
+        "../envs/gpu.yaml"
+    threads: CONFIG["forecast"]["encoders"]
+    resources:
+        machine="gpu",
+        mem_mb=8000,
+        gpu_mem_mb=CONFIG["forecast"]["gpu_mem_mb"],
+        runtime=120,
+    script:
+        "../scripts/forecast_member.py"

@@ -1,0 +1,56 @@
+# Delivery where the forecast job does not stream, and the ensemble's manifest.
+if not STREAMING:
+
+    def sync_outputs():
+        declare = CONFIG["declare_leads"] and not CONFIG.cloud_destination
+        leads = (
+            LEAD_FILES if declare and CONFIG["delivery"]["layout"] != "blocks" else []
+        )
+        return [
+            delivered(f"manifests/member{{member}}.json"),
+            *[delivered(f"forecasts/{name}") for name in leads],
+        ]
+
+    rule sync_member:
+        input:
+            rules.forecast_member.output[0],
+        output:
+            sync_outputs(),
+        log:
+            log_file("sync_member", member=True),
+        benchmark:
+            benchmark_file("sync_member", member=True)
+        conda:
+            "../envs/etl.yaml"
+        resources:
+            machine="cpu",
+            mem_mb=1000,
+            runtime=60,
+        script:
+            "../scripts/sync_member.py"
+
+
+rule ensemble_manifest:
+    input:
+        expand(delivered("manifests/member{member}.json"), member=MEMBERS),
+    output:
+        delivered("manifest.json"),
+    log:
+        log_file("ensemble_manifest"),
+    conda:
+        "../envs/etl.yaml"
+    resources:
+        machine="cpu",
+        mem_mb=1000,
+        runtime=30,
+    script:
+        "../scripts/ensemble_manifest.py"
+
+
+rule verify:
+    log:
+        log_file("verify"),
+    conda:
+        "../envs/etl.yaml"
+    script:
+        "../scripts/verify.py"

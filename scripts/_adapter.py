@@ -1,0 +1,41 @@
+"""What every rule's script shares: logging to the rule's log, and errors in one line with their exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from aifs_ensemble.config import Config
+from aifs_ensemble.errors import WorkflowError
+
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+@contextmanager
+def rule(snakemake: Any) -> Iterator[Config]:
+    """Set up logging and yield the configuration; a WorkflowError ends the job in one line."""
+    target = str(snakemake.log[0]) if snakemake.log else None
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if target:
+        handlers.append(logging.FileHandler(target, mode="w"))
+    logging.basicConfig(level=logging.INFO, format=FORMAT, handlers=handlers, force=True)
+    for noisy in ("urllib3", "google", "earthkit", "matplotlib", "anemoi", "findlibs", "filelock", "numexpr"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    sys.excepthook = _log_uncaught
+    try:
+        yield Config(snakemake.config)
+    except WorkflowError as error:
+        logging.error("%s", error)
+        sys.exit(error.exit_code)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    logging.critical("uncaught %s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+
+
+def member(snakemake: Any) -> int:
+    """Return the member that the job is for."""
+    return int(snakemake.wildcards.member)

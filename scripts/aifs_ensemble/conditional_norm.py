@@ -1,0 +1,99 @@
+"""Residual sum and noise-conditioned layer norm in one pass over the nodes (Triton).
+
+anemoi-models ``ConditionalLayerNorm`` is ``norm(x) * (1 + scale(noise)) + shift(noise)`` with `scale`
+and `shift` linear in a few noise channels. Done apart, the two products write a row of channels for
+every node, which the norm reads again. Here a program keeps their weights in registers and goes
+through its nodes: it reads ``x`` and what is added to it, and writes the sum and its norm.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+ROWS = 16
+WARPS = 4
+
+
+def reference(x: Tensor, delta: Tensor, noise: Tensor, weights: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return what `add_norm` returns, in plain torch operations."""
+    channels = noise.shape[-1]
+    total = x + delta
+    scale = noise @ weights[:channels] + weights[2 * channels] + 1.0
+    shift = noise @ weights[channels : 2 * channels] + weights[2 * channels + 1]
+    normal = F.layer_norm(total.float(), total.shape[-1:], None, None, eps)
+    return total, (normal * scale + shift).to(x.dtype)
+
+
+def pack(scale: torch.nn.Linear, shift: torch.nn.Linear) -> Tensor:
+    """Return the norm's weights, float32 ``(2 n + 2, channels)``: scale, shift, and their biases."""
+    rows = [scale.weight.t(), shift.weight.t(), scale.bias[None], shift.bias[None]]
+    return torch.cat([row.detach().float() for row in rows]).contiguous()
+
+
+if HAS_TRITON:
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def _add_norm_kernel(
+        x, delta, noise, weights, total, normal, count, eps,
+        CHANNELS: tl.constexpr, WIDTH: tl.constexpr, NOISE: tl.constexpr, ROWS: tl.constexpr,
+    ):  # fmt: skip
+        column = tl.arange(0, WIDTH)
+        inside = column < CHANNELS
+        few = tl.arange(0, NOISE)
+        grid = few[:, None] * CHANNELS + column[None, :]
+        scale_w = tl.load(weights + grid, mask=inside[None, :], other=0.0)
+        shift_w = tl.load(weights + NOISE * CHANNELS + grid, mask=inside[None, :], other=0.0)
+        scale_b = tl.load(weights + 2 * NOISE * CHANNELS + column, mask=inside, other=0.0) + 1.0
+        shift_b = tl.load(weights + (2 * NOISE + 1) * CHANNELS + column, mask=inside, other=0.0)
+        first = tl.program_id(0).to(tl.int64) * ROWS
+        for offset in range(ROWS):
+            node = first + offset
+            present = column < tl.where(node < count, CHANNELS, 0)
+            place = node * CHANNELS + column
+            old = tl.load(x + place, mask=present, other=0.0)
+            change = tl.load(delta + place, mask=present, other=0.0)
+            rounded = (old.to(tl.float32) + change.to(tl.float32)).to(old.dtype)
+            tl.store(total + place, rounded, mask=present)
+            value = rounded.to(tl.float32)
+            mean = tl.sum(value, 0) / CHANNELS
+            away = tl.where(inside, value - mean, 0.0)
+            inverse = 1.0 / tl.sqrt(tl.sum(away * away, 0) / CHANNELS + eps)
+            z = tl.load(noise + tl.minimum(node, count - 1) * NOISE + few)
+            scale = scale_b + tl.sum(z[:, None] * scale_w, 0)
+            shift = shift_b + tl.sum(z[:, None] * shift_w, 0)
+            tl.store(normal + place, (away * inverse * scale + shift).to(old.dtype), mask=present)
+
+    @torch.library.custom_op("aifs_ensemble::add_norm", mutates_args=())
+    def _add_norm(x: Tensor, delta: Tensor, noise: Tensor, weights: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        total, normal = torch.empty_like(x), torch.empty_like(x)
+        count, channels = x.shape
+        _add_norm_kernel[(triton.cdiv(count, ROWS),)](
+            x, delta, noise, weights, total, normal, count, eps,
+            CHANNELS=channels, WIDTH=triton.next_power_of_2(channels), NOISE=noise.shape[1], ROWS=ROWS,
+            num_warps=WARPS,
+        )  # fmt: skip
+        return total, normal
+
+    @_add_norm.register_fake
+    def _(x, delta, noise, weights, eps):  # type: ignore[no-untyped-def]
+        return torch.empty_like(x), torch.empty_like(x)
+
+
+def add_norm(x: Tensor, delta: Tensor, noise: Tensor, weights: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return ``x + delta`` and its conditioned norm.
+
+    Parameters
+    ----------
+    x, delta : contiguous ``(nodes, channels)``
+    noise : float32 ``(nodes, n)``, n a power of two
+    weights : of `pack`
+    eps : of the norm
+    """
+    return _add_norm(x, delta, noise, weights, eps)

@@ -1,0 +1,40 @@
+"""The forecast job as the workflow runs it: the forecast with everything that listens to it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+
+from aifs_ensemble.config import Config
+from aifs_ensemble.forecast import ForecastRequest, link, run_forecast
+from aifs_ensemble.manifest import MemberManifest
+from aifs_ensemble.metrics import MetricsSampler
+from aifs_ensemble.observers import ForecastObserver
+
+LOG = logging.getLogger(__name__)
+
+
+def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: Path, manifest: Path) -> MemberManifest:
+    """Run one member's forecast, or find that it is done, and leave its manifest at `manifest`.
+
+    Where the configuration says that the job delivers (``delivery.streaming``), what the destination
+    already has counts as done, and the manifest appears only once everything is delivered.
+    """
+    request = ForecastRequest.from_config(config, member, checkpoint=checkpoint, initial=initial_state)
+    observers: list[ForecastObserver] = []
+    with ExitStack() as stack:
+        metrics = config.scratch.base / "metrics" / f"member{member:03d}.csv"
+        observers.append(stack.enter_context(MetricsSampler(metrics, config.leads[-1])))
+        if config["delivery"]["streaming"]:
+            from aifs_ensemble.cloud.status import StatusObserver
+            from aifs_ensemble.restore import restore_member
+            from aifs_ensemble.streaming import StreamingDelivery
+
+            observers.append(StatusObserver(config, member))
+            restore_member(config, member)
+            observers.append(StreamingDelivery(config, member))
+        result = run_forecast(request, observers)
+    if manifest.resolve() != request.manifest.resolve():
+        link(request.manifest, manifest)
+    return result

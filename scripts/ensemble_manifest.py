@@ -1,0 +1,11 @@
+"""Write the ensemble's manifest once every member is delivered."""
+
+import logging
+from pathlib import Path
+
+from _adapter import rule
+from aifs_ensemble.ensemble import write_ensemble_manifest
+
+with rule(snakemake) as config:  # noqa: F821
+    status = write_ensemble_manifest(config, Path(snakemake.output[0]))  # noqa: F821
+    logging.info("ensemble %s", status)

@@ -1,0 +1,9 @@
+"""Print the plan."""
+
+import sys
+
+from _adapter import rule
+from aifs_ensemble.cli.plan import print_plan
+
+with rule(snakemake) as config:  # noqa: F821
+    print_plan(config, file=sys.stderr)

@@ -1,0 +1,12 @@
+"""Deliver one member to the destination, verified."""
+
+from pathlib import Path
+
+from _adapter import member, rule
+from aifs_ensemble.delivery import deliver_member
+from aifs_ensemble.forecast import link
+
+with rule(snakemake) as config:  # noqa: F821
+    deliver_member(config, member(snakemake))  # noqa: F821
+    if config.cloud_destination:
+        link(config.scratch.manifest(member(snakemake)), Path(snakemake.output[0]))  # noqa: F821
