@@ -21,12 +21,16 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DigestRecord:
-    """What is remembered of a checkpoint file; `built_from` is the digest of the recipe of an untrained one."""
+    """What is remembered of a checkpoint file.
+
+    `built_from` is the digest of the recipe of an untrained one, `source` where another was fetched from.
+    """
 
     sha256: str
     size: int
     mtime_ns: int
     built_from: str | None = None
+    source: str | None = None
 
 
 def record_path(path: Path) -> Path:
@@ -59,11 +63,13 @@ def read_record(path: Path) -> DigestRecord | None:
     return record if same else None
 
 
-def write_record(path: Path, *, built_from: str | None = None, sha256: str | None = None) -> DigestRecord:
+def write_record(
+    path: Path, *, sha256: str | None = None, built_from: str | None = None, source: str | None = None
+) -> DigestRecord:
     """Keep the digest of a checkpoint beside it, where the folder can be written, and return it."""
     status = existing(path).stat()
-    record = DigestRecord(sha256 or compute_digest(path), status.st_size, status.st_mtime_ns, built_from)
-    with contextlib.suppress(PermissionError, OSError):
+    record = DigestRecord(sha256 or compute_digest(path), status.st_size, status.st_mtime_ns, built_from, source)
+    with contextlib.suppress(OSError):
         write_json(record_path(path), asdict(record))
     return record
 
