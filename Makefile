@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install forecast test test-long lint format plan report clean
+.PHONY: help install lock forecast test test-long lint format plan report clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --requirement requirements.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $(STAMP)
+
+lock: install ## requirements.txt from what is installed
+	(echo '# Made by `make lock` from requirements.in: every package at the version that was tested.'; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//') > requirements.txt
 
 forecast: install ## run the embedded default, 4 members x 72 h, into results/
 	$(BIN)/snakemake --profile local
