@@ -6,10 +6,11 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -226,19 +227,22 @@ class Downloader:
             else:
                 fetched[item.parameter] = _checked(data, item, request)
         failure: Exception | None = None
+        given_up = Event()
+
+        def fetch(item: IndexedRange) -> bytes | None:
+            return None if given_up.is_set() else client.fetch(item)
+
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            waiting = {pool.submit(client.fetch, item): item for item in absent}
+            waiting = {pool.submit(fetch, item): item for item in absent}
             for future in as_completed(waiting):
                 item = waiting[future]
                 try:
-                    data = future.result()
-                    fetched[item.parameter] = _checked(data, item, request)
-                    self.cache.keep_range(item.key, data)
-                except CancelledError:
-                    continue
+                    if (data := future.result()) is not None:
+                        fetched[item.parameter] = _checked(data, item, request)
+                        self.cache.keep_range(item.key, data)
                 except (TransferError, requests.RequestException) as error:
                     failure = failure or error
-                    pool.shutdown(wait=False, cancel_futures=True)
+                    given_up.set()
         if failure is not None:
             raise failure
         return fetched
@@ -257,6 +261,9 @@ def _checked(data: bytes, item: IndexedRange, request: Request) -> Fetched:
         if found != expected:
             raise ContentError(f"{where}: {header}, expected {item.parameter} of {request}", again=True)
         grid, values = decode(data, where)
+        if values.min() == values.max():
+            # what zeroed data decode to; no field that is fetched is the same everywhere
+            raise ContentError(f"{where}: {header.parameter} is {values[0]:g} everywhere", again=True)
     except InputError as error:
         raise ContentError(str(error), again=True) from None
     return Fetched(header, grid, values, sha256(data), len(data), item.key)

@@ -118,9 +118,11 @@ def _header(handle: Any, where: str) -> Header:
         levtype = _level_type(handle)
         level = 0 if levtype == "sfc" else eccodes.codes_get_long(handle, "level")
         number = _text(handle, "number") or _text(handle, "perturbationNumber")
+        # local definitions give deterministic forecasts a number too: 0 of 0
+        single = number == "0" and _text(handle, "numberOfForecastsInEnsemble", "0") == "0"
         return Header(
             parameter=Parameter(_text(handle, "shortName"), levtype, level),
-            number=int(number) if number.isdigit() else None,
+            number=int(number) if number.isdigit() and not single else None,
             time=_time(handle, "validityDate", "validityTime"),
             base_time=_time(handle, "dataDate", "dataTime"),
             step=_text(handle, "stepRange", "0"),

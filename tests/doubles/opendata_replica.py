@@ -1,0 +1,135 @@
+"""Builds a tree in the layout, headers and index format of ECMWF open data, filled with idealised fields.
+
+Not checked by it, because it is not there: ECMWF's own encoding choices beyond the headers that matter to
+a reader (tables version, generating process), other parameters and steps of the real files, their size.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import eccodes
+import numpy as np
+from aifs_ensemble.grids import grid_coordinates
+from aifs_ensemble.initial.idealised import idealised_fields
+from aifs_ensemble.initial.meaning import GRAVITY, parameter_of
+from aifs_ensemble.models import get_model
+
+MODEL = get_model("demo")
+_LEVEL_TYPES = {"pl": "isobaricInhPa", "sol": "soilLayer", "sfc": None}
+
+
+def member_fields(grid: str, time: datetime, cycle_time: datetime, member: int) -> dict[str, np.ndarray]:
+    """Return the idealised fields of a member, by model variable."""
+    return idealised_fields(
+        grid_coordinates(grid),
+        MODEL.levels,
+        time,
+        cycle_time=cycle_time,
+        member=member,
+        settings={"seed": 0, "amplitude": 1.0},
+    )
+
+
+def encode(variable: str, values: np.ndarray, grid: str, time: datetime, **keys) -> bytes:
+    """Return one GRIB 2 message; rows start at 180 E, as ECMWF's do. `keys` overrides any key.
+
+    `number` (a member) makes it a message of the ensemble. Geopotential on levels becomes height.
+    """
+    parameter = parameter_of(variable)
+    rows, columns = grid_coordinates(grid).shape
+    handle = eccodes.codes_new_from_samples("regular_ll_pl_grib2", eccodes.CODES_PRODUCT_GRIB)
+    member = keys.pop("number", None)
+    settings = {
+        "tablesVersion": 35,
+        "centre": "ecmf",
+        "dataDate": int(f"{time:%Y%m%d}"),
+        "dataTime": time.hour * 100,
+        "stepRange": 0,
+        "Ni": columns,
+        "Nj": rows,
+        "latitudeOfFirstGridPointInDegrees": 90,
+        "longitudeOfFirstGridPointInDegrees": 180,
+        "latitudeOfLastGridPointInDegrees": -90,
+        "longitudeOfLastGridPointInDegrees": 180 - 360 / columns,
+        "iDirectionIncrementInDegrees": 360 / columns,
+        "jDirectionIncrementInDegrees": 180 / (rows - 1),
+        "packingType": "grid_ccsds",
+        "bitsPerValue": 16,
+    }
+    if member is not None:
+        settings |= {"productDefinitionTemplateNumber": 1, "number": member, "numberOfForecastsInEnsemble": 51}
+    settings["shortName"] = parameter.name
+    if _LEVEL_TYPES[parameter.levtype]:
+        settings |= {"typeOfLevel": _LEVEL_TYPES[parameter.levtype], "level": parameter.level}
+    for key, value in (settings | keys).items():
+        eccodes.codes_set(handle, key, value)
+    height = variable.startswith("z_")
+    field = np.roll((values / GRAVITY if height else values).reshape(rows, columns), columns // 2, axis=1)
+    eccodes.codes_set_values(handle, np.ascontiguousarray(field.ravel(), float))
+    message = eccodes.codes_get_message(handle)
+    eccodes.codes_release(handle)
+    return message
+
+
+def write_file(folder: Path, stem: str, messages: Iterable[tuple[dict[str, str], bytes]]) -> None:
+    """Write messages and their index, in an order that no reader may rely on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shuffled = list(messages)
+    random.Random(stem).shuffle(shuffled)
+    offset, lines = 0, []
+    with (folder / f"{stem}.grib2").open("wb") as file:
+        for keys, message in shuffled:
+            file.write(message)
+            lines.append(json.dumps({**keys, "_offset": offset, "_length": len(message)}))
+            offset += len(message)
+    (folder / f"{stem}.index").write_text("\n".join(lines) + "\n")
+
+
+def _index_keys(variable: str, time: datetime, stream: str, kind: str, number: int | None) -> dict[str, str]:
+    parameter = parameter_of(variable)
+    keys = {
+        "domain": "g",
+        "date": f"{time:%Y%m%d}",
+        "time": f"{time:%H}00",
+        "expver": "0001",
+        "class": "od",
+        "type": kind,
+        "stream": stream,
+        "step": "0",
+    }
+    if parameter.level:
+        keys["levelist"] = str(parameter.level)
+    keys["levtype"] = parameter.levtype
+    if number is not None:
+        keys["number"] = str(number)
+    return keys | {"param": parameter.name}
+
+
+def _ensemble(grid: str, time: datetime, cycle_time: datetime, members: Iterable[int]) -> Iterator:
+    for member in members:
+        fields = member_fields(grid, time, cycle_time, member)
+        for variable in MODEL.prognostic:
+            message = encode(variable, fields[variable], grid, time, number=member)
+            yield _index_keys(variable, time, "enfo", "pf", member), message
+
+
+def build_replica(root: Path, cycle_time: datetime, members: Iterable[int], grid: str = "10x10") -> Path:
+    """Build the files of one cycle: members at T-6h and T, constants at T. Streams are those of the time."""
+    members = list(members)
+    for time in (cycle_time - timedelta(hours=6), cycle_time):
+        folder = root / f"{time:%Y%m%d}" / f"{time:%H}z" / "ifs" / "0p25"
+        write_file(folder / "enfo", f"{time:%Y%m%d%H}0000-0h-enfo-ef", _ensemble(grid, time, cycle_time, members))
+    # before IFS cycle 50r1 (12 May 2026) the deterministic runs of 06 and 18 UTC were in stream scda
+    stream = "scda" if cycle_time.hour in (6, 18) and f"{cycle_time:%Y%m%d}" < "20260512" else "oper"
+    fields = member_fields(grid, cycle_time, cycle_time, members[0])
+    constants = [
+        (_index_keys(name, cycle_time, stream, "fc", None), encode(name, fields[name], grid, cycle_time))
+        for name in MODEL.constant
+    ]
+    write_file(folder / stream, f"{cycle_time:%Y%m%d%H}0000-0h-{stream}-fc", constants)
+    return root
