@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from aifs_ensemble.config import Config, merge, read_files
+from doubles.batch_server import BatchServer
 from doubles.coiled_server import CoiledServer
 from doubles.gcs_server import gcs_server
 
@@ -114,3 +115,13 @@ def coiled(project: Project, gcs: str, tmp_path: Path) -> Iterator[CoiledServer]
     yield server
     server.close()
     assert not server.unknown, f"requests that the double does not know: {server.unknown}"
+
+
+@pytest.fixture
+def batch(project: Project, gcs: str, tmp_path: Path) -> Iterator[BatchServer]:
+    """The Batch service, whose containers have this interpreter, the bucket and nothing else."""
+    machine = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "STORAGE_EMULATOR_HOST": gcs}
+    server = BatchServer(tmp_path / "batch", {**machine, "GOOGLE_CLOUD_PROJECT": "loopback"})
+    project.env = {**server.client_env(), "STORAGE_EMULATOR_HOST": gcs}
+    yield server
+    server.close()

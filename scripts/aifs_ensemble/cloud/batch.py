@@ -1,27 +1,95 @@
 """Google Batch: the resources that snakemake-executor-plugin-googlebatch reads, and its traps.
 
-The plugin is used as it is. What it gets wrong is avoided by what is asked of it:
+The plugin is used as it is. What goes wrong with it is avoided by what it is asked for:
 
 - ``nvidia_gpu`` as a number means a T4: the accelerator's name is given.
-- ``boot_disk_gb`` alone drops the image from the request: image, size and type are always given together.
-- Anything but the machine type is ignored when sizing (mem_mb, runtime, disk_mb): the lifetime, CPU and
-  memory of the task are given in its own names.
-- ``retry_count`` defaults to 1, so that Batch itself repeats a failed task unseen: it is 0, Snakemake repeats.
-- In container mode the script that Batch runs ends with two pip commands, whose exit code hides the
-  job's: success is judged by Snakemake's check of the outputs and by the manifest, never by the state.
-- ``$`` and backticks in the Snakefile are expanded by the shell that writes it to the machine: the
-  Snakefile has none (a test holds it to that); rules and scripts travel in the source archive.
-- Spot is asked for as the older PREEMPTIBLE, through ``preemptible-rules``, which knows no attempts.
+- ``boot_disk_gb`` alone drops the image from the request: image, size and type are given together.
+- It ignores mem_mb, runtime, disk_mb and gpu: lifetime, CPU and memory are given under its own names.
+- A resource of 0 counts as not given, and ``retry_count`` then means that Batch itself repeats a failed
+  task, unseen: the profile sets it to 0, Snakemake repeats.
+- Snakemake adds up the numbers of the jobs in a group, and compares their texts: seven members would ask
+  for seven times the memory and disk of the machine, so every number is given as text.
+- The container's script ends with two pip commands whose exit code hides the job's (a job that exits 7 is
+  SUCCEEDED), and starts by installing the storage plugin again: see `PRECOMMAND`.
+- ``$`` and backticks in the Snakefile are expanded by the shell that writes it to the machine: ours has
+  none, and the machine runs the one from the source archive anyway.
+- No local SSD is attached: the boot disk is as large as the machine's scratch.
+
+Left as they are: spot is PREEMPTIBLE, by rule (``preemptible-rules``), and knows no attempts; a job that waits
+for a machine waits without end; a coordinator that was killed does not take its jobs up again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.machines import Machines
+from aifs_ensemble.errors import ConfigError
+from aifs_ensemble.machines import Machines, MachineType
+
+BOOT_DISK_GB = 60
+COS_PROJECT, COS_FAMILY = "batch-custom-image", "batch-cos-stable-official"
+
+# Runs in the container before anything else of the job, through Snakemake's own --precommand:
+# - a folder that the image's user may write to; /tmp/workdir belongs to root
+# - no pip: the image has the packages, pinned
+# - before the plugin's own pip commands at the end, leave with the exit code of the job
+# Dollars are escaped because the plugin writes the script through an unquoted here-document.
+PRECOMMAND = (
+    r'cd "\$(mktemp -d)" && pip() { :; } && '
+    r"""trap 'case "\$BASH_COMMAND" in python3*pip*) exit \$?;; esac' DEBUG"""
+)
 
 
 def resources(config: Config, machines: Machines, machine_class: str) -> dict[str, Any]:
     """Return the resources of a rule of a machine class, by the plugin's names."""
-    raise NotImplementedError
+    cloud = config["cloud"]
+    machine = machines.for_class(machine_class, config)
+    image = cloud[f"{machine_class}_image"]
+    if config.cloud_destination and (not image or "/" not in image):
+        raise ConfigError(f"config: cloud.{machine_class}_image: {image!r}, expected a container image for Google Batch")
+    asked: dict[str, Any] = {
+        "googlebatch_machine_type": machine.name,
+        "googlebatch_container": image or "image-not-set",
+        "googlebatch_image_project": COS_PROJECT,
+        "googlebatch_image_family": COS_FAMILY,
+        "googlebatch_boot_disk_image": f"projects/{COS_PROJECT}/global/images/family/{COS_FAMILY}",
+        "googlebatch_boot_disk_gb": str(BOOT_DISK_GB + round(machine.scratch_gb)),
+        "googlebatch_boot_disk_type": "pd-ssd" if machine.gpu else "pd-balanced",
+        "googlebatch_cpu_milli": str(1000 * machine.vcpus),
+        "googlebatch_memory": str(_usable_memory(machine)),
+        "googlebatch_max_run_duration": f"{round(3600 * cloud['max_hours'])}s",
+        "googlebatch_labels": labels(config, machine_class),
+        "googlebatch_region": _region(cloud["regions"]),
+    }
+    if machine.gpu is not None:
+        asked["nvidia_gpu"] = machine.gpu.googlebatch
+    for name in ("project", "service_account", "network", "subnetwork"):
+        if cloud[name]:
+            asked[f"googlebatch_{name}"] = cloud[name]
+    return asked
+
+
+def _usable_memory(machine: MachineType) -> int:
+    # The agent and the system keep some of the machine; a task that asks for all of it is never placed.
+    return round(machine.memory_mb * 0.95)
+
+
+def _region(regions: list[str]) -> Callable[..., str]:
+    def resource(wildcards: Any, attempt: int) -> str:
+        """The region of an attempt: the next one each time, since a failure may be the region's."""
+        return regions[(attempt - 1) % len(regions)]
+
+    return resource
+
+
+def labels(config: Config, machine_class: str) -> str:
+    """Return the labels of a job as the plugin reads them: lower case, digits, ``-`` and ``_`` alone."""
+    named = {
+        "workflow": "aifs-ensemble",
+        "cycle": config.cycle,
+        "machine": machine_class,
+        **config["cloud"]["labels"],
+    }
+    return ",".join(f"{key}={str(value).lower().replace('.', '-')}" for key, value in named.items())

@@ -42,8 +42,9 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     from snakemake.resources import Resources
 
     for rule in workflow.rules:
+        # a missing resource reads as one whose value is None
         machine = rule.resources.get("machine")
-        if machine is None:
+        if machine is None or machine.value is None:
             continue
         added: dict[str, Any] = {"provisioning": _by_attempt(config)}
         if name == "googlebatch":
