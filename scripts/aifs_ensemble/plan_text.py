@@ -51,7 +51,7 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> list[str]:
 def _align(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> list[str]:
     def numeric(column: int) -> bool:
         values = [str(row[column]) for row in rows if str(row[column])]
-        return bool(values) and all(value[0] in "0123456789$-+~<" for value in values)
+        return bool(values) and all(value[0] in "0123456789$-+~<" and len(value) < 14 for value in values)
 
     return ["right" if rows and numeric(i) else "left" for i in range(len(headers))]
 

@@ -315,14 +315,12 @@ def _costs(
     pull_hours = {kind: gb * 1000 / assume.image_pull_mb_s / 3600 for kind, gb in assume.image_gb.items()}
     gpu_pulls = min(gpu.starts * pull_hours["gpu"], gpu.hours)
     cpu_pulls = min(cpu.starts * pull_hours["cpu"], cpu.hours)
-    crossing = "egress_same_continent_gb" if _same_continent(case) else "egress_other_continent_gb"
-    crossed = 0.0 if case.bucket_region in (None, case.region) else case.delivered_bytes / _GB
     return {
         "gpu compute": gpu.usd - gpu_pulls * mean_price,
         "cpu compute": (cpu.hours - cpu_pulls) * cpu_price,
         "disks": gpu.hours * rates["disks"] + cpu.hours * cpu_rates["disks"],
         "image pulls": gpu_pulls * mean_price + cpu_pulls * cpu_price,
-        "network": crossed * case.machines.service(crossing),
+        "network": case.delivered_bytes / _GB * crossing_price(case.machines, case.region, case.bucket_region),
         "storage operations": _writes(case) / 1000 * case.machines.service("bucket_writes_per_1000"),
         "management": gpu.hours * rates["management"] + cpu.hours * cpu_rates["management"],
     }
@@ -337,8 +335,12 @@ def _writes(case: Case) -> float:
     return files
 
 
-def _same_continent(case: Case) -> bool:
-    return (case.bucket_region or case.region).split("-")[0] == case.region.split("-")[0]
+def crossing_price(machines: Machines, region: str, bucket_region: str | None) -> float:
+    """Return USD for a GB from machines in `region` to the bucket: nothing within a region or where it is unknown."""
+    if bucket_region in (None, region):
+        return 0.0
+    near = str(bucket_region).split("-", maxsplit=1)[0] == region.split("-", maxsplit=1)[0]
+    return machines.service("egress_same_continent_gb" if near else "egress_other_continent_gb")
 
 
 def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tuple[float, float]:

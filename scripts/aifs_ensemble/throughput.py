@@ -11,11 +11,13 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.errors import ConfigError, WorkflowError
 from aifs_ensemble.files import read_json, write_json
+from aifs_ensemble.intervals import Intervals, length, union
 from aifs_ensemble.machines import Gpu
 from aifs_ensemble.manifest import MemberManifest, read_member_manifest
 
@@ -256,6 +258,29 @@ def phase_seconds(timings: Mapping[str, float], step_seconds: Sequence[float] = 
     }
 
 
+def card_step_seconds(manifests: Iterable[MemberManifest]) -> float:
+    """Return the seconds of a card between two steps, output and waiting included; NaN without any step.
+
+    Members that shared a card made their steps in the same time: the union of their stepping loops, machine by
+    machine, over all steps made in it.
+    """
+    loops: dict[str, Intervals] = {}
+    steps = 0
+    for number, manifest in enumerate(manifests):
+        if not manifest.step_seconds:
+            continue
+        steps += len(manifest.step_seconds)
+        phases = phase_seconds(manifest.timings, manifest.step_seconds)
+        last = manifest.attempts[-1] if manifest.attempts else {}
+        began = datetime.fromisoformat(str(last["began"])).timestamp() if "began" in last else 0.0
+        # without a start, whoever shared the card is not known
+        machine = str(manifest.machine.get("name", "")) if "began" in last else f"unknown {number}"
+        first = began + phases["start_up"]
+        loop = phases["compute"] + phases["wait_output"] + phases["between"]
+        loops.setdefault(machine, []).append((first, first + loop))
+    return sum(length(union(parts)) for parts in loops.values()) / steps if steps else float("nan")
+
+
 def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Iterable[str]) -> Throughput:
     """Return the table corrected by finished members: medians of their seconds, and what their output weighed."""
     groups: dict[tuple[str, str, str, bool, bool], list[MemberManifest]] = {}
@@ -274,15 +299,12 @@ def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Ite
     runs = []
     for key, members in groups.items():
         phases = [phase_seconds(manifest.timings, manifest.step_seconds) for manifest in members]
-        steps = [
-            (phase["compute"] + phase["wait_output"] + phase["between"]) / len(member.step_seconds)
-            for phase, member in zip(phases, members, strict=True)
-        ]
+        step = card_step_seconds(members)
         runs.append(
             Speed(
                 *key,
-                step_seconds=statistics.median(steps),
-                forward_seconds=statistics.median(statistics.median(m.step_seconds) for m in members),
+                step_seconds=step,
+                forward_seconds=min(step, statistics.median(statistics.median(m.step_seconds) for m in members)),
                 startup_seconds=statistics.median(phase["start_up"] for phase in phases),
                 drain_seconds=statistics.median(phase["drain"] for phase in phases),
                 peak_gpu_mb=max(float(member.machine.get("peak_gpu_mb", 0) or 0) for member in members),
@@ -296,7 +318,9 @@ def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Ite
 
 def past_manifests(scratch_root: Path, limit: int = RUNS_READ) -> list[MemberManifest]:
     """Return the newest member manifests under a scratch folder; damaged ones are passed over."""
-    files = sorted(scratch_root.glob("*/manifests/member*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    patterns = ("*/manifests/member*.json", "history/*/member*.json")
+    files = [file for pattern in patterns for file in scratch_root.glob(pattern)]
+    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     found = []
     for file in files[:limit]:
         try:
