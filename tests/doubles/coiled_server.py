@@ -99,7 +99,7 @@ class CoiledServer:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any  # noqa: N815
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
@@ -143,7 +143,9 @@ class CoiledServer:
 
     def routes(self) -> list[tuple[str, str, Callable[..., tuple[int, Any]]]]:
         me = {"username": "tester", "email": "tester@example.org", "id": 1}
-        member = [{"account": {"slug": WORKSPACE, "name": WORKSPACE, "id": 1}, "is_admin": True, "is_default_account": True}]
+        member = [
+            {"account": {"slug": WORKSPACE, "name": WORKSPACE, "id": 1}, "is_admin": True, "is_default_account": True}
+        ]
         account = rf"/api/v2/clusters/account/{WORKSPACE}"
         return [
             (r"/api/v2/user/me", "GET", lambda **_: (200, me)),
@@ -207,7 +209,14 @@ class CoiledServer:
         state = {"state": cluster.state, "reason": cluster.reason, "updated": ""}
         process = {"created": "", "name": "scheduler", "current_state": state, "instance": None}
         name = cluster.request["name"]
-        details = {"id": cluster.id, "name": name, "workers": [], "scheduler": process, "current_state": state, "created": ""}
+        details = {
+            "id": cluster.id,
+            "name": name,
+            "workers": [],
+            "scheduler": process,
+            "current_state": state,
+            "created": "",
+        }
         return 200, details
 
     def by_name(self, name: str, content: Any, query: Any) -> tuple[int, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from aifs_ensemble.cli._quiet import stdout_for_snakemake
 from aifs_ensemble.cloud.bucket import bucket_location, bucket_problem
-from aifs_ensemble.cloud.context import current
 from aifs_ensemble.cloud.coiled_jobs import submit
+from aifs_ensemble.cloud.context import current
 from aifs_ensemble.cloud.jobscript import read_job
 from aifs_ensemble.cloud.journal import Journal
 from aifs_ensemble.cloud.regions import usable_regions

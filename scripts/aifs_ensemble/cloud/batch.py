@@ -48,7 +48,9 @@ def resources(config: Config, machines: Machines, machine_class: str) -> dict[st
     machine = machines.for_class(machine_class, config)
     image = cloud[f"{machine_class}_image"]
     if config.cloud_destination and (not image or "/" not in image):
-        raise ConfigError(f"config: cloud.{machine_class}_image: {image!r}, expected a container image for Google Batch")
+        raise ConfigError(
+            f"config: cloud.{machine_class}_image: {image!r}, expected a container image for Google Batch"
+        )
     asked: dict[str, Any] = {
         "googlebatch_machine_type": machine.name,
         "googlebatch_container": image or "image-not-set",

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from aifs_ensemble.cloud.journal import JobRecord, Journal, Request
 from aifs_ensemble.cloud.jobscript import RemoteJob
+from aifs_ensemble.cloud.journal import JobRecord, Journal, Request
 from aifs_ensemble.cloud.regions import is_stock_out, next_region
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import CloudError, ConfigError
