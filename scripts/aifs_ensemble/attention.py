@@ -10,19 +10,22 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
-from functools import lru_cache
+import warnings
+from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
-    from torch.nn.attention.flex_attention import BlockMask
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 LOG = logging.getLogger(__name__)
 
 # The interface that the stand-in offers; anemoi-models asks for 2.6.0 or later.
 STAND_IN_VERSION = "2.6.0+flex"
 _INTERFACE = "flash_attn.flash_attn_interface"
+# The block size of flex_attention's kernels.
+_BLOCK = 128
 
 
 def ensure_flash_attention() -> str:
@@ -51,45 +54,72 @@ def _register_stand_in() -> None:
     LOG.info("flash_attn is not installed: its place is taken by flex_attention")
 
 
-@lru_cache(maxsize=8)
-def window_mask(length: int, left: int, right: int, device: str) -> BlockMask:
+# Masks by length, left, right and device: one model has one, and it takes longer to make than to use.
+_MASKS: dict[tuple[int, int, int, torch.device], BlockMask] = {}
+
+
+def window_mask(length: int, left: int, right: int, device: torch.device) -> BlockMask:
     """Return the block mask of a sequence in which i attends to j where ``i - left <= j <= i + right``.
 
-    Both edges belong to the window, as flash-attn defines it; a negative side has no limit.
+    Both edges belong to the window, as flash-attn defines it; a negative side has no limit. Masks are kept. Ask for
+    one before compiling a model, for inside a compiled graph it would be made anew at every call.
     """
-    from torch.nn.attention.flex_attention import create_block_mask
+    key = (length, left, right, device)
+    mask = _MASKS.get(key)
+    if mask is None:
+        mask = _make_mask(*key)
+        if not torch.compiler.is_compiling():
+            _MASKS[key] = mask
+    return mask
 
+
+def _make_mask(length: int, left: int, right: int, device: torch.device) -> BlockMask:
+    """Return what `create_block_mask` makes of the window, without the matrix it makes it from (1.6 G entries at O96).
+
+    A block of 128 x 128 is computed when a pair in it is inside, and without looking at the pairs when all are.
+    """
     before = left if left >= 0 else length
     after = right if right >= 0 else length
 
-    def inside(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    def inside(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query - key <= before) & (key - query <= after)
 
-    compiled = device.startswith("cuda")
-    return create_block_mask(inside, None, None, length, length, device=device, _compile=compiled)
+    first = torch.arange(0, length, _BLOCK, device=device)
+    last = (first + _BLOCK - 1).clamp(max=length - 1)
+    some = (first[None] <= last[:, None] + after) & (last[None] >= first[:, None] - before)
+    every = (last[:, None] - first[None] <= before) & (last[None] - first[:, None] <= after)
+    # A block that reaches beyond the end is never computed without looking.
+    whole = last - first == _BLOCK - 1
+    every &= whole[:, None] & whole[None]
+    counted, full = _listed(some & ~every), _listed(every)
+    return BlockMask.from_kv_blocks(*counted, *full, BLOCK_SIZE=_BLOCK, mask_mod=inside, seq_lengths=(length, length))
 
 
-@lru_cache(maxsize=1)
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many blocks each row has, ``(1, 1, row)``, and which they are, in order, ``(1, 1, row, column)``."""
+    numbers = blocks.int()
+    order = torch.argsort(numbers, dim=-1, descending=True, stable=True)
+    return numbers.sum(-1, dtype=torch.int32)[None, None], order.int()[None, None]
+
+
+@cache
 def _compiled() -> Any:
-    import torch
-    from torch.nn.attention.flex_attention import flex_attention
-
     return torch.compile(flex_attention, dynamic=False)
 
 
 def flash_attn_func(  # noqa: PLR0917 - the signature is flash-attn's
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     causal: bool = False,
     window_size: tuple[int, int] = (-1, -1),
     softcap: float | None = 0.0,
-    alibi_slopes: torch.Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
     return_attn_probs: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """Return attention within a window, as ``flash_attn.flash_attn_func`` does.
 
     Parameters
@@ -104,9 +134,12 @@ def flash_attn_func(  # noqa: PLR0917 - the signature is flash-attn's
     -------
     ``(batch, sequence, head, channel)`` in the type computed in.
 
-    Raises NotImplementedError for dropout, causal attention, soft-capping, ALiBi and returned probabilities, which
-    AIFS ENS does not use.
+    Raises NotImplementedError for what AIFS ENS does not use: queries and keys of different shapes, dropout, causal
+    attention, soft-capping, ALiBi, returned probabilities.
     """
+    if not q.shape == k.shape == v.shape:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (q, k, v))
+        raise NotImplementedError(f"flash_attn stand-in: q, k, v of shapes {shapes}, expected equal ones")
     unsupported = {
         "dropout_p": dropout_p,
         "causal": causal,
@@ -120,22 +153,20 @@ def flash_attn_func(  # noqa: PLR0917 - the signature is flash-attn's
     return _attend(q, k, v, scale=softmax_scale, window=window_size)
 
 
-def _attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float | None, window: tuple[int, int]
-) -> torch.Tensor:
-    import torch
-    from torch.nn.attention.flex_attention import flex_attention
-
+def _attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, window: tuple[int, int]) -> Tensor:
     on_gpu = q.device.type == "cuda"
     if on_gpu and q.dtype == torch.float32:
         half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float16
         q, k, v = (tensor.to(half) for tensor in (q, k, v))
     q, k, v = (tensor.transpose(1, 2).contiguous() for tensor in (q, k, v))
-    mask = window_mask(q.shape[2], *window, str(q.device))
-    # Inside a compiled model flex_attention is compiled with it; alone on a GPU it must be, or it builds all scores.
-    alone = on_gpu and not torch.compiler.is_compiling()
-    attention = _compiled() if alone else flex_attention
-    return attention(q, k, v, block_mask=mask, scale=scale).transpose(1, 2)
+    mask = window_mask(q.shape[2], *window, q.device)
+    if torch.compiler.is_compiling():
+        return flex_attention(q, k, v, block_mask=mask, scale=scale).transpose(1, 2)
+    if on_gpu:  # alone it must be compiled, or it makes the whole matrix of scores
+        return _compiled()(q, k, v, block_mask=mask, scale=scale).transpose(1, 2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flex_attention called without")  # as meant: few nodes, no compiler
+        return flex_attention(q, k, v, block_mask=mask, scale=scale).transpose(1, 2)
 
 
 # A checkpoint made with the stand-in names the function as one made with the package does, and loads with either.
