@@ -33,7 +33,9 @@ from aifs_ensemble.index import index_bytes, index_entry
 from aifs_ensemble.manifest import FileRecord, LeadRecord
 from aifs_ensemble.names import index_file, lead_file
 
-TASK = struct.Struct("<iii")  # lead, slot, variable; a read of this size from a pipe is never torn
+# Lead, slot, variable. Pipes are filled by pages, of which 16 bytes are a divisor: a read never gets half a record.
+TASK = struct.Struct("<iii4x")
+NO_LEAD = -1
 _POLL_SECONDS = 1.0
 
 
@@ -186,9 +188,12 @@ def run(setup: dict[str, Any]) -> None:
     def tell(content: dict[str, Any]) -> None:
         os.write(answers, (json.dumps(content) + "\n").encode())
 
-    encoder = Encoder(
-        OutputSpec.from_json(setup["spec"]), Path(setup["folder"]), Layout(**setup["layout"]), setup["memory"]
-    )
+    try:
+        spec, layout = OutputSpec.from_json(setup["spec"]), Layout(**setup["layout"])
+        encoder = Encoder(spec, Path(setup["folder"]), layout, setup["memory"])
+    except WorkflowError as error:
+        tell(_failure(error, NO_LEAD))
+        return
     for lead, slot, variable in _tasks(setup["tasks"], encoder):
         try:
             record = encoder.handle(lead, slot, variable)

@@ -23,7 +23,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.encoder_process import TASK, Layout
+from aifs_ensemble.encoder_process import NO_LEAD, TASK, Layout
 from aifs_ensemble.errors import DiskFullError, EncodingError, NotFiniteError, WorkflowError
 from aifs_ensemble.gribcode import OutputSpec, output_spec
 from aifs_ensemble.grids import grid_coordinates
@@ -37,6 +37,7 @@ _LIBRARY = Path(__file__).parents[1]
 _ERRORS: dict[str, type[WorkflowError]] = {e.__name__: e for e in (EncodingError, DiskFullError, NotFiniteError)}
 _NICENESS = 5  # the thread that feeds the GPU goes first
 _STOP_SECONDS = 10.0
+_PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +62,16 @@ class _Process:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_LIBRARY), os.environ.get("PYTHONPATH")]))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "aifs_ensemble.encoder_process", json.dumps({**setup, "answers": theirs})],
+                # -P: the working folder, which may hold anything, stays off the module path
+                [sys.executable, "-P", "-m", "aifs_ensemble.encoder_process", json.dumps({**setup, "answers": theirs})],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(*inherited, theirs),
                 env=environment,
             )
-        except BaseException:
+        except OSError as error:
             os.close(self.answers)
-            raise
+            raise EncodingError(f"encoder process: {error}, expected {sys.executable} to start") from error
         finally:
             os.close(theirs)
 
@@ -84,19 +86,15 @@ class _Process:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def close(self) -> None:
-        """End the process, politely at first."""
+    def close(self, deadline: float) -> None:
+        """Wait until `deadline` for the process to end by itself, then kill it."""
         try:
-            self.process.wait(_STOP_SECONDS)
+            self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             log.warning("encoder process %d does not stop, killing it", self.process.pid)
-            self.kill()
+            self.process.kill()
+            self.process.wait()
         os.close(self.answers)
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self.process.kill()
-        self.process.wait()
 
 
 def _shared_memory(size: int) -> int:
@@ -121,9 +119,9 @@ class EncoderPool:
     slots : leads that may be in flight
 
     `buffer` is all slots as one contiguous array, float32 ``(slot, variable, value)``, page-aligned, so
-    that CUDA can lock it. Bytes do not depend on the number of processes. A field that is not finite, a
-    full disk or an encoder that dies ends the pool: leads that were whole are still handed out by
-    `completed`, then it, `acquire` and `drain` raise the error.
+    that CUDA can lock it (and must unlock it before `close`). Bytes do not depend on the number of
+    processes. A field that is not finite, a full disk or an encoder that dies ends the pool: leads that
+    were whole are still handed out by `completed`, then it, `acquire` and `drain` raise the error.
     """
 
     def __init__(self, spec: OutputSpec, folder: Path, processes: int, slots: int = 3):
@@ -136,7 +134,7 @@ class EncoderPool:
         self._submitted: list[int] = []
         self._published: dict[int, LeadRecord] = {}
         self._error: WorkflowError | None = None
-        self._failed_lead = -1
+        self._failed_lead = NO_LEAD
         self._closed = False
         self._memory_fd = _shared_memory(layout.size)
         self._memory = mmap.mmap(self._memory_fd, layout.size)
@@ -154,7 +152,8 @@ class EncoderPool:
             "nice": _NICENESS,
         }
         try:
-            self._workers.extend(_Process(setup, (self._memory_fd, reading)) for _ in range(processes))
+            for _ in range(processes):
+                self._workers.append(_Process(setup, (self._memory_fd, reading)))
         except BaseException:
             self.close()
             raise
@@ -180,10 +179,10 @@ class EncoderPool:
         self._listen(0)
         while not self._free:
             self._raise_error()
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            left = _PATIENCE_SECONDS if deadline is None else deadline - time.monotonic()
+            if left <= 0:
                 raise TimeoutError(f"no slot free after {timeout} s: {len(self._submitted)} leads in flight")
-            self._listen(left)
+            self._wait(left)
         self._raise_error()
         number = self._free.pop(0)
         return Slot(number, self.buffer[number])
@@ -223,7 +222,7 @@ class EncoderPool:
         """
         self._listen(0)
         while not isinstance(self._error, (EncodingError, DiskFullError)) and self._pending():
-            self._listen(None)
+            self._wait(_PATIENCE_SECONDS)
         self._raise_error()
         return self._take()
 
@@ -241,8 +240,9 @@ class EncoderPool:
         self._closed = True
         self._control[-1, 0] = 1
         os.close(self._tasks)
+        deadline = time.monotonic() + _STOP_SECONDS
         for worker in self._workers:
-            worker.close()
+            worker.close(deadline)
             for part in self.folder.glob(f".*.{worker.process.pid}.part"):
                 part.unlink(missing_ok=True)
         os.close(self._memory_fd)
@@ -254,15 +254,21 @@ class EncoderPool:
             records.append(self._published.pop(self._submitted.pop(0)))
         return records
 
-    def _listen(self, seconds: float | None) -> None:
-        """Take in what the encoders say, waiting up to `seconds` for the first word."""
+    def _wait(self, seconds: float) -> None:
+        """Listen for up to `seconds`, and say so in the log if it was long and in vain."""
+        if not self._listen(seconds) and seconds >= _PATIENCE_SECONDS:
+            log.warning("no lead finished for %d s, %d in flight: is the disk slow?", seconds, len(self._submitted))
+
+    def _listen(self, seconds: float) -> bool:
+        """Take in what the encoders say, waiting up to `seconds` for the first word; False if there was none."""
         if self._closed:
             raise EncodingError("encoders: the pool is closed, expected it open")
         workers = {worker.answers: worker for worker in self._workers if worker.process.returncode is None}
         poll = select.poll()
         for fd in workers:
             poll.register(fd, select.POLLIN)
-        for fd, _ in poll.poll(None if seconds is None else 1000 * max(seconds, 0)):
+        ready = poll.poll(1000 * seconds)
+        for fd, _ in ready:
             answers = workers[fd].read()
             if answers is None:
                 code = workers[fd].process.wait()
@@ -270,6 +276,7 @@ class EncoderPool:
                 continue
             for answer in answers:
                 self._take_in(answer)
+        return bool(ready)
 
     def _take_in(self, answer: dict) -> None:
         if "error" in answer:
@@ -279,10 +286,10 @@ class EncoderPool:
         self._published[record.lead] = record
         self._free.append(answer["slot"])
 
-    def _fail(self, error: WorkflowError, lead: int = -1) -> None:
+    def _fail(self, error: WorkflowError, lead: int = NO_LEAD) -> None:
         # A fatal error replaces "not finite", which can be waited out; of several of these the earliest lead counts.
         waiting = self._error is None or isinstance(self._error, NotFiniteError)
-        later = isinstance(error, NotFiniteError) and -1 < self._failed_lead < lead
+        later = isinstance(error, NotFiniteError) and NO_LEAD < self._failed_lead < lead
         if waiting and not later:
             self._error, self._failed_lead = error, lead
 

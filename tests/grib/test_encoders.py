@@ -143,6 +143,20 @@ def test_an_encoder_that_cannot_start_is_told(tmp_path: Path, monkeypatch: pytes
         pool.drain()
 
 
+def test_a_specification_that_cannot_be_encoded_is_told(tmp_path: Path) -> None:
+    with EncoderPool(make_spec(FEW, ensemble_size=70000), tmp_path, 2) as pool:
+        fill(pool, 6)
+        with pytest.raises(EncodingError, match="GRIB key numberOfForecastsInEnsemble cannot be 70000"):
+            pool.drain()
+    assert files(tmp_path) == []
+
+
+def test_modules_in_the_working_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the working folder')")
+    monkeypatch.chdir(tmp_path)
+    assert len(write_member(make_spec(FEW), tmp_path / "leads", (6,))) == 1
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_field_that_is_not_finite_stops_the_member(tmp_path: Path, value: float) -> None:
     with EncoderPool(make_spec(FEW), tmp_path, 2, slots=3) as pool:
