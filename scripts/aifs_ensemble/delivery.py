@@ -13,12 +13,13 @@ from aifs_ensemble.config import Config
 from aifs_ensemble.delivery_core import MemberDelivery, Receipt
 from aifs_ensemble.manifest import LeadRecord, read_member_manifest
 from aifs_ensemble.restore import Restored, restore_member
+from aifs_ensemble.storage import Storage
 from aifs_ensemble.streaming import StreamingDelivery
 
 __all__ = ["Receipt", "Restored", "StreamingDelivery", "deliver_member", "restore_member"]
 
 
-def deliver_member(config: Config, member: int) -> Receipt:
+def deliver_member(config: Config, member: int, storage: Storage | None = None) -> Receipt:
     """Bring a finished member from scratch to the destination, verified, and write its receipt.
 
     A second call moves no bytes. With ``keep_scratch: false`` the local leads go once all copies are
@@ -27,7 +28,7 @@ def deliver_member(config: Config, member: int) -> Receipt:
     """
     path = config.scratch.manifest(member)
     manifest = read_member_manifest(path)
-    delivery = MemberDelivery(config, member)
+    delivery = MemberDelivery(config, member, storage)
     if delivery.standing(manifest) is None:
         _send_all(delivery, manifest.leads)
     return delivery.finish(manifest, path.read_bytes())

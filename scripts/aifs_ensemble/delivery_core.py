@@ -93,6 +93,8 @@ class MemberDelivery:
         self.began = time.perf_counter()
         self._before = self.storage.counts
         self._lock = threading.Lock()
+        for left in (lead_prefix(config, member), self.keys.manifest(member), self.keys.receipt(member)):
+            self.storage.tidy(left)
         self.there = member_objects(config, self.storage, member)
         self.remote = remote_manifest(config, self.storage, member)
         self._vouched = self._vouched_files()
@@ -149,6 +151,7 @@ class MemberDelivery:
     def remove_restarts(self) -> None:
         """Remove the member's restart states at the destination: it needs them no more."""
         folder = self.keys.restart(self.member, 0).rpartition("/")[0]
+        self.storage.tidy(f"{folder}/")
         for info in list(self.storage.list(f"{folder}/")):
             self.storage.delete(info.key)
 
@@ -283,8 +286,12 @@ class MemberDelivery:
 
 def member_objects(config: Config, storage: Storage, member: int) -> dict[str, ObjectInfo]:
     """Return what the destination has among a member's leads, blocks and indexes, by key."""
-    prefix = config.keys_.lead(member, 0).rpartition("_")[0] + "_"
-    return {info.key: info for info in storage.list(prefix)}
+    return {info.key: info for info in storage.list(lead_prefix(config, member))}
+
+
+def lead_prefix(config: Config, member: int) -> str:
+    """Return what the keys of a member's leads, blocks and indexes begin with."""
+    return config.keys_.lead(member, 0).rpartition("_")[0] + "_"
 
 
 def remote_json(storage: Storage, key: str) -> Mapping[str, Any] | None:

@@ -7,16 +7,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from doubles.gcs_fault_proxy import FaultProxy, fault_proxy
 from doubles.gcs_server import gcs_server
 
 _COUNT = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def gcs() -> Iterator[str]:
-    """URL of a storage server; its bucket is ``ensembles``."""
+def server() -> Iterator[str]:
+    """URL of a storage server with the bucket ``ensembles``."""
     with gcs_server() as url:
         yield url
+
+
+@pytest.fixture
+def gcs(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """The server behind a proxy, which breaks nothing until it gets a schedule; clients find it by themselves."""
+    with fault_proxy(server) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        yield proxy
 
 
 @pytest.fixture(params=["folder", "gs"])
@@ -29,6 +38,6 @@ def destination(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def bucket(gcs: str) -> Callable[[], str]:
+def bucket(gcs: FaultProxy) -> Callable[[], str]:
     """Return fresh destinations in the bucket."""
     return lambda: f"gs://ensembles/{next(_COUNT)}"

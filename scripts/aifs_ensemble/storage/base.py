@@ -35,12 +35,18 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """How transfers run: the keys of ``delivery`` in the configuration, in bytes and seconds."""
+    """How transfers run: the keys of ``delivery`` in the configuration, in bytes and seconds.
+
+    `chunk`, a multiple of 256 KiB, is what one request of a resumable upload carries; `backoff` is the first
+    wait after a failure, doubled up to `backoff_most` and drawn at random below that.
+    """
 
     threads: int = 8
     resumable_above: int = 8 << 20
     chunk: int = 16 << 20
     deadline: float = 900.0
+    backoff: float = 0.5
+    backoff_most: float = 32.0
 
 
 @dataclass
@@ -133,6 +139,9 @@ class Storage(ABC):
 
         `crc32c` is the checksum expected of the whole (`layouts.combine_crc32c`). Otherwise as `put_file`.
         """
+
+    def tidy(self, prefix: str) -> None:  # noqa: B027 (nothing to do is a fair answer)
+        """Remove what killed transfers left half-written under `prefix`, where the destination shows such things."""
 
     def _same(self, info: ObjectInfo | None, size: int, crc32c: str) -> ObjectInfo | None:
         """Return `info` when it has this content."""

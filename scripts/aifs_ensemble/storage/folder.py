@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,9 +74,9 @@ class FolderStorage(Storage):
     ) -> ObjectInfo:
         try:
             size = path.stat().st_size
+            return self._write(_read_all([path]), key, size=size, crc32c=crc32c, source=str(path), replacing=replacing)
         except FileNotFoundError:
             raise VerificationError(f"{path}: missing") from None
-        return self._write(_read_all([path]), key, size=size, crc32c=crc32c, source=str(path), replacing=replacing)
 
     def put_bytes(self, data: bytes, key: str, *, overwrite: bool = False) -> ObjectInfo:
         there = self._bytes_present(data, key)
@@ -126,6 +129,13 @@ class FolderStorage(Storage):
         except FileNotFoundError as error:
             raise StorageError(f"{error.filename}: missing, wanted as a part of {key}") from None
 
+    def tidy(self, prefix: str) -> None:
+        folder, _, start = prefix.rpartition("/")
+        for part in self.path(folder).glob(f".{glob.escape(start)}*.part"):
+            with suppress(OSError), open(part, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
+
     def _write(
         self,
         chunks: Iterable[bytes],
@@ -143,22 +153,24 @@ class FolderStorage(Storage):
         value = 0
         try:
             with open(part, "wb") as file:
+                with suppress(OSError):  # not every file system has locks
+                    fcntl.flock(file, fcntl.LOCK_EX)  # says to `tidy` that somebody is at it
                 for chunk in chunks:
                     value = google_crc32c.extend(value, chunk)
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-            sent = encode_crc32c(value)
-            if crc32c is not None and sent != crc32c:
-                raise VerificationError(f"{source}: crc32c {sent}, expected {crc32c}")
-            if crc32c_file(part) != sent:
-                raise StorageError(f"{path}: what was written reads back differently")
-            return self._publish(part, key, size, sent, replacing)
+                sent = encode_crc32c(value)
+                if crc32c is not None and sent != crc32c:
+                    raise VerificationError(f"{source}: crc32c {sent}, expected {crc32c}")
+                if crc32c_file(part) != sent:
+                    raise StorageError(f"{path}: what was written reads back differently")
+                return self._publish(part, key, size, sent, replacing)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError(f"{path}: no space left on device") from error
-            if isinstance(error, FileNotFoundError):
-                raise
+            if isinstance(error, FileNotFoundError) and error.filename != str(part):
+                raise  # a source
             raise StorageError(f"{path}: {error.strerror}") from error
         finally:
             part.unlink(missing_ok=True)

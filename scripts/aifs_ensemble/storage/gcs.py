@@ -84,8 +84,8 @@ class GcsStorage(Storage):
         self.bucket = self.client.bucket(bucket)
         self._retry = Retry(
             predicate=_transient,
-            initial=0.5,
-            maximum=32.0,
+            initial=settings.backoff,
+            maximum=settings.backoff_most,
             multiplier=2.0,
             timeout=settings.deadline,
             on_error=self._repeated,
