@@ -64,6 +64,8 @@ def encode(variable: str, values: np.ndarray, grid: str, time: datetime, **keys)
     if member is not None:
         settings |= {"productDefinitionTemplateNumber": 1, "number": member, "numberOfForecastsInEnsemble": 51}
     settings["shortName"] = parameter.name
+    if variable in MODEL.constant:
+        settings["typeOfLevel"] = "surface"
     if _LEVEL_TYPES[parameter.levtype]:
         settings |= {"typeOfLevel": _LEVEL_TYPES[parameter.levtype], "level": parameter.level}
     for key, value in (settings | keys).items():

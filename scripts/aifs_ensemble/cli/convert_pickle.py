@@ -1,0 +1,43 @@
+"""Convert input_state_member_NNN.pkl files to state files, refusing anything but plain arrays and dates."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.errors import InputError
+
+HELP = "convert pickled input states to state files"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("pickles", nargs="+", type=Path, help="files that end in the member's number, e.g. ..._007.pkl")
+    parser.add_argument("--member", type=int, help="member of a single file whose name does not say")
+    parser.add_argument("--folder", type=Path, help="where the states go (default: the cycle's folder on scratch)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from aifs_ensemble.initial.pickles import convert_pickle
+
+    config = config_from(args)
+    if args.member is not None and len(args.pickles) != 1:
+        raise InputError("--member: goes with a single file")
+    for pickled in args.pickles:
+        member = args.member if args.member is not None else member_of(pickled)
+        path = config.scratch.initial(member)
+        if args.folder is not None:
+            path = args.folder / path.name
+        state = convert_pickle(config, pickled, member, path)
+        print(f"{path}: member {member}, {len(state.variables)} variables on {state.grid}")
+    return 0
+
+
+def member_of(path: Path) -> int:
+    """Return the member that a file's name ends in; InputError if it does not."""
+    match = re.search(r"(\d+)$", path.stem)
+    if not match or not int(match[1]):
+        raise InputError(f"{path}: name does not end in a member's number, expected e.g. input_state_member_007.pkl")
+    return int(match[1])

@@ -1,0 +1,40 @@
+"""Make the initial states of a cycle's members and show the spread of their fields."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.names import parse_members
+
+HELP = "make initial states and show their spread"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("--members", help="only these, e.g. 1-3 (default: all in the configuration)")
+    parser.add_argument("--prepare-only", action="store_true", help="only index, constants and weights, into the cache")
+    parser.add_argument("--statistics-only", action="store_true", help="only the spread of the states that are there")
+
+
+def run(args: argparse.Namespace) -> int:
+    from aifs_ensemble.initial.build import build_member, ensemble_statistics, prepare_cycle
+
+    config = config_from(args)
+    members = parse_members(args.members) if args.members else config.members
+    paths = [config.scratch.initial(member) for member in members]
+    if not args.statistics_only:
+        prepare_cycle(config)
+        if args.prepare_only:
+            print(f"{config.cache}: what the members of {config.cycle} share")
+            return 0
+        for member, path in zip(members, paths, strict=True):
+            start = time.perf_counter()
+            build_member(config, member, path)
+            print(f"{path}: {time.perf_counter() - start:.1f} s")
+    table = ensemble_statistics(paths)
+    print(table.to_string(float_format="{:.5g}".format))
+    for duplicates in table.attrs["duplicates"]:
+        print(f"identical members: {', '.join(map(str, duplicates))}")
+    return 0
