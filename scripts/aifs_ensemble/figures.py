@@ -1,85 +1,24 @@
 """Figures of a run that a person reads at a glance, each in a light and a dark version.
 
-Every function takes what it shows and a `Theme` and returns a matplotlib figure; `save` writes both versions as SVG
-and PNG.
+Every function takes what it shows and a `Theme` and returns a matplotlib figure; `themes.save` writes both versions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from aifs_ensemble.accounting import Account, Stay
 from aifs_ensemble.plan_text import duration, money
 from aifs_ensemble.planning import Plan
 from aifs_ensemble.runrecords import Attempt
+from aifs_ensemble.themes import Theme, legend, new_figure, save, title
 
-WIDTH = 9.0  # inches; at 100 dots an inch what a report's page shows without scaling
-DPI = 100
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of one version. `marks` are by meaning, `series` for things that differ in nothing but name."""
-
-    name: str
-    paper: str
-    ink: str
-    faint: str
-    line: str
-    marks: Mapping[str, str]
-    series: tuple[str, ...]
-    fields: str
-
-
-LIGHT = Theme(
-    name="light",
-    paper="#ffffff",
-    ink="#1f2933",
-    faint="#66727f",
-    line="#dfe4e8",
-    marks={
-        "start_up": "#e39b3b",
-        "computing": "#2f6db5",
-        "wait_output": "#8c6bb1",
-        "between": "#9db8d6",
-        "drain": "#3c9c83",
-        "lost": "#c8493b",
-        "gap": "#c9d0d6",
-        "recorded": "#66727f",
-    },
-    series=("#2f6db5", "#e39b3b", "#3c9c83", "#c8493b", "#8c6bb1", "#7d6b45", "#c56aa0", "#5f8a3a"),
-    fields="RdYlBu_r",
-)
-DARK = Theme(
-    name="dark",
-    paper="#14181d",
-    ink="#e6eaee",
-    faint="#98a4b0",
-    line="#2d353d",
-    marks={
-        "start_up": "#e9ad58",
-        "computing": "#5b9be0",
-        "wait_output": "#ab8fd3",
-        "between": "#40607f",
-        "drain": "#57b99f",
-        "lost": "#e0705f",
-        "gap": "#434c55",
-        "recorded": "#98a4b0",
-    },
-    series=("#5b9be0", "#e9ad58", "#57b99f", "#e0705f", "#ab8fd3", "#b5a06d", "#dd8fbd", "#8cba62"),
-    fields="RdYlBu_r",
-)
-THEMES = (LIGHT, DARK)
 _USE_LABELS = {
     "computing": "computing",
     "start_up": "starting up",
@@ -91,43 +30,12 @@ _USE_LABELS = {
 }
 
 
-def _figure(theme: Theme, height: float, rows: int = 1, **grid: Any) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor=theme.paper)
-    axes = figure.subplots(rows, 1, squeeze=False, **grid)[:, 0]
-    for axis in axes:
-        style(axis, theme)
-    return figure, list(axes)
-
-
-def style(axis: Axes, theme: Theme) -> None:
-    """Give axes the theme's colours and leave out what carries no information."""
-    axis.set_facecolor(theme.paper)
-    axis.spines[["top", "right"]].set_visible(False)
-    for spine in axis.spines.values():
-        spine.set_color(theme.line)
-    axis.tick_params(colors=theme.faint, labelcolor=theme.faint, length=0, labelsize=9)
-    axis.grid(axis="x", color=theme.line, linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.xaxis.label.set_color(theme.faint)
-    axis.yaxis.label.set_color(theme.faint)
-
-
-def _title(axis: Axes, theme: Theme, text: str, note: str = "") -> None:
-    axis.set_title(text, loc="left", color=theme.ink, fontsize=12, fontweight="bold", pad=22 if note else 10)
-    if note:
-        axis.annotate(
-            note, (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points", color=theme.faint, fontsize=9
-        )
-
-
-def _legend(axis: Axes, theme: Theme, **where: Any) -> None:
-    axis.legend(frameon=False, labelcolor=theme.ink, fontsize=9, handlelength=1.0, handleheight=1.0, **where)
-
-
 def _clock(axis: Axes, span: float) -> None:
-    """Label a time axis in seconds with minutes or hours since the start."""
+    """Label a time axis in seconds with minutes or hours since the start, at round times."""
     unit, name = (3600, "h") if span > 3 * 3600 else (60, "min") if span > 180 else (1, "s")
-    axis.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 3, 5, 6, 10]))
+    steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
+    step = next((step for step in steps if span / step <= 9), steps[-1])
+    axis.xaxis.set_major_locator(MultipleLocator(step))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:g}"))
     axis.set_xlabel(f"{name} since the first member's start", fontsize=9)
 
@@ -160,7 +68,7 @@ def gantt(found: Account, theme: Theme) -> Figure:
     """Return members over machines: a row for each that runs at once, coloured by what it did."""
     placed = [(stay, _lanes(stay.attempts)) for stay in _by_machine(found.stays)]
     rows = sum(max(lane for _, lane in lanes) + 1 for _, lanes in placed)
-    figure, (axis,) = _figure(theme, 1.5 + min(0.3 * rows + 0.12 * len(placed), 11))
+    figure, (axis,) = new_figure(theme, 1.5 + min(0.22 * rows + 0.1 * len(placed), 9))
     origin = min(stay.began for stay in found.stays)
     span = max(stay.ended for stay in found.stays) - origin
     top, seen, labels = 0.0, set(), []
@@ -173,9 +81,10 @@ def gantt(found: Account, theme: Theme) -> Figure:
                 seen.add(kind)
                 axis.barh(y, length, left=start - origin, height=0.82, color=theme.marks[kind], label=label)
             # a number only where it fits its bar: about 9 points a digit of a figure 9 inches wide
-            if attempt.seconds > 0.022 * span:
-                middle = (attempt.began + attempt.ended) / 2 - origin
-                axis.text(middle, y, str(attempt.member), ha="center", va="center", color="#ffffff", fontsize=8)
+            _, start, length = max(_parts(attempt), key=lambda part: part[2])
+            if length > 0.022 * span:
+                middle = start + length / 2 - origin
+                axis.text(middle, y, str(attempt.member), ha="center", va="center", color=theme.paper, fontsize=8)
         labels.append((top + (depth - 1) / 2, stay.machine))
         top += depth + 0.4
     axis.set_ylim(top - 0.4 - 0.5, -0.5)
@@ -183,7 +92,7 @@ def gantt(found: Account, theme: Theme) -> Figure:
     axis.set_yticks([y for y, _ in labels], [name[:22] for _, name in labels])
     _clock(axis, span)
     members = len(found.members)
-    _title(axis, theme, "Members over machines", f"{members} members, {duration(found.hours)}; numbers are members")
+    title(axis, theme, "Members over machines", f"{members} members, {duration(found.hours)}; numbers are members")
     figure.legend(
         *axis.get_legend_handles_labels(),
         loc="outside lower left",
@@ -206,7 +115,7 @@ def _by_machine(stays: Sequence[Stay]) -> list[Stay]:
 
 def machine_time(found: Account, theme: Theme) -> Figure:
     """Return where the machines' time went, as one bar."""
-    figure, (axis,) = _figure(theme, 1.9)
+    figure, (axis,) = new_figure(theme, 1.9)
     total = sum(found.uses.values())
     left = 0.0
     for kind, seconds in found.uses.items():
@@ -220,16 +129,9 @@ def machine_time(found: Account, theme: Theme) -> Figure:
     axis.grid(visible=False)
     axis.spines[["left", "bottom"]].set_visible(False)
     axis.set_xticks([])
-    _title(axis, theme, f"Where {duration(total / 3600)} of machine time went")
-    _legend(axis, theme, loc="upper left", bbox_to_anchor=(0, 0), ncols=4, borderaxespad=0)
+    title(axis, theme, f"Where {duration(total / 3600)} of machine time went")
+    legend(axis, theme, loc="upper left", bbox_to_anchor=(0, 0), ncols=4, borderaxespad=0)
     return figure
-
-
-def _no_data(axis: Axes, theme: Theme, text: str) -> None:
-    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color=theme.faint, fontsize=10)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.grid(visible=False)
 
 
 def _series(found: Account, columns: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -250,16 +152,21 @@ def _series(found: Account, columns: Sequence[str]) -> dict[str, pd.DataFrame]:
     for machine, frames in parts.items():
         rows = pd.concat(frames)
         when = ((rows["time"] - origin) / bin_seconds).round() * bin_seconds
-        series[machine] = rows[list(columns)].astype(float).groupby(when).mean()
+        line = rows[list(columns)].astype(float).groupby(when).mean()
+        series[machine] = _broken(line, 5 * bin_seconds)
     return series
+
+
+def _broken(line: pd.DataFrame, gap: float) -> pd.DataFrame:
+    """Return a line with a hole wherever nothing was sampled for longer than `gap` seconds."""
+    times = line.index.to_numpy(dtype=float)
+    holes = times[:-1][np.diff(times) > gap] + gap / 2
+    return pd.concat([line, pd.DataFrame(np.nan, index=holes, columns=line.columns)]).sort_index()
 
 
 def _plot_series(axis: Axes, theme: Theme, series: Mapping[str, pd.Series]) -> None:
     """Draw a line a machine; more than six become their mean within the range of all."""
-    usable = {name: line.dropna() for name, line in series.items() if not line.dropna().empty}
-    if not usable:
-        _no_data(axis, theme, "not sampled on these machines")
-        return
+    usable = {name: line for name, line in series.items() if not line.dropna().empty}
     if len(usable) <= 6:
         for (name, line), color in zip(usable.items(), theme.series, strict=False):
             axis.plot(line.index, line, color=color, linewidth=1.2, label=name[:22])
@@ -272,20 +179,20 @@ def _plot_series(axis: Axes, theme: Theme, series: Mapping[str, pd.Series]) -> N
 
 def gpu(found: Account, theme: Theme) -> Figure:
     """Return the cards' utilisation and memory over time."""
-    figure, axes = _figure(theme, 4.6, 2, sharex=True)
+    figure, axes = new_figure(theme, 4.6, 2, sharex=True)
     series = _series(found, ("gpu_percent", "gpu_mem_mib", "gpu_mem_total_mib"))
     _plot_series(axes[0], theme, {name: frame["gpu_percent"] for name, frame in series.items()})
     _plot_series(axes[1], theme, {name: frame["gpu_mem_mib"] / 1024 for name, frame in series.items()})
     means = [stay.gpu_percent for stay in found.stays if not np.isnan(stay.gpu_percent)]
-    note = f"mean {np.mean(means):.0f} %" if means else ""
-    _title(axes[0], theme, "GPU utilisation, %", note)
-    _title(axes[1], theme, "GPU memory, GiB")
+    note = f"mean {np.mean(means):.0f} %"
+    title(axes[0], theme, "GPU utilisation, %", note)
+    title(axes[1], theme, "GPU memory, GiB")
     if means:
         axes[0].set_ylim(0, 105)
         room = [frame["gpu_mem_total_mib"].max() / 1024 for frame in series.values()]
         axes[1].axhline(np.nanmax(room), color=theme.faint, linewidth=1, linestyle=(0, (4, 3)), label="the card's")
         axes[1].set_ylim(0, np.nanmax(room) * 1.05)
-        _legend(axes[1], theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend(axes[1], theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         span = max(stay.ended for stay in found.stays) - min(stay.began for stay in found.stays)
         _clock(axes[1], span)
     return figure
@@ -294,36 +201,30 @@ def gpu(found: Account, theme: Theme) -> Figure:
 def disk_network(found: Account, theme: Theme) -> Figure:
     """Return rates of disk and network over time."""
     columns = ("disk_write_mb_s", "disk_read_mb_s", "net_sent_mb_s", "net_recv_mb_s")
-    figure, axes = _figure(theme, 4.6, 2, sharex=True)
+    figure, axes = new_figure(theme, 4.6, 2, sharex=True)
     series = _series(found, columns)
     machines = len(series)
-    for axis, title, pair in (
+    for axis, heading, pair in (
         (axes[0], "Disk, MB/s", (("written", columns[0]), ("read", columns[1]))),
         (axes[1], "Network, MB/s", (("sent", columns[2]), ("received", columns[3]))),
     ):
-        _title(axis, theme, title, "sum over machines" if machines > 1 and axis is axes[0] else "")
-        if not series:
-            _no_data(axis, theme, "not sampled on these machines")
-            continue
-        for (label, column), color in zip(pair, theme.series, strict=False):
-            total = pd.DataFrame({name: frame[column] for name, frame in series.items()}).sum(axis=1).sort_index()
-            axis.plot(total.index, total, color=color, linewidth=1.2, label=label)
+        title(axis, theme, heading, "sum over machines" if machines > 1 and axis is axes[0] else "")
+        for (label, column), color, width in zip(pair, theme.series, (2.4, 1.1), strict=False):
+            parts = pd.DataFrame({name: frame[column] for name, frame in series.items()}).sort_index()
+            total = parts.sum(axis=1, min_count=1)
+            axis.plot(total.index, total, color=color, linewidth=width, label=label)
         axis.set_ylim(bottom=0)
-        _legend(axis, theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    if series:
-        _clock(axes[1], max(stay.ended for stay in found.stays) - min(stay.began for stay in found.stays))
+        legend(axis, theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _clock(axes[1], max(stay.ended for stay in found.stays) - min(stay.began for stay in found.stays))
     return figure
 
 
 def costs(stacks: Mapping[str, Mapping[str, float]], theme: Theme, members: int) -> Figure:
     """Return costs by category, a bar for each of `stacks` (such as plan and run), USD."""
-    figure, (axis,) = _figure(theme, 1.5 + 0.55 * len(stacks))
+    figure, (axis,) = new_figure(theme, 1.5 + 0.55 * len(stacks))
+    axis.grid(visible=False)
     names = list(dict.fromkeys(name for stack in stacks.values() for name, usd in stack.items() if usd > 0))
     largest = max((sum(stack.values()) for stack in stacks.values()), default=0.0)
-    if largest <= 0:
-        _no_data(axis, theme, "nothing was paid for: the machine is one's own")
-        _title(axis, theme, "Cost, USD")
-        return figure
     for name, color in zip(names, theme.series, strict=False):
         left = [sum(stack.get(other, 0.0) for other in names[: names.index(name)]) for stack in stacks.values()]
         values = [stack.get(name, 0.0) for stack in stacks.values()]
@@ -343,14 +244,14 @@ def costs(stacks: Mapping[str, Mapping[str, float]], theme: Theme, members: int)
     axis.set_yticks(range(len(stacks)), list(stacks))
     axis.tick_params(axis="y", labelcolor=theme.ink)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"${value:g}"))
-    _title(axis, theme, "Cost by category, USD")
-    _legend(axis, theme, loc="upper left", bbox_to_anchor=(0, -0.16 if len(stacks) > 2 else -0.25), ncols=4)
+    title(axis, theme, "Cost by category, USD")
+    legend(axis, theme, loc="upper left", bbox_to_anchor=(0, -0.16 if len(stacks) > 2 else -0.25), ncols=4)
     return figure
 
 
 def member_times(found: Account, theme: Theme, recorded_seconds: float | None = None) -> Figure:
     """Return the histogram of members' seconds, beside what was recorded of a member before."""
-    figure, (axis,) = _figure(theme, 3.0)
+    figure, (axis,) = new_figure(theme, 3.0)
     seconds = np.array([member.seconds for member in found.members])
     count = max(5, min(30, round(2 * np.sqrt(len(seconds)))))
     low, high = seconds.min(), seconds.max()
@@ -370,8 +271,8 @@ def member_times(found: Account, theme: Theme, recorded_seconds: float | None = 
     axis.set_xlabel("s from a member's start to its end, all attempts", fontsize=9)
     axis.grid(axis="y", color=theme.line, linewidth=0.8)
     axis.grid(axis="x", visible=False)
-    _title(axis, theme, "Members by time taken")
-    _legend(axis, theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    title(axis, theme, "Members by time taken", f"{len(seconds)} members")
+    legend(axis, theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -383,29 +284,19 @@ def account_figures(
     if plan is not None:
         stacks = {"planned, on demand": plan.chosen.costs, "planned, spot": plan.chosen.spot_costs}
     stacks["this run"] = found.costs
-    return {
+    figures: dict[str, Callable[[Theme], Figure]] = {
         "gantt": lambda theme: gantt(found, theme),
         "machine_time": lambda theme: machine_time(found, theme),
-        "gpu": lambda theme: gpu(found, theme),
-        "disk_network": lambda theme: disk_network(found, theme),
-        "costs": lambda theme: costs(stacks, theme, len(found.members)),
         "member_times": lambda theme: member_times(found, theme, recorded_seconds),
     }
+    # no empty frames: a processor has no card to sample, one's own machine costs nothing
+    if any(not np.isnan(stay.gpu_percent) for stay in found.stays):
+        figures["gpu"] = lambda theme: gpu(found, theme)
+    if not found.run.metrics.empty:
+        figures["disk_network"] = lambda theme: disk_network(found, theme)
+    if found.usd > 0:
+        figures["costs"] = lambda theme: costs(stacks, theme, len(found.members))
+    return figures
 
 
-def save(
-    figures: Mapping[str, Callable[[Theme], Figure]], folder: Path, kinds: Sequence[str] = ("svg", "png")
-) -> list[Path]:
-    """Write each figure in both themes as ``{name}-{theme}.{kind}`` and return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    with mpl.rc_context({"svg.hashsalt": "aifs-ensemble", "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
-        for name, draw in figures.items():
-            for theme in THEMES:
-                figure = draw(theme)
-                for kind in kinds:
-                    path = folder / f"{name}-{theme.name}.{kind}"
-                    metadata = {"Date": None} if kind == "svg" else None
-                    figure.savefig(path, format=kind, metadata=metadata, facecolor=theme.paper)
-                    written.append(path)
-    return written
+__all__ = ["account_figures", "costs", "disk_network", "gantt", "gpu", "machine_time", "member_times", "save"]

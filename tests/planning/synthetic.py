@@ -124,8 +124,8 @@ def write_metrics(path: Path, pieces: Sequence[Piece], busy: Mapping[str, Sequen
             wave = 4 * math.sin(second / 7)
             rows.append(
                 f"{ORIGIN + second:.1f},{phase},,{92 + wave if stepping else 3:.1f},{19000 if since > 20 else 800},"
-                f"81920,{380 if stepping else 90},{350 if own else 100},9000,"
-                f"{20 if since < 20 else 0},{230 + 9 * wave if stepping else 5},1,{200 + 9 * wave if stepping else 2},300"
+                f"81920,{380 if stepping else 90},{350 if own else 100},9000,{20 if since < 20 else 0},"
+                f"{230 + 9 * wave if stepping else 5},1,{200 + 9 * wave if stepping else 2},300"
             )
     path.write_text("\n".join(rows) + "\n")
 
