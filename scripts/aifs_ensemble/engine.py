@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from aifs_ensemble.encoders import EncoderPool, output_spec
-from aifs_ensemble.errors import CheckpointError, GpuMemoryError, InputError, StoppedError, WorkflowError
+from aifs_ensemble.errors import GpuMemoryError, InputError, StoppedError, WorkflowError
 from aifs_ensemble.forcings import ComputedForcings
 from aifs_ensemble.forecast import ForecastRequest, Watchers, read_initial
 from aifs_ensemble.journal import WorkFolder
@@ -99,12 +99,10 @@ def load(request: ForecastRequest, device: torch.device) -> Loaded:
 
     from aifs_ensemble.checkpoint import load_model
 
-    try:
-        metadata = Checkpoint(str(request.checkpoint))._metadata
-        layout = Layout.of(metadata, request.model)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{request.checkpoint}: its metadata cannot be read ({error!r})") from error
+    # it looks at the metadata first, and says what is wrong with the file or its fit
     module = load_model(request.checkpoint, request.model, device=device, trust=request.trust)
+    metadata = Checkpoint(str(request.checkpoint))._metadata
+    layout = Layout.of(metadata, request.model)
     stepper = Stepper(
         module,
         device,

@@ -37,6 +37,7 @@ from aifs_ensemble.names import index_file, lead_file
 LOG = logging.getLogger(__name__)
 SCHEMA = "aifs-ensemble/work/1"
 _CHUNK = 8 << 20
+_LONGEST_HEADER = 100_000_000  # bytes, the limit of the format
 
 
 class JsonLines:
@@ -127,9 +128,12 @@ def state_digest(path: Path) -> str:
     """
     with open(path, "rb") as file:
         try:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            length = int.from_bytes(file.read(8), "little")
+            if length > _LONGEST_HEADER:
+                raise ValueError(f"header of {length} bytes")
+            header = json.loads(file.read(length))
             header["__metadata__"].pop("provenance", None)
-        except (ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not a readable state ({error!r})") from None
         value = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         while chunk := file.read(_CHUNK):

@@ -7,6 +7,7 @@ Nothing here waits for the device.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +26,7 @@ from aifs_ensemble.models import Model
 from aifs_ensemble.noise import seed_device
 from aifs_ensemble.state import State
 
+LOG = logging.getLogger(__name__)
 _AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, "32": None}
 
 
@@ -126,9 +128,25 @@ class Stepper:
         self._dtype = _AUTOCAST[precision]
         torch.use_deterministic_algorithms(deterministic and device.type == "cuda", warn_only=True)
         _set_chunks(chunks)
-        if compiled:
+        self.accelerated = compiled and self._dtype is not None and device.type == "cuda" and self._accelerate(chunks)
+        if compiled and not self.accelerated:
             for part in ("encoder", "processor", "decoder"):
                 setattr(self.model.model, part, torch.compile(getattr(self.model.model, part), dynamic=False))
+
+    def _accelerate(self, chunks: int) -> bool:
+        """Put the faster forward pass in place of the model's own; return whether it knows the model."""
+        from aifs_ensemble.accelerate import AcceleratedForward, NotAcceleratedError
+
+        try:
+            forward = AcceleratedForward(self.model.model, self._dtype, chunks=chunks)
+        except NotAcceleratedError as reason:
+            LOG.warning("forward pass not accelerated, compiling the model's own: %s", reason)
+            return False
+        self.model.forward = forward
+        # the faster pass holds its own weights: the originals only take memory
+        for part in ("encoder", "processor", "decoder"):
+            getattr(self.model.model, part).to("meta")
+        return True
 
     def forward(self, inputs: torch.Tensor, *, first: bool, seed: int) -> torch.Tensor:
         """Return the fields one step on.
