@@ -178,7 +178,7 @@ def _mean_gpu(metrics: pd.DataFrame, attempts: Sequence[Attempt]) -> float:
     began, ended = min(a.began for a in attempts), max(a.ended for a in attempts)
     mine = mine[(mine["time"] >= began) & (mine["time"] <= ended)]
     # members on one card sample the same card: a second counts once
-    return float(mine.groupby(mine["time"].round())["gpu_percent"].mean().mean())
+    return float(mine.groupby(mine["time"].round())["gpu_util_percent"].mean().mean())
 
 
 def find_rates(

@@ -171,7 +171,7 @@ def _plot_series(axis: Axes, theme: Theme, series: Mapping[str, pd.Series]) -> N
         for (name, line), color in zip(usable.items(), theme.series, strict=False):
             axis.plot(line.index, line, color=color, linewidth=1.2, label=name[:22])
         return
-    table = pd.DataFrame(usable).sort_index()
+    table = pd.DataFrame(usable).sort_index().dropna(how="all")
     low, high, mean = table.min(axis=1), table.max(axis=1), table.mean(axis=1)
     axis.fill_between(table.index, low, high, color=theme.series[0], alpha=0.25, linewidth=0, label="range")
     axis.plot(table.index, mean, color=theme.series[0], linewidth=1.4, label=f"mean of {len(usable)} machines")
@@ -180,8 +180,8 @@ def _plot_series(axis: Axes, theme: Theme, series: Mapping[str, pd.Series]) -> N
 def gpu(found: Account, theme: Theme) -> Figure:
     """Return the cards' utilisation and memory over time."""
     figure, axes = new_figure(theme, 4.6, 2, sharex=True)
-    series = _series(found, ("gpu_percent", "gpu_mem_mib", "gpu_mem_total_mib"))
-    _plot_series(axes[0], theme, {name: frame["gpu_percent"] for name, frame in series.items()})
+    series = _series(found, ("gpu_util_percent", "gpu_mem_mib", "gpu_total_mib"))
+    _plot_series(axes[0], theme, {name: frame["gpu_util_percent"] for name, frame in series.items()})
     _plot_series(axes[1], theme, {name: frame["gpu_mem_mib"] / 1024 for name, frame in series.items()})
     means = [stay.gpu_percent for stay in found.stays if not np.isnan(stay.gpu_percent)]
     note = f"mean {np.mean(means):.0f} %"
@@ -189,7 +189,7 @@ def gpu(found: Account, theme: Theme) -> Figure:
     title(axes[1], theme, "GPU memory, GiB")
     if means:
         axes[0].set_ylim(0, 105)
-        room = [frame["gpu_mem_total_mib"].max() / 1024 for frame in series.values()]
+        room = [frame["gpu_total_mib"].max() / 1024 for frame in series.values()]
         axes[1].axhline(np.nanmax(room), color=theme.faint, linewidth=1, linestyle=(0, (4, 3)), label="the card's")
         axes[1].set_ylim(0, np.nanmax(room) * 1.05)
         legend(axes[1], theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))

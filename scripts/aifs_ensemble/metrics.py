@@ -32,9 +32,9 @@ COLUMNS = (
     "time",  # seconds since 1970
     "phase",  # start_up, steps, drain
     "lead",  # last lead whose step was computed, hours
-    "gpu_percent",
+    "gpu_util_percent",
     "gpu_mem_mib",
-    "gpu_mem_total_mib",
+    "gpu_total_mib",
     "gpu_watts",
     "cpu_percent",  # of one processor: 200 is two busy ones, this process and its children
     "host_mem_mib",  # resident, this process and its children
@@ -69,10 +69,10 @@ class _Gpu:
             return {}
         found: dict[str, float] = {}
         with suppress(self._nvml.NVMLError):
-            found["gpu_percent"] = self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu
+            found["gpu_util_percent"] = self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu
         with suppress(self._nvml.NVMLError):
             memory = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
-            found |= {"gpu_mem_mib": memory.used / _MIB, "gpu_mem_total_mib": memory.total / _MIB}
+            found |= {"gpu_mem_mib": memory.used / _MIB, "gpu_total_mib": memory.total / _MIB}
         with suppress(self._nvml.NVMLError):
             found["gpu_watts"] = self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1000
         return found

@@ -108,14 +108,8 @@ class Case:
         return self.work.steps * self.lead_bytes
 
     def speed(self, machine: MachineType) -> Speed:
-        settings = self.config["forecast"]
-        return self.throughput.speed(
-            self.config.model.name,
-            machine.gpu,
-            str(settings["precision"]),
-            bool(settings["compile"]),
-            bool(settings["deterministic"]),
-        )
+        """Return the speed of the configuration's model on a machine's card."""
+        return self.throughput.for_config(self.config, machine.gpu)
 
     def at_once(self, machine: MachineType) -> int:
         """Return how many members fit a machine's card and memory at once; 0 when not one does."""
@@ -196,7 +190,7 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
             at_once=max(at_once, 1),
             step_seconds=step_seconds,
             overhead_seconds=speed.startup_seconds + speed.drain_seconds,
-            machine_seconds=start,
+            machine_seconds=start + speed.cold_seconds,
             wait_seconds=0.0 if case.local else assume.vm_wait_seconds,
             restart_steps=restart if case.config["delivery"]["mirror_restarts"] else None,
         )
@@ -588,6 +582,14 @@ def ranked(case: Case, vm_counts: Sequence[int] = _VM_COUNTS, draws: int = 20) -
         counts = sorted({min(count, len(case.work.to_forecast)) for count in vm_counts})
         ways += [estimate(case, machine, count, draws=draws) for count in counts]
     return sorted(ways, key=lambda way: (way.problem is not None, way.usd, way.wall_hours))
+
+
+def member_price(config: Config, machines: Machines, machine: MachineType, speed: Speed, *, spot: bool) -> float:
+    """Return USD of a member on a machine that others keep busy: its steps on the card, machine and disks."""
+    price = machine.price(str(config["cloud"]["regions"][0]))
+    hour = (price.spot if spot else price.on_demand) + machines.disk_hour(machine)
+    cards = machine.gpu.count if machine.gpu else 1
+    return len(config.leads) * speed.step_seconds / cards / 3600 * hour
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ rates, the rest, which moves memory, by the ratio of bandwidths. Manifests of fi
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,11 @@ CPU = Gpu("cpu", 1, 0, "", tflops=0.1, bandwidth_gb_s=20)
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of one member on one card. `status` is ``measured``, ``estimated`` or ``from runs``."""
+    """Seconds of one member on one card. `status` is ``measured``, ``estimated`` or ``from runs``.
+
+    `cold_seconds` is what the first member on a fresh machine needs beyond `startup_seconds`: compiling what later
+    ones find in the cache.
+    """
 
     model: str
     gpu: str
@@ -45,6 +48,7 @@ class Speed:
     status: str
     date: str
     source: str
+    cold_seconds: float = 0.0
 
     @property
     def key(self) -> tuple[str, str, str, bool, bool]:
@@ -105,6 +109,12 @@ class Throughput:
         found = self._find(key)
         return found if found is not None else self._estimate(key, card)
 
+    def for_config(self, config: Mapping[str, Any], gpu: Gpu | None) -> Speed:
+        """Return the speed of a configuration's model, precision and compilation on a card."""
+        settings = config["forecast"]
+        compiled, deterministic = bool(settings["compile"]), bool(settings["deterministic"])
+        return self.speed(config["model"], gpu, str(settings["precision"]), compiled, deterministic)
+
     def _find(self, key: tuple[str, str, str, bool, bool]) -> Speed | None:
         for pool in (self.runs, self.entries):
             matching = [entry for entry in pool if entry.key == key]
@@ -154,6 +164,7 @@ class Throughput:
             status="estimated",
             date=nearest.date,
             source=source,
+            cold_seconds=nearest.cold_seconds,
         )
 
     def scaled_forward(self, seconds: float, card: Gpu) -> float:
@@ -190,16 +201,16 @@ def load_throughput(specs: Mapping[str, Gpu], path: Path = TABLE) -> Throughput:
     return Throughput(reference, sizes, tuple(_entry(item, path) for item in content["entries"]), baseline)
 
 
-_NUMBERS = ("step_seconds", "forward_seconds", "startup_seconds", "drain_seconds", "peak_gpu_mb")
+_NUMBERS = ("step_seconds", "forward_seconds", "startup_seconds", "drain_seconds", "peak_gpu_mb", "cold_seconds")
 
 
 def _entry(item: Mapping[str, Any], path: Path | str) -> Speed:
     known = {key: value for key, value in item.items() if key in Speed.__dataclass_fields__}
-    missing = [key for key in Speed.__dataclass_fields__ if key not in known]
+    missing = [key for key in Speed.__dataclass_fields__ if key not in known and key != "cold_seconds"]
     if missing:
         raise ConfigError(f"{path}: entry {item.get('gpu', '?')} {item.get('model', '?')}: {missing[0]} is missing")
     for key in _NUMBERS:
-        value = known[key]
+        value = known.get(key, 0.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise ConfigError(f"{path}: entry {known['gpu']}: {key}: {value!r}, expected a number of at least 0")
     return Speed(**known)
@@ -217,15 +228,49 @@ def gpu_name(device: str, specs: Iterable[str]) -> str:
     return "cpu" if not device or device.lower().startswith("cpu") else device
 
 
-def add_result(result: Mapping[str, Any], specs: Mapping[str, Gpu], path: Path = TABLE) -> Speed:
-    """Put a benchmark's result into the table, in place of an entry with the same key.
+def engine_result(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the engine benchmark (benchmarks/forecast_engine.py) measured, as fields of `Speed`.
 
-    `result` has the fields of `Speed` (``status`` and ``source`` may be left out).
+    Raises ConfigError when the result holds no run of the whole engine.
+    """
+    modes = content.get("modes", {})
+    engine = modes.get("engine", {})
+    if "step_seconds" not in engine:
+        raise ConfigError("benchmark result: mode 'engine' is missing or failed, expected its step_seconds")
+    forward = modes.get("forward", {})
+    cold = modes.get("engine-cold", {}).get("startup_seconds")
+    cards = [found["gpu"] for found in modes.values() if found.get("gpu")]
+    peak = forward.get("peak_gpu_mb") or engine.get("gpu_mem_mib_max", 0) * 1.048576
+    on_card = content.get("device") == "cuda"
+    model = str(content["model"])
+    return {
+        # the benchmark builds an untrained checkpoint of the released one's size
+        "model": "aifs-ens-1.0" if model == "aifs-ens-size" else model,
+        "gpu": cards[0] if cards else "cpu",
+        "precision": str(content["precision"]),
+        "compile": on_card,
+        "deterministic": True,
+        "step_seconds": engine["step_seconds"],
+        "forward_seconds": engine.get("forward_seconds", forward.get("step_seconds", engine["step_seconds"])),
+        "startup_seconds": engine.get("startup_seconds") or 0.0,
+        "drain_seconds": engine.get("drain_seconds", 0.0),
+        "peak_gpu_mb": peak if on_card else 0.0,
+        "cold_seconds": max((cold or 0.0) - (engine.get("startup_seconds") or 0.0), 0.0),
+    }
+
+
+def add_result(result: Mapping[str, Any], specs: Mapping[str, Gpu], path: Path = TABLE) -> Speed:
+    """Put a measurement into the table, in place of an entry with the same key, and return it.
+
+    `result` has the fields of `Speed` (``status``, ``date`` and ``source`` may be left out), or is the file that the
+    engine benchmark wrote. Raises ConfigError naming the field that is missing or wrong.
     """
     content = read_json(path)
-    item = {"status": "measured", "source": "aifs-ensemble benchmark", "model": "aifs-ens-1.0", **result}
+    if "modes" in result:
+        result = engine_result(result)
+    today = datetime.now(UTC).date().isoformat()
+    item = {"status": "measured", "date": today, "source": "aifs-ensemble benchmark", **result}
     item["gpu"] = gpu_name(str(item.get("gpu", "")), specs)
-    item["precision"] = str(item.get("precision", ""))
     speed = _entry(item, "benchmark result")
     kept = [old for old in content["entries"] if _entry(old, path).key != speed.key]
     content["entries"] = [*kept, asdict(speed)]
@@ -328,8 +373,3 @@ def past_manifests(scratch_root: Path, limit: int = RUNS_READ) -> list[MemberMan
         except WorkflowError:
             continue
     return found
-
-
-def dump(speed: Speed) -> str:
-    """Return a speed as one line of JSON."""
-    return json.dumps(asdict(speed))

@@ -1,0 +1,116 @@
+"""Measure machine types: run the engine benchmark on each, keep its JSON, correct the throughput table, show prices.
+
+Without --machines it runs here, on the card of this machine. With --machines and --profile it runs through Snakemake
+on each machine type, which writes benchmarks/MACHINE.json to the destination. --results takes in files that were
+measured elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.config import Config
+from aifs_ensemble.errors import WorkflowError
+from aifs_ensemble.files import read_json
+from aifs_ensemble.machines import Machines, load_machines
+from aifs_ensemble.plan_text import table
+from aifs_ensemble.planning import member_price
+from aifs_ensemble.throughput import TABLE, add_result, load_throughput
+
+HELP = "measure machine types and show the price of a member on each"
+ROOT = Path(__file__).parents[3]
+ENGINE = ROOT / "benchmarks" / "forecast_engine.py"
+TARGET = "benchmark_engine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("--machines", nargs="+", metavar="TYPE", help="machine types of config/machines.yaml to rent")
+    parser.add_argument("--profile", help="Snakemake profile that rents them")
+    parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help="take these results in, run nothing")
+    parser.add_argument("--output", type=Path, default=Path("scratch/benchmark"), help="folder for the results")
+    parser.add_argument("--table", type=Path, default=TABLE, help="throughput table to correct")
+    parser.add_argument("--prices-only", action="store_true", help="run nothing, show the table")
+    parser.add_argument("engine", nargs="*", help="after --: arguments of the engine benchmark")
+
+
+def run(args: argparse.Namespace) -> int:
+    config = config_from(args)
+    prices = config["cloud"]["prices"]
+    machines = load_machines(prices=Path(prices) if prices else None)
+    if not args.prices_only:
+        for file in _results(args, config, machines):
+            speed = add_result(read_json(file), machines.gpu_specs, args.table)
+            print(f"{file}: {speed.gpu}, {speed.step_seconds:.4f} s a step, into {args.table}")
+    print("\n".join(price_lines(config, machines, args.table)))
+    return 0
+
+
+def _results(args: argparse.Namespace, config: Config, machines: Machines) -> Sequence[Path]:
+    if args.results:
+        return args.results
+    if args.machines:
+        return [rent(config, machines.machine(name).name, args.profile, args.output) for name in args.machines]
+    out = args.output / "here.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _call([sys.executable, str(ENGINE), "--out", str(out), *args.engine])
+    return [out]
+
+
+def rent_command(machine: str, profile: str) -> list[str]:
+    """Return the Snakemake command that runs the engine benchmark on a machine type."""
+    setting = f'cloud={{"gpu": "{machine}"}}'
+    return [sys.executable, "-m", "snakemake", "--profile", profile, "--config", setting, "--", TARGET]
+
+
+def rent(config: Config, machine: str, profile: str | None, output: Path) -> Path:
+    """Run the engine benchmark on a machine type and return its result, fetched from the destination."""
+    if not profile:
+        raise WorkflowError("benchmark: --machines needs --profile, expected the profile that rents them")
+    from aifs_ensemble.storage import open_destination
+
+    store = open_destination(config)
+    _call(rent_command(machine, profile))
+    path = output / f"{machine}.json"
+    store.get_file(f"benchmarks/{machine}.json", path)
+    return path
+
+
+def _call(command: Sequence[str]) -> None:
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        raise WorkflowError(f"benchmark: {' '.join(command[:6])} ... ended with exit code {status}")
+
+
+def price_lines(config: Config, machines: Machines, path: Path = TABLE) -> list[str]:
+    """Return what a member and a forecast day of the configuration's model cost on each GPU machine type."""
+    throughput = load_throughput(machines.gpu_specs, path)
+    region = config["cloud"]["regions"][0]
+    rows = []
+    for name in machines.names("gpu"):
+        machine = machines.machine(name)
+        if region not in machine.prices:
+            continue
+        speed = throughput.for_config(config, machine.gpu)
+        usual, spot = (member_price(config, machines, machine, speed, spot=kind) for kind in (False, True))
+        days = config["lead_hours"] / 24
+        rows.append(
+            (
+                name,
+                speed.gpu,
+                f"{speed.step_seconds:.3f}",
+                f"${usual:.3f}",
+                f"${spot:.3f}",
+                f"${usual / days:.4f}",
+                f"${spot / days:.4f}",
+                speed.status,
+            )
+        )
+    rows.sort(key=lambda row: float(row[3][1:]))
+    headers = ("machine", "card", "s/step", "a member", "spot", "a day", "spot ", "speed")
+    return [f"{config.model.name}, {config['lead_hours']} h, {region}, machine and disks:", *table(rows, headers)]
