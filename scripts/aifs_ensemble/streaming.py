@@ -57,6 +57,8 @@ class StreamingDelivery(SilentObserver):
         self._removed: set[int] = set()
         self._mirrored: set[int] = set()
         self._points: list[int] = []
+        self._tasks = 0
+        self._closing = False
         self._error: BaseException | None = None
 
     def started(self, member: int, leads: int, done: int) -> None:
@@ -87,7 +89,8 @@ class StreamingDelivery(SilentObserver):
             for record in manifest.leads:
                 self._enqueue(record)
             with self._changed:
-                self._changed.wait_for(lambda: self._error is not None or not self._waiting)
+                self._closing = True  # nobody will go on from a restart state of a finished member
+                self._changed.wait_for(lambda: self._error is not None or self._tasks == 0)
             self._raise_error()
             path = self._work / "manifest.json"
             write_member_manifest(path, manifest)
@@ -97,11 +100,8 @@ class StreamingDelivery(SilentObserver):
 
     def failed(self, error: BaseException) -> None:
         """Let transfers under way end, and free what is delivered when the disk was full."""
-        deadline = time.monotonic() + PATIENCE
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._error is not None or not self._waiting or time.monotonic() > deadline, PATIENCE
-            )
+            self._changed.wait_for(lambda: self._error is not None or self._tasks == 0, PATIENCE)
         self._pool.shutdown(wait=False, cancel_futures=True)
         if isinstance(error, DiskFullError):
             freed = self._remove_delivered()
@@ -133,8 +133,13 @@ class StreamingDelivery(SilentObserver):
             except BaseException as error:
                 with self._changed:
                     self._error = self._error or error
+            finally:
+                with self._changed:
+                    self._tasks -= 1
                     self._changed.notify_all()
 
+        with self._changed:
+            self._tasks += 1
         self._pool.submit(run)
 
     def _send(self, record: LeadRecord) -> None:
@@ -148,6 +153,8 @@ class StreamingDelivery(SilentObserver):
 
     def _mirror(self, lead: int, path: Path) -> None:
         """Send a restart state; the resume point follows once every lead up to it is delivered."""
+        if self._closing:
+            return
         delivery = self._opening.result()
         key = delivery.keys.restart(self.member, lead)
         there, crc32c = self._storage.stat(key), crc32c_file(path)
@@ -160,6 +167,8 @@ class StreamingDelivery(SilentObserver):
 
     def _leave_points(self) -> None:
         """Leave the resume points that have become whole, and remove the restart states that they replace."""
+        if self._closing:
+            return
         delivery = self._opening.result()
         with self._changed:
             ready = []

@@ -1,8 +1,8 @@
 """A proxy on loopback before fake-gcs-server, which breaks requests by a seeded schedule.
 
 It also does itself what that server leaves out or does otherwise than Google's documentation: resumable upload
-sessions (there a status query ends an upload, a repeated chunk is appended twice, stated checksums and generation
-preconditions are ignored) and the generation precondition of compose. A session's bytes are kept here and go on
+sessions (there a status query ends an upload, a repeated chunk is appended twice, generation preconditions are
+ignored), stated checksums, and the generation precondition of compose. A session's bytes are kept here and go on
 to the server in one checked request once they are whole.
 
 What it does not imitate: request rates and the Retry-After that goes with 429, TLS, redirects, HTTP/2, expired
@@ -20,6 +20,7 @@ import socket
 import struct
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import google_crc32c
 from urllib3 import encode_multipart_formdata
 from urllib3.fields import RequestField
 
@@ -153,6 +155,9 @@ class _Session:
         return 308, ({"range": f"bytes=0-{len(self.data) - 1}"} if self.data else {}), b""
 
     def _commit(self) -> _Answer:
+        wrong = _wrong_checksum(self.metadata, bytes(self.data))
+        if wrong:
+            return wrong
         body, content_type = encode_multipart_formdata(
             [
                 RequestField("m", json.dumps(self.metadata), headers={"Content-Type": "application/json"}),
@@ -163,6 +168,24 @@ class _Session:
         condition = "" if self.match is None else f"&ifGenerationMatch={self.match}"
         path = f"/upload/storage/v1/b/{self.bucket}/o?uploadType=multipart{condition}"
         return _call(self.upstream, _Request("POST", path, headers, body))
+
+
+def _wrong_checksum(metadata: dict[str, str], data: bytes) -> _Answer | None:
+    """Return the service's refusal of content that has not the checksum stated, None when it has."""
+    found = b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+    stated = metadata.get("crc32c", found)
+    if found == stated:
+        return None
+    message = f'Provided CRC32C "{stated}" doesn\'t match calculated CRC32C "{found}".'
+    return 400, {}, json.dumps({"error": {"code": 400, "message": message}}).encode()
+
+
+def _parts(request: _Request) -> tuple[dict[str, str], bytes]:
+    """Return the metadata and the object in the body of a multipart upload."""
+    match = re.search(r"boundary=\"?([^\";]+)", request.headers["content-type"])
+    assert match
+    _, metadata, media, _ = request.body.split(b"--" + match[1].encode())
+    return json.loads(metadata.split(b"\r\n\r\n", 1)[1]), media.split(b"\r\n\r\n", 1)[1][:-2]
 
 
 def _generation(upstream: str, bucket: str, name: str) -> int:
@@ -216,6 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
         match = query.get("ifGenerationMatch")
         if query.get("uploadType") == "resumable" and request.method == "POST":
             return self._open_session(request, path.split("/b/")[1].split("/")[0])
+        if query.get("uploadType") == "multipart" and (wrong := _wrong_checksum(*_parts(request))):
+            return wrong
         if "upload_id" in query:
             session = self.server.sessions.get(query["upload_id"])
             return (404, {}, b"no such session") if session is None else session.put(request)
@@ -270,9 +295,10 @@ class _Handler(BaseHTTPRequestHandler):
 def _spoiled(request: _Request, kind: str, details: random.Random) -> _Request:
     """Return the request as the server gets to see it."""
     if kind == "flip":
-        # the bytes of the object are the last part of a multipart body, before its closing boundary
-        first = len(request.body) // 2 if request.range is None else 0
-        last = len(request.body) - (1 if request.range else 100)
+        first, last = 0, len(request.body)
+        if request.range is None:  # the object is the second part of the body
+            first = request.body.index(b"\r\n\r\n", request.body.index(b"\r\n\r\n") + 4) + 4
+            last = request.body.rindex(b"\r\n--")
         if last <= first:
             return request
         place = details.randrange(first, last)

@@ -67,7 +67,9 @@ class ChunkedUpload:
 
     def __call__(self) -> dict[str, Any]:
         try:
-            return self._open() or self._send()
+            answer = self._open() or self._send()
+            self._upload = None  # ended: whoever calls again found the object wrong
+            return answer
         except InvalidResponse as error:
             status = error.response.status_code
             if status == 308:
