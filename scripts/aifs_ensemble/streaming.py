@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -57,6 +58,7 @@ class StreamingDelivery(SilentObserver):
         self._removed: set[int] = set()
         self._mirrored: set[int] = set()
         self._points: list[int] = []
+        self._restarts: set[int] = set()
         self._tasks = 0
         self._closing = False
         self._error: BaseException | None = None
@@ -81,6 +83,8 @@ class StreamingDelivery(SilentObserver):
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.unlink(missing_ok=True)
         os.link(path, kept)
+        with self._changed:
+            self._restarts.add(lead)
         self._submit(self._mirror, lead, kept)
 
     def finished(self, manifest: MemberManifest) -> None:
@@ -97,12 +101,14 @@ class StreamingDelivery(SilentObserver):
             self.receipt = self._opening.result().finish(manifest, path.read_bytes())
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
+            shutil.rmtree(self._work / "mirror", ignore_errors=True)
 
     def failed(self, error: BaseException) -> None:
         """Let transfers under way end, and free what is delivered when the disk was full."""
         with self._changed:
             self._changed.wait_for(lambda: self._error is not None or self._tasks == 0, PATIENCE)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        shutil.rmtree(self._work / "mirror", ignore_errors=True)
         if isinstance(error, DiskFullError):
             freed = self._remove_delivered()
             log.info("member %d: %d bytes of delivered leads removed from scratch", self.member, freed)
@@ -182,14 +188,19 @@ class StreamingDelivery(SilentObserver):
             key = delivery.keys.resume_point(self.member, lead)
             self._storage.put_bytes(json_bytes(point), key, overwrite=True)
             log.info("member %d: resume point %s at %s", self.member, lead_name(lead), self._storage.url)
-            with self._changed:
-                self._points.append(lead)
-                self._points.sort()
-                keep = self.config["forecast"]["restarts_kept"]
-                old, self._points = self._points[:-keep], self._points[-keep:]
-            for lead_past in old:
-                self._storage.delete(delivery.keys.resume_point(self.member, lead_past))
-                self._storage.delete(delivery.keys.restart(self.member, lead_past))
+            self._remove_old_points(delivery, lead)
+
+    def _remove_old_points(self, delivery: MemberDelivery, lead: int) -> None:
+        """Remove what the resume point after `lead` replaces, and whatever earlier attempts left."""
+        with self._changed:
+            self._points = sorted([*self._points, lead])[-self.config["forecast"]["restarts_kept"] :]
+            self._restarts = {own for own in self._restarts if own >= self._points[0]}
+            names = (delivery.keys.restart, delivery.keys.resume_point)
+            kept = {name(self.member, own) for own in self._restarts for name in names}
+        folder = delivery.keys.restart(self.member, 0).rpartition("/")[0]
+        for info in list(self._storage.list(f"{folder}/")):
+            if info.key not in kept:
+                self._storage.delete(info.key, generation=info.generation)
 
     def _make_room(self, record: LeadRecord) -> None:
         """Remove delivered leads until another lead fits, waiting for deliveries while some are under way."""

@@ -228,7 +228,7 @@ def differences(case: Case, folder: Path) -> list[str]:
 def run_campaign(seeds: range, folder_every: int = 6) -> list[Result]:
     """Run the schedules of `seeds`; every sixth delivers to a folder (kills only), the others to a bucket."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["storage.campaign", "aifs_ensemble.storage.gcs"])
+    context.set_forkserver_preload(["storage.members", "aifs_ensemble.delivery", "aifs_ensemble.storage.gcs"])
     results = []
     with gcs_server() as server, fault_proxy(server) as proxy:
         os.environ["STORAGE_EMULATOR_HOST"] = proxy.url

@@ -1,0 +1,105 @@
+"""Regions of bucket, images and machines: compared before a run, because bytes between regions cost money."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from aifs_ensemble.config import Config
+from aifs_ensemble.errors import PlanError
+from aifs_ensemble.machines import Machines, load_machines
+from aifs_ensemble.storage import open_destination
+
+# Multi-regions and predefined dual-regions, by the regions that they are near to (cloud.google.com/storage/docs/locations)
+_MULTI = {"us": ("us-", "northamerica-"), "eu": ("europe-",), "asia": ("asia-",)}
+_DUAL = {
+    "nam4": ("us-central1", "us-east1"),
+    "eur4": ("europe-north1", "europe-west4"),
+    "eur5": ("europe-west1", "europe-west2"),
+    "eur7": ("europe-west2", "europe-west3"),
+    "eur8": ("europe-west3", "europe-west6"),
+    "asia1": ("asia-northeast1", "asia-northeast2"),
+}
+_REGISTRY_HOST = re.compile(r"(?:(?P<prefix>[a-z0-9-]+)-docker\.pkg\.dev|(?:(?P<old>[a-z]+)\.)?gcr\.io)/")
+# London and Zurich are europe-*; Montreal and Sydney have names of their own continents.
+_CONTINENTS = {"us": "america", "northamerica": "america", "europe": "europe", "eu": "europe"}
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Something that is not where the machines are, and what the bytes between cost for one run."""
+
+    what: str
+    place: str
+    region: str
+    gigabytes: float
+    dollars: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} is in {self.place}, machines in {self.region}: "
+            f"{self.gigabytes:.1f} GB between them cost ${self.dollars:.2f} a run"
+        )
+
+
+def image_region(image: str | None) -> str | None:
+    """Return the region (or multi-region) of a container image, None where its name does not say one."""
+    match = _REGISTRY_HOST.match(image or "")
+    if not match:
+        return None
+    return match["prefix"] or match["old"] or "us"
+
+
+def near(place: str, region: str) -> bool:
+    """Tell whether a bucket or registry at `place` (region, dual- or multi-region) serves `region` without a charge."""
+    place = place.lower()
+    if place == region:
+        return True
+    return region in _DUAL.get(place, ()) or region.startswith(_MULTI.get(place, ("\0",)))
+
+
+def continent(place: str) -> str:
+    """Return the continent of a region, dual- or multi-region."""
+    place = _DUAL[place.lower()][0] if place.lower() in _DUAL else place.lower()
+    first = place.split("-")[0]
+    return _CONTINENTS.get(first, first)
+
+
+def mismatches(
+    config: Config, bucket_location: str | None, run_bytes: int, image_bytes: int = 0, machines: Machines | None = None
+) -> list[Mismatch]:
+    """Return what lies away from a region in which machines may be rented.
+
+    `run_bytes` go to the bucket in a run; `image_bytes` are pulled by each machine. Prices are those of
+    config/machines.yaml.
+    """
+    table = machines or load_machines()
+    cloud = config["cloud"]
+    found = []
+    for region in cloud["regions"]:
+        if bucket_location and not near(bucket_location, region):
+            found.append(_mismatch(table, "the bucket", bucket_location.lower(), region, run_bytes))
+        for key in ("gpu_image", "cpu_image"):
+            place = image_region(cloud[key])
+            if place and not near(place, region):
+                found.append(_mismatch(table, f"cloud.{key}", place, region, image_bytes * cloud["vms"]))
+    return found
+
+
+def _mismatch(table: Machines, what: str, place: str, region: str, size: int) -> Mismatch:
+    service = "egress_same_continent_gb" if continent(place) == continent(region) else "egress_other_continent_gb"
+    gigabytes = size / 1e9
+    return Mismatch(what, place, region, gigabytes, gigabytes * table.service(service))
+
+
+def check_regions(config: Config, run_bytes: int, image_bytes: int = 0) -> list[Mismatch]:
+    """Raise PlanError when bucket or images lie away from the machines, unless ``delivery.allow_cross_region``.
+
+    Asks the destination where it is. Returns what was found and allowed.
+    """
+    location = getattr(open_destination(config), "location", lambda: None)()
+    found = mismatches(config, location, run_bytes, image_bytes)
+    if found and not config["delivery"]["allow_cross_region"]:
+        text = "; ".join(str(one) for one in found)
+        raise PlanError(f"config: cloud.regions: {text}; expected one region, or delivery.allow_cross_region: true")
+    return found
