@@ -10,8 +10,8 @@ from aifs_ensemble.errors import PlanError
 from aifs_ensemble.machines import Machines, load_machines
 from aifs_ensemble.storage import open_destination
 
-# Multi-regions and predefined dual-regions, by the regions that they are near to (cloud.google.com/storage/docs/locations)
-_MULTI = {"us": ("us-", "northamerica-"), "eu": ("europe-",), "asia": ("asia-",)}
+# Multi- and predefined dual-regions and the regions in them (cloud.google.com/storage/docs/locations).
+_MULTI = {"us": ("us-",), "eu": ("europe-",), "asia": ("asia-",)}
 _DUAL = {
     "nam4": ("us-central1", "us-east1"),
     "eur4": ("europe-north1", "europe-west4"),

@@ -46,7 +46,7 @@ class FolderStorage(Storage):
         path = self.path(key)
         try:
             return self._info(path, crc32c_file(path))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
             raise _unreadable(path, error) from error

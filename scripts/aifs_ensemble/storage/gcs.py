@@ -11,6 +11,7 @@ settled by comparing checksums.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from io import SEEK_END, BytesIO
 from os import environ
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]+[a-z0-9]")
 TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 _FIELDS = "items(name,size,crc32c,generation,updated),nextPageToken"
 _CONNECTION_ERRORS = (
@@ -76,8 +78,8 @@ class GcsStorage(Storage):
 
     def __init__(self, url: str, settings: TransferSettings):
         super().__init__(url, settings)
-        bucket, _, prefix = self.url.removeprefix("gs://").partition("/")
-        if not bucket:
+        bucket, _, prefix = url.removeprefix("gs://").rstrip("/").partition("/")
+        if not _BUCKET.fullmatch(bucket):
             raise ConfigError(f"destination: {url!r}, expected gs://bucket[/prefix]")
         self._prefix = f"{prefix}/" if prefix else ""
         self._session, self.client = _connect(settings.threads)
