@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -62,6 +63,75 @@ class Model:
         return tuple(sorted(self.prognostic + self.diagnostic))
 
 
+_KEYS = {
+    "title": str,
+    "untrained": bool,
+    "grid": str,
+    "timestep_hours": int,
+    "grib_model": str,
+    "variables": dict,
+    "checkpoint": dict,
+    "anemoi_models": str,
+}
+_OPTIONAL = {"grib_process": int}
+_VARIABLES = {
+    "prognostic": dict,
+    "levels": list,
+    "constant": list,
+    "computed": list,
+    "diagnostic": list,
+    "accumulated": list,
+}
+_PROGNOSTIC = {"surface": list, "soil": list, "pressure": list}
+_CHECKPOINT = dict.fromkeys(("repository", "revision", "file", "url", "sha256"), (str, type(None))) | {
+    "build": dict,
+    "globals": list,
+    "size": (int, type(None)),
+}
+
+
+def _check_keys(part: Any, where: str, needed: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
+    for key in needed:
+        if key not in part:
+            raise ConfigError(f"{where}: {key} is missing")
+    known = {**needed, **optional}
+    for key, value in part.items():
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown key {key!r}, {hint}")
+        if not isinstance(value, known[key]):
+            kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise ConfigError(f"{where}: {key}: {value!r}, expected {expected}")
+
+
+def _check(entry: Any, where: str) -> None:
+    """Raise ConfigError naming the first thing that is wrong with an entry of the catalogue."""
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{where}: {entry!r}, expected keys and values")
+    _check_keys(entry, where, _KEYS, _OPTIONAL)
+    variables, checkpoint = entry["variables"], entry["checkpoint"]
+    _check_keys(variables, f"{where}: variables", _VARIABLES, {})
+    _check_keys(variables["prognostic"], f"{where}: variables.prognostic", _PROGNOSTIC, {})
+    _check_keys(checkpoint, f"{where}: checkpoint", {}, _CHECKPOINT)
+    if not any(checkpoint.get(key) for key in ("build", "repository", "url")):
+        raise ConfigError(f"{where}: checkpoint needs one of build, repository, url")
+    if checkpoint.get("repository") and not checkpoint.get("file"):
+        raise ConfigError(f"{where}: checkpoint.file is missing, it names the file in {checkpoint['repository']}")
+    sha256 = checkpoint.get("sha256")
+    if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ConfigError(f"{where}: checkpoint.sha256: {sha256!r}, expected 64 hexadecimal digits, lower case")
+    read = variables["prognostic"]
+    single = [*read["surface"], *read["soil"]]
+    levels = [f"{param}_{level}" for param in read["pressure"] for level in variables["levels"]]
+    named = [*single, *levels, *variables["constant"], *variables["computed"], *variables["diagnostic"]]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise ConfigError(f"{where}: variables: {', '.join(twice)} named more than once")
+    if other := sorted(set(variables["accumulated"]) - set(variables["diagnostic"])):
+        raise ConfigError(f"{where}: variables.accumulated: {', '.join(other)} not among the diagnostic ones")
+
+
 @cache
 def _read(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
@@ -80,6 +150,7 @@ def get_model(name: str, path: Path = CATALOGUE) -> Model:
         hint = f", did you mean {near[0]!r}?" if near else f", known are {', '.join(models)}"
         raise ConfigError(f"model: {name!r} is not in {path.name}{hint}")
     entry = models[name]
+    _check(entry, f"{path.name}: {name}")
     variables = entry["variables"]
     read = variables["prognostic"]
     return Model(

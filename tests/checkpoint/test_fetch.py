@@ -201,7 +201,7 @@ def test_a_file_that_is_there_and_right_is_not_asked_for(hub: Hub, entry: Model,
 def test_another_file_in_its_place_is_not_overwritten(hub: Hub, entry: Model, tmp_path: Path) -> None:
     path = tmp_path / "c.ckpt"
     path.write_bytes(b"mine")
-    with pytest.raises(CheckpointError, match="remove it to fetch anew"):
+    with pytest.raises(CheckpointError, match="remove to fetch anew"):
         fetch_checkpoint(entry, path, policy=QUICK)
     assert path.read_bytes() == b"mine"
 

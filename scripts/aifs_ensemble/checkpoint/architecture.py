@@ -12,6 +12,8 @@ from aifs_ensemble.models import Model
 
 SCHEMA = "aifs-ensemble/untrained-checkpoint/1"
 
+ATTENTIONS = ("scaled_dot_product_attention", "flash_attention")
+
 # Computed forcings that do not change with time; the others follow the date.
 _FIXED_FORCINGS = ("cos_latitude", "sin_latitude", "cos_longitude", "sin_longitude")
 
@@ -45,7 +47,7 @@ class Size:
     hidden : name of the hidden grid, such as ``O96``
     channels, layers, heads : of the processor
     window : hidden nodes on either side that a node attends to
-    attention : ``scaled_dot_product_attention`` (builds the whole mask: small grids only) or ``flash_attention``
+    attention : one of `ATTENTIONS`; the first builds the whole mask, and is for small grids only
     """
 
     hidden: str
@@ -53,7 +55,7 @@ class Size:
     layers: int
     heads: int
     window: int
-    attention: str = "scaled_dot_product_attention"
+    attention: str = ATTENTIONS[0]
 
 
 def all_variables(model: Model) -> list[str]:

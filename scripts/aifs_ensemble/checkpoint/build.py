@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from aifs_ensemble.checkpoint.architecture import Size, all_variables, architecture, checkpoint_metadata
+from aifs_ensemble.checkpoint.architecture import ATTENTIONS, Size, all_variables, architecture, checkpoint_metadata
 from aifs_ensemble.checkpoint.digest import write_record
 from aifs_ensemble.checkpoint.graph import build_graph
 from aifs_ensemble.checkpoint.statistics import statistics_of
@@ -72,6 +72,8 @@ def build_checkpoint(
     """
     if channels % heads:
         raise ConfigError(f"{model.name}: channels {channels}, expected a multiple of heads {heads}")
+    if attention not in ATTENTIONS:
+        raise ConfigError(f"{model.name}: attention {attention!r}, expected {' or '.join(ATTENTIONS)}")
     size = Size(hidden, channels, layers, heads, window, attention)
     grid, nodes = grid_coordinates(data_grid or model.grid), grid_coordinates(hidden)
     made_by = {"seed": seed, "update": update, "hidden": hidden, "data_grid": grid.name}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -107,7 +106,7 @@ def describe_checkpoint(path: Path) -> Description:
         raise CheckpointError(f"{path}: truncated or damaged ({error}), {path.stat().st_size} bytes") from None
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no anemoi metadata in it, expected a checkpoint saved for inference") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of JSON too, or of JSON that is something else
         raise CheckpointError(f"{path}: metadata cannot be read ({error})") from None
     return Description(path, path.stat().st_size, metadata, arrays)
 
@@ -148,6 +147,12 @@ def check_description(description: Description, model: Model) -> None:
     """Raise CheckpointError unless a checkpoint has the grid, time step and variables of the catalogue entry."""
     path, name = description.path, model.name
     grid = grid_coordinates(model.grid)
+    try:
+        _ = description.points, description.timestep_hours, description.anemoi.multi_step_input, description.variables
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: metadata lacks what inference needs ({type(error).__name__}: {error})"
+        ) from None
     if description.points != grid.points:
         raise CheckpointError(
             f"{path}: {description.points} grid points, expected the {grid.points} of {model.grid} ({name})"

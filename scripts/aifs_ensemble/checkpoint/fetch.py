@@ -104,7 +104,7 @@ def _kept(model: Model, path: Path, *, trust: bool) -> DigestRecord | None:
     expected = model.checkpoint.get("sha256")
     if expected and record.sha256 != expected and not trust:
         raise CheckpointError(
-            f"{path}: sha256 {record.sha256}, expected {expected} ({model.name} in models.yaml); remove it to fetch anew"
+            f"{path}: sha256 {record.sha256}, expected {expected} ({model.name} in models.yaml); remove to fetch anew"
         )
     return record
 
