@@ -53,8 +53,14 @@ def fields() -> dict[int, dict]:
     return {hours: member_fields(GRID, time + timedelta(hours=hours), time, 1) for hours in (-24, -6, 0)}
 
 
+@pytest.fixture(scope="session")
+def encoded() -> dict:
+    """GRIB messages by what is in them: encoding all fields for every test takes most of its time."""
+    return {}
+
+
 @pytest.fixture
-def write_grib(tmp_path, fields) -> Callable[..., Path]:
+def write_grib(tmp_path, fields, encoded) -> Callable[..., Path]:
     """Return a function that writes both times of member 1 to one GRIB file.
 
     `change(fields, hours)` may alter the fields by variable before they are encoded; `hours` gives the
@@ -72,7 +78,10 @@ def write_grib(tmp_path, fields) -> Callable[..., Path]:
                 for variable, values in content.items():
                     if variable in MODEL.constant and labelled:
                         continue
-                    file.write(encode(variable, values, GRID, time, **{"bitsPerValue": 24, **keys}))
+                    known = variable, labelled, values.tobytes(), tuple(sorted(keys.items()))
+                    if known not in encoded:
+                        encoded[known] = encode(variable, values, GRID, time, **{"bitsPerValue": 24, **keys})
+                    file.write(encoded[known])
         return path
 
     return write

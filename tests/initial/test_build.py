@@ -144,7 +144,7 @@ prepare_cycle(config)
 build_member(config, 1, Path(sys.argv[2]))
 """
 
-# where the process kills itself, as a caller of kill -9 would: owner, function, calls let through, text in the arguments
+# where the process kills itself, as kill -9 would: module, function, calls let through, text in the arguments
 PHASES = {
     "index": "aifs_ensemble.initial.rangecache RangeCache.keep_index 0",
     "constants": "aifs_ensemble.initial.opendata write_state 0",

@@ -30,15 +30,16 @@ _SHOWN = 4  # failures spelt out in the error line
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one check found."""
+    """What one check found, `when` being "at T-6h", "at T" or empty for a check of both."""
 
     check: str
+    when: str
     ok: bool
     found: str
     expected: str
 
     def __str__(self) -> str:
-        return f"{self.check}: {self.found}, expected {self.expected}"
+        return f"{self.check} {self.when}".rstrip() + f": {self.found}, expected {self.expected}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def _range(variable: str, view: _View) -> Outcome:
     smallest, largest = float(values.min()), float(values.max())
     ok = bool(low <= smallest and largest <= high)  # false for NaN too
     found = f"{smallest:.6g} to {largest:.6g} {units(variable)}"
-    return Outcome(f"range of {variable} {view.label}", ok, found, f"{low:.6g} to {high:.6g}")
+    return Outcome(f"range of {variable}", view.label, ok, found, f"{low:.6g} to {high:.6g}")
 
 
 def _level_order(view: _View) -> Iterator[Outcome]:
@@ -86,7 +87,7 @@ def _level_order(view: _View) -> Iterator[Outcome]:
         if (share := float((view.fields[f"z_{upper}"] <= view.fields[f"z_{lower}"]).mean())) > 0
     ]
     found = "; ".join(wrong[:2]) if wrong else "rising"
-    yield Outcome(f"pressure-level order {view.label}", not wrong, found, "geopotential rising with falling pressure")
+    yield Outcome("pressure-level order", view.label, not wrong, found, "geopotential rising with falling pressure")
 
 
 def _surface_pressure(view: _View) -> Iterator[Outcome]:
@@ -101,8 +102,10 @@ def _surface_pressure(view: _View) -> Iterator[Outcome]:
     ):
         found = view.rms(difference, mask)
         hint = " (is it a copy of msl?)" if found > limit and np.allclose(view.fields["sp"], view.fields["msl"]) else ""
-        name = f"sp against msl and orography{where} {view.label}"
-        yield Outcome(name, found <= limit, f"{found:.2%} rms{hint}", f"at most {limit:.2%} (hypsometric equation)")
+        name = f"sp against msl and orography{where}"
+        yield Outcome(
+            name, view.label, found <= limit, f"{found:.2%} rms{hint}", f"at most {limit:.2%} (hypsometric equation)"
+        )
 
 
 def _surface_pressure_profile(view: _View) -> Iterator[Outcome]:
@@ -120,8 +123,8 @@ def _surface_pressure_profile(view: _View) -> Iterator[Outcome]:
         estimate[here] = np.exp(np.log(lower * 100) + share * np.log(upper / lower))
     found = view.rms(np.nan_to_num(view.fields["sp"] / estimate - 1, nan=1.0, posinf=1.0))
     limit = thresholds.SURFACE_PRESSURE_PROFILE
-    name = f"sp against geopotential of pressure levels {view.label}"
-    yield Outcome(name, found <= limit, f"{found:.2%} rms", f"at most {limit:.2%}")
+    name = "sp against geopotential of pressure levels"
+    yield Outcome(name, view.label, found <= limit, f"{found:.2%} rms", f"at most {limit:.2%}")
 
 
 def _thickness(view: _View) -> Iterator[Outcome]:
@@ -138,8 +141,10 @@ def _thickness(view: _View) -> Iterator[Outcome]:
         if not found <= worst:
             worst, layer = found, f" from {lower} to {upper} hPa"
     limit = thresholds.THICKNESS
-    name = f"thickness against temperature {view.label}"
-    yield Outcome(name, worst <= limit, f"{worst:.2%} rms{layer}", f"at most {limit:.2%} (hydrostatic equation)")
+    name = "thickness against temperature"
+    yield Outcome(
+        name, view.label, worst <= limit, f"{worst:.2%} rms{layer}", f"at most {limit:.2%} (hydrostatic equation)"
+    )
 
 
 def _dew_point(view: _View) -> Iterator[Outcome]:
@@ -148,7 +153,7 @@ def _dew_point(view: _View) -> Iterator[Outcome]:
     share = view.mean((view.fields["2d"] > view.fields["2t"] + thresholds.DEW_POINT_EXCESS).astype(float))
     found = f"2d more than {thresholds.DEW_POINT_EXCESS} K above 2t on {share:.1%} of the globe"
     limit = thresholds.DEW_POINT_SHARE
-    yield Outcome(f"2d against 2t {view.label}", share <= limit, found, f"at most {limit:.1%}")
+    yield Outcome("2d against 2t", view.label, share <= limit, found, f"at most {limit:.1%}")
 
 
 def _change(before: _View, after: _View, constant: frozenset[str]) -> Iterator[Outcome]:
@@ -156,10 +161,10 @@ def _change(before: _View, after: _View, constant: frozenset[str]) -> Iterator[O
     same = [name for name in moving if np.array_equal(before.fields[name], after.fields[name])]
     copied = bool(moving) and len(same) == len(moving)
     found = "all fields equal" if copied else f"{len(moving) - len(same)} of {len(moving)} fields differ"
-    yield Outcome("T-6h is another time than T", not copied, found, "fields that change in 6 hours")
+    yield Outcome("T-6h is another time than T", "", not copied, found, "fields that change in 6 hours")
     moved = [
         Outcome(
-            f"change of {name} from T-6h to T", change <= limit,
+            f"change of {name} from T-6h to T", "", change <= limit,
             f"{change:.4g} {units(name)} rms", f"at most {limit:g} (are the times 6 h apart, not 24?)",
         )
         for name, limit in thresholds.CHANGES.items()
@@ -207,10 +212,14 @@ def judge(outcomes: list[Outcome], policy: str, where: str) -> dict[str, Any]:
     """
     failed = [outcome for outcome in outcomes if not outcome.ok]
     if failed and policy == "error":
-        more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+        by_check: dict[str, list[Outcome]] = {}
         # consistency says what is wrong; ranges only that something is
-        ordered = sorted(failed, key=lambda outcome: outcome.check.startswith("range"))
-        raise InputError(f"{where}: implausible: " + "; ".join(map(str, ordered[:_SHOWN])) + more)
+        for outcome in sorted(failed, key=lambda outcome: outcome.check.startswith("range")):
+            by_check.setdefault(outcome.check, []).append(outcome)
+        # what is wrong at both times is said once, as it is at T
+        lines = [str(same[-1]) for same in by_check.values()]
+        more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+        raise InputError(f"{where}: implausible: " + "; ".join(lines[:_SHOWN]) + more)
     for outcome in failed:
         LOG.warning("%s: implausible: %s", where, outcome)
     return {"made": len(outcomes), "failed": [asdict(outcome) for outcome in failed]}
