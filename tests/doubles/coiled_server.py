@@ -253,8 +253,12 @@ class CoiledServer:
                 start_new_session=True,
             )
             cluster.started, cluster.state = time.time(), "ready"
-            self.on_start(cluster)
-            code = cluster.process.wait()
+            try:
+                self.on_start(cluster)
+            finally:
+                self._ended(cluster, cluster.process.wait())
+
+    def _ended(self, cluster: Cluster, code: int) -> None:
         with self.lock:
             if cluster.state == "ready":
                 cluster.exit_code, cluster.stopped, cluster.state = code, time.time(), "stopped"

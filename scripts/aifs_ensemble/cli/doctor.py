@@ -1,0 +1,24 @@
+"""Look whether this machine is fit for its part; also the health check of the machine images."""
+
+from __future__ import annotations
+
+import argparse
+
+from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.cloud.doctor import FAILURE, ROLES, examine
+
+HELP = "versions, GPU, driver, scratch, credentials, checkpoint of this machine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the configuration and the machine's role."""
+    add_config_arguments(parser)
+    parser.add_argument("--role", choices=ROLES, default="coordinator", help="what this machine is for")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line a finding; 1 when anything needed is missing."""
+    findings = examine(config_from(args), args.role)
+    for finding in findings:
+        print(f"{finding.state:8} {finding.name}: {finding.text}")
+    return 1 if any(finding.state == FAILURE for finding in findings) else 0

@@ -1,0 +1,285 @@
+"""Coiled jobs through the real client against the loopback service, without Snakemake."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cloud.conftest import ROOT, SETTINGS
+from doubles.coiled_server import CoiledServer
+
+from aifs_ensemble.cloud import coiled_jobs
+from aifs_ensemble.cloud.jobscript import RemoteJob, parse_job
+from aifs_ensemble.cloud.journal import JobRecord, Journal
+from aifs_ensemble.config import Config, merge, read_files
+from aifs_ensemble.errors import CloudError, ConfigError
+from aifs_ensemble.machines import load_machines
+
+pytestmark = pytest.mark.cloud
+MACHINES = load_machines()
+
+
+def settings(**changes: object) -> Config:
+    raw = read_files(ROOT / "config" / "config.yaml", ROOT / "config" / "operational.yaml")
+    merge(raw, SETTINGS)
+    merge(raw, changes)
+    return Config(raw)
+
+
+def job(command: str = "true", machine: str = "gpu", spot: bool = False, members: str = "001", **resources) -> RemoteJob:
+    targets = " ".join(f"'forecast_member:member={m}'" for m in members.split(","))
+    kind = "spot" if spot else "standard"
+    asked = ", ".join(f'"{k}": {v}' for k, v in resources.items())
+    script = (
+        f'#!/bin/sh\n# properties = {{"resources": {{"machine": "{machine}", "provisioning": "{kind}"'
+        f'{", " + asked if asked else ""}}}}}\n{command} # --target-jobs\n: --target-jobs {targets} --attempt 1\n'
+    )
+    return parse_job(script.replace(" # --target-jobs", ""), "test")
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CoiledServer]:
+    import dask.config
+
+    made = CoiledServer(tmp_path / "machines", {"PATH": "/usr/bin:/bin"})
+    with dask.config.set({"coiled.server": made.url, "coiled.token": "loopback-token", "coiled.workspace": None}):
+        yield made
+    made.close()
+    assert not made.unknown, made.unknown
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal")
+
+
+def finish(journal: Journal, job_id: str, config: Config, seconds: float = 20) -> JobRecord:
+    end = time.monotonic() + seconds
+    while True:
+        record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+        if record.state != "running":
+            return record
+        assert time.monotonic() < end, record
+        time.sleep(0.05)
+
+
+def test_client_takes_what_is_given():
+    """The installed client still has every parameter, and the functions, that the adapter uses."""
+    import coiled
+    import coiled.batch
+
+    arguments = coiled_jobs.run_arguments(job(spot=True), "x", settings(), MACHINES, "us-central1")
+    run = inspect.signature(coiled.batch.run).parameters
+    cluster = inspect.signature(coiled.Cluster.__init__).parameters
+    assert set(arguments) | {"cloud"} <= set(run)
+    assert set(arguments["cluster_kwargs"]) <= set(cluster)
+    assert list(inspect.signature(coiled.batch.status).parameters) == ["cluster", "workspace"]
+    for name in ("delete_cluster", "cluster_details", "get_clusters_by_name"):
+        assert callable(getattr(coiled.Cloud, name))
+    assert {"cluster_id", "reason"} <= set(inspect.signature(coiled.Cloud.delete_cluster).parameters)
+
+
+REQUESTS = {
+    "gpu on demand": (
+        dict(machine="gpu"),
+        {
+            "scheduler_instance_types": ["a2-ultragpu-1g"],
+            "workers": 0,
+            "extra_user_container": "registry/gpu",
+            "cluster_timeout_seconds": 6 * 3600 + 1800,
+        },
+        {"region_name": "us-central1", "spot": False},
+    ),
+    "gpu spot": (
+        dict(machine="gpu", spot=True),
+        {"worker_instance_types": ["a2-ultragpu-1g"], "workers": 1, "scheduler_instance_types": ["n2-standard-2"]},
+        {"spot": True, "spot_on_demand_fallback": False, "spot_replacement": False},
+    ),
+    "cpu": (
+        dict(machine="cpu"),
+        {"scheduler_instance_types": ["n2-standard-2"], "extra_user_container": "registry/etl"},
+        {"spot": False},
+    ),
+    "disk": (dict(machine="cpu", disk_mb=20500), {"scheduler_disk_size": 81}, {}),
+}
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+def test_request(case, server, journal):
+    asked, expected, options = REQUESTS[case]
+    config = settings(cloud={"labels": {"team": "ens"}})
+    coiled_jobs.submit(job(**asked), config, MACHINES, ["us-central1"], journal)
+    request = server.clusters[1].request
+    assert {name: request[name] for name in expected} == expected
+    assert {name: request["options"][name] for name in options} == options
+    assert "scheduler_accelerator_type" not in request["options"], "a card that nobody asked for"
+    assert request["scheduler_options"]["idle_timeout"] == "520 weeks", "dask sees no work and would end the job"
+    assert request["tags"] == {
+        "cycle": config.cycle,
+        "rule": "forecast_member",
+        "workflow": "aifs-ensemble",
+        "team": "ens",
+        "coiled-cluster-type": "batch",
+    }
+    sent = server.jobs[1]
+    assert sent["job_timeout_seconds"] == 6 * 3600 and sent["max_retries"] == 0
+    assert "shutdown -P +390" in sent["host_setup"]
+    assert [file["path"] for file in sent["user_files"]] == ["script"], "local files were uploaded"
+
+
+def test_environment_instead_of_image(server, journal):
+    config = settings(cloud={"gpu_image": "aifs-ensemble-gpu"})
+    coiled_jobs.submit(job(), config, MACHINES, ["us-central1"], journal)
+    request = server.clusters[1].request
+    assert (request["env_name"], request["extra_user_container"]) == ("aifs-ensemble-gpu", None)
+
+
+ENDS = {
+    "exit 0": ("exit 0", "success", ""),
+    "exit 7": ("exit 7", "failed", "exit code 7"),
+    "killed": ("kill -9 $$", "failed", "exit code"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_ends(case, server, journal):
+    command, state, reason = ENDS[case]
+    config = settings()
+    record = finish(journal, coiled_jobs.submit(job(command), config, MACHINES, ["us-central1"], journal), config)
+    assert record.state == state and reason in record.reason
+    assert server.clusters[1].state == "stopped"
+
+
+def test_preempted(server, journal):
+    config = settings()
+    job_id = coiled_jobs.submit(job("sleep 60", spot=True), config, MACHINES, ["us-central1"], journal)
+    while not server.running():
+        time.sleep(0.02)
+    server.preempt(server.clusters[1])
+    record = finish(journal, job_id, config)
+    assert record.state == "failed" and "preempted" in record.reason
+    assert ("DELETE", "/api/v2/clusters/account/loopback/id/1") in [call[:2] for call in server.calls]
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["refused at once", "found out later"])
+def test_next_region_on_stock_out(at_once, server, journal):
+    server.no_machines, server.refuse_at_once = {"us-central1", "us-east4"}, at_once
+    config = settings()
+    regions = ["us-central1", "us-east4", "europe-west4"]
+    record = finish(journal, coiled_jobs.submit(job("exit 0"), config, MACHINES, regions, journal), config)
+    assert record.state == "success"
+    assert [request.region for request in record.requests] == regions
+
+
+def test_next_region_when_no_machine_comes(server, journal):
+    server.never_ready = {"us-central1"}
+    config = settings(cloud={"idle_minutes": 0.01})
+    job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1", "us-east4"], journal)
+    time.sleep(0.8)
+    record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+    assert [request.region for request in record.requests] == ["us-central1", "us-east4"]
+    assert server.clusters[1].state == "stopped", "the request that waits in vain still stands"
+
+
+def test_no_machine_anywhere(server, journal):
+    server.no_machines, server.refuse_at_once = {"us-central1"}, True
+    with pytest.raises(CloudError, match="no machine in us-central1: .*ZONE_RESOURCE_POOL_EXHAUSTED"):
+        coiled_jobs.submit(job(), settings(), MACHINES, ["us-central1"], journal)
+    assert journal.all()[0].state == "failed"
+
+
+def test_lost_answer_is_found_again(server, journal, monkeypatch):
+    """The machine was rented, but what the client did after that failed: it is neither lost nor rented twice."""
+    answer = server.answer
+    # the client reports every submission in the end; that request fails
+    monkeypatch.setattr(
+        server, "answer", lambda verb, path, body: (500, {}) if "interaction" in path else answer(verb, path, body)
+    )
+    config = settings()
+    record = finish(journal, coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1"], journal), config)
+    assert record.state == "success" and len(server.clusters) == 1
+
+
+def test_running_job_is_taken_up_again(server, journal):
+    config = settings()
+    first = coiled_jobs.submit(job("sleep 60", members="001,002,003"), config, MACHINES, ["us-central1"], journal)
+    again = coiled_jobs.submit(job("sleep 60", members="002,003"), config, MACHINES, ["us-central1"], journal)
+    other = coiled_jobs.submit(job("sleep 60", members="003,004"), config, MACHINES, ["us-central1"], journal)
+    assert again == first and other != first and len(server.clusters) == 2
+
+
+def test_service_that_does_not_answer_is_no_failure(server, journal):
+    config = settings()
+    job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1"], journal)
+    server.failing = 10**6
+    record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+    assert record.state == "running" and record.unreachable_since is not None
+    server.failing = 0
+    assert finish(journal, job_id, config).state == "success"
+    record.state, record.unreachable_since = "running", time.time() - 2 * coiled_jobs.UNREACHABLE_SECONDS
+    server.failing = 10**6
+    assert coiled_jobs.check(record, config, MACHINES, journal).state in ("running", "failed")
+
+
+def test_cancel(server, journal):
+    config = settings()
+    ids = [
+        coiled_jobs.submit(job("sleep 60", members=m), config, MACHINES, ["us-central1"], journal) for m in ("001", "002")
+    ]
+    # killed after asking, before the answer was written down: only the name is known
+    record = journal.read(ids[1])
+    record.requests[0].cluster_id = None
+    journal.write(record)
+    assert coiled_jobs.cancel([*ids, "nothing-like-it"], config, journal)[0].startswith("nothing-like-it: not stopped")
+    assert [cluster.state for cluster in server.clusters.values()] == ["stopped", "stopped"]
+    assert {journal.read(job_id).state for job_id in ids} == {"cancelled"}
+
+
+REFUSED = {
+    "no image": (dict(cloud={"gpu_image": None}), ConfigError, r"cloud\.gpu_image is missing"),
+    "unknown machine": (dict(cloud={"gpu": "a2-ultragpu-2g"}), ConfigError, "did you mean 'a2-ultragpu-1g'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case, server, journal):
+    changes, error, text = REFUSED[case]
+    with pytest.raises(error, match=text):
+        coiled_jobs.submit(job(), settings(**changes), MACHINES, ["us-central1"], journal)
+    assert not server.clusters
+
+
+def test_no_token_no_browser(journal):
+    import dask.config
+
+    with dask.config.set({"coiled.token": None}), pytest.raises(ConfigError, match="coiled login"):
+        coiled_jobs.submit(job(), settings(), MACHINES, ["us-central1"], journal)
+
+
+def test_judge_never_calls_a_failure_success():
+    task = {"state": "done", "exit_code": 0, "start": "t"}
+    cases = [
+        ([task], "stopped", "ended"),
+        ([{**task, "exit_code": 1}], "ready", "failed"),
+        ([{**task, "state": "error", "exit_code": None}], "ready", "failed"),
+        ([{**task, "exit_code": None}], "ready", "running"),
+        ([{**task, "exit_code": None}], "stopped", "failed"),
+        ([task, {**task, "state": "pending", "exit_code": None}], "stopped", "failed"),
+        ([], "stopped", "failed"),
+        ([], "starting", "running"),
+        ([{**task, "state": "assigned", "exit_code": None}], "error", "failed"),
+    ]
+    for tasks, state, verdict in cases:
+        jobs = [{"tasks": tasks}] if tasks else []
+        assert coiled_jobs.judge(jobs, {"state": state, "reason": ""})[0] == verdict, (tasks, state)
+
+
+def test_script_runs_packed():
+    """What the machine gets is the job script, whatever is in it, in a folder of its own."""
+    text = job("printf '%s' \"$HOME `pwd`\" 'python config/config.yaml'").script
+    script = coiled_jobs.machine_script(RemoteJob(text, ("forecast_member:member=001",)))
+    assert "python" not in script and not re.search(r"\.(py|yaml|sh)\b", script)
