@@ -25,8 +25,8 @@ from aifs_ensemble.errors import VerificationError, WorkflowError
 from aifs_ensemble.files import write_bytes
 from aifs_ensemble.journal import Journal, WorkFolder
 from aifs_ensemble.layouts import make_blocks, wants_leads
-from aifs_ensemble.manifest import FileRecord, LeadRecord, check_leads, read_member_manifest
-from aifs_ensemble.names import file_name, format_members, index_file, lead_file, lead_name, member_name
+from aifs_ensemble.manifest import FileRecord, LeadRecord, check_file, check_leads, read_member_manifest
+from aifs_ensemble.names import file_name, format_members, lead_name, member_name
 from aifs_ensemble.scratch_space import lead_file_path
 from aifs_ensemble.storage import ObjectInfo, Storage, open_destination
 
@@ -277,20 +277,31 @@ def decode_problem(data: bytes, record: LeadRecord, member: int) -> str | None:
 
 
 def _mend_scratch(config: Config, check: MemberCheck) -> None:
-    """Move damaged files aside, forget their leads, and take back manifest and receipt."""
+    """Move damaged files aside, forget leads whose work copies are damaged, and take back manifest and receipt."""
     scratch = config.scratch
     work = WorkFolder(scratch.work(check.member), config.cycle, check.member)
-    aside = work.root / "damaged"
-    for lead in check.problems:
-        name = lead_file(config.cycle, check.member, lead)
-        for file in (name, index_file(name)) if lead else ():
+    forgotten = []
+    for lead, record in work.journal.read().items():
+        if lead in check.problems:
             for folder in (scratch.forecasts(), work.leads):
-                if (folder / file).exists():
-                    aside.mkdir(parents=True, exist_ok=True)
-                    (folder / file).replace(aside / file)
-    _forget(work.root / "journal.jsonl", work.journal, check.problems)
+                for file in (record.grib, record.index):
+                    if (folder / file.name).exists() and check_file(folder, file):
+                        _move_aside(folder / file.name, work.root / "damaged")
+            if check_leads(work.leads, [record]):
+                forgotten.append(lead)
+    _forget(work.root / "journal.jsonl", work.journal, forgotten)
     scratch.manifest(check.member).unlink(missing_ok=True)
     scratch.receipt(check.member).unlink(missing_ok=True)
+
+
+def _move_aside(path: Path, folder: Path) -> None:
+    """Move a file into a folder; of a file with two names, which a rename would leave as it is, drop this one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / path.name
+    if target.exists() and target.samefile(path):
+        path.unlink()
+    else:
+        path.replace(target)
 
 
 def _mend_destination(config: Config, check: MemberCheck, storage: Storage) -> None:

@@ -2,8 +2,8 @@
 
 It also does itself what that server leaves out or does otherwise than Google's documentation: resumable upload
 sessions (there a status query ends an upload, a repeated chunk is appended twice, generation preconditions are
-ignored), stated checksums, and the generation preconditions of compose and delete. A session's bytes are kept here and go on
-to the server in one checked request once they are whole.
+ignored), stated checksums, and the generation preconditions of compose and delete. A session's bytes are kept
+here and go on to the server in one checked request once they are whole.
 
 What it does not imitate: request rates and the Retry-After that goes with 429, TLS, redirects, HTTP/2, expired
 credentials, uploads of unknown size, and damage in headers or in the metadata part of an upload (only the
@@ -245,9 +245,9 @@ class _Handler(BaseHTTPRequestHandler):
             session = self.server.sessions.get(query["upload_id"])
             return (404, {}, b"no such session") if session is None else session.put(request)
         found = re.fullmatch(r".*/b/([^/]+)/o/(.+?)(/compose)?", path)
-        if found and match is not None and (found[3] or request.method == "DELETE"):
-            if _generation(self.server.upstream, found[1], unquote(found[2])) != int(match):
-                return _CONDITION
+        ours = found and match is not None and (found[3] or request.method == "DELETE")
+        if ours and _generation(self.server.upstream, found[1], unquote(found[2])) != int(match):
+            return _CONDITION
         return _call(self.server.upstream, request)
 
     def _open_session(self, request: _Request, bucket: str) -> _Answer:

@@ -102,3 +102,34 @@ def expected_objects(config: Config, manifest: MemberManifest) -> dict[str, byte
 def record_json(record: LeadRecord) -> str:
     """Return a record as a line of a journal."""
     return json.dumps(asdict(record)) + "\n"
+
+
+def make_real_member(config: Config, member: int) -> MemberManifest:
+    """Make a finished member of real GRIB messages: two fields of noise a lead, made from an eccodes sample."""
+    import eccodes
+    import numpy as np
+
+    records = []
+    for lead in config.leads:
+        record = publish_lead(config, member, lead)
+        data = b""
+        for level in (500, 850):
+            handle = eccodes.codes_grib_new_from_samples("reduced_gg_pl_32_grib2")
+            for key, value in {
+                "setLocalDefinition": 1,
+                "productDefinitionTemplateNumber": 1,
+                "number": member,
+                "numberOfForecastsInEnsemble": 50,
+                "shortName": "t",
+                "level": level,
+                "step": lead,
+            }.items():
+                eccodes.codes_set(handle, key, value)
+            size = eccodes.codes_get_size(handle, "values")
+            eccodes.codes_set_values(handle, 250 + np.random.default_rng(lead).random(size))
+            data += eccodes.codes_get_message(handle)
+            eccodes.codes_release(handle)
+        write_bytes(config.scratch.work(member) / "leads" / record.grib.name, data)
+        grib = FileRecord(record.grib.name, len(data), crc32c_bytes(data))
+        records.append(LeadRecord(lead, grib, record.index, 2))
+    return finish_member(config, member, records)

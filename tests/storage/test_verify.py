@@ -1,0 +1,177 @@
+"""Damage, on scratch and at the destination: found by name, and mended by doing again only what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from aifs_ensemble.cli import main
+from aifs_ensemble.config import Config
+from aifs_ensemble.delivery import deliver_member
+from aifs_ensemble.ensemble import read_ensemble_manifest, write_ensemble_manifest
+from aifs_ensemble.errors import VerificationError
+from aifs_ensemble.journal import WorkFolder
+from aifs_ensemble.storage import open_storage
+from aifs_ensemble.verify import check_ensemble, verify_ensemble, verify_member
+
+from storage.members import make_config, make_member
+
+
+def damage(path: Path, how: str) -> None:
+    """Break a file in one way."""
+    data = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(data[:-10])
+    else:
+        data[100] ^= 1
+        path.write_bytes(data)
+
+
+@pytest.fixture
+def config(tmp_path: Path, destination: str) -> Config:
+    """Two delivered members."""
+    config = make_config(tmp_path / "scratch", destination)
+    for member in (1, 2):
+        make_member(config, member)
+        deliver_member(config, member)
+    return config
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "one byte"])
+def test_damage_on_scratch_is_named_and_only_that_lead_forgotten(config: Config, how: str) -> None:
+    scratch = config.scratch
+    damage(scratch.lead(2, 12), how)
+    with pytest.raises(VerificationError, match=r"members 2 damaged: member002 h012: .*h012\.grib2: "):
+        verify_ensemble(config, places=["scratch"])
+    work = WorkFolder(scratch.work(2), config.cycle, 2)
+    # the link went, the work copy is sound: nothing to compute
+    assert sorted(work.journal.read()) == ([6, 12, 18, 24] if how == "missing" else [6, 18, 24])
+    assert (work.leads / scratch.lead(2, 12).name).exists() == (how == "missing")
+    assert not scratch.manifest(2).exists()
+    assert scratch.manifest(1).exists()
+    assert check_ensemble(config, places=["scratch"]).of("absent")[0].member == 2
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "one byte", "no manifest content"])
+def test_damage_at_the_destination_is_named_and_mended_by_a_new_delivery(config: Config, how: str) -> None:
+    storage = open_storage(config["destination"])
+    keys = config.keys_
+    key = keys.lead(1, 18)
+    data = storage.get_bytes(key)
+    if how == "missing":
+        storage.delete(key)
+    elif how == "no manifest content":
+        storage.put_bytes(b"{", keys.manifest(1), overwrite=True)
+    else:
+        bad = data[:-1] if how == "truncated" else bytes([data[0] ^ 1]) + data[1:]
+        storage.put_bytes(bad, key, overwrite=True)
+    with pytest.raises(VerificationError, match="member001"):
+        verify_ensemble(config)
+    assert storage.stat(keys.manifest(1)) is None
+    assert not config.scratch.receipt(1).exists()
+    receipt = deliver_member(config, 1)
+    assert receipt.sent_objects == (2 if how == "no manifest content" else 3)  # the lead, receipt and manifest
+    assert verify_ensemble(config).of("sound", "destination")
+    assert storage.get_bytes(key) == data
+
+
+def test_a_bucket_is_verified_without_downloads(tmp_path: Path, gcs, bucket) -> None:  # type: ignore[no-untyped-def]
+    config = make_config(tmp_path / "scratch", bucket(), members="1")
+    make_member(config, 1)
+    deliver_member(config, 1)
+    gcs.schedule.log.clear()
+    assert verify_member(config, 1).state == "sound"
+    # lists, the manifest's description and the manifest; no lead
+    assert gcs.schedule.log["requests"] <= 4
+
+
+def test_the_ensemble_is_complete_short_or_failed_and_never_silently_short(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = open_storage(config["destination"])
+    status = write_ensemble_manifest(config, tmp_path / "copy.json")
+    assert (status.state, status.delivered, status.missing) == ("complete", (1, 2), ())
+    assert storage.get_bytes(config.keys_.success).decode().startswith("20250819_0000: complete, 2 of 2 members")
+    assert json.loads((tmp_path / "copy.json").read_text()) == read_ensemble_manifest(config)
+
+    storage.delete(config.keys_.lead(2, 12))
+    failed = write_ensemble_manifest(config)
+    assert (failed.state, failed.missing) == ("failed", (2,))
+    assert storage.stat(config.keys_.success) is None
+    assert "member 2 does not count" in caplog.text
+
+    accepted = make_config(config.scratch.root, config["destination"], min_members=1)
+    short = write_ensemble_manifest(accepted)
+    assert short.state == "short"
+    assert "short, 1 of 2 members, missing 2" in storage.get_bytes(config.keys_.success).decode()
+    content = read_ensemble_manifest(accepted)
+    assert content is not None
+    assert (content["state"], content["missing"]) == ("short", "2")
+    objects = content["members"][0]["objects"]
+    assert len(objects) == 8
+    assert all(item["crc32c"] and item["generation"] and item["size"] for item in objects)
+
+
+def test_deep_decodes_what_only_looks_right(config: Config) -> None:
+    """Noise with the right checksum is sound until somebody decodes it."""
+    assert not check_ensemble(config).of("damaged")
+    deep = check_ensemble(config, deep=True)
+    assert len(deep.of("damaged")) == 4
+    assert "0 messages, expected 3" in str(deep.of("damaged")[0].lines())
+
+
+def test_deep_passes_real_messages(tmp_path: Path, destination: str) -> None:
+    from storage.members import make_real_member
+
+    config = make_config(
+        tmp_path / "scratch", destination, members="3", delivery={"layout": "blocks", "block_hours": 12}
+    )
+    make_real_member(config, 3)
+    deliver_member(config, 3)
+    check = check_ensemble(config, deep=True)
+    assert [one.state for one in check.members] == ["sound", "sound"]
+    assert all(one.decoded for one in check.members)
+
+
+def run_cli(config: Config, tmp_path: Path, *arguments: str) -> int:
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    return main([*arguments, "--configfile", str(path)])
+
+
+def test_commands(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(config, tmp_path, "sync") == 0
+    assert "no bytes moved" in capsys.readouterr().out
+    assert run_cli(config, tmp_path, "verify") == 0
+    assert "destination: 2 sound (members 1-2)" in capsys.readouterr().out
+    damage(config.scratch.lead(1, 6), "one byte")
+    assert run_cli(config, tmp_path, "verify", "--place", "scratch") == VerificationError.exit_code
+    captured = capsys.readouterr()
+    assert "scratch: member001 h006: " in captured.out
+    assert config.scratch.manifest(1).exists()  # nothing is mended unasked
+
+
+def test_gc_shows_orphans_and_removes_them_when_told(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = open_storage(config["destination"])
+    keys = config.keys_
+    stray = [keys.lead(7, 6), keys.lead(1, 30), keys.restart(1, 12)]
+    for key in [*stray, f"{config.cycle}/products/member009.png"]:
+        storage.put_bytes(b"x", key)
+    before = {info.key for info in storage.list("")}
+    assert run_cli(config, tmp_path, "gc") == 0
+    assert "0 objects" in capsys.readouterr().out  # all younger than a day
+    assert run_cli(config, tmp_path, "gc", "--older-hours", "0") == 0
+    shown = capsys.readouterr().out
+    assert all(key in shown for key in stray)
+    assert "member007 has no manifest" in shown
+    assert {info.key for info in storage.list("")} == before
+    assert run_cli(config, tmp_path, "gc", "--older-hours", "0", "--delete") == 0
+    assert {info.key for info in storage.list("")} == before - set(stray)
+    assert run_cli(config, tmp_path, "gc", "--finished", "2", "--delete") == 0
+    assert not [info.key for info in storage.list("") if "member002" in info.key]
+    assert verify_member(config, 1).state == "sound"
