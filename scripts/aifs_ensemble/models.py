@@ -137,6 +137,11 @@ def _read(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
 
 
+def forget_catalogue() -> None:
+    """Have the catalogue read again, after it was written."""
+    _read.cache_clear()
+
+
 def model_names(path: Path = CATALOGUE) -> tuple[str, ...]:
     """Return the names in the catalogue."""
     return tuple(_read(path)["models"])

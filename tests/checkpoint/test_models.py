@@ -95,7 +95,7 @@ def test_a_new_model_needs_an_entry_only(catalogue: Callable[..., Path], tmp_pat
     newvar = made[..., interface.data_indices.model.output.name_to_index["newvar"]]
     assert newvar.mean() == pytest.approx(7, abs=4)
 
-    first = get_model("demo")
+    first = replace(get_model("demo"), grid=model.grid)
     with pytest.raises(CheckpointError, match=r"prognostic has mwp, q_10, sd, swh, t_10.*diagnostic has newvar"):
         check_description(description, first)
     with pytest.raises(CheckpointError, match=r"prognostic lacks 2t2"):

@@ -1,0 +1,107 @@
+"""Build, fetch, show and register model checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from aifs_ensemble.checkpoint import (
+    Description,
+    Policy,
+    build_demo,
+    check_description,
+    checkpoint_digest,
+    describe_checkpoint,
+    fetch_checkpoint,
+)
+from aifs_ensemble.checkpoint.describe import environment_difference
+from aifs_ensemble.checkpoint.digest import read_record
+from aifs_ensemble.checkpoint.register import register_checkpoint
+from aifs_ensemble.models import get_model
+
+HELP = "build, fetch, show or register a model checkpoint"
+_FOLDER = Path("checkpoints")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the actions and their arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    build = actions.add_parser("build", help="write the untrained checkpoint that models.yaml describes")
+    fetch = actions.add_parser("fetch", help="download a checkpoint; an interrupted download goes on where it stopped")
+    for action in (build, fetch):
+        action.add_argument("model", help="entry of config/models.yaml")
+        action.add_argument("--output", type=Path, help=f"file to write (default {_FOLDER}/MODEL.ckpt)")
+    fetch.add_argument("--source", help="path, gs:// or https:// URL to fetch from instead of Hugging Face")
+    fetch.add_argument(
+        "--deadline", type=float, default=Policy.deadline_seconds, metavar="SECONDS", help="give up after"
+    )
+    fetch.add_argument("--trust", action="store_true", help="keep it although its digest is not the one listed")
+
+    show = actions.add_parser("show", help="print what a checkpoint says of itself; nothing is unpickled")
+    show.add_argument("path", type=Path)
+    show.add_argument("--model", help="check that it fits this entry of config/models.yaml")
+
+    register = actions.add_parser("register", help="write a checkpoint's digest and size into config/models.yaml")
+    register.add_argument("model", help="entry of config/models.yaml")
+    register.add_argument("path", type=Path)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the action asked for."""
+    actions = {"build": _build, "fetch": _fetch, "show": _show, "register": _register}
+    actions[args.action](args)
+    return 0
+
+
+def _output(args: argparse.Namespace) -> Path:
+    return args.output or _FOLDER / f"{args.model}.ckpt"
+
+
+def _build(args: argparse.Namespace) -> None:
+    path = _output(args)
+    build_demo(get_model(args.model), path)
+    print(f"{path}: untrained, {path.stat().st_size} bytes, sha256 {checkpoint_digest(path)}")
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    path, model = _output(args), get_model(args.model)
+    policy = Policy(deadline_seconds=args.deadline)
+    record = fetch_checkpoint(model, path, source=args.source, trust=args.trust, policy=policy)
+    print(f"{path}: {record.size} bytes, sha256 {record.sha256}, from {record.source or 'an earlier fetch'}")
+    if not model.checkpoint.get("sha256"):
+        print(f"models.yaml lists no sha256 for it: aifs-ensemble checkpoint register {model.name} {path}")
+
+
+def _show(args: argparse.Namespace) -> None:
+    description = describe_checkpoint(args.path)
+    for name, value in _facts(description):
+        print(f"{name:12} {value}")
+    if args.model:
+        check_description(description, get_model(args.model))
+        print(f"fits         {args.model}")
+
+
+def _facts(description: Description) -> list[tuple[str, str]]:
+    record = read_record(description.path)
+    versions = [f"{name} {version}" for name, version in description.versions.items()]
+    parts = [f"{len(names)} {part}" for part, names in description.variables.items()]
+    return [
+        ("file", f"{description.path}, {description.size} bytes"),
+        ("sha256", checkpoint_digest(description.path)),
+        ("source", (record and record.source) or "not recorded"),
+        ("trained", "no: untrained" if description.untrained else "yes, as far as its metadata says"),
+        ("grid", f"{description.points} points"),
+        ("time step", f"{description.timestep_hours:g} h"),
+        ("variables", ", ".join(parts)),
+        (
+            "made with",
+            ", ".join(versions) or "not recorded",
+        ),
+        ("differs here", environment_difference(description) or "no"),
+    ]
+
+
+def _register(args: argparse.Namespace) -> None:
+    digest = register_checkpoint(args.model, args.path)
+    print(f"models.yaml: {args.model}: sha256 {digest}")
