@@ -93,6 +93,7 @@ class MemberDelivery:
         self.began = time.perf_counter()
         self._before = self.storage.counts
         self._lock = threading.Lock()
+        self._turns: dict[int, threading.Lock] = {}
         for left in (lead_prefix(config, member), self.keys.manifest(member), self.keys.receipt(member)):
             self.storage.tidy(left)
         self.there = member_objects(config, self.storage, member)
@@ -106,9 +107,12 @@ class MemberDelivery:
 
     def send_lead(self, record: LeadRecord) -> None:
         """Bring one lead and its index to the destination, and note in the work folder that they are there."""
-        self.send_file(record.index)
-        self.send_file(record.grib)
-        self.note_delivered(record)
+        with self._lock:
+            turn = self._turns.setdefault(record.lead, threading.Lock())
+        with turn:  # a lead may be made again while its earlier version is on its way
+            self.send_file(record.index)
+            self.send_file(record.grib)
+            self.note_delivered(record)
 
     def send_file(self, file: FileRecord) -> ObjectInfo:
         """Bring one published file to the destination unless it is there; ConflictError as the class says."""

@@ -2,8 +2,8 @@
 
 It also does itself what that server leaves out or does otherwise than Google's documentation: resumable upload
 sessions (there a status query ends an upload, a repeated chunk is appended twice, generation preconditions are
-ignored), stated checksums, and the generation preconditions of compose and delete. A session's bytes are kept
-here and go on to the server in one checked request once they are whole.
+ignored), stated checksums, bucket locations, and the generation preconditions of compose and delete. A session's
+bytes are kept here and go on to the server in one checked request once they are whole.
 
 What it does not imitate: request rates and the Retry-After that goes with 429, TLS, redirects, HTTP/2, expired
 credentials, uploads of unknown size, and damage in headers or in the metadata part of an upload (only the
@@ -73,7 +73,7 @@ class Schedule:
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """The proxy; `schedule` may be exchanged between runs."""
+    """The proxy; `schedule` may be exchanged between runs, `locations` says where buckets are."""
 
     daemon_threads = True
 
@@ -83,6 +83,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.schedule = Schedule(0, 0.0)
         self.sessions: dict[str, _Session] = {}
         self.names = threading.Lock()
+        self.locations: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -248,7 +249,11 @@ class _Handler(BaseHTTPRequestHandler):
         ours = found and match is not None and (found[3] or request.method == "DELETE")
         if ours and _generation(self.server.upstream, found[1], unquote(found[2])) != int(match):
             return _CONDITION
-        return _call(self.server.upstream, request)
+        answer = _call(self.server.upstream, request)
+        bucket = re.fullmatch(r"/storage/v1/b/([^/]+)", path)
+        if bucket and bucket[1] in self.server.locations:
+            return 200, {}, json.dumps(json.loads(answer[2]) | {"location": self.server.locations[bucket[1]]}).encode()
+        return answer
 
     def _open_session(self, request: _Request, bucket: str) -> _Answer:
         metadata = json.loads(request.body)

@@ -1,9 +1,9 @@
 """A Google Cloud Storage on loopback: fake-gcs-server, through its Python wrapper.
 
 Tests reach it through `gcs_fault_proxy`, which does resumable uploads as documented (this server does not).
-What it does not check: credentials, permissions, quotas, bucket locations (it accepts and repeats whatever
-is asked), request rates, storage classes, and the order in which a real bucket's listing may lag. It keeps
-objects, generations, generation preconditions, CRC32C and resumable sessions.
+What it does not check: credentials, permissions, quotas, bucket locations (it always says US-CENTRAL1), request
+rates, storage classes, checksums stated by uploads. It keeps objects with generations and CRC32C, and the generation
+precondition of uploads in one request.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ def gcs_server(bucket: str = "ensembles", location: str = "US-CENTRAL1") -> Iter
         yield server.url
     if before is not None:
         os.environ["STORAGE_EMULATOR_HOST"] = before
-
 
 
 def _read_log(server: FakeGCSServer) -> None:

@@ -1,0 +1,186 @@
+"""Delivery beside the forecast, and members taken up again on the same machine or another."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from aifs_ensemble import streaming
+from aifs_ensemble.config import Config
+from aifs_ensemble.delivery import StreamingDelivery, deliver_member, restore_member
+from aifs_ensemble.errors import DiskFullError, StorageError, WorkflowError
+from aifs_ensemble.files import write_bytes
+from aifs_ensemble.journal import WorkFolder
+from aifs_ensemble.manifest import LeadRecord
+from aifs_ensemble.storage import open_storage
+from aifs_ensemble.verify import verify_member
+
+from storage.members import expected_objects, finish_member, make_config, make_member, publish_lead
+
+SIZE = 90_000
+
+
+def work_of(config: Config) -> WorkFolder:
+    return WorkFolder(config.scratch.work(1), config.cycle, 1)
+
+
+def forecast(config: Config, delivery: StreamingDelivery, leads: tuple[int, ...], done: dict[int, LeadRecord]) -> None:
+    """Publish leads and a restart state after each, as the forecast does."""
+    work = work_of(config)
+    for lead in leads:
+        done[lead] = publish_lead(config, 1, lead, SIZE)
+        delivery.lead_published(done[lead], work.leads)
+        path = work.restarts / f"h{lead:03d}.safetensors"
+        write_bytes(path, bytes([lead]) * 1000)
+        delivery.restart_written(lead, path)
+        path.unlink()  # as the forecast does with old ones; the delivery has its own link
+
+
+@pytest.fixture
+def config(tmp_path: Path, destination: str) -> Config:
+    delivery = {"mirror_restarts": True, "streaming": True}
+    return make_config(tmp_path / "scratch", destination, members="1", keep_scratch=False, delivery=delivery)
+
+
+def test_every_lead_then_the_manifest(config: Config) -> None:
+    again = make_config(config.scratch.root / "again", config["destination"], members="1")
+    expected = expected_objects(again, make_member(again, 1, SIZE))
+    delivery = StreamingDelivery(config, 1)
+    done: dict[int, LeadRecord] = {}
+    delivery.started(1, 4, 0)
+    forecast(config, delivery, config.leads, done)
+    delivery.finished(finish_member(config, 1, list(done.values())))
+    storage = open_storage(config["destination"])
+    found = {info.key: storage.get_bytes(info.key) for info in storage.list("")}
+    assert found.pop(config.keys_.manifest(1)) == config.scratch.manifest(1).read_bytes()
+    assert found.pop(config.keys_.receipt(1))
+    assert found == expected  # and no restart state is left
+    assert delivery.receipt is not None
+    assert delivery.receipt.freed_bytes == sum(len(data) for data in expected.values())
+    assert not list(work_of(config).leads.iterdir())
+    assert deliver_member(config, 1).sent_objects == 0
+
+
+def test_a_lost_machine_goes_on_from_the_newest_resume_point(config: Config) -> None:
+    delivery = StreamingDelivery(config, 1)
+    done: dict[int, LeadRecord] = {}
+    write_bytes(config.scratch.work(1) / "fingerprint.json", b'{"digest": "a"}')
+    delivery.started(1, 4, 0)
+    forecast(config, delivery, (6, 12, 18), done)
+    delivery.failed(KeyboardInterrupt())
+    storage = open_storage(config["destination"])
+    kept = [info.key.rpartition("/")[2] for info in storage.list(f"{config.cycle}/restarts/")]
+    assert kept == ["h012.json", "h012.safetensors", "h018.json", "h018.safetensors"]
+
+    shutil.rmtree(config.scratch.root)
+    restored = restore_member(config, 1)
+    assert (restored.restart, restored.finished) == (18, False)
+    work = work_of(config)
+    assert work.delivered.read() == done
+    assert (work.restarts / "h018.safetensors").read_bytes() == bytes([18]) * 1000
+    assert (work.root / "fingerprint.json").read_bytes() == b'{"digest": "a"}'
+    assert sorted(work.finished(config.leads, local=False)) == [6, 12, 18]
+
+    # a lead that the destination lost since: the older resume point before it serves
+    storage.delete(config.keys_.lead(1, 18))
+    shutil.rmtree(config.scratch.root)
+    assert restore_member(config, 1).restart == 12
+
+
+def test_a_finished_member_is_known_on_another_machine(config: Config) -> None:
+    manifest = make_member(config, 1)
+    deliver_member(config, 1)
+    storage = open_storage(config["destination"])
+    storage.delete(config.keys_.manifest(1))  # a declared output, removed when another member of the group failed
+    shutil.rmtree(config.scratch.root)
+    restored = restore_member(config, 1)
+    assert restored.finished
+    assert tuple(work_of(config).delivered.read().values()) == manifest.leads
+
+
+def test_a_receipt_of_other_settings_is_not_taken_for_this_run(config: Config) -> None:
+    make_member(config, 1)
+    write_bytes(config.scratch.work(1) / "fingerprint.json", b'{"digest": "old"}')
+    deliver_member(config, 1)
+    write_bytes(config.scratch.work(1) / "fingerprint.json", b'{"digest": "new"}')
+    (config.scratch.work(1) / "delivered.jsonl").unlink()
+    restored = restore_member(config, 1)
+    assert (restored.finished, restored.leads) == (False, ())
+
+
+def test_what_the_destination_lost_is_forgotten(config: Config) -> None:
+    delivery = StreamingDelivery(config, 1)
+    done: dict[int, LeadRecord] = {}
+    forecast(config, delivery, (6, 12), done)
+    delivery.failed(KeyboardInterrupt())
+    open_storage(config["destination"]).delete(config.keys_.index(1, 6))
+    assert [record.lead for record in restore_member(config, 1).leads] == [12]
+    assert list(work_of(config).delivered.read()) == [12]
+
+
+def test_leads_of_an_earlier_attempt_are_taken_up_and_damaged_ones_left(config: Config) -> None:
+    records = {lead: publish_lead(config, 1, lead) for lead in (6, 12)}
+    (work_of(config).leads / records[6].grib.name).write_bytes(b"damaged")
+    delivery = StreamingDelivery(config, 1)
+    delivery.started(1, 4, 1)
+    done = {12: records[12]}
+    forecast(config, delivery, (6, 18, 24), done)
+    delivery.finished(finish_member(config, 1, [done[lead] for lead in config.leads]))
+    assert verify_member(config, 1).state == "sound"
+
+
+def test_scratch_stays_within_its_budget(tmp_path: Path, destination: str) -> None:
+    budget = {"scratch_budget_mb": 3.2 * SIZE / 2**20, "streaming": True}
+    config = make_config(tmp_path / "scratch", destination, lead_hours=60, members="1", delivery=budget)
+    delivery = StreamingDelivery(config, 1)
+    done: dict[int, LeadRecord] = {}
+    most = 0
+    for lead in config.leads:
+        done[lead] = publish_lead(config, 1, lead, SIZE)
+        delivery.lead_published(done[lead], work_of(config).leads)
+        most = max(most, sum(path.stat().st_size for path in work_of(config).leads.glob("*.grib2")))
+    delivery.finished(finish_member(config, 1, list(done.values())))
+    assert most <= 3 * SIZE
+    assert verify_member(config, 1).state == "sound"
+    assert verify_member(config, 1, place="scratch").state == "sound"  # what went had been delivered
+
+
+def test_a_budget_too_small_for_one_lead_ends_the_member(
+    tmp_path: Path, destination: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "ROOM_PATIENCE", 0.1)
+    config = make_config(tmp_path / "scratch", destination, members="1", delivery={"scratch_budget_mb": 0.01})
+    delivery = StreamingDelivery(config, 1)
+    with pytest.raises(DiskFullError, match="wanting"):
+        delivery.lead_published(publish_lead(config, 1, 6, SIZE), work_of(config).leads)
+    delivery.failed(DiskFullError("full"))
+
+
+def test_a_full_disk_frees_what_is_delivered_and_a_rerun_resumes(config: Config) -> None:
+    delivery = StreamingDelivery(config, 1)
+    done: dict[int, LeadRecord] = {}
+    forecast(config, delivery, (6, 12), done)
+    delivery.failed(DiskFullError("no space left on device"))
+    work = work_of(config)
+    assert not list(work.leads.glob("*.grib2"))
+    assert sorted(work.finished(config.leads, local=False)) == [6, 12]
+    second = StreamingDelivery(config, 1)
+    second.started(1, 4, 2)
+    forecast(config, second, (18, 24), done)
+    second.finished(finish_member(config, 1, list(done.values())))
+    assert verify_member(config, 1).state == "sound"
+
+
+def test_an_error_of_the_delivery_stops_the_member(tmp_path: Path, gcs) -> None:  # type: ignore[no-untyped-def]
+    config = make_config(tmp_path / "scratch", "gs://nobody/x", members="1")
+    delivery = StreamingDelivery(config, 1)
+    record = publish_lead(config, 1, 6)
+    with pytest.raises(WorkflowError, match="no such bucket") as caught:
+        for _ in range(50):
+            delivery.lead_published(record, work_of(config).leads)
+            delivery._changed.acquire()
+            delivery._changed.wait(0.1)
+            delivery._changed.release()
+    assert caught.value.exit_code == StorageError.exit_code
+    delivery.failed(caught.value)
