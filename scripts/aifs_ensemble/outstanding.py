@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +142,10 @@ def _at_destination(config: Config) -> tuple[set[int], dict[int, int]]:
         if key not in listed:
             return False
         try:
-            manifest = parse_member_manifest(json.loads(store.get_bytes(key)), store.address(key))
+            content = json.loads(store.get_bytes(key))
+            if not isinstance(content, Mapping):
+                raise VerificationError(f"{store.address(key)}: not a member manifest")
+            manifest = parse_member_manifest(content, store.address(key))
         except (ValueError, VerificationError) as error:
             LOG.warning("plan: %s, counted as missing", error)
             return False

@@ -191,5 +191,5 @@ def _last_sign(member: int, began: float, limit: float, metrics: pd.DataFrame) -
     if metrics.empty:
         return began
     times = metrics.loc[metrics["member"] == member, "time"]
-    alive = times[(times >= began) & (times <= limit)]
+    alive = times[(times >= began) & (times < limit)]
     return began if alive.empty else float(alive.max())

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spot", action=argparse.BooleanOptionalAction, default=None, help="over cloud.spot")
     parser.add_argument("--benchmarks", type=Path, default=Path("logs/benchmarks"), help="Snakemake's benchmark files")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write tables and figures there")
+    parser.add_argument("--formats", nargs="+", choices=("svg", "png"), default=("svg", "png"), help="of the figures")
     parser.add_argument("--old-log", type=Path, nargs="+", metavar="FILE", help="account for past runs' logs instead")
     parser.add_argument("--baseline", action="store_true", help="check the recorded baseline's arithmetic instead")
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         recorded = throughput.baseline.member_seconds * share if len(compared) > 1 else None
         named = {title.replace(" ", "_"): frame for title, frame in compared.items()}
         files = write_frames({**account_frames(found), **named}, args.output)
-        files += save(account_figures(found, before, recorded), args.output)
+        files += save(account_figures(found, before, recorded), args.output, args.formats)
         print(f"\n{len(files)} files in {args.output}")
     return 0
 

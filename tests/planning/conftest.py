@@ -1,0 +1,50 @@
+"""What the tests of planning and accounting share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from aifs_ensemble.accounting import Account, account
+from aifs_ensemble.config import Config
+from aifs_ensemble.machines import Machines, load_machines
+from aifs_ensemble.runrecords import read_run
+from aifs_ensemble.throughput import Throughput, load_throughput
+
+from planning import synthetic
+
+
+@pytest.fixture(scope="session")
+def machines() -> Machines:
+    """The project's own table."""
+    return load_machines()
+
+
+@pytest.fixture(scope="session")
+def throughput(machines: Machines) -> Throughput:
+    """The project's own table."""
+    return load_throughput(machines.gpu_specs)
+
+
+@pytest.fixture
+def operational(tmp_path: Path) -> Config:
+    """50 members for 33 days on rented machines, nothing made yet."""
+    return synthetic.config(tmp_path / "scratch")
+
+
+@pytest.fixture(scope="session")
+def ensemble_account(tmp_path_factory: pytest.TempPathFactory, machines: Machines) -> Account:
+    """The account of 50 members on eight machines, one of them preempted once."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    config = synthetic.config(folder / "scratch")
+    synthetic.write_run(config, synthetic.ensemble())
+    synthetic.write_benchmarks(
+        folder / "benchmarks",
+        {
+            "initial_cycle": {0: 80.0},
+            "initial_member": {member: 55.0 + member for member in config.members},
+            "forecast_member": dict.fromkeys(config.members, 150.0),
+            "ensemble_manifest": {0: 4.0},
+        },
+    )
+    return account(config, machines, read_run(config, folder / "benchmarks"))

@@ -1,0 +1,120 @@
+"""The commands plan, account and benchmark, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from aifs_ensemble.cli import main
+from aifs_ensemble.cli.benchmark import rent_command
+from aifs_ensemble.throughput import TABLE
+
+from planning import synthetic
+
+
+@pytest.fixture
+def configfile(tmp_path: Path) -> str:
+    """The operational configuration on an empty scratch."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(dict(synthetic.config(tmp_path / "scratch"))))
+    return str(file)
+
+
+def test_plan_prints_tables(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--configfile", configfile]) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "50 of 50 members",
+        "forecast_member",
+        "on demand",
+        "a3-highgpu-1g",
+        "fastest:",
+        "prices from:",
+        "OLD:",
+    ):
+        assert words in shown
+
+
+def test_plan_as_json(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--configfile", configfile, "--json", "--deadline", "2"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["schema"] == "aifs-ensemble/plan/1"
+    assert content["steps"] == 6600
+    assert content["pick"]["hours"] <= 2
+    assert {job["rule"]: job["count"] for job in content["jobs"]}["forecast_member"] == 50
+
+
+def test_a_refused_plan_has_its_own_exit_code(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--configfile", configfile, "--bucket-region", "europe-west4"]) == 13
+    assert "error: plan: cloud.regions: us-central1, the bucket is in europe-west4" in capsys.readouterr().err
+    assert main(["plan", "--configfile", configfile, "--deadline", "0.01"]) == 13
+    assert main(["plan", "--configfile", configfile, "--config", "cloud.gpu=a2-ultragpu-2g"]) == 2
+
+
+def test_account_of_a_run_writes_tables_and_figures(
+    configfile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = synthetic.config(tmp_path / "scratch", members="1-6")
+    synthetic.write_run(config, synthetic.ensemble(6, machines=2))
+    out = tmp_path / "out"
+    command = ["account", "--configfile", configfile, "--config", "members=1-6", "--output", str(out)]
+    assert main([*command, "--benchmarks", str(tmp_path / "none"), "--formats", "svg"]) == 0
+    shown = capsys.readouterr().out
+    assert "6 members" in shown
+    assert "plan against actual" in shown
+    assert "against what users recorded before" in shown
+    assert {"members.csv", "costs.parquet", "gantt-dark.svg", "gpu-light.svg"} <= {file.name for file in out.iterdir()}
+
+
+def test_account_without_a_run_is_one_line(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["account", "--configfile", configfile]) == 3
+    assert "no finished member" in capsys.readouterr().err
+
+
+def test_account_of_old_logs(configfile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "run.txt"
+    log.write_text(
+        "".join(f"Member {m}: 443 s, 15.35 GB\n" for m in range(1, 8)) + "9 members, 51.7 minutes, 107.48 GB\n"
+    )
+    assert main(["account", "--configfile", configfile, "--old-log", str(log)]) == 0
+    shown = capsys.readouterr().out
+    assert "7 members finished, 0 failed" in shown
+    assert "that is 7 members" in shown
+
+
+def test_the_baseline_s_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["account", "--baseline"]) == 0
+    assert capsys.readouterr().out.count("DOES NOT") == 2
+
+
+def test_benchmark_takes_results_in(configfile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, result = tmp_path / "throughput.json", tmp_path / "here.json"
+    shutil.copy(TABLE, table)
+    modes = {
+        "forward": {"step_seconds": 1.0, "peak_gpu_mb": 15000, "gpu": "NVIDIA L4"},
+        "engine": {"step_seconds": 1.1, "forward_seconds": 1.0, "startup_seconds": 20, "drain_seconds": 1},
+    }
+    result.write_text(json.dumps({"model": "aifs-ens-size", "precision": "16", "device": "cuda", "modes": modes}))
+    command = ["benchmark", "--configfile", configfile, "--table", str(table), "--results", str(result)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "L4, 1.1000 s a step" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("g2-standard-8"))
+    assert "measured" in line
+    price = 132 * 1.1 / 3600 * (0.853624 + (100 * 0.10 + 375 * 0.08) / 730)
+    assert f"${price:.3f}" in line
+
+
+def test_benchmark_rents_through_the_profile() -> None:
+    command = rent_command("g2-standard-8", "coiled-gpu")
+    setting = 'cloud={"gpu": "g2-standard-8"}'
+    assert command[1:-2] == ["-m", "snakemake", "--profile", "coiled-gpu", "--config", setting]
+    assert command[-2:] == ["--", "benchmark_engine"]
+
+
+def test_benchmark_on_machines_needs_a_profile(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "--configfile", configfile, "--machines", "g2-standard-8"]) == 1
+    assert "--machines needs --profile" in capsys.readouterr().err

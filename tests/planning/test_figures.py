@@ -1,0 +1,235 @@
+"""Figures and tables of runs: drawn, not empty, in both themes, saying what they show."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import eccodes
+import numpy as np
+import pandas as pd
+import pytest
+from aifs_ensemble import tables
+from aifs_ensemble.accounting import Account, account
+from aifs_ensemble.config import Config
+from aifs_ensemble.errors import InputError
+from aifs_ensemble.fieldmaps import field_units, member_field, member_fields, raster_index, read_field
+from aifs_ensemble.figures import account_figures, save
+from aifs_ensemble.grids import grid_coordinates
+from aifs_ensemble.machines import Machines
+from aifs_ensemble.planning import everything, plan
+from aifs_ensemble.runrecords import read_run
+from aifs_ensemble.themes import DARK, LIGHT, THEMES, Theme
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from planning import synthetic
+from planning.synthetic import Piece
+
+NAMES = ("gantt", "machine_time", "member_times", "gpu", "disk_network", "costs")
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def inked(figure: Figure, theme: Theme) -> float:
+    """Return the share of pixels that are not paper."""
+    paper = np.array([int(theme.paper[i : i + 2], 16) for i in (1, 3, 5)])
+    return float((np.abs(pixels(figure).astype(int) - paper).max(axis=-1) > 12).mean())
+
+
+def texts(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+@pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
+def test_every_figure_shows_something(ensemble_account: Account, theme: Theme) -> None:
+    figures = account_figures(ensemble_account, None, 443)
+    assert set(figures) == set(NAMES)
+    for name, draw in figures.items():
+        assert inked(draw(theme), theme) > 0.015, name
+
+
+EXPECTED = {
+    "gantt": ("Members over machines", "50 members", "lost to an interruption", "aifs-gpu-3b"),
+    "machine_time": ("starting up", "computing 8"),
+    "member_times": ("median 15", "recorded before 443 s"),
+    "gpu": ("GPU utilisation, %", "mean of 9 machines", "the card's"),
+    "disk_network": ("written", "received", "sum over machines"),
+    "costs": ("this run", "gpu compute", "a member", "management"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_say_what_they_show(ensemble_account: Account, name: str) -> None:
+    shown = texts(account_figures(ensemble_account, None, 443)[name](LIGHT))
+    for words in EXPECTED[name]:
+        assert words in shown
+
+
+def test_bars_are_as_long_as_what_they_stand_for(ensemble_account: Account) -> None:
+    figure = account_figures(ensemble_account)["costs"](LIGHT)
+    widths = [patch.get_width() for patch in figure.axes[0].patches]
+    assert sum(widths) == pytest.approx(ensemble_account.usd)
+    gantt = account_figures(ensemble_account)["gantt"](LIGHT)
+    seconds = sum(patch.get_width() for patch in gantt.axes[0].patches)
+    assert seconds == pytest.approx(sum(a.seconds for stay in ensemble_account.stays for a in stay.attempts))
+
+
+def test_saved_in_both_themes_and_kinds(ensemble_account: Account, tmp_path: Path) -> None:
+    figures = {"machine_time": account_figures(ensemble_account)["machine_time"]}
+    files = save(figures, tmp_path)
+    assert {file.name for file in files} == {f"machine_time-{t}.{k}" for t in ("light", "dark") for k in ("svg", "png")}
+    assert all(file.stat().st_size > 1000 for file in files)
+    first = (tmp_path / "machine_time-dark.svg").read_bytes()
+    save(figures, tmp_path, kinds=("svg",))
+    assert (tmp_path / "machine_time-dark.svg").read_bytes() == first
+
+
+def test_no_empty_frames(tmp_path: Path, machines: Machines) -> None:
+    config = synthetic.config(
+        tmp_path, model="demo", lead_hours=24, members="1", forecast={"device": "cpu", "gpu_mem_mb": 0}
+    )
+    synthetic.write_run(config, {1: [Piece(0.0)]}, metrics=False)
+    found = account(config, machines, read_run(config, None))
+    assert set(account_figures(found)) == {"gantt", "machine_time", "member_times"}
+
+
+# maps of fields
+
+
+def test_pixels_take_the_nearest_point() -> None:
+    grid = grid_coordinates("N32")
+    index = raster_index("N32", 90)
+    assert index.shape == (90, 180)
+    latitudes = 90 - (np.arange(90) + 0.5) * 2
+    longitudes = (np.arange(180) + 0.5) * 2 - 180
+    assert np.abs(grid.latitudes[index] - latitudes[:, None]).max() < 3
+    # rows near the poles have few points: the distance is at most half their spacing
+    apart = np.abs((grid.longitudes[index] - longitudes[None, :] + 180) % 360 - 180)
+    spacing = 360 / grid.rows[np.searchsorted(np.cumsum(grid.rows), index, side="right")]
+    assert (apart <= spacing / 2 + 1e-9).all()
+
+
+def write_grib(config: Config, member: int, variable: str, values: np.ndarray, folder: Path) -> None:
+    """Write one lead with one field, as ecCodes makes it, and its index."""
+    from aifs_ensemble.gribcode import grib_parameter
+    from aifs_ensemble.names import index_file, lead_file
+
+    parameter = grib_parameter(variable)
+    handle = eccodes.codes_grib_new_from_samples("reduced_gg_pl_32_grib2")
+    eccodes.codes_set(handle, "paramId", parameter.param_id)
+    eccodes.codes_set(handle, "level", parameter.level)
+    eccodes.codes_set_values(handle, values)
+    message = eccodes.codes_get_message(handle)
+    eccodes.codes_release(handle)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = lead_file(config.cycle, member, config.leads[-1])
+    (folder / name).write_bytes(message)
+    (folder / index_file(name)).write_text(
+        f'{{"param": "{parameter.short_name}", "levtype": "pl", "levelist": "{parameter.level}", '
+        f'"_offset": 0, "_length": {len(message)}}}\n'
+    )
+
+
+@pytest.fixture
+def fields(tmp_path: Path) -> Config:
+    """Three members with t_500: the third lies at the destination."""
+    config = synthetic.config(
+        tmp_path / "s", model="demo", members="1-4", lead_hours=24, destination=str(tmp_path / "there"),
+        forecast={"device": "cpu", "gpu_mem_mb": 0},
+    )  # fmt: skip
+    latitudes = grid_coordinates("N32").latitudes
+    for member in (1, 2, 3):
+        folder = config.scratch.forecasts() if member < 3 else tmp_path / "there" / config.cycle / "forecasts"
+        write_grib(config, member, "t_500", 230 + 30 * np.cos(np.deg2rad(latitudes)) + member, folder)
+    return config
+
+
+def test_a_map_for_each_member_on_one_scale(fields: Config) -> None:
+    values = read_field(fields, 3, "t_500", 24)
+    assert values.max() == pytest.approx(263, abs=0.1)
+    assert field_units(fields, 1, "t_500", 24) == "K"
+    figure = member_fields(fields, "t_500", DARK)
+    assert inked(figure, DARK) > 0.5
+    assert "3 members, without 4, untrained model" in texts(figure)
+    images = [image for axis in figure.axes for image in axis.images]
+    assert len(images) == 3
+    assert len({(image.norm.vmin, image.norm.vmax) for image in images}) == 1
+    north = images[0].get_array()
+    assert north[0].mean() < north[90].mean()
+
+
+def test_the_map_of_one_member(fields: Config) -> None:
+    figure = member_field(fields, 2)
+    assert "member002" in texts(figure)
+    with pytest.raises(InputError, match="no member has t_500 at 24 h"):
+        member_field(fields, 4)
+    with pytest.raises(InputError, match="no member has t_850"):
+        member_fields(fields, "t_850")
+
+
+# tables
+
+
+def test_the_closing_table(tmp_path: Path) -> None:
+    config = synthetic.config(tmp_path, members="1-2")
+    synthetic.write_run(config, {1: [Piece(0.0)], 2: [Piece(0.0, steps=50, compute=45)]}, metrics=False)
+    text = tables.member_table(config)
+    lines = text.splitlines()
+    assert lines[0].split() == ["member", "leads", "fields", "size", "s", "s/step", "fields/s"]
+    assert lines[2].split()[:5] == ["1", "132", "13,200", "9.24", "GB"]
+    assert lines[2].split()[5] == "110.0"
+    assert lines[4].split()[:3] == ["all", "264", "26,400"]
+    html = tables.member_html(config)
+    assert "13,200" in html
+    assert "color-scheme:light dark" in html
+
+
+def test_untrained_models_say_so(tmp_path: Path) -> None:
+    config = synthetic.config(
+        tmp_path, model="demo", members="1", lead_hours=24, forecast={"device": "cpu", "gpu_mem_mb": 0}
+    )
+    synthetic.write_run(config, {1: [Piece(0.0)]}, metrics=False)
+    assert "these are not forecasts" in tables.member_table(config)
+
+
+def test_tables_as_csv_and_parquet_hold_the_same(ensemble_account: Account, tmp_path: Path) -> None:
+    frames = tables.account_frames(ensemble_account)
+    files = tables.write_frames(frames, tmp_path)
+    assert len(files) == 2 * len(frames)
+    for name, frame in frames.items():
+        again = pd.read_parquet(tmp_path / f"{name}.parquet")
+        pd.testing.assert_frame_equal(again, frame, check_dtype=False)
+        assert list(pd.read_csv(tmp_path / f"{name}.csv").columns) == list(frame.columns)
+    assert frames["members"]["usd"].sum() == pytest.approx(frames["costs"]["usd"].sum())
+    assert frames["uses"]["percent"].sum() == pytest.approx(100)
+
+
+def test_plan_against_actual(tmp_path: Path, machines: Machines) -> None:
+    config = synthetic.config(tmp_path, members="1-2")
+    synthetic.write_run(config, {1: [Piece(0.0)], 2: [Piece(0.0, machine="vm-2")]}, metrics=False)
+    found = account(config, machines, read_run(config, None))
+    before = plan(config, machines, work=everything(config), runs=(), alternatives=False)
+    frame = tables.plan_against_actual(before, found).set_index("what")
+    step = frame.loc["step, s"]
+    assert step["measured"] == pytest.approx(40 / 132)
+    assert step["error_percent"] == pytest.approx(100 * (step["predicted"] - step["measured"]) / step["measured"])
+    assert frame.loc["start-up of a member, s", "measured"] == pytest.approx(60)
+    assert frame.loc["drain of a member, s", "measured"] == pytest.approx(10)
+    assert frame.loc["bytes a lead, MB", "measured"] == pytest.approx(70)
+    assert frame.loc["cost a member, USD", "measured"] == pytest.approx(found.usd / 2)
+    text = tables.account_text(found, {"plan against actual": frame.reset_index()})
+    assert "2 members" in text
+    assert "plan against actual:" in text
+
+
+def test_a_resumed_member_s_speed_is_of_what_it_made(tmp_path: Path) -> None:
+    config = synthetic.config(tmp_path, members="1")
+    whole = synthetic.manifest(config, 1, [Piece(0.0)])
+    resumed = dataclasses.replace(whole, step_seconds=whole.step_seconds[:66])
+    first, second = (tables.member_frame((m,)).iloc[0]["fields_per_second"] for m in (whole, resumed))
+    assert second == pytest.approx(first / 2)

@@ -1,0 +1,74 @@
+"""The sampler: rows a forecast can be accounted by, and never a forecast's failure."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import time
+from pathlib import Path
+
+import pytest
+from aifs_ensemble.metrics import COLUMNS, MetricsSampler
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def wait_for(path: Path, rows: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if path.exists() and len(rows_of(path)) >= rows:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"fewer than {rows} rows in {path}")
+
+
+def test_rows_carry_phase_lead_and_load(tmp_path: Path) -> None:
+    path = tmp_path / "metrics" / "member001.csv"
+    with MetricsSampler(path, 12, interval=0.05) as sampler:
+        sampler.started(1, 2, 0)
+        wait_for(path, 1)
+        sampler.step(6, 0.1)
+        wait_for(path, len(rows_of(path)) + 2)
+        (tmp_path / "big").write_bytes(os.urandom(1 << 20))
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+        sampler.step(12, 0.1)
+        wait_for(path, len(rows_of(path)) + 2)
+    rows = rows_of(path)
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["phase"] for row in rows] == sorted(
+        (row["phase"] for row in rows), key=("start_up", "steps", "drain").index
+    )
+    assert {(row["phase"], row["lead"]) for row in rows} == {("start_up", ""), ("steps", "6"), ("drain", "12")}
+    assert max(float(row["cpu_percent"]) for row in rows) > 20
+    assert all(float(row["host_mem_mib"]) > 5 for row in rows)
+    times = [float(row["time"]) for row in rows]
+    assert times == sorted(times)
+
+
+def test_a_second_process_appends(tmp_path: Path) -> None:
+    path = tmp_path / "member001.csv"
+    for _ in range(2):
+        with MetricsSampler(path, 12, interval=0.02):
+            wait_for(path, 1)
+    assert path.read_text().count("time,phase") == 1
+    assert len(rows_of(path)) >= 2
+
+
+def test_phases_no_observer_tells_of(tmp_path: Path) -> None:
+    path = tmp_path / "member001.csv"
+    with MetricsSampler(path, 12, interval=0.02) as sampler, sampler.phase("verify"):
+        wait_for(path, 2)
+    assert "verify" in {row["phase"] for row in rows_of(path)}
+
+
+def test_a_place_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING), MetricsSampler(tmp_path / "file" / "member001.csv", 12) as sampler:
+        sampler.step(6, 0.1)
+    assert "no metrics of this member" in caplog.text

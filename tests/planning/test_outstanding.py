@@ -1,0 +1,107 @@
+"""Only what is missing is planned: what scratch and destination tell, and what of it is not believed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from aifs_ensemble.config import Config
+from aifs_ensemble.files import write_json
+from aifs_ensemble.machines import Machines
+from aifs_ensemble.manifest import write_member_manifest
+from aifs_ensemble.outstanding import everything, outstanding
+from aifs_ensemble.planning import plan
+
+from planning import synthetic
+from planning.synthetic import Piece
+
+
+def small(tmp_path: Path, **over: object) -> Config:
+    """Return five members of two days, delivered to a folder."""
+    values = {"members": "1-5", "lead_hours": 48, "destination": str(tmp_path / "results"), **over}
+    return synthetic.config(tmp_path / "scratch", **values)
+
+
+def finish(config: Config, member: int, *, at_destination: bool) -> None:
+    """Make a member look computed, on scratch or at the destination."""
+    folder = (
+        Path(config["destination"]) / config.keys_.manifest(member)
+        if at_destination
+        else config.scratch.manifest(member)
+    )
+    write_member_manifest(folder, synthetic.manifest(config, member, [Piece(0.0)], lead_bytes=5000))
+
+
+def test_of_nothing_everything_is_missing(tmp_path: Path) -> None:
+    config = small(tmp_path)
+    assert outstanding(config).members == everything(config).members
+    assert outstanding(config).steps == 5 * 8
+    assert not Path(config["destination"]).exists()
+
+
+def test_computed_members_are_only_delivered(tmp_path: Path) -> None:
+    config = small(tmp_path)
+    for member in (1, 3):
+        finish(config, member, at_destination=False)
+    found = outstanding(config)
+    assert [work.member for work in found.to_forecast] == [2, 4, 5]
+    assert found.to_deliver == (1, 2, 3, 4, 5)
+    assert [manifest.member for manifest in found.manifests] == [1, 3]
+
+
+def test_delivered_members_are_done_even_without_scratch(tmp_path: Path, machines: Machines) -> None:
+    config = small(tmp_path)
+    for member in (1, 2, 3, 4):
+        finish(config, member, at_destination=True)
+    found = plan(config, machines, alternatives=False)
+    assert [work.member for work in found.case.work.to_forecast] == [5]
+    assert found.case.work.to_deliver == (5,)
+    assert {job.rule: job.count for job in found.jobs}["forecast_member"] == 1
+    assert "1 of 5 members to forecast (5)" in found.summary_lines()[0]
+
+
+def test_a_started_member_goes_on_from_its_restart_state(tmp_path: Path) -> None:
+    config = small(tmp_path)
+    folder = config.scratch.work(2) / "restarts"
+    folder.mkdir(parents=True)
+    for lead in (12, 24):
+        (folder / f"h{lead:03d}.safetensors").touch()
+    (folder / "h036.safetensors.part").touch()
+    assert {work.member: work.steps for work in outstanding(config).members}[2] == 4
+
+
+def test_restart_states_at_the_destination_count_too(tmp_path: Path) -> None:
+    config = small(tmp_path)
+    file = Path(config["destination"]) / config.keys_.restart(3, 36)
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert {work.member: work.steps for work in outstanding(config).members}[3] == 2
+
+
+def test_a_manifest_for_fewer_leads_is_not_enough(tmp_path: Path) -> None:
+    short = small(tmp_path, lead_hours=24)
+    finish(short, 1, at_destination=False)
+    finish(short, 2, at_destination=True)
+    assert len(outstanding(small(tmp_path)).to_forecast) == 5
+
+
+@pytest.mark.parametrize("damage", ["{", json.dumps({"schema": "other"}), "[]"])
+def test_a_damaged_manifest_counts_as_missing(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    config = small(tmp_path)
+    finish(config, 1, at_destination=False)
+    finish(config, 2, at_destination=True)
+    config.scratch.manifest(1).write_text(damage)
+    (Path(config["destination"]) / config.keys_.manifest(2)).write_text(damage)
+    with caplog.at_level(logging.WARNING):
+        assert len(outstanding(config).to_forecast) == 5
+    assert caplog.text.count("counted as missing") == 2
+
+
+def test_a_bucket_is_looked_at_only_when_asked(tmp_path: Path) -> None:
+    config = small(tmp_path, destination="gs://nobody-asked/prefix")
+    write_json(config.scratch.receipt(4), {})
+    found = outstanding(config)
+    assert found.looked_at == (str(config.scratch.base),)
+    assert found.to_deliver == (1, 2, 3, 5)

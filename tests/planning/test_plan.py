@@ -1,0 +1,283 @@
+"""Plans: golden ones for fixed inputs, properties for any, refusals, and what a dry-run may import."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aifs_ensemble import planning
+from aifs_ensemble.config import Config
+from aifs_ensemble.errors import PlanError
+from aifs_ensemble.machines import Machines
+from aifs_ensemble.planning import Estimate, Plan, everything, plan
+from aifs_ensemble.throughput import Size, Speed, Throughput
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from planning import synthetic
+
+TODAY = dt.date(2026, 11, 23)
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def frozen(machines: Machines, throughput: Throughput) -> tuple[Machines, Throughput]:
+    """The tables with round prices, sizes and speeds, so that golden plans outlive new measurements."""
+    prices = {
+        name: dataclasses.replace(
+            machine,
+            prices={
+                "us-central1": dataclasses.replace(
+                    machine.prices["us-central1"], on_demand=0.5 * machine.vcpus, spot=0.2 * machine.vcpus
+                )
+            },
+        )
+        for name, machine in machines.types.items()
+    }
+    services = dict.fromkeys(machines.services, (0.1, "assumed"))
+    coiled = dict.fromkeys(machines.coiled_gpu, (1.0, "assumed"))
+    assumptions = dataclasses.replace(
+        machines.assumptions,
+        vm_boot_seconds=100,
+        vm_wait_seconds=100,
+        idle_tail_seconds=50,
+        image_gb={"gpu": 5.0, "cpu": 1.0},
+        image_pull_mb_s=100,
+        boot_disk_gb=73,
+        initial_member_seconds=60,
+        sync_mb_s=100,
+        preemptions_per_hour={"low": 0.0, "expected": 0.5, "high": 5.0},
+    )
+    size = Size("aifs-ens-1.0", 1.0, 0.007, 500, 10000, "measured", "2026-01-01", "made up")
+    speed = Speed(
+        model="aifs-ens-1.0",
+        gpu="H100-80GB",
+        precision="16",
+        compile=True,
+        deterministic=True,
+        step_seconds=0.2,
+        forward_seconds=0.15,
+        startup_seconds=60,
+        drain_seconds=10,
+        peak_gpu_mb=18000,
+        status="measured",
+        date="2026-01-01",
+        source="made up",
+    )
+    table = dataclasses.replace(throughput, sizes=(size,), entries=(speed,))
+    return dataclasses.replace(
+        machines, types=prices, services=services, coiled_gpu=coiled, assumptions=assumptions
+    ), table
+
+
+def make(config: Config, frozen: tuple[Machines, Throughput], **over: Any) -> Plan:
+    machines, table = frozen
+    over = {"work": everything(config), "runs": (), "today": TODAY, "alternatives": False, **over}
+    return plan(config, machines, throughput=table, **over)
+
+
+GOLDEN_CASES: dict[str, dict[str, Any]] = {
+    "operational": {},
+    "one-h100": {"cloud": {"gpu": "a3-highgpu-1g", "vms": 1}},
+    "batch-blocks": {"members": "1-5", "lead_hours": 240, "delivery": {"streaming": False}},
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_CASES)
+def test_golden_plans(name: str, operational: Config, frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    """A plan for fixed inputs is what it was; `tests/planning/golden` is rewritten by deleting a file there."""
+    config = synthetic.config(tmp_path / "scratch", **GOLDEN_CASES[name])
+    found = make(config, frozen, profile="googlebatch" if "batch" in name else "coiled-gpu").to_dict()
+    found = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 6))
+    file = GOLDEN / f"{name}.json"
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(found, indent=1) + "\n")
+        pytest.fail(f"{file} was not there and is now: look at it and commit it")
+    assert found == json.loads(file.read_text(), parse_float=lambda text: round(float(text), 6))
+
+
+def test_the_arithmetic_by_hand(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    """One H100, ten members of 132 steps, two at once: every figure worked out on paper."""
+    config = synthetic.config(
+        tmp_path / "s", members="1-10", cloud={"gpu": "a3-highgpu-1g", "vms": 1}, forecast={"gpu_mem_mb": 40000}
+    )
+    way = make(config, frozen).chosen
+    assert (way.at_once, way.vms, way.members_per_vm) == (2, 1, 10)
+    # two by two, ten start-ups and drains of 70 s take longer than the card's 10 x 132 x 0.2 s
+    busy = (10 * 70 + 10 * 132 * 0.2) / 2
+    billed = 100 + 50 + 50 + busy
+    assert way.vm_hours == pytest.approx(billed / 3600)
+    price = 26 * 0.5
+    assert way.costs["gpu compute"] == pytest.approx((billed - 50) / 3600 * price)
+    pulls = 50 / 3600 * price + 13 * 10 / 3600 * 1.0
+    assert way.costs["image pulls"] == pytest.approx(pulls)
+    # checkpoint, cycle, ten members, manifest: each boots a machine of two processors and pulls a gigabyte
+    cpu = 13 * 110 + 12 * 60 + 5
+    assert way.cpu_vm_hours == pytest.approx(cpu / 3600)
+    assert way.costs["management"] == pytest.approx((billed * (26 * 0.1 + 1) + cpu * 0.2) / 3600)
+    assert way.costs["storage operations"] == pytest.approx(10 * (2 * 132 + 4) / 1000 * 0.1)
+    stages = 4 * (100 + 100 + 10) + 60 + 60 + 60 + 5
+    assert way.wall_hours == pytest.approx((100 + billed + stages) / 3600)
+
+
+def _parts_make_the_whole(way: Estimate) -> None:
+    for value in (*way.costs.values(), *way.spot_costs.values(), way.wall_hours, way.vm_hours, way.scratch_peak_bytes):
+        assert value >= 0
+    assert way.usd == pytest.approx(sum(way.costs.values()))
+    assert way.spot.usd == pytest.approx(way.spot_usd, rel=1e-6)
+    assert way.spot_range[0] <= way.spot_range[1]
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    members=st.integers(1, 50),
+    days=st.integers(1, 40),
+    vms=st.integers(1, 12),
+    machine=st.sampled_from(["a2-ultragpu-1g", "a3-highgpu-1g", "a2-highgpu-1g", "g2-standard-12"]),
+    streaming=st.booleans(),
+    mirror=st.booleans(),
+)
+def test_properties_of_any_plan(
+    frozen: tuple[Machines, Throughput], tmp_path: Path, members: int, days: int, vms: int, machine: str,
+    streaming: bool, mirror: bool,
+) -> None:  # fmt: skip
+    config = synthetic.config(
+        tmp_path / "s",
+        members=f"1-{members}",
+        lead_hours=24 * days,
+        cloud={"gpu": machine, "vms": vms},
+        delivery={"streaming": streaming, "mirror_restarts": mirror},
+    )
+    found = make(config, frozen)
+    way = found.chosen
+    _parts_make_the_whole(way)
+    assert way.vms <= min(vms, members)
+    assert way.vms * way.members_per_vm >= members
+    one_more = planning.estimate(found.case, frozen[0].machine(machine), vms + 1, draws=1)
+    assert one_more.wall_hours <= way.wall_hours + 1e-9
+    calm = dataclasses.replace(
+        found.case.machines.assumptions, preemptions_per_hour={"low": 0.0, "expected": 0.0, "high": 0.0}
+    )
+    quiet = dataclasses.replace(found.case, machines=dataclasses.replace(found.case.machines, assumptions=calm))
+    undisturbed = planning.estimate(quiet, frozen[0].machine(machine), vms, draws=1)
+    assert undisturbed.spot_usd <= undisturbed.usd
+    assert undisturbed.spot.wall_hours == pytest.approx(undisturbed.wall_hours)
+    assert undisturbed.usd == pytest.approx(way.usd)
+
+
+def test_alternatives_are_ranked_by_price(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
+    ways = make(operational, frozen, alternatives=True).alternatives
+    fit = [way for way in ways if way.problem is None]
+    assert [way.usd for way in fit] == sorted(way.usd for way in fit)
+    assert {way.machine for way in ways} == set(frozen[0].names("gpu"))
+    assert {way.vms for way in ways} == set(range(1, 9))
+    for way in ways:
+        _parts_make_the_whole(way)
+
+
+REFUSED = [
+    ({"forecast": {"gpu_mem_mb": 36000}, "cloud": {"gpu": "g2-standard-8"}}, {}, "the L4 has 23,034 MB"),
+    ({"lead_hours": 960, "delivery": {"streaming": False}, "cloud": {"vms": 1}}, {}, "scratch peak 4"),
+    ({"delivery": {"scratch_budget_mb": 500}}, {}, "a2-ultragpu-1g has 0 GB"),
+    ({"cloud": {"max_hours": 0.1}}, {}, "cloud.max_hours stops it after 0.1 h"),
+    ({}, {"bucket_region": "europe-west4"}, "cloud.regions: us-central1, the bucket is in europe-west4"),
+    ({"cloud": {"gpu_image": "europe-west4-docker.pkg.dev/p/r/i:1"}}, {}, "cloud.gpu_image: in europe-west4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("over", "asked", "message"), REFUSED, ids=[case[2][:30] for case in REFUSED])
+def test_refusals(
+    frozen: tuple[Machines, Throughput], tmp_path: Path, over: dict[str, Any], asked: dict[str, Any], message: str
+) -> None:
+    found = make(synthetic.config(tmp_path / "s", destination="gs://b/p", **over), frozen, **asked)
+    with pytest.raises(PlanError) as error:
+        found.check()
+    assert message in str(error.value)
+    assert any(message in line for line in found.summary_lines())
+
+
+def test_crossing_regions_can_be_allowed_and_is_paid(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    config = synthetic.config(
+        tmp_path / "s", destination="gs://b", delivery={"streaming": True, "allow_cross_region": True}
+    )
+    found = make(config, frozen, bucket_region="europe-west4")
+    found.check()
+    assert any(finding.level == "warning" and "would cross" in finding.text for finding in found.findings)
+    gigabytes = found.case.delivered_bytes / 1e9
+    assert found.chosen.costs["network"] == pytest.approx(0.1 * gigabytes)
+    assert make(config, frozen, bucket_region="us-central1").chosen.costs["network"] == 0
+
+
+def test_a_plan_that_fits_is_not_refused(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
+    found = make(operational, frozen)
+    found.check()
+    assert any("destination is not set" in finding.text for finding in found.findings)
+    assert any("estimated from H100-80GB" in finding.text for finding in found.findings)
+
+
+def test_choosing_by_deadline_and_budget(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
+    found = make(operational, frozen, alternatives=True)
+    cheapest = planning.choose(found)
+    quick = planning.choose(found, deadline_hours=cheapest.hours * 0.8)
+    assert quick.hours <= cheapest.hours * 0.8
+    assert quick.usd >= cheapest.usd
+    assert f"cloud.gpu={quick.way.machine}" in quick.settings()
+    assert planning.choose(found, budget_usd=cheapest.usd * 1.01).usd <= cheapest.usd * 1.01
+    with pytest.raises(PlanError, match=r"nothing meets 0.01 h: the fastest takes"):
+        planning.choose(found, deadline_hours=0.01)
+    with pytest.raises(PlanError, match=r"nothing meets 0.01 h and \$0.5"):
+        planning.choose(found, deadline_hours=0.01, budget_usd=0.5)
+
+
+def test_nothing_missing_costs_nothing(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
+    done = dataclasses.replace(
+        everything(operational), members=(), shared_initial=False, checkpoint=False, ensemble_manifest=False
+    )
+    found = make(operational, frozen, work=done)
+    assert found.chosen.usd == 0
+    assert found.jobs == ()
+    assert "nothing to compute" in found.summary_lines()[0]
+
+
+def test_local_plans_are_free_and_name_this_machine(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    config = synthetic.config(
+        tmp_path, model="demo", lead_hours=72, members="1-4", forecast={"device": "cpu", "gpu_mem_mb": 0}
+    )
+    found = make(config, frozen)
+    assert found.chosen.machine == "this machine"
+    assert found.chosen.usd == 0
+    assert not any("cost" in line for line in found.summary_lines())
+
+
+LIGHT = """
+import sys
+from pathlib import Path
+from aifs_ensemble.config import Config, read_files
+from aifs_ensemble.machines import load_machines
+from aifs_ensemble.planning import plan
+config = Config(read_files(Path("config/config.yaml"), Path("config/operational.yaml")))
+print(*plan(config, load_machines(), alternatives=False).summary_lines(), sep="\\n")
+heavy = {"torch", "pandas", "matplotlib", "numpy", "scipy", "eccodes", "google.cloud", "coiled", "psutil"}
+print("HEAVY", sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_a_dry_run_imports_nothing_heavy(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT],
+        cwd=root,
+        env={"PYTHONPATH": "scripts"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "HEAVY []" in done.stdout
+    assert "50 of 50 members to forecast (1-50)" in done.stdout
+    assert "on demand" in done.stdout

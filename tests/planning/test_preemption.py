@@ -1,0 +1,91 @@
+"""The simulation of preemptions: exact where nothing happens, bounded where it does."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from aifs_ensemble.preemption import Life, busy_seconds, simulate, spread
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+LIFE = Life(
+    steps=(132,) * 7,
+    at_once=3,
+    step_seconds=0.3,
+    overhead_seconds=60,
+    machine_seconds=190,
+    wait_seconds=120,
+    restart_steps=12,
+)
+
+lives = st.builds(
+    Life,
+    steps=st.lists(st.integers(1, 160), min_size=1, max_size=12).map(tuple),
+    at_once=st.integers(1, 5),
+    step_seconds=st.floats(0.01, 5),
+    overhead_seconds=st.floats(0, 120),
+    machine_seconds=st.floats(0, 600),
+    wait_seconds=st.floats(0, 600),
+    restart_steps=st.one_of(st.none(), st.integers(1, 40)),
+)
+
+
+def test_one_at_a_time_adds_everything_up() -> None:
+    assert busy_seconds(replace(LIFE, at_once=1)) == pytest.approx(7 * (60 + 132 * 0.3))
+
+
+def test_several_at_once_hide_the_start_up() -> None:
+    assert busy_seconds(LIFE) == pytest.approx(60 + 7 * 132 * 0.3)
+    # with little to compute, the start-ups themselves are what takes long
+    short = replace(LIFE, steps=(2,) * 7)
+    assert busy_seconds(short) == pytest.approx((7 * 60 + 14 * 0.3) / 3)
+
+
+@given(lives)
+def test_without_preemptions_the_machine_runs_once(life: Life) -> None:
+    outcome = simulate(life, 0.0, 2, random.Random(0))
+    need = life.machine_seconds + busy_seconds(life)
+    assert outcome.spot_seconds == pytest.approx(need)
+    assert outcome.wall_seconds == pytest.approx(need + life.wait_seconds)
+    assert (outcome.preemptions, outcome.on_demand_seconds) == (0, 0.0)
+
+
+@settings(deadline=None)
+@given(lives, st.floats(0.01, 20), st.integers(0, 3), st.integers(0, 1000))
+def test_preemptions_only_add_time(life: Life, rate: float, attempts: int, seed: int) -> None:
+    outcome = simulate(life, rate, attempts, random.Random(seed))
+    card = sum(life.steps) * life.step_seconds
+    assert outcome.spot_seconds + outcome.on_demand_seconds >= card * (1 - 1e-9)
+    assert outcome.wall_seconds >= outcome.spot_seconds + outcome.on_demand_seconds - 1e-6
+    # a machine is given up for an ordinary one once any member was preempted too often
+    assert outcome.preemptions <= attempts * len(life.steps) + 1
+    assert min(outcome.spot_seconds, outcome.on_demand_seconds) >= 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(lives, st.integers(0, 1000))
+def test_restart_states_never_hurt_in_expectation(life: Life, seed: int) -> None:
+    kept = spread([replace(life, restart_steps=1)], 2.0, 3, (1.0, 1.0), draws=150, seed=seed)
+    lost = spread([replace(life, restart_steps=None)], 2.0, 3, (1.0, 1.0), draws=150, seed=seed)
+    assert kept.usd <= lost.usd * 1.1 + 1e-9
+
+
+def test_more_preemptions_cost_more() -> None:
+    prices = (2.0, 5.0)
+    usd = [spread([LIFE] * 8, rate, 2, prices, draws=300).usd for rate in (0.0, 0.5, 5.0)]
+    assert usd[0] < usd[1] < usd[2]
+
+
+def test_spot_is_dearer_only_when_preemptions_say_so() -> None:
+    on_demand = spread([LIFE] * 8, 0.0, 2, (5.0, 5.0)).usd
+    assert spread([LIFE] * 8, 0.1, 2, (2.0, 5.0)).usd < on_demand
+    assert spread([LIFE] * 8, 60.0, 2, (4.9, 5.0)).usd > on_demand
+
+
+def test_a_spread_is_the_same_each_time_and_in_order() -> None:
+    first = spread([LIFE] * 4, 2.0, 2, (2.0, 5.0))
+    assert first == spread([LIFE] * 4, 2.0, 2, (2.0, 5.0))
+    assert first.usd_p10 <= first.usd <= first.usd_p90
+    assert first.wall_hours <= first.wall_hours_p90
