@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from aifs_ensemble.errors import CheckpointError
@@ -203,6 +204,11 @@ class Rollout:
         def index(values: Any) -> torch.Tensor:
             return torch.as_tensor(np.asarray(values, dtype=np.int64), device=device)
 
+        places = [*layout.state_index, *forcings.constant_index, *forcings.dynamic_index]
+        if sorted(places) != list(range(layout.inputs)):
+            raise CheckpointError(
+                "checkpoint: some inputs are neither in an initial state nor computed forcings, or both"
+            )
         self.layout = layout
         self._forcings = forcings
         self._device = device
@@ -213,7 +219,7 @@ class Rollout:
             layout.output_index == tuple(range(len(layout.output_index))),
         )
         self._accumulated_out, self._accumulated_row = index(layout.accumulated_out), index(layout.accumulated_row)
-        self.inputs = torch.empty((1, layout.times, layout.points, layout.inputs), device=device)
+        self.inputs = torch.full((1, layout.times, layout.points, layout.inputs), torch.nan, device=device)
         shape = (len(layout.accumulated_out), layout.points)
         self.sums = torch.zeros(shape, device=device) if accumulate else None
 
@@ -223,25 +229,26 @@ class Rollout:
         Both hold `Layout.times` times. `initial` has the variables of `Model.inputs`, `restart` those of
         `Model.prognostic` and, when sums are kept, ``accumulated`` of shape ``(variable, value)``.
         """
-        times = (restart or initial).times
-        host = np.full(tuple(self.inputs.shape[1:]), np.nan, np.float32)
-        host[:, :, list(self.layout.state_index)] = initial.fields.transpose(0, 2, 1)
+        state = self.inputs[0]
+        self._put(state, self.layout.state_index, initial.fields)
         if restart is not None:
-            host[:, :, list(self.layout.prognostic_in)] = restart.fields.transpose(0, 2, 1)
-        for names, index in (
+            self._put(state, self.layout.prognostic_in, restart.fields)
+        times = (restart or initial).times
+        for names, places in (
             (self._forcings.constant, self._forcings.constant_index),
             (self._forcings.dynamic, self._forcings.dynamic_index),
         ):
-            for row, time in enumerate(times):
-                host[row][:, index] = self._forcings.compute(names, time).T
-        if np.isnan(host).any():
-            raise CheckpointError("checkpoint: some inputs are neither in the initial state nor computed forcings")
-        self.inputs[0].copy_(torch.from_numpy(host))
+            self._put(state, places, np.stack([self._forcings.compute(names, time) for time in times]))
         if self.sums is not None:
             if restart is None:
                 self.sums.zero_()
             else:
                 self.sums.copy_(torch.from_numpy(np.array(restart.extra["accumulated"])))
+
+    def _put(self, state: torch.Tensor, places: Any, fields: npt.NDArray[np.float32]) -> None:
+        """Write fields ``(time, variable, value)`` to columns of the input ``(time, value, variable)``."""
+        columns = torch.as_tensor(np.asarray(places, dtype=np.int64), device=self._device)
+        state.index_copy_(2, columns, torch.as_tensor(fields, device=self._device).transpose(1, 2))
 
     def accumulate(self, output: torch.Tensor) -> None:
         """Add a step's output ``(value, variable)`` to the sums, negative amounts counting as none.
@@ -252,7 +259,7 @@ class Rollout:
             self.sums.add_(output.index_select(1, self._accumulated_out).t().clamp_min(0))
 
     def gather(self, output: torch.Tensor, fields: torch.Tensor) -> None:
-        """Write a step's output to `fields` ``(variable, value)``, ordered as `Model.outputs`, sums where they are kept."""
+        """Write a step's output to `fields` ``(variable, value)``, ordered as `Model.outputs`, with sums where kept."""
         by_variable = output.t()
         if self._in_order:
             fields.copy_(by_variable)

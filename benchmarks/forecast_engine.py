@@ -1,0 +1,416 @@
+"""Seconds of a forecast step: the forward pass alone, our whole job, and anemoi-inference writing GRIB.
+
+    python benchmarks/forecast_engine.py --model aifs-ens-size --out engine.json        # a GPU machine, full size
+    python benchmarks/forecast_engine.py --model demo --steps 4 --reference-steps 2     # any machine, no meaning
+
+Everything runs side by side on one machine in one call. Each mode is a process of its own, so that nothing of one
+stays in the memory of another; what a mode measures is written as JSON and printed as a table at the end.
+
+forward-eager       anemoi-models' forward pass, autocast
+forward-compiled    the same, encoder, processor and decoder through torch.compile
+forward-compiled-deterministic   the same with torch's deterministic algorithms
+forward             ours (aifs_ensemble.accelerate): GPU only
+drift               ours against the eager forward pass, rolled out over 1, 12 and 132 steps: GPU only
+engine-cold, engine the whole job, GRIB files, indexes and checksums included; without and with the compile cache
+engine-streaming    the same, delivering to a folder as it goes
+engine-2, engine-3  two and three members at once on the card
+anemoi-serial, anemoi-parallel   anemoi-inference with GribFileOutput, and with ParallelOutput and 8 writers
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from aifs_ensemble.config import Config, read_files  # noqa: E402
+
+MODES = (
+    "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "drift", "engine-cold", "engine",
+    "engine-streaming", "engine-2", "engine-3", "anemoi-serial", "anemoi-parallel",
+)  # fmt: skip
+GPU_ONLY = {"forward", "drift", "forward-compiled", "forward-compiled-deterministic"}
+CYCLE = "20250819_0000"
+
+
+def configuration(args: argparse.Namespace, **over: Any) -> Config:
+    """Return the configuration of the benchmarked job."""
+    raw = read_files(ROOT / "config" / "config.yaml")
+    raw |= {"model": args.model, "members": "1-3", "lead_hours": 6 * args.steps, "cycle": CYCLE}
+    raw |= {"scratch": str(args.scratch), "destination": str(args.scratch / "delivered")}
+    raw["forecast"] = {
+        "device": args.device, "precision": args.precision, "compile": args.device == "cuda",
+        "encoders": args.encoders, "chunks": args.chunks, "restart_hours": 72, "progress": False,
+    }  # fmt: skip
+    for key, value in over.items():
+        raw[key] = value
+    return Config(raw)
+
+
+def prepare(args: argparse.Namespace) -> dict[str, Any]:
+    """Make the checkpoint and the initial states that all modes share."""
+    from aifs_ensemble.checkpoint.fetch import provide_checkpoint
+    from aifs_ensemble.initial.build import build_member
+
+    start = time.perf_counter()
+    config = configuration(args)
+    provide_checkpoint(config.model, checkpoint_path(args))
+    built = time.perf_counter() - start
+    for member in config.members:
+        if not config.scratch.initial(member).exists():
+            build_member(config, member, config.scratch.initial(member))
+    return {"checkpoint_seconds": built, "initial_seconds": time.perf_counter() - start - built}
+
+
+def checkpoint_path(args: argparse.Namespace) -> Path:
+    return args.checkpoint or args.scratch / "checkpoints" / f"{args.model}.ckpt"
+
+
+class Loaded:
+    """A model and the input of its first step."""
+
+    def __init__(self, args: argparse.Namespace, *, compiled: bool = False, deterministic: bool = False):
+        from aifs_ensemble import engine
+        from aifs_ensemble.forecast import ForecastRequest, read_initial
+        from aifs_ensemble.rollout import prepare_environment, resolve_device
+
+        config = configuration(args)
+        settings = dict(config["forecast"])
+        settings |= {"compile": compiled, "deterministic": deterministic}
+        raw = dict(config)
+        raw["forecast"] = settings
+        self.request = ForecastRequest.from_config(Config(raw), 1, checkpoint=checkpoint_path(args))
+        prepare_environment(device=args.device, deterministic=deterministic)
+        self.device = resolve_device(args.device)
+        self.loaded = engine.load(self.request, self.device)
+        self.initial = read_initial(self.request)
+        self.rollout = engine.start_rollout(self.request, self.loaded, self.initial, None)
+
+    def forward(self) -> Any:
+        return self.loaded.stepper.forward(self.rollout.inputs, first=False, seed=self.request.seed(2))
+
+
+def timed(work: Callable[[], Any], device: Any, repeats: int) -> tuple[Any, float]:
+    """Return the result and the median seconds of `work`, the device's own time where it has a clock."""
+    import torch
+
+    result, seconds = None, []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
+            result = work()
+            after.record()
+            torch.cuda.synchronize()
+            seconds.append(before.elapsed_time(after) / 1000)
+        else:
+            start = time.perf_counter()
+            result = work()
+            seconds.append(time.perf_counter() - start)
+    return result, statistics.median(seconds)
+
+
+def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
+    """Time the forward pass alone."""
+    import torch
+
+    model = Loaded(args, compiled=kind == "forward", deterministic=kind != "forward-compiled" and kind != "forward-eager")
+    if kind.startswith("forward-compiled"):
+        inner = model.loaded.stepper.model.model
+        for part in ("encoder", "processor", "decoder"):
+            setattr(inner, part, torch.compile(getattr(inner, part), dynamic=False))
+    _, first = timed(model.forward, model.device, 1)
+    timed(model.forward, model.device, 2)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    result, seconds = timed(model.forward, model.device, args.repeats)
+    again, _ = timed(model.forward, model.device, 1)
+    found = {"step_seconds": seconds, "first_call_seconds": first, "repeatable": bool(torch.equal(result, again))}
+    if model.device.type == "cuda":
+        found |= {"peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6, "gpu": torch.cuda.get_device_name()}
+    return found
+
+
+def drift(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the relative difference between our forward pass and the eager one along a rollout."""
+    import torch
+
+    from aifs_ensemble.rollout import roll
+
+    wanted = [n for n in (1, 12, 132) if n <= args.steps]
+
+    class Keep:
+        def __init__(self) -> None:
+            self.fields: dict[int, Any] = {}
+
+        def step(self, step: int, output: Any, seconds: Any) -> None:
+            if step in wanted:
+                self.fields[step] = output.clone()
+
+        def advanced(self, step: int) -> bool:
+            return True
+
+    kept = {}
+    for compiled in (False, True):
+        model = Loaded(args, compiled=compiled)
+        keep = Keep()
+        steps = range(1, wanted[-1] + 1)
+        roll(model.loaded.stepper, model.rollout, model.loaded.forcings, keep, start=model.request.start,
+             steps=steps, seed=model.request.seed)  # fmt: skip
+        kept[compiled] = keep.fields
+        places = list(model.loaded.layout.prognostic_out)
+        start = torch.from_numpy(model.initial.fields[-1].copy())
+        rows = [model.request.model.inputs.index(name) for name in model.request.model.prognostic]
+        start = start[rows].t().to(model.device)
+        std = torch.as_tensor(model.loaded.stepper.model.statistics["stdev"])
+        names = model.loaded.stepper.model.data_indices.data.input.name_to_index
+        scale = std[[names[name] for name in model.request.model.prognostic]].float().to(model.device)
+        del model
+        torch.cuda.empty_cache()
+    found = {}
+    for step in wanted:
+        a, b = (kept[c][step][:, places] for c in (True, False))
+        change = ((b - start) / scale).norm()
+        found[f"steps_{step}"] = {
+            "of_change": float(((a - b) / scale).norm() / change),
+            "rms_standard_deviations": float(((a - b) / scale).square().mean().sqrt()),
+            "change_standard_deviations": float(((b - start) / scale).square().mean().sqrt()),
+        }
+    return found
+
+
+def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
+    """Run the whole job for one or more members at once, each in a process of its own."""
+    members = int(kind[-1]) if kind[-1].isdigit() else 1
+    cache = args.scratch / "inductor"
+    if kind == "engine-cold":
+        shutil.rmtree(cache, ignore_errors=True)
+    config = configuration(args)
+    for folder in ("work", "forecasts", "manifests", "metrics"):
+        shutil.rmtree(config.scratch.base / folder, ignore_errors=True)
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
+    command = [sys.executable, __file__, *args.passed, "--job"]
+    start = time.perf_counter()
+    jobs = [
+        subprocess.Popen([*command, str(member), *(["--streaming"] if "streaming" in kind else [])], env=environment)
+        for member in config.members[:members]
+    ]
+    if any([job.wait() for job in jobs]):
+        raise SystemExit(f"{kind}: a job failed")
+    wall = time.perf_counter() - start
+    results = [json.loads(config.scratch.manifest(m).read_text()) for m in config.members[:members]]
+    timings = results[0]["timings"]
+    steps = [s for r in results for s in r["step_seconds"]]
+    found = {
+        "members_at_once": members,
+        "wall_seconds": wall,
+        "step_seconds": max(r["timings"]["steps"] for r in results) / args.steps,
+        "forward_seconds": statistics.median(steps),
+        "seconds_per_member": wall / members,
+        "startup_seconds": wall - timings["steps"] - timings["drain"] if members == 1 else None,
+        "drain_seconds": timings["drain"],
+        "timings": timings,
+        "bytes": sum(lead["grib"]["size"] for r in results for lead in r["leads"]),
+        "fields": sum(lead["messages"] for r in results for lead in r["leads"]),
+    }
+    found["gigabytes_per_second"] = found["bytes"] / 1e9 / max(r["timings"]["steps"] for r in results)
+    return found | metrics(config, members)
+
+
+def metrics(config: Config, members: int) -> dict[str, Any]:
+    """Return what the sampler saw while steps were made: the card's use and the memory's peaks."""
+    import pandas as pd
+
+    frames = []
+    for member in config.members[:members]:
+        path = config.scratch.base / "metrics" / f"member{member:03d}.csv"
+        if path.exists():
+            frames.append(pd.read_csv(path, comment="#"))
+    found: dict[str, Any] = {}
+    for frame in frames:
+        busy = frame[frame["lead"] > 0] if "lead" in frame else frame
+        for column in frame.columns:
+            if "gpu" in column and frame[column].notna().any():
+                name = f"{column}_mean" if "util" in column else f"{column}_max"
+                value = busy[column].mean() if "util" in column else frame[column].max()
+                found[name] = max(float(value), found.get(name, 0.0))
+    return found
+
+
+def job(args: argparse.Namespace) -> None:
+    """Run one member as a rule's job does."""
+    from aifs_ensemble.jobs import run_member
+
+    over = {"delivery": {"streaming": True}} if args.streaming else {}
+    config = configuration(args, **over)
+    run_member(
+        config, args.job, initial_state=config.scratch.initial(args.job), checkpoint=checkpoint_path(args),
+        manifest=config.scratch.manifest(args.job),
+    )  # fmt: skip
+
+
+def anemoi(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
+    """Time anemoi-inference's own loop with its GRIB output, in 24 bits CCSDS as it comes."""
+    from datetime import datetime
+
+    from anemoi.inference.outputs.gribfile import GribFileOutput
+    from anemoi.inference.outputs.parallel import ParallelOutput
+    from anemoi.inference.runners.simple import SimpleRunner
+
+    from aifs_ensemble import attention
+    from aifs_ensemble.state import read_state
+
+    attention.ensure_flash_attention()
+    config = configuration(args)
+    runner = SimpleRunner(str(checkpoint_path(args)), device=args.device, precision=args.precision)
+    metadata = next(iter(runner.tensor_handlers.values())).metadata
+    initial = read_state(config.scratch.initial(1))
+    fields = {name: initial.variable(name).copy() for name in initial.variables}
+    date = datetime(2025, 8, 19)
+    lead = 6 * args.reference_steps
+    runner.reference_date, runner.time_step, runner.lead_time, runner.write_initial_state = date, 6, lead, False
+    state = {"date": date, "fields": fields}
+    for _ in runner.run(lead_time=6, input_states=state):
+        pass
+    path = args.scratch / "anemoi.grib"
+    templates = [{"file": str(grib_template(config.model.grid, args.scratch / "template.grib2"))}]
+    output, opened, start = None, False, time.perf_counter()
+    for made in runner.run(lead_time=lead, input_states=state):
+        if output is None:
+            if kind == "anemoi-serial":
+                output = GribFileOutput(
+                    runner, metadata, path=str(path), templates=templates, write_initial_state=False
+                )
+            else:
+                inner = {"grib": {"path": str(path), "templates": templates, "write_initial_state": False}}
+                output = ParallelOutput(runner, metadata, num_writers=8, output=inner)
+        if not opened:
+            output.open(made)
+            opened = True
+        output.write_state(made)
+    looped = time.perf_counter() - start
+    output.close()
+    seconds = time.perf_counter() - start
+    return {"step_seconds": looped / args.reference_steps, "closing_seconds": seconds - looped,
+            "steps": args.reference_steps}  # fmt: skip
+
+
+def grib_template(grid: str, path: Path) -> Path:
+    """Write a message for anemoi-inference to copy: the grid, CCSDS, 24 bits."""
+    import eccodes
+
+    handle = eccodes.codes_grib_new_from_samples(f"reduced_gg_pl_{grid.lstrip('N')}_grib2")
+    eccodes.codes_set(handle, "packingType", "grid_ccsds")
+    eccodes.codes_set(handle, "bitsPerValue", 24)
+    with path.open("wb") as file:
+        eccodes.codes_write(handle, file)
+    eccodes.codes_release(handle)
+    return path
+
+
+def run_mode(args: argparse.Namespace, mode: str) -> dict[str, Any]:
+    if mode == "drift":
+        return drift(args)
+    if mode.startswith("forward"):
+        return forward(args, kind=mode)
+    return engine(args, kind=mode) if mode.startswith("engine") else anemoi(args, kind=mode)
+
+
+def table(results: dict[str, Any]) -> list[str]:
+    """Return the table of all modes."""
+    lines = [f"{'mode':32} {'s/step':>8} {'s/member':>9} {'GB/s':>6} {'GPU MB':>8} {'GPU %':>6}"]
+    for mode in MODES:
+        found = results["modes"].get(mode)
+        if not found or "step_seconds" not in found:
+            continue
+        memory = found.get("peak_gpu_mb") or max((v for k, v in found.items() if k.startswith("gpu_mem")), default=0)
+        used = next((v for k, v in found.items() if "util" in k), float("nan"))
+        lines.append(
+            f"{mode:32} {found['step_seconds']:8.4f} {found.get('seconds_per_member') or float('nan'):9.1f} "
+            f"{found.get('gigabytes_per_second') or float('nan'):6.2f} {memory:8.0f} {used:6.0f}"
+        )
+    return lines
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="aifs-ens-size")
+    parser.add_argument("--checkpoint", type=Path, help="instead of one that is built")
+    parser.add_argument("--scratch", type=Path, default=Path("scratch/benchmark"))
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="cuda where there is a GPU")
+    parser.add_argument("--precision", choices=("16", "bf16", "32"), help="16 on a GPU, 32 on the CPU")
+    parser.add_argument("--steps", type=int, default=132)
+    parser.add_argument("--reference-steps", type=int, default=10, help="steps of the anemoi-inference modes")
+    parser.add_argument("--repeats", type=int, default=10, help="forward passes timed")
+    parser.add_argument("--encoders", type=int, default=max(1, min(14, (os.cpu_count() or 2) - 2)))
+    parser.add_argument("--chunks", type=int, default=10)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--job", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--streaming", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--mode", help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.device is None:
+        import torch
+
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    args.precision = args.precision or ("16" if args.device == "cuda" else "32")
+    names = ("model", "scratch", "device", "precision", "steps", "reference_steps", "repeats", "encoders", "chunks")
+    args.passed = [str(x) for name in names for x in (f"--{name.replace('_', '-')}", getattr(args, name))]
+    if args.checkpoint:
+        args.passed += ["--checkpoint", str(args.checkpoint)]
+    return args
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    args = parse(sys.argv[1:])
+    logging.basicConfig(level=logging.WARNING)
+    logging.getLogger("anemoi").setLevel(logging.ERROR)
+    if args.job:
+        return job(args)
+    if args.mode:
+        print("RESULT " + json.dumps(run_mode(args, args.mode)))
+        return None
+    results: dict[str, Any] = {"schema": "aifs-ensemble/engine-benchmark/1", "model": args.model, "steps": args.steps,
+                               "precision": args.precision, "encoders": args.encoders, "chunks": args.chunks,
+                               "device": args.device, "cores": os.cpu_count(), "modes": {}}  # fmt: skip
+    results["prepare"] = prepare(args)
+    for mode in args.modes:
+        if mode in GPU_ONLY and args.device != "cuda":
+            continue
+        command = [sys.executable, __file__, *args.passed, "--mode", mode]
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
+        if done.returncode or line is None:
+            print(f"{mode}: failed\n{done.stdout[-500:]}\n{done.stderr[-2500:]}", file=sys.stderr, flush=True)
+            results["modes"][mode] = {"failed": done.stderr[-300:]}
+            continue
+        results["modes"][mode] = json.loads(line.removeprefix("RESULT "))
+        print(f"{mode} ({time.perf_counter() - start:.0f} s): {line[7:900]}", file=sys.stderr, flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+    print("\n".join(table(results)))
+    failed = [mode for mode, found in results["modes"].items() if "failed" in found]
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+    return None
+
+
+if __name__ == "__main__":
+    main()
