@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import gzip
 import logging
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,17 +29,26 @@ LOG = logging.getLogger(__name__)
 _OVER = {"stopping", "stopped", "error"}
 # A control plane that does not answer says nothing about the machine: this long the job counts as running.
 UNREACHABLE_SECONDS = 1800.0
+# The client repeats a failed request for minutes, and Snakemake looks at one job after the other.
+LOOK_SECONDS = 60.0
 BOOT_DISK_GB = 60
+
+
+def require_token() -> None:
+    """Raise ConfigError when Coiled knows no token, in which case its client would open a browser and wait."""
+    import coiled  # noqa: F401  (reads its own configuration)
+    import dask.config
+
+    if not dask.config.get("coiled.token", None):
+        raise ConfigError("coiled: no token found, run `coiled login` once (or set DASK_COILED__TOKEN)")
 
 
 @contextmanager
 def coiled_cloud(config: Config) -> Iterator[Any]:
     """Open the Coiled client; ConfigError instead of its browser login when no token is set up."""
+    require_token()
     import coiled
-    import dask.config
 
-    if not dask.config.get("coiled.token", None):
-        raise ConfigError("coiled: no token found, run `coiled login` once (or set DASK_COILED__TOKEN)")
     with coiled.Cloud(workspace=config["cloud"]["workspace"]) as cloud:
         yield cloud
 
@@ -222,7 +233,7 @@ def check(record: JobRecord, config: Config, machines: Machines, journal: Journa
     if record.state != "running" or request is None or request.cluster_id is None:
         return record
     try:
-        with coiled_cloud(config) as cloud:
+        with _deadline(LOOK_SECONDS), coiled_cloud(config) as cloud:
             _look(record, request, config, machines, cloud)
     except CloudError as error:
         record.state, record.reason = "failed", str(error)
@@ -234,6 +245,25 @@ def check(record: JobRecord, config: Config, machines: Machines, journal: Journa
         record.unreachable_since = None
     journal.write(record)
     return record
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the main thread after `seconds`; elsewhere nothing can interrupt a client."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _look(record: JobRecord, request: Request, config: Config, machines: Machines, cloud: Any) -> None:

@@ -1,0 +1,39 @@
+"""Show the software environments of the machines, rewrite their conda YAMLs, or register them with Coiled."""
+
+from __future__ import annotations
+
+import argparse
+
+from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.cloud.coiled_jobs import require_token
+from aifs_ensemble.cloud.images import CLASSES, FOLDER, conda_yaml, read_environment, register
+from aifs_ensemble.files import write_bytes
+
+HELP = "software environments of the machines; --register makes them known to Coiled"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what to do."""
+    add_config_arguments(parser)
+    parser.add_argument("--write", action="store_true", help="rewrite envs/*.yaml from the locks")
+    parser.add_argument("--register", action="store_true", help="make Coiled software environments")
+    parser.add_argument("--prefix", default="aifs-ensemble", help="their names are PREFIX-gpu and PREFIX-etl")
+    parser.add_argument("--container", nargs=2, metavar=("GPU", "ETL"), help="register these images, not the locks")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what was asked and print a line an environment."""
+    config = config_from(args)
+    if args.register:
+        require_token()
+    for number, name in enumerate(CLASSES):
+        environment = read_environment(name)
+        print(f"{name}: {len(environment.packages)} packages, machine class {environment.machine_class}")
+        if args.write:
+            write_bytes(FOLDER / f"{name}.yaml", conda_yaml(environment).encode())
+        if args.register:
+            title = f"{args.prefix}-{name}"
+            container = args.container[number] if args.container else None
+            register(environment, title, config["cloud"]["workspace"], container)
+            print(f"registered {title}; set cloud.{environment.machine_class}_image: {title}")
+    return 0
