@@ -351,3 +351,13 @@ def test_provide_builds_what_can_be_built_and_keeps_it(demo: Model, demo_path: P
     provide_checkpoint(demo, path)
     assert path.stat().st_mtime_ns == made
     assert record_path(path).exists()
+
+
+def test_provide_refuses_at_once_what_could_not_be_loaded(hub: Hub, entry: Model, tmp_path: Path) -> None:
+    unlisted = changed(entry, sha256=None)
+    with pytest.raises(CheckpointError, match=r"lists no sha256 for released: run .*checkpoint fetch released"):
+        provide_checkpoint(unlisted, tmp_path / "c.ckpt", policy=QUICK)
+    assert hub.seen == []
+    provide_checkpoint(unlisted, tmp_path / "c.ckpt", trust=True, policy=QUICK)
+    provide_checkpoint(entry, tmp_path / "d.ckpt", policy=QUICK)
+    assert (tmp_path / "c.ckpt").read_bytes() == (tmp_path / "d.ckpt").read_bytes()

@@ -35,8 +35,14 @@ def provide_checkpoint(
     """Make sure that `path` is a checkpoint of a model: keep it, build it or fetch it.
 
     A file that is there and right is kept as it is. With a `source`, or where the catalogue has no
-    ``checkpoint.build``, it is fetched. Raises as `fetch_checkpoint` does.
+    ``checkpoint.build``, it is fetched. Raises as `fetch_checkpoint` does, and CheckpointError at once, before a
+    gigabyte is fetched and a GPU rented, when `load_model` would refuse the file for want of a digest in the catalogue.
     """
+    if not trust and not any(model.checkpoint.get(key) for key in ("build", "sha256")):
+        raise CheckpointError(
+            f"model: models.yaml lists no sha256 for {model.name}: run `aifs-ensemble checkpoint fetch {model.name}`, "
+            f"then `aifs-ensemble checkpoint register {model.name} PATH`, or set trust_checkpoint"
+        )
     if source or not model.checkpoint.get("build"):
         return fetch_checkpoint(model, path, source=source, trust=trust, policy=policy)
     policy = policy or Policy()
