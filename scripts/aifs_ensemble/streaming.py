@@ -99,6 +99,9 @@ class StreamingDelivery(SilentObserver):
             path = self._work / "manifest.json"
             write_member_manifest(path, manifest)
             self.receipt = self._opening.result().finish(manifest, path.read_bytes())
+        except BaseException:
+            self._storage.give_up()
+            raise
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
             shutil.rmtree(self._work / "mirror", ignore_errors=True)
@@ -107,6 +110,7 @@ class StreamingDelivery(SilentObserver):
         """Let transfers under way end, and free what is delivered when the disk was full."""
         with self._changed:
             self._changed.wait_for(lambda: self._error is not None or self._tasks == 0, PATIENCE)
+        self._storage.give_up()  # Python waits for its threads before it ends
         self._pool.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(self._work / "mirror", ignore_errors=True)
         if isinstance(error, DiskFullError):

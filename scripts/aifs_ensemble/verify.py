@@ -76,13 +76,27 @@ class EnsembleCheck:
             members = format_members({check.member for check in damaged})
             raise VerificationError(f"members {members} damaged: {'; '.join(lines[:3])}{more}; run again to mend them")
 
+    def require_members(self, least: int) -> None:
+        """Raise VerificationError when fewer than `least` members are sound at the destination."""
+        absent = [check.member for check in self.of("absent", "destination")]
+        sound = len(self.of("sound", "destination"))
+        if sound < least:
+            members = format_members(absent)
+            raise VerificationError(f"destination: {sound} sound members, expected at least {least}; absent: {members}")
+
 
 def verify_ensemble(
     config: Config, *, deep: bool = False, mend: bool = True, places: Iterable[str] = PLACES
 ) -> EnsembleCheck:
-    """Compare every member with its manifests; VerificationError naming the damaged leads when there are any."""
+    """Compare every member with its manifests; VerificationError naming damaged leads, or members not delivered.
+
+    Fewer sound members than `min_members` at the destination are an error too.
+    """
+    places = tuple(places)
     check = check_ensemble(config, deep=deep, mend=mend, places=places)
     check.require_sound()
+    if "destination" in places and config["destination"]:
+        check.require_members(config.min_members)
     return check
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from aifs_ensemble.journal import WorkFolder
 from aifs_ensemble.manifest import LeadRecord
 from aifs_ensemble.storage import open_storage
 from aifs_ensemble.verify import verify_member
+from doubles.gcs_fault_proxy import FaultProxy, Schedule
 
 from storage.members import expected_objects, finish_member, make_config, make_member, publish_lead
 
@@ -172,7 +174,8 @@ def test_a_full_disk_frees_what_is_delivered_and_a_rerun_resumes(config: Config)
     assert verify_member(config, 1).state == "sound"
 
 
-def test_an_error_of_the_delivery_stops_the_member(tmp_path: Path, gcs) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.usefixtures("gcs")
+def test_an_error_of_the_delivery_stops_the_member(tmp_path: Path) -> None:
     config = make_config(tmp_path / "scratch", "gs://nobody/x", members="1")
     delivery = StreamingDelivery(config, 1)
     record = publish_lead(config, 1, 6)
@@ -184,3 +187,18 @@ def test_an_error_of_the_delivery_stops_the_member(tmp_path: Path, gcs) -> None:
             delivery._changed.release()
     assert caught.value.exit_code == StorageError.exit_code
     delivery.failed(caught.value)
+
+
+@pytest.mark.timeout(40)
+def test_a_failed_member_does_not_wait_for_a_destination_that_is_away(
+    tmp_path: Path, gcs: FaultProxy, bucket: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "PATIENCE", 0.2)
+    config = make_config(tmp_path / "scratch", bucket(), members="1")
+    delivery = StreamingDelivery(config, 1)
+    gcs.schedule = Schedule(seed=1, rate=1.0, kinds=("status",))
+    delivery.lead_published(publish_lead(config, 1, 6), work_of(config).leads)
+    delivery.failed(KeyboardInterrupt())
+    delivery._pool.shutdown(wait=True)  # ends long before the 60 s in which a delivery may succeed
+    assert delivery.receipt is None
+    assert work_of(config).delivered.read() == {}

@@ -115,6 +115,13 @@ def test_the_ensemble_is_complete_short_or_failed_and_never_silently_short(
     assert all(item["crc32c"] and item["generation"] and item["size"] for item in objects)
 
 
+def test_members_that_were_never_delivered_are_named(config: Config) -> None:
+    more = make_config(config.scratch.root, config["destination"], members="1-4")
+    with pytest.raises(VerificationError, match=r"2 sound members, expected at least 4; absent: 3-4"):
+        verify_ensemble(more)
+    assert verify_ensemble(make_config(config.scratch.root, config["destination"], members="1-4", min_members=2))
+
+
 def test_deep_decodes_what_only_looks_right(config: Config) -> None:
     """Noise with the right checksum is sound until somebody decodes it."""
     assert not check_ensemble(config).of("damaged")

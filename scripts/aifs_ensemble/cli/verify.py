@@ -37,4 +37,6 @@ def run(args: argparse.Namespace) -> int:
         for line in one.lines():
             print(f"  {one.place}: {line}")
     check.require_sound()
+    if "destination" in places and config["destination"]:
+        check.require_members(config.min_members)
     return 0

@@ -72,6 +72,7 @@ class Storage(ABC):
         self.settings = settings
         self._counts = TransferCounts()
         self._lock = threading.Lock()
+        self._given_up = threading.Event()
 
     def address(self, key: str) -> str:
         """Return the full name of an object, for messages."""
@@ -139,6 +140,10 @@ class Storage(ABC):
 
         `crc32c` is the checksum expected of the whole (`layouts.combine_crc32c`). Otherwise as `put_file`.
         """
+
+    def give_up(self) -> None:
+        """Repeat nothing from now on: calls under way end with their next failure."""
+        self._given_up.set()
 
     def tidy(self, prefix: str) -> None:  # noqa: B027 (nothing to do is a fair answer)
         """Remove what killed transfers left half-written under `prefix`, where the destination shows such things."""

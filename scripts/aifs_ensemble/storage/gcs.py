@@ -85,7 +85,7 @@ class GcsStorage(Storage):
         self._session, self.client = _connect(settings.threads)
         self.bucket = self.client.bucket(bucket)
         self._retry = Retry(
-            predicate=_transient,
+            predicate=lambda error: _transient(error) and not self._given_up.is_set(),
             initial=settings.backoff,
             maximum=settings.backoff_most,
             multiplier=2.0,

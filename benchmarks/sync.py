@@ -1,0 +1,98 @@
+"""Delivery of a member against google-cloud-storage's transfer_manager: the same files, the same emulator.
+
+    PYTHONPATH=scripts:tests python benchmarks/sync.py --leads 12 --lead-mb 20 --repeats 5
+
+Runs take turns, each to a fresh prefix. Ours also lists, verifies every checksum at the service, refuses to
+overwrite, and leaves receipt and manifest; transfer_manager only sends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from aifs_ensemble.delivery import deliver_member
+from doubles.gcs_server import gcs_server
+from google.cloud import storage
+from google.cloud.storage import transfer_manager
+from storage.members import make_config, make_member
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--leads", type=int, default=12)
+    parser.add_argument("--lead-mb", type=float, default=20)
+    parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder, gcs_server():
+        print_table(measure(args, Path(folder)), args)
+    return 0
+
+
+def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
+    """Return seconds of each run by way of sending."""
+
+    def config(url: str):  # type: ignore[no-untyped-def]
+        delivery = {"threads": args.threads}
+        return make_config(folder, url, members="1", lead_hours=6 * args.leads, delivery=delivery)
+
+    manifest = make_member(config("gs://ensembles/none"), 1, size=int(args.lead_mb * 1e6))
+    leads = config("gs://ensembles/none").scratch.forecasts()
+    names = [file.name for record in manifest.leads for file in (record.grib, record.index)]
+    client = storage.Client()
+
+    def theirs(prefix: str, worker: str, checksum: str | None) -> None:
+        results = transfer_manager.upload_many_from_filenames(
+            client.bucket("ensembles"),
+            names,
+            source_directory=str(leads),
+            blob_name_prefix=f"{prefix}/",
+            max_workers=args.threads,
+            worker_type=worker,
+            upload_kwargs={"checksum": checksum},
+            raise_exception=True,
+        )
+        assert len(results) == len(names)
+
+    ways: dict[str, Callable[[str], object]] = {
+        "aifs-ensemble": lambda prefix: deliver_member(config(f"gs://ensembles/{prefix}"), 1),
+        "transfer_manager, threads": lambda prefix: theirs(prefix, transfer_manager.THREAD, None),
+        "transfer_manager, threads, crc32c": lambda prefix: theirs(prefix, transfer_manager.THREAD, "crc32c"),
+        "transfer_manager, processes": lambda prefix: theirs(prefix, transfer_manager.PROCESS, None),
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for repeat in range(args.repeats + 1):
+        for way, send in ways.items():
+            prefix = f"{repeat}-{len(way)}"
+            began = time.perf_counter()
+            send(prefix)
+            if repeat:  # the first warms up
+                seconds[way].append(time.perf_counter() - began)
+            for blob in list(client.list_blobs("ensembles", prefix=f"{prefix}/")):
+                blob.delete()
+    return seconds
+
+
+def print_table(seconds: dict[str, list[float]], args: argparse.Namespace) -> None:
+    size = args.leads * args.lead_mb
+    ours = statistics.median(seconds["aifs-ensemble"])
+    print(
+        f"{args.leads} leads of {args.lead_mb:g} MB and their indexes, {args.threads} at once, {args.repeats} runs each"
+    )
+    print(f"{'way':36}{'median s':>10}{'MB/s':>8}{'time of ours':>14}")
+    for way, runs in seconds.items():
+        median = statistics.median(runs)
+        print(f"{way:36}{median:10.2f}{size / median:8.0f}{ours / median:14.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
