@@ -232,7 +232,7 @@ class _Run:
                         seed=request.seed,
                     )
                 with self._timings("drain"):
-                    self._settle(everything=True)
+                    self._settle()
                     self._publish(self._pool.drain())
                     self._note_restarts(wait=True)
             except Exception:
@@ -250,11 +250,12 @@ class _Run:
     def step(self, step: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
         """Send a step's fields on their way, and take in what the encoders have finished."""
         lead = self._request.lead(step)
+        self._settle()  # the step before: while it is waited for, the device computes this one
         if lead in self._missing:
             self._transfer.send(lead, output, seconds)
         else:
             self._transfer.skip(lead, seconds)
-        self._settle()
+        self._settle(wait=False)
         self._publish(self._pool.completed())
 
     def advanced(self, step: int) -> bool:
@@ -270,8 +271,8 @@ class _Run:
             self._note_restarts()
         return not self._stopped
 
-    def _settle(self, *, everything: bool = False) -> None:
-        for lead, seconds in self._transfer.arrivals(everything=everything):
+    def _settle(self, *, wait: bool = True) -> None:
+        for lead, seconds in self._transfer.arrivals(wait=wait):
             self.step_seconds.append(seconds)
             self._told.step(lead, seconds)
 
@@ -293,7 +294,8 @@ class _Run:
             self._told.restart_written(lead, path)
 
     def _salvage(self) -> None:
-        """After an error, keep the leads that the encoders had in hand."""
-        with suppress(WorkflowError, OSError):
-            for record in self._pool.drain():
-                self._work.journal.append(record)
+        """After an error, keep the leads that the encoders had in hand; observers hear of them next time."""
+        for take in (self._pool.completed, self._pool.drain):
+            with suppress(WorkflowError, OSError):
+                for record in take():
+                    self._work.journal.append(record)

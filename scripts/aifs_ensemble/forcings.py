@@ -111,7 +111,7 @@ class ForcingsAhead:
             buffer.used.synchronize()  # waits in this thread: the step that read the buffer is over
         buffer.host.numpy()[...] = values
         if self._stream is not None:
-            with torch.cuda.stream(self._stream):
+            with torch.inference_mode(), torch.cuda.stream(self._stream):  # both belong to a thread
                 buffer.device.copy_(buffer.host, non_blocking=True)
                 buffer.uploaded = self._stream.record_event()
         return buffer

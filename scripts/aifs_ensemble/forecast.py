@@ -326,9 +326,8 @@ def read_initial(request: ForecastRequest) -> State:
     ):
         if found != expected:
             raise InputError(f"{request.initial}: {what} {found}, expected {expected}")
-    finite = np.isfinite(state.fields).all(axis=(0, 2)).tolist()
-    if not all(finite):
-        bad = [name for name, good in zip(state.variables, finite, strict=True) if not good]
+    bad = [name for row, name in enumerate(state.variables) if not np.isfinite(state.fields[:, row]).all()]
+    if bad:
         raise InputError(f"{request.initial}: NaN or infinity in {', '.join(bad)}, expected numbers")
     return state
 

@@ -26,7 +26,7 @@ class Progress(SilentObserver):
     """Counts leads and says how long the rest will take; others decide where to show it."""
 
     def __init__(self) -> None:
-        self._began = monotonic()
+        self._began = self._first = monotonic()
         self._member = self._leads = self._done = self._published = 0
         self._recent = 0.0
 
@@ -43,15 +43,17 @@ class Progress(SilentObserver):
     def lead_published(self, record: LeadRecord, folder: Path) -> None:
         """Count a lead."""
         self._published += 1
+        if self._published == 1:
+            self._first = monotonic()  # what came before was loading
 
     @property
     def line(self) -> str:
         """One line: leads published of all, seconds a step and a lead, time to go."""
         count = self._done + self._published
         text = f"member {self._member}: {count} of {self._leads} leads"
-        if not self._published:
+        if self._published < 2:
             return text
-        each = (monotonic() - self._began) / self._published
+        each = (monotonic() - self._first) / (self._published - 1)
         left = duration(each * (self._leads - count))
         return f"{text}, {self._recent:.3f} s a step, {each:.3f} s a lead, {left} to go"
 

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from aifs_ensemble.errors import InputError
 from aifs_ensemble.files import atomic_writer
@@ -70,22 +69,26 @@ def write_state(path: Path, state: State, *, durable: bool = False) -> None:
     }
     tensors = {"fields": np.ascontiguousarray(state.fields, np.float32)}
     tensors |= {name: np.ascontiguousarray(array, np.float32) for name, array in state.extra.items()}
-    content = memoryview(save(tensors, metadata=header))
-    text, start = _sorted_header(content)
     with atomic_writer(path, durable=durable) as file:
-        file.write(text)
-        file.write(content[start:])
+        _write_tensors(file, tensors, header)
 
 
-def _sorted_header(content: memoryview) -> tuple[bytes, int]:
-    """Return the header of safetensors content with its keys sorted, and where the tensors begin.
+def _write_tensors(file: BinaryIO, tensors: dict[str, npt.NDArray[np.float32]], metadata: dict[str, str]) -> None:
+    """Write the safetensors layout: the header's length, the header with its keys sorted, the arrays by name.
 
-    The library writes its text entries in random order: the same state would have other bytes each time.
+    The library's own writer puts the header in random order, so that the same state has other bytes each time,
+    and copies everything twice while all threads wait, which a forecast would feel at every restart state.
     """
-    length = int.from_bytes(content[:8], "little")
-    text = json.dumps(json.loads(bytes(content[8 : 8 + length])), sort_keys=True, separators=(",", ":")).encode()
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, array in sorted(tensors.items()):
+        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": (end, end + array.nbytes)}
+        end += array.nbytes
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, 8 + length
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, array in sorted(tensors.items()):
+        file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def read_state(path: Path, *, variables: Sequence[str] | None = None, grid: str | None = None) -> State:

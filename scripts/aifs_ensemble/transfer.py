@@ -82,9 +82,8 @@ class FieldTransfer:
             _pin(pool.buffer)
             shape = (len(variables), rollout.layout.points)
             self._stream = torch.cuda.Stream(device)
-            # two: while one is copied out, the next step's output is gathered into the other
-            self._staging = [torch.empty(shape, device=device) for _ in range(2)]
-            self._flags = [torch.empty(len(variables), dtype=torch.bool, pin_memory=True) for _ in range(2)]
+            self._staging = torch.empty(shape, device=device)
+            self._flags = torch.empty(len(variables), dtype=torch.bool, pin_memory=True)
 
     def __enter__(self) -> FieldTransfer:
         return self
@@ -96,7 +95,11 @@ class FieldTransfer:
             _unpin(self._pool.buffer)
 
     def send(self, lead: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
-        """Start delivering a step's output ``(value, variable)``; waits while no slot is free."""
+        """Start delivering a step's output ``(value, variable)``; waits while no slot is free.
+
+        What was sent before must have been taken in by `arrivals`.
+        """
+        assert not self._tickets, "a step was sent before the one before it had arrived"
         start = perf_counter()
         slot = self._pool.acquire()
         self.waited += perf_counter() - start
@@ -108,34 +111,28 @@ class FieldTransfer:
         self._tickets.append(_Ticket(lead, seconds, slot, torch.isfinite(fields).all(dim=1)))
 
     def _send_from_gpu(self, lead: int, output: torch.Tensor, seconds: Callable[[], float], slot: Any) -> _Ticket:
-        # `arrivals` lets at most one ticket wait when the next is sent, so a staging buffer's copy is over
-        # before the buffer is gathered into again
-        self._staging.reverse()
-        self._flags.reverse()
-        staging, flags = self._staging[0], self._flags[0]
-        self._rollout.gather(output, staging)
-        finite = torch.isfinite(staging).all(dim=1)
+        self._rollout.gather(output, self._staging)
+        finite = torch.isfinite(self._staging).all(dim=1)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            torch.from_numpy(slot.array).copy_(staging, non_blocking=True)
-            flags.copy_(finite, non_blocking=True)
+            torch.from_numpy(slot.array).copy_(self._staging, non_blocking=True)
+            self._flags.copy_(finite, non_blocking=True)
             finite.record_stream(self._stream)
             event = self._stream.record_event()
-        return _Ticket(lead, seconds, slot, flags, event)
+        return _Ticket(lead, seconds, slot, self._flags, event)
 
     def skip(self, lead: int, seconds: Callable[[], float]) -> None:
         """Note a step whose output is not wanted."""
         event = torch.cuda.current_stream(self._device).record_event() if self._cuda else None
         self._tickets.append(_Ticket(lead, seconds, event=event))
 
-    def arrivals(self, *, everything: bool = False) -> Iterator[tuple[int, float]]:
-        """Hand to the encoders what has arrived, yielding lead and seconds of each step now over.
+    def arrivals(self, *, wait: bool = True) -> Iterator[tuple[int, float]]:
+        """Hand to the encoders what was sent, yielding lead and seconds of each step now over.
 
-        On a GPU the newest step is left under way unless `everything` is asked for. NotFiniteError names the
-        variables of a lead that holds NaN or infinity; that lead is not handed on.
+        Waits for what is still under way, unless it need not `wait` for it. NotFiniteError names the variables of
+        a lead that holds NaN or infinity; that lead is not handed on.
         """
-        keep = 1 if self._cuda and not everything else 0
-        while len(self._tickets) > keep:
+        while self._tickets and (wait or self._tickets[0].event is None):
             ticket = self._tickets.popleft()
             if ticket.event is not None:
                 ticket.event.synchronize()
