@@ -34,7 +34,7 @@ rule forecasts:
         expand(forecast_outputs(), member=MEMBERS),
 
 
-route_rules(workflow, CONFIG, MACHINES)
+aifs_routing.route_rules(workflow, CONFIG, MACHINES)
 announce_plan()
 
 

@@ -1,4 +1,5 @@
 # Paths, resources and announcements that several stages share.
+import atexit
 import sys
 from pathlib import Path
 
@@ -6,19 +7,20 @@ from snakemake.exceptions import WorkflowError as SnakemakeError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from aifs_ensemble import names
-from aifs_ensemble.cloud.bucket import refuse_without_bucket, use_bucket
-from aifs_ensemble.cloud.routing import route_rules
-from aifs_ensemble.config import Config
-from aifs_ensemble.errors import WorkflowError
-from aifs_ensemble.machines import load_machines
+# modules, not names: a Snakefile shares its namespace with Snakemake itself
+from aifs_ensemble import config as aifs_config
+from aifs_ensemble import errors as aifs_errors
+from aifs_ensemble import machines as aifs_machines
+from aifs_ensemble import names as aifs_names
+from aifs_ensemble.cloud import bucket as aifs_bucket
+from aifs_ensemble.cloud import routing as aifs_routing
 
 try:
-    CONFIG = Config(config)
-    MACHINES = load_machines()
+    CONFIG = aifs_config.Config(config)
+    MACHINES = aifs_machines.load_machines()
     # with a profile of rented machines every relative path below is an object under the destination
-    RENTED = use_bucket(workflow, CONFIG)
-except WorkflowError as error:
+    RENTED = aifs_bucket.use_bucket(workflow, CONFIG)
+except aifs_errors.WorkflowError as error:
     raise SnakemakeError(str(error)) from None
 
 CYCLE = CONFIG.cycle
@@ -26,7 +28,7 @@ SCRATCH = str(CONFIG.scratch.base)
 STREAMING = CONFIG["delivery"]["streaming"]
 MEMBERS = [f"{member:03d}" for member in CONFIG.members]
 LEAD_FILES = [
-    f"aifs_ens_forecast_{CYCLE}_member{{member}}_{names.lead_name(lead)}.grib2"
+    f"aifs_ens_forecast_{CYCLE}_member{{member}}_{aifs_names.lead_name(lead)}.grib2"
     for lead in CONFIG.leads
 ]
 
@@ -60,18 +62,18 @@ def benchmark_file(rule, member=False):
 
 
 def announce_plan():
-    """On a dry-run, what the run would take and cost, in a few lines."""
+    """On a dry-run, what the run would take and cost, in a few lines after everything else."""
     if workflow.dryrun and workflow.is_main_process:
-        from aifs_ensemble.planning import plan
+        from aifs_ensemble import planning
 
-        for line in plan(CONFIG, MACHINES, alternatives=False).summary_lines():
-            print(line, file=sys.stderr)
+        lines = planning.plan(CONFIG, MACHINES, alternatives=False).summary_lines()
+        atexit.register(print, "\n".join(lines), file=sys.stderr)
 
 
 def announce_start():
     """Refuse a run that has nowhere to deliver to, before anything is computed."""
     if RENTED:
-        refuse_without_bucket(CONFIG)
+        aifs_bucket.refuse_without_bucket(CONFIG)
     elif CONFIG["destination"] is None:
         raise SnakemakeError(
             "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]"
@@ -81,7 +83,7 @@ def announce_start():
 def announce_end(finished):
     """Say where the files are, what each member took, and whether the ensemble is short."""
     if workflow.is_main_process:
-        from aifs_ensemble.summary import closing_lines
+        from aifs_ensemble import summary
 
-        for line in closing_lines(CONFIG, finished=finished):
+        for line in summary.closing_lines(CONFIG, finished=finished):
             print(line, file=sys.stderr)

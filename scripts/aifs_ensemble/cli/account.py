@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.config import Config
 from aifs_ensemble.machines import Machines, load_machines
 from aifs_ensemble.plan_text import duration, money, size, table
 from aifs_ensemble.planning import PROFILES, everything, plan
@@ -35,30 +37,56 @@ def run(args: argparse.Namespace) -> int:
     machines = load_machines(prices=Path(prices) if prices else None)
     if args.old_log:
         return _old_logs(args.old_log, machines, config["cloud"]["regions"][0])
+    text = _account(
+        config, machines, args.benchmarks, args.output, args.formats,
+        profile=args.profile, spot=args.spot, fetch=args.fetch,
+    )  # fmt: skip
+    print(text)
+    return 0
+
+
+def write_account(config: Config, folder: Path, formats: Sequence[str] = ("svg", "png")) -> str:
+    """Write a run's tables and figures to a folder and return its account as text."""
+    prices = config["cloud"]["prices"]
+    machines = load_machines(prices=Path(prices) if prices else None)
+    return _account(config, machines, Path("logs/benchmarks"), folder, formats)
+
+
+def _account(
+    config: Config,
+    machines: Machines,
+    benchmarks: Path,
+    output: Path | None,
+    formats: Sequence[str],
+    *,
+    profile: str | None = None,
+    spot: bool | None = None,
+    fetch: bool = False,
+) -> str:
     from aifs_ensemble.accounting import account
     from aifs_ensemble.baseline import against_baseline
     from aifs_ensemble.runrecords import fetch_run, read_run
     from aifs_ensemble.tables import account_frames, account_text, plan_against_actual, write_frames
 
-    if args.fetch:
-        print(f"fetched {fetch_run(config)} manifests from {config['destination']}")
-    found = account(config, machines, read_run(config, args.benchmarks), profile=args.profile, spot=args.spot)
+    said = [f"fetched {fetch_run(config)} manifests from {config['destination']}"] if fetch else []
+    found = account(config, machines, read_run(config, benchmarks), profile=profile, spot=spot)
     throughput = load_throughput(machines.gpu_specs)
-    before = plan(config, machines, profile=args.profile, work=everything(config), runs=(), alternatives=False)
+    before = plan(config, machines, profile=profile, work=everything(config), runs=(), alternatives=False)
     compared = {"plan against actual": plan_against_actual(before, found)}
     if config.model.name == "aifs-ens-1.0":
         compared["against what users recorded before"] = against_baseline(found, throughput)
-    print(account_text(found, compared))
-    if args.output:
-        from aifs_ensemble.figures import account_figures, save
+    said.append(account_text(found, compared))
+    if output:
+        from aifs_ensemble.figures import account_figures
+        from aifs_ensemble.themes import save
 
         share = len(config.leads) / throughput.baseline.steps
         recorded = throughput.baseline.member_seconds * share if len(compared) > 1 else None
         named = {title.replace(" ", "_"): frame for title, frame in compared.items()}
-        files = write_frames({**account_frames(found), **named}, args.output)
-        files += save(account_figures(found, before, recorded), args.output, args.formats)
-        print(f"\n{len(files)} files in {args.output}")
-    return 0
+        files = write_frames({**account_frames(found), **named}, output)
+        files += save(account_figures(found, before, recorded), output, formats)
+        said.append(f"\n{len(files)} files in {output}")
+    return "\n".join(said)
 
 
 def _baseline(machines: Machines) -> int:

@@ -1,0 +1,9 @@
+"""Write the account of the run: tables and figures."""
+
+from pathlib import Path
+
+from _adapter import rule
+from aifs_ensemble.cli.account import write_account
+
+with rule(snakemake) as config:  # noqa: F821
+    write_account(config, Path(snakemake.output[0]))  # noqa: F821

@@ -1,0 +1,112 @@
+"""The local profile, with real snakemake runs: from nothing to an ensemble, and what breaks in between."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from workflow.project import CYCLE, Project, jobs_run
+
+pytestmark = pytest.mark.workflow
+
+
+def lead_path(project: Project, member: int, lead: int) -> Path:
+    return project.results / "forecasts" / f"aifs_ens_forecast_{CYCLE}_member{member:03d}_h{lead:03d}.grib2"
+
+
+def test_a_run_delivers_an_ensemble_that_cfgrib_reads(finished: Project) -> None:
+    manifest = json.loads((finished.results / "manifest.json").read_text())
+    assert manifest["state"] == "complete"
+    assert (finished.results / "_SUCCESS").exists()
+    files = sorted((finished.results / "forecasts").glob("*.grib2"))
+    assert len(files) == 6
+    keys = {"shortName": "t", "typeOfLevel": "isobaricInhPa"}
+    fields = [xr.open_dataset(f, engine="cfgrib", backend_kwargs={"filter_by_keys": keys, "indexpath": ""}) for f in files]
+    assert sorted({int(field.number) for field in fields}) == [1, 2]
+    assert sorted({int(field.step / 3.6e12) for field in fields}) == [6, 12, 18]
+
+
+def test_a_run_ends_with_where_and_what(finished: Project) -> None:
+    said = finished.said  # type: ignore[attr-defined]
+    assert "fields/s" in said
+    assert f"files are in results/{CYCLE}" in said
+    assert "untrained" in said
+
+
+def test_nothing_is_done_twice(finished: Project) -> None:
+    assert "Nothing to be done" in finished.run()
+
+
+def test_one_member_is_rerun_alone_with_the_same_bytes(fresh: Project) -> None:
+    before, stamps = fresh.leads(), fresh.stamps(other_than=2)
+    shutil.rmtree(fresh.scratch / "work" / "member002")
+    for path in [*fresh.results.rglob("*member002*"), *fresh.scratch.rglob("*member002*")]:
+        if path.is_file() and "initial" not in str(path):
+            path.unlink()
+    said = fresh.run()
+    assert jobs_run(said, "forecast_member") == ["002"]
+    assert fresh.leads() == before
+    assert fresh.stamps(other_than=2) == stamps
+
+
+def test_one_lead_can_be_asked_for(fresh: Project) -> None:
+    shutil.rmtree(fresh.results)
+    shutil.rmtree(fresh.scratch / "work" / "member001")
+    wanted = lead_path(fresh, 2, 12)
+    said = fresh.run(str(wanted.relative_to(fresh.folder)))
+    assert wanted.exists()
+    assert jobs_run(said, "sync_member") == ["002"]
+    assert jobs_run(said, "forecast_member") == []
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, flip, cut], ids=["deleted", "one bit", "truncated"])
+@pytest.mark.parametrize("keep_scratch", [True, False], ids=["scratch kept", "scratch emptied"])
+def test_damage_is_found_and_only_that_member_mended(fresh: Project, damage, keep_scratch: bool) -> None:
+    before, stamps = fresh.leads(), fresh.stamps(other_than=1)
+    if not keep_scratch:
+        for path in [*fresh.scratch.rglob("*member001*.grib2"), *fresh.scratch.rglob("*member001*.index")]:
+            path.unlink()
+    damage(lead_path(fresh, 1, 12))
+    said = fresh.snakemake("verify")
+    assert fresh.code != 0
+    assert "member001_h012" in said
+    said = fresh.run()
+    assert jobs_run(said, "sync_member") == ["001"]
+    assert fresh.leads() == before
+    assert fresh.stamps(other_than=1) == stamps
+    assert "error" not in fresh.run("verify").lower()
+
+
+def test_a_failed_member_leaves_a_short_ensemble_that_says_so(fresh: Project) -> None:
+    fresh.configure(members="1-3")
+    broken = fresh.scratch / "initial" / "member003.safetensors"
+    broken.write_bytes(b"no state")
+    said = fresh.snakemake()
+    assert fresh.code != 0
+    assert "member003.safetensors: not a readable state" in said
+    manifest = json.loads((fresh.results / "manifest.json").read_text())
+    assert manifest["state"] == "failed"
+    assert "missing 3" in said
+    assert not (fresh.results / "_SUCCESS").exists()
+    fresh.configure(min_members=2)
+    said = fresh.snakemake()
+    assert "short" in said
+    assert json.loads((fresh.results / "manifest.json").read_text())["state"] == "short"
+    assert (fresh.results / "_SUCCESS").exists()
+    broken.unlink()
+    said = fresh.run()
+    assert jobs_run(said, "forecast_member") == ["003"]
+    assert json.loads((fresh.results / "manifest.json").read_text())["state"] == "complete"
