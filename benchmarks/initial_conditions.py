@@ -52,7 +52,8 @@ if not member:
     build.prepare_cycle(config)
 else:
     build.build_member(config, member, config.scratch.initial(member))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# VmHWM, because ru_maxrss starts from that of the parent process
+peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 used = resource.getrusage(resource.RUSAGE_SELF)
 seconds, cpu = time.perf_counter() - start, used.ru_utime + used.ru_stime
@@ -75,7 +76,7 @@ def configuration(folder: Path, url: str, model: str, members: str) -> dict:
 def noisy_replica(folder: Path, members: int) -> Path:
     """Build the replica at 0.25 degrees with noise, 12 bits a value as in the real files."""
     plain, random = opendata_replica.encode, np.random.default_rng(0)
-    noise = random.standard_normal(1440 * 721) * 1e-3
+    noise = random.standard_normal(1440 * 721) * 2e-3
 
     def encode(variable, values, grid, when, **keys):
         if variable not in opendata_replica.MODEL.constant:

@@ -75,7 +75,7 @@ def gaussian_latitudes(number: int) -> Degrees:
     They are the arcsines of the zeros of the Legendre polynomial of that degree.
     """
     nodes, _ = np.polynomial.legendre.leggauss(2 * number)
-    return np.rad2deg(np.arcsin(nodes))[::-1]
+    return np.rad2deg(np.arcsin(nodes))[::-1].astype(np.float64)
 
 
 def _classical_rows(number: int) -> npt.NDArray[np.int64]:

@@ -56,9 +56,7 @@ class Weights:
         values = np.asarray(fields, np.float32)
         points = grid_coordinates(self.source).points
         if values.ndim != 2 or values.shape[1] != points:
-            raise InputError(
-                f"interpolation: fields of shape {values.shape}, expected (fields, {points}) {self.source}"
-            )
+            raise InputError(f"interpolation: shape {values.shape}, expected (fields, {points}) on {self.source}")
         if self.matrix is None:
             return values
         result = np.empty((len(values), self.matrix.shape[0]), np.float32)
@@ -134,9 +132,7 @@ def _make(source: str, target: str, method: str, points: tuple[int, int]) -> csr
             data, indices, indptr = content["data"], content["indices"], content["indptr"]
             shape = tuple(content["shape"])
     if shape != points:
-        raise InputError(
-            f"interpolation: MIR made weights of shape {shape} from {source} to {target}, expected {points}"
-        )
+        raise InputError(f"interpolation: MIR made weights of shape {shape} {source} to {target}, expected {points}")
     matrix = csr_array((data.astype(np.float32), indices.astype(np.int32), indptr.astype(np.int32)), shape=points)
     matrix.sort_indices()
     return matrix

@@ -237,7 +237,7 @@ def test_identical_members_are_an_error_and_duplicates_are_seen(make_config, tmp
 def test_statistics_refuse_states_of_different_cycles(make_config, tmp_path):
     build_member(make_config(), 1, tmp_path / "a")
     build_member(make_config(cycle="20250820_0000"), 2, tmp_path / "b")
-    with pytest.raises(InputError, match="another grid, cycle or variables"):
+    with pytest.raises(InputError, match="for 20250820_0000, expected 92 on N32 for 20250819_0000"):
         ensemble_statistics([tmp_path / "a", tmp_path / "b"])
 
 

@@ -5,12 +5,11 @@ The workflow calls `prepare_cycle`, `build_member` and `ensemble_statistics`.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +17,15 @@ import numpy.typing as npt
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import InputError
 from aifs_ensemble.files import write_json
-from aifs_ensemble.grids import grid_coordinates
 from aifs_ensemble.initial import checks, derive
 from aifs_ensemble.initial.idealised import IdealisedSource
 from aifs_ensemble.initial.meaning import units
 from aifs_ensemble.initial.source import Inputs, Source, Values, input_times
-from aifs_ensemble.names import format_members, member_name
-from aifs_ensemble.state import State, read_state, write_state
+from aifs_ensemble.initial.spread import ensemble_statistics
+from aifs_ensemble.names import member_name
+from aifs_ensemble.state import State, write_state
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["assemble", "build_member", "ensemble_statistics", "open_source", "prepare_cycle"]
 
 LOG = logging.getLogger(__name__)
 
@@ -79,7 +77,8 @@ def assemble(config: Config, member: int, inputs: Inputs) -> State:
     times = input_times(config)
     constant = frozenset(model.constant)
     shared = {name: values for name, values in inputs.fields[times[-1]].items() if name in constant}
-    fields, derived = [], {}
+    fields = []
+    derived: dict[str, str] = {}
     for time in times:
         complete, formulas = _complete({**inputs.fields[time], **shared}, model.inputs, settings["derive"], where, time)
         fields.append(complete)
@@ -120,55 +119,3 @@ def _refuse_not_finite(state: State, where: str) -> None:
     bad = [name for i, name in enumerate(state.variables) if not np.isfinite(state.fields[:, i]).all()]
     if bad:
         raise InputError(f"{where}: not finite: {', '.join(bad)}, expected a number at every point")
-
-
-def ensemble_statistics(paths: Iterable[Path]) -> pd.DataFrame:
-    """Return mean and spread at T of each variable over the members in `paths`.
-
-    One row per variable: ``units``, area mean of the ensemble mean, ``spread`` (area root mean square of
-    the members' standard deviation), ``smallest`` and ``largest`` value, ``members``. Pairs of equal
-    members are in ``attrs["duplicates"]``. Raises InputError when all of two or more members are equal.
-    """
-    import pandas as pd  # slow to import, and needed only here
-
-    files = list(paths)
-    if not files:
-        raise InputError("ensemble statistics: no initial states given")
-    total = squares = smallest = largest = first = None
-    digests: dict[str, list[int]] = {}
-    for path in files:
-        state = read_state(path)
-        if first is None:
-            first = state
-            total, squares = (np.zeros(state.fields.shape[1:]) for _ in range(2))
-            smallest, largest = np.full(len(state.variables), np.inf), np.full(len(state.variables), -np.inf)
-        elif (state.variables, state.grid, state.cycle) != (first.variables, first.grid, first.cycle):
-            raise InputError(f"{path}: another grid, cycle or variables than {files[0]}")
-        digests.setdefault(hashlib.sha256(state.fields.tobytes()).hexdigest(), []).append(state.member)
-        # differences from the first member keep the precision that sums of squares would lose
-        anomaly = state.fields[-1].astype(float) - first.fields[-1]
-        total += anomaly
-        squares += anomaly**2
-        smallest = np.minimum(smallest, state.fields[-1].min(axis=1))
-        largest = np.maximum(largest, state.fields[-1].max(axis=1))
-    assert first is not None
-    duplicates = [members for members in digests.values() if len(members) > 1]
-    if len(files) > 1 and len(digests) == 1:
-        raise InputError(f"initial states: all {len(files)} members ({format_members(duplicates[0])}) are identical")
-    for members in duplicates:
-        LOG.warning("initial states: members %s are identical", format_members(members))
-    count, weights = len(files), grid_coordinates(first.grid).weights
-    variance = np.maximum(squares / count - (total / count) ** 2, 0) * (count / max(count - 1, 1))
-    table = pd.DataFrame(
-        {
-            "units": first.units,
-            "mean": (first.fields[-1] + total / count) @ weights,
-            "spread": np.sqrt(variance @ weights),
-            "smallest": smallest,
-            "largest": largest,
-            "members": count,
-        },
-        index=pd.Index(first.variables, name="variable"),
-    )
-    table.attrs["duplicates"] = duplicates
-    return table

@@ -201,7 +201,8 @@ def run_checks(state: State, constant: frozenset[str]) -> list[Outcome]:
         outcomes += [_range(v, one) for v in state.variables if v not in constant or one is views[-1]]
         for check in _ONE_TIME:
             outcomes += check(one)
-    return outcomes + list(_change(*views, constant))
+    before, after = views
+    return outcomes + list(_change(before, after, constant))
 
 
 def judge(outcomes: list[Outcome], policy: str, where: str) -> dict[str, Any]:

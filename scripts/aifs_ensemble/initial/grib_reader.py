@@ -142,7 +142,7 @@ def scan_file(path: Path) -> list[Location]:
 
     Raises InputError naming the file when it is absent, holds no message or ends within one.
     """
-    found = []
+    found: list[Location] = []
     try:
         with path.open("rb") as file:
             while (handle := eccodes.codes_grib_new_from_file(file, headers_only=True)) is not None:

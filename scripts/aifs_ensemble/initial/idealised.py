@@ -25,7 +25,7 @@ from aifs_ensemble.initial import derive
 from aifs_ensemble.initial.meaning import GRAVITY, VAPOUR_RATIO, VIRTUAL
 from aifs_ensemble.initial.source import Inputs, input_times
 
-Field = npt.NDArray[np.float64]
+Field = npt.NDArray[np.floating[Any]]
 
 # Constants of the paper
 _RADIUS, _OMEGA, _GAS, _G = 6.371229e6, 7.29212e-5, 287.0, 9.80616
@@ -198,7 +198,7 @@ def _column_water(levels: dict[str, Field]) -> Field:
     """Return the column's water (kg m-2): humidity integrated over pressure, and 2 % cloud."""
     heights = sorted(int(name[2:]) for name in levels if name.startswith("q_"))
     profile = np.stack([levels[f"q_{level}"] for level in heights])
-    return 1.02 * np.trapezoid(profile, np.array(heights) * 100.0, axis=0) / GRAVITY
+    return np.asarray(1.02 * np.trapezoid(profile, np.array(heights) * 100.0, axis=0) / GRAVITY)
 
 
 def idealised_fields(

@@ -111,8 +111,8 @@ class GuardedAdapter(HTTPAdapter):
 
 def _expected_length(request: requests.PreparedRequest, response: requests.Response) -> int:
     """Return the most bytes the answer may have; TransferError if it is not the range asked for."""
-    asked = request.headers.get("Range")
-    if asked is None or not response.ok:
+    asked = str(request.headers.get("Range") or "")
+    if not asked or not response.ok:
         return MAX_INDEX_BYTES
     if response.status_code != 206:
         raise TransferError(f"answers {response.status_code} with the whole file to a request for a range", again=False)
