@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cloud.conftest import ROOT, SETTINGS
-from doubles.coiled_server import CoiledServer
-
 from aifs_ensemble.cloud import coiled_jobs
 from aifs_ensemble.cloud.jobscript import RemoteJob, parse_job
 from aifs_ensemble.cloud.journal import JobRecord, Journal
 from aifs_ensemble.config import Config, merge, read_files
 from aifs_ensemble.errors import CloudError, ConfigError
 from aifs_ensemble.machines import load_machines
+from doubles.coiled_server import CoiledServer
+
+from cloud.conftest import ROOT, SETTINGS
 
 pytestmark = pytest.mark.cloud
 MACHINES = load_machines()
@@ -30,13 +30,15 @@ def settings(**changes: object) -> Config:
     return Config(raw)
 
 
-def job(command: str = "true", machine: str = "gpu", spot: bool = False, members: str = "001", **resources) -> RemoteJob:
+def job(
+    command: str = "true", machine: str = "gpu", spot: bool = False, members: str = "001", **resources
+) -> RemoteJob:
     targets = " ".join(f"'forecast_member:member={m}'" for m in members.split(","))
     kind = "spot" if spot else "standard"
     asked = ", ".join(f'"{k}": {v}' for k, v in resources.items())
     script = (
         f'#!/bin/sh\n# properties = {{"resources": {{"machine": "{machine}", "provisioning": "{kind}"'
-        f'{", " + asked if asked else ""}}}}}\n{command} # --target-jobs\n: --target-jobs {targets} --attempt 1\n'
+        f"{', ' + asked if asked else ''}}}}}\n{command} # --target-jobs\n: --target-jobs {targets} --attempt 1\n"
     )
     return parse_job(script.replace(" # --target-jobs", ""), "test")
 
@@ -85,7 +87,7 @@ def test_client_takes_what_is_given():
 
 REQUESTS = {
     "gpu on demand": (
-        dict(machine="gpu"),
+        {"machine": "gpu"},
         {
             "scheduler_instance_types": ["a2-ultragpu-1g"],
             "workers": 0,
@@ -95,16 +97,16 @@ REQUESTS = {
         {"region_name": "us-central1", "spot": False},
     ),
     "gpu spot": (
-        dict(machine="gpu", spot=True),
+        {"machine": "gpu", "spot": True},
         {"worker_instance_types": ["a2-ultragpu-1g"], "workers": 1, "scheduler_instance_types": ["n2-standard-2"]},
         {"spot": True, "spot_on_demand_fallback": False, "spot_replacement": False},
     ),
     "cpu": (
-        dict(machine="cpu"),
+        {"machine": "cpu"},
         {"scheduler_instance_types": ["n2-standard-2"], "extra_user_container": "registry/etl"},
         {"spot": False},
     ),
-    "disk": (dict(machine="cpu", disk_mb=20500), {"scheduler_disk_size": 81}, {}),
+    "disk": ({"machine": "cpu", "disk_mb": 20500}, {"scheduler_disk_size": 81}, {}),
 }
 
 
@@ -187,7 +189,7 @@ def test_next_region_when_no_machine_comes(server, journal):
 
 def test_no_machine_anywhere(server, journal):
     server.no_machines, server.refuse_at_once = {"us-central1"}, True
-    with pytest.raises(CloudError, match="no machine in us-central1: .*ZONE_RESOURCE_POOL_EXHAUSTED"):
+    with pytest.raises(CloudError, match=r"no machine in us-central1: .*ZONE_RESOURCE_POOL_EXHAUSTED"):
         coiled_jobs.submit(job(), settings(), MACHINES, ["us-central1"], journal)
     assert journal.all()[0].state == "failed"
 
@@ -213,14 +215,16 @@ def test_running_job_is_taken_up_again(server, journal):
 
 
 def test_service_that_does_not_answer_is_no_failure(server, journal, monkeypatch):
-    monkeypatch.setattr(coiled_jobs, "LOOK_SECONDS", 1.0)
     config = settings()
     job_id = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
-    server.failing = 10**6
-    record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+    with monkeypatch.context() as short:
+        short.setattr(coiled_jobs, "LOOK_SECONDS", 1.0)
+        server.failing = 10**6
+        record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
     assert record.state == "running" and record.unreachable_since is not None
     server.failing = 0
     assert coiled_jobs.check(record, config, MACHINES, journal).unreachable_since is None
+    monkeypatch.setattr(coiled_jobs, "LOOK_SECONDS", 1.0)
     server.failing = 10**6
     record.unreachable_since = time.time() - 2 * coiled_jobs.UNREACHABLE_SECONDS
     assert coiled_jobs.check(record, config, MACHINES, journal).state == "failed"
@@ -229,7 +233,8 @@ def test_service_that_does_not_answer_is_no_failure(server, journal, monkeypatch
 def test_cancel(server, journal):
     config = settings()
     ids = [
-        coiled_jobs.submit(job("sleep 60", members=m), config, MACHINES, ["us-central1"], journal) for m in ("001", "002")
+        coiled_jobs.submit(job("sleep 60", members=m), config, MACHINES, ["us-central1"], journal)
+        for m in ("001", "002")
     ]
     # killed after asking, before the answer was written down: only the name is known
     record = journal.read(ids[1])
@@ -241,8 +246,8 @@ def test_cancel(server, journal):
 
 
 REFUSED = {
-    "no image": (dict(cloud={"gpu_image": None}), ConfigError, r"cloud\.gpu_image is missing"),
-    "unknown machine": (dict(cloud={"gpu": "a2-ultragpu-2g"}), ConfigError, "did you mean 'a2-ultragpu-1g'"),
+    "no image": ({"cloud": {"gpu_image": None}}, ConfigError, r"cloud\.gpu_image is missing"),
+    "unknown machine": ({"cloud": {"gpu": "a2-ultragpu-2g"}}, ConfigError, "did you mean 'a2-ultragpu-1g'"),
 }
 
 

@@ -1,16 +1,19 @@
-"""Twenty preemptions at random moments of a four-member run on preemptible machines.
+"""Twenty preemptions at random moments of a four-member run on preemptible machines, with the real forecast.
 
-The whole workflow with the real forecast (the demo model), through the coiled-gpu profile; a machine is taken
-away when the bucket has a random number of new leads from it. A few minutes: `pytest -m long`.
+First the forecast jobs alone, every attempt a process on an empty scratch that is killed: no more than a
+restart interval is made again, and the bytes are those of an undisturbed run. Then the same through the whole
+workflow and the coiled-gpu profile, a group on a machine. Minutes on a quiet machine: `pytest -m long`.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -18,11 +21,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cloud.conftest import BUCKET, ROOT, SETTINGS, Project
-from doubles.coiled_server import CoiledServer, Cluster
-
 from aifs_ensemble.config import Config, merge, read_files
 from aifs_ensemble.storage import open_destination
+from doubles.coiled_server import Cluster, CoiledServer
+
+from cloud import member_machine
+from cloud.conftest import BUCKET, ROOT, SETTINGS, Project
 
 pytestmark = [pytest.mark.cloud, pytest.mark.long, pytest.mark.timeout(3600)]
 
@@ -140,3 +144,82 @@ def test_twenty_preemptions(whole: Project, coiled: CoiledServer):
     assert len(storm.done) == PREEMPTIONS, f"the run ended after {len(storm.done)} preemptions"
     assert found == expected
     assert lost and max(lost) <= RESTART_HOURS // 6, f"leads made again: {sorted(lost)}"
+
+
+def attempt(context, config: Config, scratch: Path, member: int, inputs: tuple[Path, Path]):
+    """Start a member on a machine that has nothing but its inputs; return the process and its log."""
+    content = json.loads(json.dumps(dict(config)))
+    content["scratch"] = str(scratch)
+    scratch.mkdir(parents=True)
+    log = scratch / "log"
+    arguments = (json.dumps(content), member, str(inputs[0]), str(inputs[1]), str(log))
+    process = context.Process(target=member_machine.forecast, args=arguments)
+    process.start()
+    return process, log
+
+
+def published(scratch: Path, cycle: str, member: int) -> list[int]:
+    """Leads that a machine has published, whether delivered or not."""
+    journal = scratch / cycle / "work" / f"member{member:03d}" / "journal.jsonl"
+    lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
+    return sorted({json.loads(line)["lead"] for line in lines})
+
+
+def started_at(log: Path) -> int:
+    found = re.search(r"going on after h(\d+)", log.read_text() if log.exists() else "")
+    return int(found[1]) if found else 0
+
+
+def test_twenty_kills_of_the_forecast_job(gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from aifs_ensemble.checkpoint.fetch import provide_checkpoint
+    from aifs_ensemble.initial.build import build_member, prepare_cycle
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cloud.member_machine", "aifs_ensemble.forecast", "torch", "anemoi.inference"])
+    raw = read_files(ROOT / "config" / "config.yaml", ROOT / "config" / "operational.yaml")
+    merge(raw, SETTINGS)
+    merge(raw, {"members": f"1-{MEMBERS}", "lead_hours": LEAD_HOURS, "forecast": {"restart_hours": RESTART_HOURS}})
+    merge(raw, {"scratch": str(tmp_path / "inputs"), "delivery": {"streaming": True, "mirror_restarts": True}})
+    calm = Config({**raw, "destination": f"gs://{BUCKET}/calm-jobs"})
+    storm = Config({**raw, "destination": f"gs://{BUCKET}/killed-jobs"})
+    checkpoint = tmp_path / "demo.ckpt"
+    provide_checkpoint(calm.model, checkpoint, trust=False)
+    prepare_cycle(calm, tmp_path / "inputs" / calm.cycle / "initial" / "cycle.json")
+    inputs = {}
+    for member in calm.members:
+        inputs[member] = (tmp_path / f"initial{member}.safetensors", checkpoint)
+        build_member(calm, member, inputs[member][0])
+        process, log = attempt(context, calm, tmp_path / f"calm{member}", member, inputs[member])
+        process.join()
+        assert process.exitcode == 0, log.read_text()
+
+    moments, kills, lost, number = random.Random(SEED), 0, [], 0
+    for member in storm.members:
+        wanted = [PREEMPTIONS // MEMBERS, 0]
+        reached = 0
+        while True:
+            number += 1
+            scratch = tmp_path / f"machine{number}"
+            process, log = attempt(context, storm, scratch, member, inputs[member])
+            kill = kills < PREEMPTIONS and wanted[0] > 0
+            new, pause = moments.randint(0, 5), moments.uniform(0, 0.5)
+            while process.is_alive() and not (kill and len(published(scratch, storm.cycle, member)) >= new):
+                time.sleep(0.01)
+            time.sleep(pause if kill else 0)
+            if kill and process.is_alive():
+                os.killpg(process.pid, signal.SIGKILL)
+                kills, wanted[0] = kills + 1, wanted[0] - 1
+            process.join()
+            start = started_at(log)
+            if reached:
+                lost.append((reached - start) // 6)
+            reached = max([start, *published(scratch, storm.cycle, member)])
+            if process.exitcode == 0:
+                break
+            assert process.exitcode == -signal.SIGKILL, log.read_text()
+    print(f"kills {kills}, attempts {number}, leads made again after each {lost}")
+    digests = [{m: found["content_digest"] for m, found in manifests(config).items()} for config in (calm, storm)]
+    assert kills == PREEMPTIONS
+    assert digests[0] == digests[1]
+    assert max(lost) <= RESTART_HOURS // 6 + 1, lost

@@ -1,7 +1,6 @@
 """Regions: where to try, in which order, and which messages mean that another one may help."""
 
 import pytest
-
 from aifs_ensemble.cloud.regions import aligned, is_stock_out, next_region, usable_regions
 from aifs_ensemble.errors import CloudError
 

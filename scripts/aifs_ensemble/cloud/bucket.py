@@ -48,7 +48,10 @@ def use_bucket(workflow: Any, config: Mapping[str, Any]) -> bool:
     settings = workflow.storage_settings
     if SharedFSUsage.INPUT_OUTPUT in settings.shared_fs_usage:
         return False
-    if bucket_problem(config):
+    if problem := bucket_problem(config):
+        if "googlebatch" in str(workflow.resource_settings.default_resources):
+            # this executor lets nobody say that files are shared, not even for a dry-run
+            raise ConfigError(f"{problem}; a plan without a bucket: snakemake --profile coiled-gpu -n")
         # Snakemake refuses even a dry-run that shares no files and names no storage.
         settings.shared_fs_usage = SharedFSUsage.all()
         return True

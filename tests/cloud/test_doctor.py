@@ -1,0 +1,57 @@
+"""The health check: what it says, and when it fails."""
+
+from __future__ import annotations
+
+import pytest
+from aifs_ensemble.cloud.doctor import examine
+from aifs_ensemble.config import Config, merge, read_files
+
+
+def findings(root, tmp_path, role, **changes):
+    raw = read_files(root / "config" / "config.yaml")
+    merge(raw, {"scratch": str(tmp_path / "scratch"), "destination": str(tmp_path / "out")})
+    merge(raw, changes)
+    return {found.name: found for found in examine(Config(raw), role)}
+
+
+@pytest.mark.parametrize("role", ["coordinator", "cpu", "gpu"])
+def test_versions_and_places(root, tmp_path, role):
+    found = findings(root, tmp_path, role)
+    assert found["snakemake"].text == "9.27.1" and found["snakemake-storage-plugin-gcs"].text == "1.1.4"
+    assert {"python", "scratch", "destination"} <= set(found)
+    assert ("torch" in found) == (role == "gpu")
+    assert not (tmp_path / "scratch").exists(), "a check that changes something"
+
+
+def test_no_driver_is_a_failure(root, tmp_path):
+    found = findings(root, tmp_path, "gpu")
+    cards = [item for name, item in found.items() if name.startswith("gpu")]
+    assert cards and (cards[0].state == "failure" or "MiB free" in cards[0].text)
+
+
+BAD = {
+    "checkpoint": ("gpu", {"checkpoint": "/nowhere/x.ckpt"}, "checkpoint", "failure"),
+    "no destination": ("cpu", {"destination": None}, "destination", "warning"),
+    "images": ("coordinator", {}, "cloud", "warning"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_missing(root, tmp_path, case):
+    role, changes, name, state = BAD[case]
+    assert findings(root, tmp_path, role, **changes)[name].state == state
+
+
+def test_bucket(root, tmp_path, gcs, monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs)
+    found = findings(root, tmp_path, "cpu", destination="gs://ensembles/x")
+    assert found["credentials"].state == "ok"
+
+
+def test_command_fails_when_something_needed_is_missing(root, capsys):
+    from aifs_ensemble.cli import main
+
+    config = str(root / "config" / "config.yaml")
+    arguments = ["doctor", "--role", "gpu", "--configfile", config, "--config", "checkpoint=/nowhere/x.ckpt"]
+    assert main(arguments) == 1
+    assert "failure  checkpoint: /nowhere/x.ckpt: no such file" in capsys.readouterr().out

@@ -1,0 +1,174 @@
+"""From a rule's machine class to what a provider is asked for; profiles that agree with the code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from aifs_ensemble.cloud import batch
+from aifs_ensemble.cloud.bucket import bucket_problem
+from aifs_ensemble.cloud.jobscript import parse_job
+from aifs_ensemble.cloud.routing import provisioning
+from aifs_ensemble.errors import CloudError, ConfigError
+from aifs_ensemble.machines import load_machines
+
+from cloud.conftest import ROOT
+from cloud.test_coiled_jobs import settings
+
+MACHINES = load_machines()
+PROFILES = ("coiled-gpu", "googlebatch")
+
+
+def profile(name):
+    return yaml.safe_load((ROOT / name / "config.yaml").read_text())
+
+
+def test_spot_first_then_on_demand():
+    config = settings(cloud={"spot": True, "spot_attempts": 2})
+    assert [provisioning(config, attempt) for attempt in (1, 2, 3, 4)] == ["spot", "spot", "standard", "standard"]
+    assert provisioning(settings(), 1) == "standard"
+
+
+def test_batch_resources():
+    config = settings(cloud={"service_account": "aifs@p.iam", "network": "n", "regions": ["a1", "b1"]})
+    asked = batch.resources(config, MACHINES, "gpu")
+    region = asked.pop("googlebatch_region")
+    assert [region(None, attempt) for attempt in (1, 2, 3)] == ["a1", "b1", "a1"]
+    assert asked["nvidia_gpu"] == "nvidia-a100-80gb", "a number would be a T4"
+    assert {"googlebatch_boot_disk_image", "googlebatch_boot_disk_gb", "googlebatch_boot_disk_type"} <= set(asked)
+    assert all(isinstance(value, str) for value in asked.values()), "numbers are added up over the jobs of a group"
+    assert asked["googlebatch_service_account"] == "aifs@p.iam"
+    assert "nvidia_gpu" not in batch.resources(config, MACHINES, "cpu")
+    assert "cycle=20250819_0000" in asked["googlebatch_labels"]
+
+
+def test_batch_needs_an_image():
+    with pytest.raises(ConfigError, match=r"cloud\.gpu_image: None, expected a container image"):
+        batch.resources(settings(cloud={"gpu_image": None}), MACHINES, "gpu")
+
+
+def test_precommand_is_the_documented_one():
+    assert profile("googlebatch")["precommand"] == batch.PRECOMMAND
+
+
+TAILS = {"succeeds": ("true", 0), "fails": ("exit 7", 7), "fails early": ("false && true", 1)}
+
+
+@pytest.mark.parametrize("case", TAILS)
+def test_precommand_keeps_the_exit_code(case, tmp_path):
+    """What Batch's container runs, through the plugin's own template: pip neither runs nor hides a failure."""
+    from snakemake_executor_plugin_googlebatch.command import write_entrypoint
+
+    command, code = TAILS[case]
+    job = f"{batch.PRECOMMAND} && pip install --target 'x' something && (echo ran; {command})"
+    text = (write_entrypoint % job).replace("/tmp/workdir", str(tmp_path))
+    subprocess.run(["/bin/bash", "-c", text], check=True, capture_output=True)
+    python = tmp_path / "bin" / "python3"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho pip was started; exit 0\n")
+    python.chmod(0o755)
+    env = {"PATH": f"{python.parent}:/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        ["/bin/bash", tmp_path / "entrypoint.sh"], capture_output=True, text=True, env=env, check=False
+    )
+    assert done.returncode == code, done
+    assert "ran" in done.stdout and "pip was started" not in done.stdout
+
+
+def test_snakefile_survives_a_here_document(root):
+    """The googlebatch plugin writes the Snakefile through an unquoted one, where these would be expanded."""
+    text = (root / "Snakefile").read_text()
+    assert not {"$", "`", "\\"} & set(text)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_profile(name):
+    content = profile(name)
+    assert content["shared-fs-usage"] == "none"
+    assert f"provider={'coiled' if name == 'coiled-gpu' else 'googlebatch'}" in content["default-resources"]
+    assert content["configfile"] == ["config/config.yaml", "config/operational.yaml"]
+    operational = settings(members="1-50")
+    machines = -(-len(operational.members) // content["group-components"]["members"])
+    assert machines == content["jobs"] == operational["cloud"]["vms"], "groups, jobs and cloud.vms disagree"
+    assert content["retries"] > operational["cloud"]["spot_attempts"]
+
+
+def clean_env(tmp_path: Path) -> dict[str, str]:
+    """No credentials, no home, no services, and a torch that must not be imported."""
+    trap = tmp_path / "trap"
+    (trap / "torch").mkdir(parents=True)
+    (trap / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')\n")
+    keep = {name: os.environ[name] for name in ("LANG", "LC_ALL") if name in os.environ}
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    return {**keep, "PATH": path, "HOME": str(tmp_path), "PYTHONPATH": str(trap), "XDG_CACHE_HOME": str(tmp_path)}
+
+
+def dry_run(name, tmp_path):
+    """Return what ``snakemake --profile NAME -n`` says in a checkout where nothing ever ran."""
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for item in ("Snakefile", "rules", "config", "profiles", "scripts", "report", "envs", *PROFILES):
+        if (ROOT / item).exists():
+            (checkout / item).symlink_to(ROOT / item)
+    command = [Path(sys.executable).parent / "snakemake", "--profile", name, "-n"]
+    env = clean_env(tmp_path)
+    done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.workflow
+def test_dry_run_from_a_clean_checkout(tmp_path):
+    """50 members, 132 leads, no bucket, no credentials, no torch."""
+    code, output = dry_run("coiled-gpu", tmp_path)
+    assert code == 0, output[-3000:]
+    lines = output.splitlines()
+    counts = {line.split()[0]: line.split()[1] for line in lines if line.startswith(("forecast_", "initial_m"))}
+    assert counts == {"forecast_member": "50", "initial_member": "50"}, output[-3000:]
+    machines = Counter(word for line in lines for word in line.replace(",", "").split() if "machine=" in word)
+    assert machines["machine=gpu"] == 50
+
+
+@pytest.mark.workflow
+def test_googlebatch_without_a_bucket_says_how_to_plan(tmp_path):
+    code, output = dry_run("googlebatch", tmp_path)
+    assert code != 0 and "destination is not set" in output and "--profile coiled-gpu -n" in output
+
+
+@pytest.mark.workflow
+def test_run_without_a_bucket_is_refused(project):
+    project.configure(destination=None)
+    code, output = project.run("--profile", "coiled-gpu")
+    assert code != 0 and "destination is not set" in output and "Submitted" not in output
+
+
+BUCKETS = {
+    "none": (None, "destination is not set"),
+    "folder": ("results", "is a folder, expected gs://"),
+    "bucket": ("gs://b/p", None),
+}
+
+
+@pytest.mark.parametrize("case", BUCKETS)
+def test_bucket_problem(case):
+    destination, expected = BUCKETS[case]
+    problem = bucket_problem(settings(destination=destination))
+    assert problem is None if expected is None else expected in problem
+
+
+def test_jobscript_of_a_group():
+    script = (
+        "#!/bin/sh\n"
+        '# properties = {"type": "group", "resources": {"machine": "gpu", "gpu_mem_mb": 48000}}\n'
+        "python -m snakemake --deploy-sources gs://b/x.tar.xz abc && python -m snakemake --target-jobs "
+        "'forecast_member:member=002' 'forecast_member:member=001' --attempt 3 --force && exit 0 || exit 1\n"
+    )
+    job = parse_job(script, "x")
+    assert (job.members, job.rules, job.attempt, job.machine_class) == ((1, 2), ("forecast_member",), 3, "gpu")
+    assert job.title == "forecast_member 1-2"
+    with pytest.raises(CloudError, match="x: not a Snakemake job script"):
+        parse_job("echo hello", "x")
