@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from aifs_ensemble.attention import ensure_flash_attention
 from aifs_ensemble.checkpoint import check_digest, checkpoint_digest, describe_checkpoint, load_model
 from aifs_ensemble.checkpoint.digest import compute_digest, read_record, record_path
 from aifs_ensemble.checkpoint.unpickle import find
@@ -212,6 +213,9 @@ REFUSED = [
     ("torch_geometric.data", "download_url"),
     ("numpy", "load"),
     ("numpy", "fromfile"),
+    ("typing", "get_type_hints"),
+    ("typing", "ForwardRef"),
+    ("typing", "sys"),
     ("hydra.utils", "instantiate"),
     ("anemoi.models.interface", "instantiate"),
     ("anemoi.models.interface", "uuid.os.system"),
@@ -225,6 +229,22 @@ REFUSED = [
 def test_names_that_are_refused(module: str, name: str) -> None:
     with pytest.raises(CheckpointError, match=f"refused: it names {module}.{name}, which no model consists of"):
         find(module, name)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("torch", "float16"),
+        ("typing", "Any"),
+        ("typing", "Union"),
+        ("typing", "OrderedDict"),
+        ("anemoi.models.layers.mlp", "MLP"),
+        ("flash_attn.flash_attn_interface", "flash_attn_func"),
+    ],
+)
+def test_names_that_models_consist_of(module: str, name: str) -> None:
+    ensure_flash_attention()
+    assert find(module, name) is getattr(sys.modules[module], name)
 
 
 def test_nothing_refused_is_run(demo: Model, demo_path: Path, tmp_path: Path) -> None:

@@ -93,10 +93,6 @@ _NAMES = frozenset(
         "torch._utils._rebuild_tensor_v2",
         "torch.nn.functional.scaled_dot_product_attention",
         "torch.serialization._get_layout",
-        "typing.Any",
-        "typing.List",
-        "typing.Optional",
-        "typing.Union",
         "uuid.UUID",
     }
 )
@@ -133,10 +129,11 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _is_dtype(found: Any) -> bool:
+def _is_plain(found: Any) -> bool:
+    """Whether something is a dtype of torch or a type such as ``typing.Optional``: neither runs anything."""
     import torch
 
-    return isinstance(found, torch.dtype)
+    return isinstance(found, torch.dtype) or type(found).__module__ == typing.__name__
 
 
 def _below(module: str, packages: Collection[str]) -> bool:
@@ -154,10 +151,10 @@ def find(module: str, name: str, also: Collection[str] = ()) -> Any:
         return _STAND_INS[full]
     # A dotted name would reach through a class or module to what these lists leave out.
     listed = "." not in name and (full in _NAMES or full in also)
-    if listed or ("." not in name and (module == "torch" or _below(module, _CLASSES))):
+    if listed or ("." not in name and (module in ("torch", "typing") or _below(module, _CLASSES))):
         found = getattr(importlib.import_module(module), name)
         is_class = isinstance(found, type) and _below(found.__module__, _CLASSES)
-        if listed or is_class or _is_dtype(found):
+        if listed or is_class or _is_plain(found):
             return found
     raise CheckpointError(
         f"refused: it names {full}, which no model consists of; if you know it to be harmless, list it in models.yaml "
