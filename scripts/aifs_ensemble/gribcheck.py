@@ -149,6 +149,16 @@ def check_grib(
         found = list(messages(path, keys, values=values))
     except InputError as error:
         return [str(error)]
+    return _check_messages(path, found, params, keys, steps)
+
+
+def _check_messages(
+    path: Path,
+    found: Sequence[Message],
+    params: Sequence[str] | None,
+    keys: Mapping[str, Any],
+    steps: Iterable[int] | None,
+) -> list[str]:
     wrong = [] if found else [f"{path}: no GRIB message"]
     for message in found:
         wrong.extend(
@@ -238,11 +248,14 @@ def check_name(path: Path, found: Sequence[Message]) -> list[str]:
 def check_lead(path: Path, spec: OutputSpec, lead: int, *, values: bool = True) -> list[str]:
     """Return what is wrong with one lead of a member: every message, every key, its index."""
     shared = {key: value for key, value in member_keys(spec).items() if key not in _NOT_READ_BACK}
-    wrong = check_grib(path, keys={**shared, "packingType": "grid_ccsds"}, steps=[lead], values=values)
-    wrong += check_index(path)
+    shared["packingType"] = "grid_ccsds"
+    try:
+        found = list(messages(path, (*shared, "typeOfStatisticalProcessing"), values=values))
+    except InputError as error:
+        return [str(error)]
+    wrong = _check_messages(path, found, None, shared, [lead]) + check_index(path, found)
     if wrong:
         return wrong
-    found = list(messages(path, ("typeOfStatisticalProcessing",)))
     if len(found) != len(spec.variables):
         return [f"{path}: {len(found)} messages, expected {len(spec.variables)}"]
     for variable, message in zip(spec.variables, found, strict=True):

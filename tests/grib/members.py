@@ -47,7 +47,7 @@ def write_member(spec: OutputSpec, folder: Path, leads: Sequence[int], processes
     records = []
     with EncoderPool(spec, folder, processes) as pool:
         for lead in leads:
-            slot = pool.acquire(60)
+            slot = pool.acquire(120)
             slot.array[:] = make_fields(spec, lead)
             pool.submit(slot, lead)
             records += pool.completed()

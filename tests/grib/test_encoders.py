@@ -22,7 +22,7 @@ from aifs_ensemble.names import index_file, lead_file
 
 from grib.members import CYCLE, FEW, make_fields, make_spec, write_member
 
-SOON = 30.0  # seconds within which something must happen on a busy machine; nothing takes as long
+SOON = 120.0  # seconds within which something must happen on a busy machine; nothing takes as long
 
 
 def process_ids(pool: EncoderPool) -> list[int]:
@@ -58,8 +58,8 @@ def files(folder: Path) -> list[str]:
 
 def test_leads_come_whole_in_order_and_verified(tmp_path: Path) -> None:
     spec = make_spec(FEW)
-    leads = tuple(range(6, 66, 6))
-    records = write_member(spec, tmp_path, leads, processes=3)
+    leads = tuple(range(6, 48, 6))
+    records = write_member(spec, tmp_path, leads, processes=2)
     assert [record.lead for record in records] == list(leads)
     assert all(record.messages == len(FEW) for record in records)
     assert check_leads(tmp_path, records) == {}
@@ -67,7 +67,7 @@ def test_leads_come_whole_in_order_and_verified(tmp_path: Path) -> None:
     assert [problem for lead in leads for problem in check_lead(tmp_path / lead_file(CYCLE, 3, lead), spec, lead)] == []
 
 
-@pytest.mark.parametrize("processes", [1, 2, 5])
+@pytest.mark.parametrize("processes", [1, 4])
 def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, processes: int) -> None:
     spec = make_spec(FEW)
     encoder = FieldEncoder(spec)
