@@ -220,7 +220,9 @@ def find_rates(
 def _gpu_machine(config: Config, machines: Machines, run: Run) -> MachineType:
     named = sorted({str(m.machine.get("type", "")) for m in run.manifests} & set(machines.types))
     if len(named) > 1:
-        raise InputError(f"{config.cycle}: members ran on {' and '.join(named)}, account for each with --members")
+        raise InputError(
+            f"{config.cycle}: members ran on {' and '.join(named)}, account for each with --config members=..."
+        )
     gpu = machines.machine(named[0]) if named else machines.for_class("gpu", config)
     cards = {gpu_name(manifest.device, machines.gpu_specs) for manifest in run.manifests}
     if gpu.gpu is not None and cards != {gpu.gpu.name}:

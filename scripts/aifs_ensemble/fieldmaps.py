@@ -6,6 +6,7 @@ of an initial state is one half, if there is one on scratch.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,11 +98,11 @@ def land_mask(config: Config) -> Field | None:
         if not path.exists():
             continue
         with safe_open(path, framework="numpy") as file:
-            names = str((file.metadata() or {}).get("variables", ""))
-            found = [name.strip(' "[]') for name in names.split(",")]
-            if "lsm" in found and (file.metadata() or {}).get("grid") == config.model.grid:
+            header = file.metadata() or {}
+            names = json.loads(header.get("variables", "[]"))
+            if "lsm" in names and header.get("grid") == config.model.grid:
                 # one row of a file of a gigabyte
-                return np.asarray(file.get_slice("fields")[0, found.index("lsm")], np.float32)
+                return np.asarray(file.get_slice("fields")[0, names.index("lsm")], np.float32)
     return None
 
 

@@ -19,11 +19,11 @@ from typing import Any
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import PlanError
-from aifs_ensemble.machines import HourPrice, Machines, MachineType
+from aifs_ensemble.machines import Gpu, HourPrice, Machines, MachineType
 from aifs_ensemble.manifest import MemberManifest
 from aifs_ensemble.outstanding import Outstanding, everything, outstanding
-from aifs_ensemble.preemption import Life, Spread, spread
-from aifs_ensemble.throughput import Speed, Throughput, load_throughput, past_manifests, with_runs
+from aifs_ensemble.preemption import Life, Spread, busy_seconds, spread
+from aifs_ensemble.throughput import Speed, Throughput, gpu_name, load_throughput, past_manifests, with_runs
 
 SCHEMA = "aifs-ensemble/plan/1"
 PROFILES = ("local", "coiled-gpu", "googlebatch")
@@ -107,6 +107,12 @@ class Case:
         """Bytes still to write to scratch."""
         return self.work.steps * self.lead_bytes
 
+    def price(self, machine: MachineType) -> HourPrice:
+        """Return a machine's price; without one in the region, another region's, as a finding says."""
+        if self.local:
+            return HourPrice(0.0, 0.0, "")
+        return machine.prices.get(self.region) or next(iter(machine.prices.values()))
+
     def speed(self, machine: MachineType) -> Speed:
         """Return the speed of the configuration's model on a machine's card."""
         return self.throughput.for_config(self.config, machine.gpu)
@@ -133,7 +139,8 @@ class Case:
 class Estimate:
     """One way to run: machines, time and cost, on demand and on preemptible capacity.
 
-    Hours are of all GPU machines together; `wall_hours` is from the start to the ensemble's manifest.
+    `vm_hours` are billed, of all GPU machines together; in `busy_hours` of them a member is on the machine;
+    `wall_hours` is from the start to the ensemble's manifest.
     """
 
     machine: str
@@ -144,6 +151,7 @@ class Estimate:
     speed: Speed
     step_seconds: float
     vm_hours: float
+    busy_hours: float
     gpu_hours: float
     wall_hours: float
     cpu_vm_hours: float
@@ -196,12 +204,16 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
         )
         for chunk in chunks
     ]
-    price = HourPrice(0.0, 0.0, "") if case.local else machine.price(case.region)
+    price = case.price(machine)
     rates = _hourly(case, machine)
     attempts = case.config["cloud"]["spot_attempts"]
     usual = spread(lives, 0.0, attempts, (0.0, 0.0))
     chances = assume.preemptions_per_hour
-    hour = (price.spot + sum(rates.values()), price.on_demand + sum(rates.values()))
+    helper = 0.0
+    if case.profile.startswith("coiled"):
+        small = case.machines.for_class("cpu", case.config)
+        helper = case.price(small).on_demand + case.machines.coiled_hour(small)
+    hour = (price.spot + sum(rates.values()) + helper, price.on_demand + sum(rates.values()) + helper)
     spot = spread(lives, chances["expected"], attempts, hour, draws=draws)
     cpu = _cpu_stage(case)
     costs = _costs(case, rates, cpu, Rented(usual.spot_hours, usual.spot_hours * price.on_demand, len(lives)))
@@ -223,6 +235,7 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
         speed=speed,
         step_seconds=step_seconds,
         vm_hours=usual.spot_hours,
+        busy_hours=sum(busy_seconds(life) + speed.cold_seconds for life in lives) / 3600,
         gpu_hours=usual.spot_hours * (machine.gpu.count if machine.gpu else 0),
         wall_hours=usual.wall_hours + cpu.wall_hours,
         cpu_vm_hours=cpu.hours,
@@ -270,27 +283,26 @@ class CpuStage:
 
 
 def _cpu_stage(case: Case) -> CpuStage:
-    """Return what the CPU stages take; one machine a job, as the profiles submit them."""
+    """Return what the CPU stages take: initial states on one machine, other jobs on one each, as in the profiles."""
     assume = case.machines.assumptions
     start = 0.0 if case.local else assume.vm_boot_seconds + assume.image_gb["cpu"] * 1000 / assume.image_pull_mb_s
     wait = 0.0 if case.local else assume.vm_wait_seconds
-    initial = sum(work.initial for work in case.work.members)
+    cores = (os.cpu_count() or 1) if case.local else case.machines.for_class("cpu", case.config).vcpus
+    states = math.ceil(sum(work.initial for work in case.work.members) / cores) + case.work.shared_initial
     synced = 0 if case.config["delivery"]["streaming"] else len(case.work.to_deliver)
     sync_seconds = len(case.config.leads) * case.lead_bytes / 1e6 / assume.sync_mb_s
-    # (jobs, seconds each, at once); stages follow one another, local ones share the processors
-    many = (os.cpu_count() or 1) if case.local else max(initial, synced, 1)
+    # (machines, seconds of each, one after the other on each); stages follow one another
     stages = [
         (int(case.work.checkpoint), case.initial_seconds, 1),
-        (int(case.work.shared_initial), case.initial_seconds, 1),
-        (initial, case.initial_seconds, many),
-        (synced, sync_seconds, many),
+        (min(states, 1), case.initial_seconds, states),
+        (synced, sync_seconds, math.ceil(synced / cores) if case.local else 1),
         (int(case.work.ensemble_manifest), _MANIFEST_SECONDS, 1),
     ]
-    wall = sum(wait + start + math.ceil(jobs / at_once) * seconds for jobs, seconds, at_once in stages if jobs)
     return CpuStage(
-        hours=sum(jobs * (start + seconds) for jobs, seconds, _ in stages) / 3600,
-        wall_hours=wall / 3600,
-        starts=sum(jobs for jobs, _, _ in stages),
+        hours=sum(machines * (start + seconds * (1 if case.local else jobs)) for machines, seconds, jobs in stages)
+        / 3600,
+        wall_hours=sum(wait + start + jobs * seconds for machines, seconds, jobs in stages if machines) / 3600,
+        starts=sum(machines for machines, _, _ in stages),
     )
 
 
@@ -302,9 +314,11 @@ def _costs(
         return dict.fromkeys(CATEGORIES, 0.0)
     assume, config = case.machines.assumptions, case.config
     cpu_machine = case.machines.for_class("cpu", config)
-    price = cpu_machine.price(case.region)
+    price = case.price(cpu_machine)
     cpu_price = price.spot if cpu_spot else price.on_demand
     cpu_rates = _hourly(case, cpu_machine)
+    # Coiled runs a spot machine's task beside a small scheduler, which is always on demand
+    helper = price.on_demand + cpu_rates["management"] if cpu_spot and case.profile.startswith("coiled") else 0.0
     mean_price = gpu.usd / gpu.hours if gpu.hours else 0.0
     pull_hours = {kind: gb * 1000 / assume.image_pull_mb_s / 3600 for kind, gb in assume.image_gb.items()}
     gpu_pulls = min(gpu.starts * pull_hours["gpu"], gpu.hours)
@@ -316,7 +330,7 @@ def _costs(
         "image pulls": gpu_pulls * mean_price + cpu_pulls * cpu_price,
         "network": case.delivered_bytes / _GB * crossing_price(case.machines, case.region, case.bucket_region),
         "storage operations": _writes(case) / 1000 * case.machines.service("bucket_writes_per_1000"),
-        "management": gpu.hours * rates["management"] + cpu.hours * cpu_rates["management"],
+        "management": gpu.hours * (rates["management"] + helper) + cpu.hours * cpu_rates["management"],
     }
 
 
@@ -367,8 +381,13 @@ def _problem(case: Case, machine: MachineType, found: Estimate) -> str | None:
             )
         return f"{size.host_mb:,.0f} MB of memory for a member, {machine.name} has {machine.memory_mb:,}"
     if found.scratch_peak_bytes > found.scratch_bytes:
-        peak, room = found.scratch_peak_bytes / _GB, found.scratch_bytes / _GB
-        return f"scratch peak {peak:,.0f} GB, {machine.name} has {room:,.0f} GB"
+        budget = case.config["delivery"]["scratch_budget_mb"]
+        who = (
+            "delivery.scratch_budget_mb leaves"
+            if budget and budget * 1e6 <= found.scratch_bytes
+            else f"{machine.name} has"
+        )
+        return f"scratch peak {found.scratch_peak_bytes / _GB:,.1f} GB, {who} {found.scratch_bytes / _GB:,.1f} GB"
     longest = found.vm_hours / max(found.vms, 1)
     if not case.local and longest > case.config["cloud"]["max_hours"]:
         return f"{longest:.1f} h on one machine, cloud.max_hours stops it after {case.config['cloud']['max_hours']:g} h"
@@ -409,7 +428,25 @@ class Plan:
         return plan_dict(self)
 
 
-def this_machine(config: Config) -> MachineType:
+def _own_gpu(machines: Machines) -> Gpu | None:
+    """Return the card of the machine that this runs on, as NVML tells; its speed is known if the table has it."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        device = str(pynvml.nvmlDeviceGetName(handle))
+        memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**20)
+    except Exception:  # no library, no driver, no card: all mean a processor
+        return None
+    name = gpu_name(device, machines.gpu_specs)
+    spec = machines.gpu_specs.get(name)
+    tflops, bandwidth = (spec.tflops, spec.bandwidth_gb_s) if spec else (100.0, 500.0)
+    return Gpu(name, count, memory, "", tflops, bandwidth)
+
+
+def this_machine(config: Config, machines: Machines) -> MachineType:
     """Return the machine that this runs on, as a machine type without a price."""
     folder = Path(config["scratch"]).absolute()
     while not folder.exists():
@@ -422,7 +459,7 @@ def this_machine(config: Config) -> MachineType:
         memory_mb=int(memory),
         scratch_gb=shutil.disk_usage(folder).free / _GB,
         scratch_kind="local disk",
-        gpu=None,
+        gpu=None if config["forecast"]["device"] == "cpu" else _own_gpu(machines),
         prices={},
     )
 
@@ -472,7 +509,7 @@ def plan(
         lead_bytes=_lead_bytes(config, table, runs),
         initial_seconds=_initial_seconds(config, machines),
     )
-    machine = this_machine(config) if case.local else machines.for_class("gpu", config)
+    machine = this_machine(config, machines) if case.local else machines.for_class("gpu", config)
     chosen = estimate(case, machine, config["cloud"]["vms"])
     others = tuple(ranked(case)) if alternatives and not case.local and work.to_forecast else ()
     today = today or datetime.now(UTC).date()
@@ -506,7 +543,7 @@ def _lead_bytes(config: Config, table: Throughput, runs: Sequence[MemberManifest
 def _initial_seconds(config: Config, machines: Machines) -> float:
     """Return the seconds of a member's initial state; toy grids take a few seconds whatever is assumed of real ones."""
     share = grid_points(config.model.grid) / _POINTS["N320"]
-    return max(5.0, machines.assumptions.initial_member_seconds * share)
+    return max(3.0, machines.assumptions.initial_member_seconds * share)
 
 
 def _jobs(case: Case) -> tuple[Job, ...]:
@@ -550,6 +587,13 @@ def _region_findings(case: Case) -> list[Finding]:
     config = case.config
     level = "warning" if config["delivery"]["allow_cross_region"] else "error"
     found = []
+    for kind in ("gpu", "cpu"):
+        machine = case.machines.for_class(kind, config)
+        if case.region not in machine.prices:
+            other = next(iter(machine.prices), None)
+            if other is None:
+                raise PlanError(f"plan: no price of {machine.name} in machines.yaml, add one with cloud.prices")
+            found.append(Finding("warning", f"no price of {machine.name} in {case.region}: priced as in {other}"))
     if config["destination"] is None:
         found.append(Finding("warning", "destination is not set: this plans, a run would refuse"))
     if case.bucket_region is not None:
@@ -572,12 +616,17 @@ def _region_findings(case: Case) -> list[Finding]:
     return found
 
 
+def _regions(case: Case) -> set[str]:
+    """Return the regions in which any machine has a price."""
+    return {region for machine in case.machines.types.values() for region in machine.prices}
+
+
 def ranked(case: Case, vm_counts: Sequence[int] = _VM_COUNTS, draws: int = 20) -> list[Estimate]:
     """Return the ways to run on every GPU machine with a price in the region, cheapest first; unfit ones last."""
     ways = []
     for name in case.machines.names("gpu"):
         machine = case.machines.machine(name)
-        if case.region not in machine.prices:
+        if not machine.prices or (case.region not in machine.prices and case.region in _regions(case)):
             continue
         counts = sorted({min(count, len(case.work.to_forecast)) for count in vm_counts})
         ways += [estimate(case, machine, count, draws=draws) for count in counts]

@@ -14,6 +14,7 @@ import pandas as pd
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import InputError, WorkflowError
 from aifs_ensemble.manifest import MemberManifest, read_member_manifest
+from aifs_ensemble.names import file_name, member_name
 from aifs_ensemble.throughput import PHASES, phase_seconds
 
 LOG = logging.getLogger(__name__)
@@ -92,13 +93,15 @@ def read_run(config: Config, benchmarks: Path | None = BENCHMARKS) -> Run:
         except WorkflowError as error:
             LOG.warning("account: %s, left out", error)
             continue
-        manifests.setdefault(manifest.member, manifest)
+        if manifest.member in config.members:
+            manifests.setdefault(manifest.member, manifest)
     if not manifests:
         raise InputError(f"{folders[0]}: no finished member, expected member manifests of {config.cycle}")
     sampled: dict[str, Path] = {}
     for folder in (folders[1], config.scratch.base / "metrics"):
         sampled |= {file.name: file for file in folder.glob("member*.csv")}
-    frames = [frame for name in sorted(sampled) if not (frame := read_metrics(sampled[name])).empty]
+    names = [f"{member_name(member)}.csv" for member in sorted(manifests)]
+    frames = [frame for name in names if name in sampled and not (frame := read_metrics(sampled[name])).empty]
     return Run(
         manifests=tuple(manifests[member] for member in sorted(manifests)),
         metrics=pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(),
@@ -111,7 +114,6 @@ def fetch_run(config: Config) -> int:
 
     Raises StorageError when the destination does not answer.
     """
-    from aifs_ensemble.names import file_name
     from aifs_ensemble.storage import open_destination
 
     store, folder = open_destination(config), history(config)

@@ -234,7 +234,7 @@ def plan_against_actual(plan: Plan, found: Account) -> pd.DataFrame:
         ("start-up of a member, s", speed.startup_seconds, median(p["start_up"] for p in phases) if phases else None),
         ("step, s", speed.step_seconds, card_step_seconds(manifests)),
         ("drain of a member, s", speed.drain_seconds, median(p["drain"] for p in phases) if phases else None),
-        ("machine time, h", way.vm_hours, sum(stay.seconds for stay in found.stays) / 3600),
+        ("machine time, h", way.busy_hours, sum(stay.seconds for stay in found.stays) / 3600),
         ("bytes a lead, MB", plan.case.lead_bytes / 1e6, median(m.bytes / len(m.leads) for m in manifests) / 1e6),
         ("cost a member, USD", (way.spot_usd if found.rates.spot else way.usd) / planned, found.usd / len(manifests)),
     ]

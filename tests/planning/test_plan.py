@@ -116,15 +116,17 @@ def test_the_arithmetic_by_hand(frozen: tuple[Machines, Throughput], tmp_path: P
     assert way.vm_hours == pytest.approx(billed / 3600)
     price = 26 * 0.5
     assert way.costs["gpu compute"] == pytest.approx((billed - 50) / 3600 * price)
-    pulls = 50 / 3600 * price + 13 * 10 / 3600 * 1.0
+    # three small machines of two processors boot and pull a gigabyte: for the checkpoint, for the initial states
+    # (the cycle's, then ten members two by two), and for the manifest
+    pulls = 50 / 3600 * price + 3 * 10 / 3600 * 1.0
     assert way.costs["image pulls"] == pytest.approx(pulls)
-    # checkpoint, cycle, ten members, manifest: each boots a machine of two processors and pulls a gigabyte
-    cpu = 13 * 110 + 12 * 60 + 5
+    cpu = 3 * 110 + 60 + 6 * 60 + 5
     assert way.cpu_vm_hours == pytest.approx(cpu / 3600)
+    assert way.costs["cpu compute"] == pytest.approx((cpu - 30) / 3600 * 1.0)
     assert way.costs["management"] == pytest.approx((billed * (26 * 0.1 + 1) + cpu * 0.2) / 3600)
     assert way.costs["storage operations"] == pytest.approx(10 * (2 * 132 + 4) / 1000 * 0.1)
-    stages = 4 * (100 + 100 + 10) + 60 + 60 + 60 + 5
-    assert way.wall_hours == pytest.approx((100 + billed + stages) / 3600)
+    assert way.wall_hours == pytest.approx((100 + billed + cpu + 3 * 100) / 3600)
+    assert way.busy_hours == pytest.approx(busy / 3600)
 
 
 def _parts_make_the_whole(way: Estimate) -> None:
@@ -185,7 +187,7 @@ def test_alternatives_are_ranked_by_price(operational: Config, frozen: tuple[Mac
 REFUSED = [
     ({"forecast": {"gpu_mem_mb": 36000}, "cloud": {"gpu": "g2-standard-8"}}, {}, "the L4 has 23,034 MB"),
     ({"lead_hours": 960, "delivery": {"streaming": False}, "cloud": {"vms": 1}}, {}, "scratch peak 4"),
-    ({"delivery": {"scratch_budget_mb": 500}}, {}, "a2-ultragpu-1g has 0 GB"),
+    ({"delivery": {"scratch_budget_mb": 500}}, {}, "delivery.scratch_budget_mb leaves 0.5 GB"),
     ({"cloud": {"max_hours": 0.1}}, {}, "cloud.max_hours stops it after 0.1 h"),
     ({}, {"bucket_region": "europe-west4"}, "cloud.regions: us-central1, the bucket is in europe-west4"),
     ({"cloud": {"gpu_image": "europe-west4-docker.pkg.dev/p/r/i:1"}}, {}, "cloud.gpu_image: in europe-west4"),
@@ -220,6 +222,15 @@ def test_a_plan_that_fits_is_not_refused(operational: Config, frozen: tuple[Mach
     found.check()
     assert any("destination is not set" in finding.text for finding in found.findings)
     assert any("estimated from H100-80GB" in finding.text for finding in found.findings)
+
+
+def test_a_region_without_prices_is_said_and_not_refused(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    config = synthetic.config(tmp_path / "s", cloud={"regions": ["us-east1"]})
+    found = make(config, frozen, alternatives=True)
+    texts = [finding.text for finding in found.findings if finding.level == "warning"]
+    assert "no price of a2-ultragpu-1g in us-east1: priced as in us-central1" in texts
+    assert found.chosen.usd > 0
+    assert found.alternatives
 
 
 def test_choosing_by_deadline_and_budget(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
