@@ -43,7 +43,7 @@ class TransferSettings:
 
     threads: int = 8
     resumable_above: int = 8 << 20
-    chunk: int = 16 << 20
+    chunk: int = 32 << 20
     deadline: float = 900.0
     backoff: float = 0.5
     backoff_most: float = 32.0
