@@ -78,8 +78,8 @@ class Receipt:
 class MemberDelivery:
     """Brings the files of one member to the destination; `send_lead` may be called from several threads.
 
-    Opening it lists what the destination has of the member. Raises ConflictError when a finished run of
-    other content is there: nothing that a manifest vouches for is ever replaced.
+    Opening it lists what the destination has of the member. What a manifest there vouches for is never
+    replaced by other content: sending such a file raises ConflictError.
     """
 
     def __init__(self, config: Config, member: int, storage: Storage | None = None):

@@ -168,8 +168,11 @@ def remove_leads(scratch: Scratch, member: int, records: Iterable[LeadRecord], *
 
 
 def lead_file_path(scratch: Scratch, member: int, name: str) -> Path | None:
-    """Return the local copy of a published file, or None."""
-    for folder in (scratch.forecasts(), scratch.work(member) / "leads"):
+    """Return the local copy of a published file, or None.
+
+    The work folder comes first: until a member is finished, the forecasts folder may hold an earlier run's.
+    """
+    for folder in (scratch.work(member) / "leads", scratch.forecasts()):
         if (folder / name).exists():
             return folder / name
     return None

@@ -202,3 +202,13 @@ def test_a_failed_member_does_not_wait_for_a_destination_that_is_away(
     delivery._pool.shutdown(wait=True)  # ends long before the 60 s in which a delivery may succeed
     assert delivery.receipt is None
     assert work_of(config).delivered.read() == {}
+
+
+def test_an_earlier_runs_links_are_not_taken_for_this_runs_leads(config: Config) -> None:
+    make_member(config, 1, SIZE, content=1)
+    shutil.rmtree(work_of(config).root)  # other settings: the forecast cleared its work folder, not its outputs
+    delivery = StreamingDelivery(config, 1)
+    done: dict[int, LeadRecord] = {}
+    forecast(config, delivery, config.leads, done)
+    delivery.finished(finish_member(config, 1, list(done.values())))
+    assert verify_member(config, 1).state == "sound"
