@@ -2,6 +2,7 @@
 
     python benchmarks/initial_conditions.py member --members 2
     python benchmarks/initial_conditions.py ensemble --replica FOLDER
+    python benchmarks/initial_conditions.py accuracy --messages FOLDER
 
 `member`: per member at 0.25 degrees to N320, everything downloaded from a server on loopback, each in a
 process of its own (one core's worth of work, no GPU). The replica is made up: idealised fields with enough
@@ -11,6 +12,8 @@ Beside it runs what users do now at its best: MIR, GRIB to GRIB, field by field,
 
 `ensemble`: 50 members from the replica of 4. Members 5 to 50 are relabelled mixtures of the four members'
 differences from the control: enough to try 50 distinct members, no new weather.
+
+`accuracy`: real messages at 0.25 degrees, read and interpolated to N320 here, against MIR GRIB to GRIB.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 import eccodes  # noqa: E402
 import numpy as np  # noqa: E402
 from aifs_ensemble.config import Config  # noqa: E402
+from aifs_ensemble.errors import InputError  # noqa: E402
 from aifs_ensemble.initial.build import build_member, ensemble_statistics, prepare_cycle  # noqa: E402
+from aifs_ensemble.initial.grib_reader import decode, scan_file  # noqa: E402
+from aifs_ensemble.initial.source import Regridder  # noqa: E402
 from aifs_ensemble.names import parse_cycle  # noqa: E402
 from aifs_ensemble.state import read_state  # noqa: E402
 from doubles import opendata_replica  # noqa: E402
@@ -210,17 +216,47 @@ def ensemble_benchmark(args: argparse.Namespace, folder: Path) -> None:
     print(f"times {window}")
 
 
+def accuracy(args: argparse.Namespace, folder: Path) -> None:
+    """Print the largest difference from MIR's own result, and what a shift by one point would make of it."""
+    os.environ.setdefault("MIR_CACHE_PATH", str(folder))
+    import mir
+
+    regridder = Regridder("N320", folder)
+    for path in sorted(args.messages.glob("*.grib2")):
+        for location in scan_file(path):
+            one, out = folder / "one.grib2", folder / "out.grib2"
+            one.write_bytes(location.read())
+            job = mir.Job()
+            for key, value in (("grid", "N320"), ("interpolation", "linear"), ("accuracy", 24)):
+                job.set(key, value)
+            job.execute(mir.GribFileInput(str(one)), mir.GribFileOutput(str(out)))
+            try:
+                grid, values = decode(location.read(), str(location.header))
+            except InputError as error:
+                print(error)
+                continue
+            expected = decode(scan_file(out)[0].read(), "mir")[1]
+            own, shifted = (regridder.to_model(grid, {"x": v})["x"] for v in (values, np.roll(values, 1)))
+            found, wrong = np.abs(own - expected).max(), np.abs(shifted - expected).max()
+            print(f"{location.header}: {grid}, range {np.ptp(expected):.4g}, off by {found:.2g}, shifted {wrong:.2g}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["member", "ensemble"])
+    parser.add_argument("what", choices=["member", "ensemble", "accuracy"])
     parser.add_argument("--members", type=int)
     parser.add_argument("--replica", type=Path, help="a tree of open data (ensemble: needed; member: made when absent)")
+    parser.add_argument("--messages", type=Path, help="folder of GRIB messages at 0.25 degrees (accuracy)")
     args = parser.parse_args()
     args.members = args.members or (2 if args.what == "member" else 50)
     if args.what == "ensemble" and args.replica is None:
         parser.error("ensemble: --replica is needed")
+    if args.what == "accuracy" and args.messages is None:
+        parser.error("accuracy: --messages is needed")
     with tempfile.TemporaryDirectory() as folder:
-        {"member": member_benchmark, "ensemble": ensemble_benchmark}[args.what](args, Path(folder))
+        {"member": member_benchmark, "ensemble": ensemble_benchmark, "accuracy": accuracy}[args.what](
+            args, Path(folder)
+        )
 
 
 if __name__ == "__main__":

@@ -74,8 +74,9 @@ def gaussian_latitudes(number: int) -> Degrees:
 
     They are the arcsines of the zeros of the Legendre polynomial of that degree.
     """
-    nodes, _ = np.polynomial.legendre.leggauss(2 * number)
-    return np.rad2deg(np.arcsin(nodes))[::-1].astype(np.float64)
+    nodes = np.polynomial.legendre.leggauss(2 * number)[0].astype(np.float64)
+    latitudes: Degrees = np.rad2deg(np.arcsin(nodes))[::-1]
+    return latitudes
 
 
 def _classical_rows(number: int) -> npt.NDArray[np.int64]:
@@ -106,7 +107,7 @@ def _regular_latitudes(name: str, step: float) -> Degrees:
     count = round(180 / step) if step else 0
     if not count or abs(count * step - 180) > 1e-9:
         raise ConfigError(f"grid: {name!r}, expected increments that divide 180 and 360 degrees")
-    return 90 - np.arange(count + 1) * step
+    return np.asarray(90 - np.arange(count + 1) * step, np.float64)
 
 
 @cache
