@@ -15,10 +15,11 @@ import pandas as pd
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import InputError
+from aifs_ensemble.estimates import CATEGORIES, crossing_price
 from aifs_ensemble.intervals import Intervals, difference, length, union
 from aifs_ensemble.machines import Machines, MachineType
 from aifs_ensemble.manifest import MemberManifest
-from aifs_ensemble.planning import CATEGORIES, crossing_price, default_profile
+from aifs_ensemble.planning import default_profile
 from aifs_ensemble.runrecords import Attempt, JobTime, Run
 from aifs_ensemble.throughput import gpu_name
 

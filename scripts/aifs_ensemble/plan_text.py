@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from aifs_ensemble.names import format_members
 
 if TYPE_CHECKING:
-    from aifs_ensemble.planning import Estimate, Plan
+    from aifs_ensemble.estimates import Estimate
+    from aifs_ensemble.planning import Plan
 
 
 def duration(hours: float) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import InputError, WorkflowError
 from aifs_ensemble.manifest import MemberManifest, read_member_manifest
+from aifs_ensemble.metrics import COLUMNS
 from aifs_ensemble.names import file_name, member_name
 from aifs_ensemble.throughput import PHASES, phase_seconds
 
@@ -132,6 +133,8 @@ def read_metrics(path: Path) -> pd.DataFrame:
     """Return a member's sampled metrics, a column `member` added; a line torn by a kill is left out."""
     frame = pd.read_csv(path, on_bad_lines="skip")
     frame = frame[pd.to_numeric(frame["time"], errors="coerce").notna()].copy()
+    # a file of another version has other columns: what it lacks is unknown, not an error
+    frame = frame.reindex(columns=list(COLUMNS))
     frame["time"] = frame["time"].astype(float)
     frame.insert(0, "member", int(path.stem.removeprefix("member")))
     return frame

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from aifs_ensemble.accounting import USES, Account, account, group_stays, machine_uses
 from aifs_ensemble.errors import InputError
+from aifs_ensemble.estimates import CATEGORIES
 from aifs_ensemble.intervals import difference, length, union
 from aifs_ensemble.machines import Machines
-from aifs_ensemble.planning import CATEGORIES
 from aifs_ensemble.runrecords import Attempt, read_benchmarks, read_metrics, read_run
 from aifs_ensemble.throughput import PHASES
 from hypothesis import given
@@ -159,6 +159,15 @@ def test_metrics_and_benchmarks_survive_damage(tmp_path: Path, caplog: pytest.Lo
         ("sync_member", 1, 3.5),
     ]
     assert "not a benchmark file" in caplog.text
+
+
+def test_metrics_of_another_version_are_read(tmp_path: Path) -> None:
+    """Columns that a file lacks are unknown, not an error."""
+    file = tmp_path / "member001.csv"
+    file.write_text("time,phase,gpu_percent\n1795434600.4,steps,50\n")
+    frame = read_metrics(file)
+    assert frame["gpu_util_percent"].isna().all()
+    assert frame["member"].tolist() == [1]
 
 
 seconds = st.floats(0, 500)
