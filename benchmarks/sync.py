@@ -16,9 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aifs_ensemble.delivery import deliver_member
+from aifs_ensemble.storage import TransferSettings, open_storage
 from doubles.gcs_server import gcs_server
 from google.cloud import storage
 from google.cloud.storage import transfer_manager
@@ -63,8 +65,15 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
         )
         assert len(results) == len(names)
 
+    def sending_only(prefix: str) -> None:
+        destination = open_storage(f"gs://ensembles/{prefix}", TransferSettings(threads=args.threads))
+        records = [file for record in manifest.leads for file in (record.grib, record.index)]
+        with ThreadPoolExecutor(args.threads) as pool:
+            list(pool.map(lambda file: destination.put_file(leads / file.name, file.name, crc32c=file.crc32c), records))
+
     ways: dict[str, Callable[[str], object]] = {
         "aifs-ensemble": lambda prefix: deliver_member(config(f"gs://ensembles/{prefix}"), 1),
+        "aifs-ensemble, sending only": sending_only,
         "transfer_manager, threads": lambda prefix: theirs(prefix, transfer_manager.THREAD, None),
         "transfer_manager, threads, crc32c": lambda prefix: theirs(prefix, transfer_manager.THREAD, "crc32c"),
         "transfer_manager, processes": lambda prefix: theirs(prefix, transfer_manager.PROCESS, None),
