@@ -60,6 +60,7 @@ def test_loads_ready_to_predict_and_mapped(demo: Model, demo_path: Path) -> None
     interface = load_model(demo_path, demo, device="cpu")
     assert not interface.training
     assert not any(parameter.requires_grad for parameter in interface.parameters())
+    assert str(demo_path) in Path("/proc/self/maps").read_text()
 
 
 def plain(path: Path, demo_path: Path) -> Path:

@@ -22,7 +22,6 @@ import numpy as np
 
 from aifs_ensemble.checkpoint.architecture import ATTENTIONS, Size, all_variables, architecture, checkpoint_metadata
 from aifs_ensemble.checkpoint.digest import write_record
-from aifs_ensemble.checkpoint.graph import build_graph
 from aifs_ensemble.checkpoint.statistics import statistics_of
 from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.files import atomic_writer
@@ -131,6 +130,7 @@ def _interface(
     from omegaconf import OmegaConf
 
     from aifs_ensemble.attention import ensure_flash_attention
+    from aifs_ensemble.checkpoint.graph import build_graph
 
     if size.attention == "flash_attention":
         ensure_flash_attention()
