@@ -1,10 +1,115 @@
 """Whole runs through the coiled-gpu profile: the real snakemake, adapters, client and storage plugin."""
 
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
 import pytest
+from aifs_ensemble.cloud.delivered import undelivered
+from aifs_ensemble.storage import open_destination
 
-pytestmark = pytest.mark.cloud
+pytestmark = [pytest.mark.cloud, pytest.mark.workflow]
+# two members a machine, no second try
+ARGUMENTS = ["--profile", "coiled-gpu", "--group-components", "members=2", "initial=1000", "--retries", "0"]
 
 
-def test_run(project, coiled):
-    code, output = project.run("--profile", "coiled-gpu")
+def forecasts(server):
+    return [cluster for cluster in server.clusters.values() if "forecast_member" in cluster.title]
+
+
+def logs(clusters):
+    return "".join((cluster.folder / "log").read_text(errors="replace") for cluster in clusters)
+
+
+def made(clusters):
+    """Return the leads that each member's jobs said they made, by member."""
+    found: dict[int, list[str]] = {}
+    for member, leads in re.findall(r"member (\d+): made \[(.*?)\]", logs(clusters)):
+        found.setdefault(int(member), []).append(leads)
+    return found
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_one_member_fails_and_only_it_is_made_again(project, coiled, tmp_path):
+    config = project.configure(destination="gs://ensembles/fails")
+    coiled.machine_env |= {"SMALL_FAIL": "2:7", "SMALL_FAIL_ONCE": str(tmp_path / "failed")}
+    code, output = project.run(*ARGUMENTS)
+    assert code != 0 and "exit code" in output
+    first = forecasts(coiled)
+    assert set(undelivered(config, config.members)) >= {2}, "a failed job was called a success"
+    states = {record.state for record in map(read_record, records(project)) if "forecast" in record["title"]}
+    assert states == {"success", "failed"}
+
+    code, output = project.run(*ARGUMENTS)
     assert code == 0, output
+    again = [cluster for cluster in forecasts(coiled) if cluster not in first]
+    assert undelivered(config, config.members) == {}
+    for member, leads in made(again).items():
+        expected = "12, 18, 24" if member == 2 else ""
+        assert leads == [expected], f"member {member} made {leads} again"
+    assert all(cluster.state == "stopped" for cluster in coiled.clusters.values())
+
+
+def records(project):
+    import json
+
+    folder = project.folder / ".snakemake" / "rented"
+    return [json.loads(path.read_text()) for path in folder.glob("*.json")]
+
+
+def read_record(content):
+    class Record:
+        state = content["state"]
+
+    return Record
+
+
+def test_a_coordinator_that_died_takes_its_jobs_up_again(project, coiled):
+    config = project.configure(destination="gs://ensembles/dies")
+    coiled.machine_env |= {"SMALL_STEP_SECONDS": "1.5"}
+    process = project.start(*ARGUMENTS)
+    wait_for(lambda: len(forecasts(coiled)) == 2 and len(records(project)) == 3, process, 120)
+    wait_for(lambda: all(c.process is not None for c in forecasts(coiled)), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    project.run("--profile", "coiled-gpu", "--unlock")
+    code, output = project.run(*ARGUMENTS)
+    assert code == 0, output
+    assert len(forecasts(coiled)) == 2, "machines were rented again for jobs that were still running"
+    assert undelivered(config, config.members) == {}
+
+
+def test_ctrl_c_stops_the_machines(project, coiled):
+    project.configure(destination="gs://ensembles/stops")
+    coiled.machine_env |= {"SMALL_STEP_SECONDS": "30"}
+    process = project.start(*ARGUMENTS)
+    wait_for(lambda: len(forecasts(coiled)) == 2 and len(records(project)) == 3, process, 120)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    end = time.monotonic() + 60
+    while coiled.running() or {record["state"] for record in records(project)} & {"running"}:
+        assert time.monotonic() < end, (project.folder / ".snakemake/rented/cancel.log").read_text()
+        time.sleep(0.2)
+    assert process.returncode != 0
+
+
+def test_jobs_got_nothing_but_sources_and_the_bucket(project, coiled):
+    """The machines' folders had only what was deployed; the bucket has the sources no more."""
+    config = project.configure(destination="gs://ensembles/clean", members=1)
+    code, output = project.run(*ARGUMENTS)
+    assert code == 0, output
+    keys = [info.key for info in open_destination(config).list("")]
+    assert not [key for key in keys if "sources" in key]
+    script = Path(coiled.clusters[1].folder / "script").read_text()
+    assert str(project.folder) not in script

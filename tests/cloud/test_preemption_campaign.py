@@ -176,7 +176,7 @@ def test_twenty_kills_of_the_forecast_job(gcs: str, tmp_path: Path, monkeypatch:
 
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cloud.member_machine", "aifs_ensemble.forecast", "torch", "anemoi.inference"])
+    context.set_forkserver_preload(["cloud.member_machine", "aifs_ensemble.engine", "torch", "anemoi.inference"])
     raw = read_files(ROOT / "config" / "config.yaml", ROOT / "config" / "operational.yaml")
     merge(raw, SETTINGS)
     merge(raw, {"members": f"1-{MEMBERS}", "lead_hours": LEAD_HOURS, "forecast": {"restart_hours": RESTART_HOURS}})

@@ -45,11 +45,13 @@ def use_bucket(workflow: Any, config: Mapping[str, Any]) -> bool:
     """
     from snakemake.settings.types import SharedFSUsage
 
+    from aifs_ensemble.cloud.routing import provider
+
     settings = workflow.storage_settings
     if SharedFSUsage.INPUT_OUTPUT in settings.shared_fs_usage:
         return False
     if problem := bucket_problem(config):
-        if "googlebatch" in str(workflow.resource_settings.default_resources):
+        if provider(workflow) == "googlebatch":
             # this executor lets nobody say that files are shared, not even for a dry-run
             raise ConfigError(f"{problem}; a plan without a bucket: snakemake --profile coiled-gpu -n")
         # Snakemake refuses even a dry-run that shares no files and names no storage.

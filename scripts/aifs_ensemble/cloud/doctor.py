@@ -84,7 +84,8 @@ def _gpu(config: Config, role: str) -> Iterator[Finding]:
             memory = pynvml.nvmlDeviceGetMemoryInfo(device)
             free, total = memory.free / 2**20, memory.total / 2**20
             needed = config["forecast"]["gpu_mem_mb"]
-            text = f"{_text(pynvml.nvmlDeviceGetName(device))}, {free:.0f} of {total:.0f} MiB free, a member needs {needed}"
+            name = _text(pynvml.nvmlDeviceGetName(device))
+            text = f"{name}, {free:.0f} of {total:.0f} MiB free, a member needs {needed}"
             yield Finding(f"gpu {index}", OK if free >= needed else FAILURE, text)
     finally:
         pynvml.nvmlShutdown()
@@ -155,7 +156,8 @@ def _coiled(config: Config, role: str) -> Iterator[Finding]:
 def _cloud_settings(config: Config, role: str) -> Iterator[Finding]:
     cloud = config["cloud"]
     missing = [key for key in ("project", "gpu_image", "cpu_image") if not cloud[key]]
-    text = f"regions {', '.join(cloud['regions'])}; {cloud['gpu']} and {cloud['cpu']}; {'spot' if cloud['spot'] else 'on demand'}"
+    price = "spot" if cloud["spot"] else "on demand"
+    text = f"regions {', '.join(cloud['regions'])}; {cloud['gpu']} and {cloud['cpu']}; {price}"
     if missing:
         yield Finding("cloud", WARNING, f"{text}; not set: {', '.join(f'cloud.{key}' for key in missing)}")
     else:

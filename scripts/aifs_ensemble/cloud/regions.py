@@ -44,8 +44,8 @@ def usable_regions(regions: Sequence[str], bucket_location: str | None, allow_cr
     """Return the regions to try, in order.
 
     Those where the bucket is come first, each group in the order of preference. The others follow only
-    when `allow_cross_region` is set: most of a terabyte an ensemble between regions is billed by the gigabyte. Where the
-    location is unknown (None) the order stays. Raises CloudError when no region is left.
+    when `allow_cross_region` is set: most of a terabyte an ensemble, billed by the gigabyte between regions.
+    Where the location is unknown (None) the order stays. Raises CloudError when no region is left.
     """
     if bucket_location is None:
         return tuple(regions)
