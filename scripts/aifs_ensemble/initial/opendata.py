@@ -41,7 +41,7 @@ class OpenDataSource:
         first = by_level_type(self.config.model.surface)["sfc"][:1]
         for time in input_times(self.config):
             # one small field: it brings the index of the file that all members read
-            self._to_model(self.downloader.fetch(self._request(time, self.config.members[0], tuple(first))))
+            _to_model(self.downloader.fetch(self._request(time, self.config.members[0], tuple(first))), self.regridder)
         return {
             "source": {"kind": "ecmwf-open-data", "licence": LICENCE, "constants": constants.provenance},
             "interpolation": self.regridder.provenance,
@@ -57,7 +57,7 @@ class OpenDataSource:
             fields[time] = {}
             for parameters in by_level_type(self.config.model.prognostic).values():
                 delivery = self.downloader.fetch(self._request(time, member, tuple(parameters)))
-                fields[time] |= self._to_model(delivery)
+                fields[time] |= _to_model(delivery, self.regridder)
                 requests.append(delivery.provenance)
         at_last = fields[self.config.cycle_time]
         at_last |= dict(zip(constants.variables, constants.fields[0], strict=True))
@@ -92,9 +92,11 @@ class OpenDataSource:
             self.downloader.fetch(Request(self.config.cycle_time, "oper", "fc", tuple(parameters)))
             for parameters in groups.values()
         ]
+        # one of its own: what a member records must not depend on who made the constants
+        regridder = Regridder(self.config.model.grid, self.cache)
         fields: dict[str, Values] = {}
         for delivery in deliveries:
-            fields |= self._to_model(delivery)
+            fields |= _to_model(delivery, regridder)
         names = tuple(sorted(fields))
         state = State(
             fields=np.stack([fields[name] for name in names])[None],
@@ -106,22 +108,23 @@ class OpenDataSource:
             member=0,
             provenance={
                 "requests": [delivery.provenance for delivery in deliveries],
-                "interpolation": self.regridder.provenance,
+                "interpolation": regridder.provenance,
             },
         )
         write_state(path, state)
         return state
 
-    def _to_model(self, delivery: Delivery) -> dict[str, Values]:
-        """Return a delivery's fields on the model's grid, under the model's names and units."""
-        by_grid: dict[str, dict[str, Values]] = {}
-        for fetched in delivery.fields:
-            name, values = _model_field(fetched)
-            by_grid.setdefault(fetched.grid, {})[name] = values
-        result: dict[str, Values] = {}
-        for grid, fields in by_grid.items():
-            result |= self.regridder.to_model(grid, fields)
-        return result
+
+def _to_model(delivery: Delivery, regridder: Regridder) -> dict[str, Values]:
+    """Return a delivery's fields on the model's grid, under the model's names and units."""
+    by_grid: dict[str, dict[str, Values]] = {}
+    for fetched in delivery.fields:
+        name, values = _model_field(fetched)
+        by_grid.setdefault(fetched.grid, {})[name] = values
+    result: dict[str, Values] = {}
+    for grid, fields in by_grid.items():
+        result |= regridder.to_model(grid, fields)
+    return result
 
 
 def _model_field(fetched: Fetched) -> tuple[str, Values]:
