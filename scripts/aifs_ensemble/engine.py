@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ import torch
 from aifs_ensemble.encoders import EncoderPool, output_spec
 from aifs_ensemble.errors import GpuMemoryError, InputError, StoppedError, WorkflowError
 from aifs_ensemble.forcings import ComputedForcings
-from aifs_ensemble.forecast import ForecastRequest, Watchers, read_initial
+from aifs_ensemble.forecast import ForecastRequest, Timings, Watchers, read_initial
 from aifs_ensemble.journal import WorkFolder
 from aifs_ensemble.manifest import LeadRecord
 from aifs_ensemble.names import member_name
@@ -31,22 +30,6 @@ from aifs_ensemble.transfer import FieldTransfer, Pool
 
 LOG = logging.getLogger(__name__)
 SLOTS = 3  # leads in flight: one filled, one encoded, one between
-
-
-class Timings:
-    """Seconds by phase, added up."""
-
-    def __init__(self, seconds: MutableMapping[str, float]):
-        self.seconds = seconds
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Add the time spent inside to `phase`."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + perf_counter() - start
 
 
 class StopSignal:

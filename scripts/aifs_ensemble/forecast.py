@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
-import platform
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -31,22 +27,20 @@ from aifs_ensemble.errors import (
     DiskFullError,
     InputError,
 )
-from aifs_ensemble.files import temporary
 from aifs_ensemble.journal import KnownFile, WorkFolder, digest, state_digest
-from aifs_ensemble.manifest import LeadRecord, MemberManifest, write_member_manifest
+from aifs_ensemble.manifest import LeadRecord, MemberManifest
 from aifs_ensemble.models import Model
 from aifs_ensemble.names import parse_cycle
 from aifs_ensemble.observers import ForecastObserver
 from aifs_ensemble.packing import bits_for
 from aifs_ensemble.progress import ProgressLog
+from aifs_ensemble.publication import link, machine, member_manifest, publish, versions
 from aifs_ensemble.restarts import RestartStore, as_utc
 from aifs_ensemble.state import State, read_state
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["ForecastRequest", "Timings", "Watchers", "link", "read_initial", "run_forecast"]
 
 LOG = logging.getLogger(__name__)
-PACKAGES = ("torch", "anemoi-inference", "anemoi-models", "earthkit-data", "eccodes", "numpy", "torch-geometric")
 
 
 @dataclass(frozen=True)
@@ -213,6 +207,27 @@ class Watchers:
                 LOG.exception("%s failed while it was told of a failure", type(observer).__name__)
 
 
+class Timings:
+    """Seconds by phase, added up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Add the time spent inside to `phase`."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + perf_counter() - start
+
+    @property
+    def rounded(self) -> dict[str, float]:
+        """The seconds to a tenth of a millisecond."""
+        return {phase: round(seconds, 4) for phase, seconds in self.seconds.items()}
+
+
 @contextmanager
 def _explained(request: ForecastRequest) -> Iterator[None]:
     """Turn a full disk, wherever it shows, into the error that says so."""
@@ -226,32 +241,36 @@ def _explained(request: ForecastRequest) -> Iterator[None]:
 
 
 def _bring_to_end(request: ForecastRequest, work: WorkFolder, told: Watchers) -> MemberManifest:
-    began = perf_counter()
-    settings, files, whole = _take_stock(request, work)
-    verify_seconds = perf_counter() - began
-    missing = [lead for lead in request.leads if lead not in whole]
-    told.started(request.member, len(request.leads), len(whole))
-    store = restart_store(request, digest(settings))
-    if missing:
-        from aifs_ensemble import engine
-
-        attempt = work.begin_attempt(_attempt())
-        timings = {"verify": verify_seconds}
-        try:
-            note = partial(work.record_attempt, attempt)
-            job = engine.Job(request, work, store, missing, told, engine.Timings(timings), note)
-            whole |= engine.compute(job)
-        except BaseException as error:
-            work.record_attempt(attempt, {"ended": _now(), "outcome": f"{type(error).__name__}: {error}"[:500]})
-            raise
-        timings["total"] = perf_counter() - began
-        rounded = {name: round(seconds, 4) for name, seconds in timings.items()}
-        work.record_attempt(attempt, {"ended": _now(), "outcome": "finished", "timings": rounded})
+    timings = Timings()
+    with timings("total"):
+        settings, files, whole = _take_stock(request, work, timings)
+        missing = [lead for lead in request.leads if lead not in whole]
+        told.started(request.member, len(request.leads), len(whole))
+        store = restart_store(request, digest(settings))
+        attempt = work.begin_attempt({"began": _now(), "machine": machine(), "versions": versions()}) if missing else 0
+        if missing:
+            with _attempted(work, attempt):
+                with timings("import"):
+                    from aifs_ensemble import engine
+                note = partial(work.record_attempt, attempt)
+                whole |= engine.compute(engine.Job(request, work, store, missing, told, timings, note))
+    if attempt:
+        work.record_attempt(attempt, {"ended": _now(), "outcome": "finished", "timings": timings.rounded})
     store.prune(request.restarts_kept, None)
     records = [whole[lead] for lead in request.leads]
-    manifest = _manifest(request, settings, files, records, work.attempts())
-    _publish(request, work, records, manifest)
+    manifest = member_manifest(request, settings, files, records, work.attempts())
+    publish(request, work, records, manifest)
     return manifest
+
+
+@contextmanager
+def _attempted(work: WorkFolder, attempt: int) -> Iterator[None]:
+    """Record the error with which an attempt ends."""
+    try:
+        yield
+    except BaseException as error:
+        work.record_attempt(attempt, {"ended": _now(), "outcome": f"{type(error).__name__}: {error}"[:500]})
+        raise
 
 
 def restart_store(request: ForecastRequest, fingerprint: str) -> RestartStore:
@@ -262,31 +281,35 @@ def restart_store(request: ForecastRequest, fingerprint: str) -> RestartStore:
 
 
 def _take_stock(
-    request: ForecastRequest, work: WorkFolder
+    request: ForecastRequest, work: WorkFolder, timings: Timings
 ) -> tuple[dict[str, Any], dict[str, KnownFile], dict[int, LeadRecord]]:
     """Return the settings, the input files and the leads that are whole already; clear away everything else."""
     known = work.known_files()
     if not request.checkpoint.exists() and "checkpoint" not in known:
         raise CheckpointError(f"{request.checkpoint}: no such checkpoint, expected that of {request.model.name}")
-    files = {
-        "checkpoint": KnownFile.of(request.checkpoint, known.get("checkpoint"), checkpoint_digest),
-        "initial_state": KnownFile.of(request.initial, known.get("initial_state"), state_digest),
-    }
-    recorded = work.recorded_settings() or {}
-    device = request.device if request.device != "auto" else recorded.get("device") or _device_here()
+    with timings("digests"):
+        files = {
+            "checkpoint": KnownFile.of(request.checkpoint, known.get("checkpoint"), checkpoint_digest),
+            "initial_state": KnownFile.of(request.initial, known.get("initial_state"), state_digest),
+        }
+    device = request.device
+    if device == "auto":  # a finished member is found without asking torch
+        device = (work.recorded_settings() or {}).get("device") or _device_here(timings)
     settings = _settings(request, files, device)
     work.adopt(settings, files)
-    whole = work.finished(request.leads, local=request.local_leads)
-    if request.device == "auto" and len(whole) < len(request.leads) and _device_here() != device:
-        settings = _settings(request, files, _device_here())
+    with timings("verify"):
+        whole = work.finished(request.leads, local=request.local_leads)
+    if request.device == "auto" and len(whole) < len(request.leads) and _device_here(timings) != device:
+        settings = _settings(request, files, _device_here(timings))
         work.adopt(settings, files)
         whole = {}
-    work.remove_leftovers([*work.journal.read().values()])
+    work.remove_leftovers(work.journal.read().values())
     return settings, files, whole
 
 
-def _device_here() -> str:
-    from aifs_ensemble.rollout import resolve_device
+def _device_here(timings: Timings) -> str:
+    with timings("import"):
+        from aifs_ensemble.rollout import resolve_device
 
     return resolve_device("auto").type
 
@@ -334,105 +357,3 @@ def read_initial(request: ForecastRequest) -> State:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _attempt() -> dict[str, Any]:
-    return {"began": _now(), "machine": machine(), "versions": versions()}
-
-
-def machine() -> dict[str, Any]:
-    """Return what this machine is: name, processor, cores available, memory in bytes."""
-    return {
-        "name": platform.node(),
-        "system": platform.platform(),
-        "processor": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
-def _manifest(
-    request: ForecastRequest,
-    settings: Mapping[str, Any],
-    files: Mapping[str, KnownFile],
-    records: Sequence[LeadRecord],
-    attempts: Sequence[Mapping[str, Any]],
-) -> MemberManifest:
-    """Return the manifest: the same whenever it is made from the same work folder."""
-    told: dict[str, Any] = {}
-    for attempt in attempts:
-        told |= attempt
-    long = ("versions", "initial_conditions", "step_seconds")
-    return MemberManifest(
-        model=request.model.name,
-        untrained=request.model.untrained,
-        cycle=request.cycle,
-        member=request.member,
-        ensemble_size=request.ensemble_size,
-        grid=request.model.grid,
-        leads=tuple(records),
-        seed={
-            "scheme": noise.SCHEME,
-            "of": ["model", "cycle", "member", "step"],
-            "first_step": request.seed(1),
-        },
-        checkpoint={"name": Path(files["checkpoint"].path).name, "sha256": files["checkpoint"].sha256},
-        initial_conditions={**told.get("initial_conditions", {}), "sha256": files["initial_state"].sha256},
-        versions=told.get("versions", {}),
-        settings=settings,
-        device=told.get("device", ""),
-        machine=told.get("machine", {}),
-        timings=told.get("timings", {}),
-        step_seconds=tuple(told.get("step_seconds", ())),
-        attempts=tuple({key: value for key, value in attempt.items() if key not in long} for attempt in attempts),
-    )
-
-
-def _publish(
-    request: ForecastRequest, work: WorkFolder, records: Sequence[LeadRecord], manifest: MemberManifest
-) -> None:
-    """Link the leads into the forecasts folder, then write the manifest.
-
-    A manifest that is there already goes first: it never stands beside leads that it does not describe.
-    """
-    request.forecasts.mkdir(parents=True, exist_ok=True)
-    request.manifest.unlink(missing_ok=True)
-    for record in records:
-        for file in (record.grib, record.index):
-            source = work.leads / file.name
-            if source.exists():  # else delivered, and removed since
-                link(source, request.forecasts / file.name)
-    write_member_manifest(request.manifest, manifest)
-
-
-def link(source: Path, target: Path) -> None:
-    """Make `target` another name of `source`, or a copy where there can be none, replacing it atomically.
-
-    Its time of change becomes now, as of any file that a rule has just made.
-    """
-    if not (target.exists() and target.samefile(source)):
-        part = temporary(target)
-        part.unlink(missing_ok=True)
-        try:
-            os.link(source, part)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                raise
-            try:
-                shutil.copyfile(source, part)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
-        part.replace(target)
-    os.utime(target)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from aifs_ensemble import engine, forecast
+from aifs_ensemble import engine, publication
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import (
     CheckpointError,
@@ -27,13 +27,14 @@ from aifs_ensemble.errors import (
     StoppedError,
     WorkflowError,
 )
-from aifs_ensemble.forecast import ForecastRequest, link, run_forecast
+from aifs_ensemble.forecast import ForecastRequest, run_forecast
 from aifs_ensemble.gribcode import grib_parameter
 from aifs_ensemble.index import read_fields
 from aifs_ensemble.manifest import LeadRecord, MemberManifest, check_leads, read_member_manifest
 from aifs_ensemble.models import Model
 from aifs_ensemble.names import lead_file
 from aifs_ensemble.observers import SilentObserver
+from aifs_ensemble.publication import link
 from aifs_ensemble.rollout import Stepper
 from aifs_ensemble.state import write_state
 
@@ -587,4 +588,4 @@ def test_a_request_follows_the_configuration(tmp_path: Path) -> None:
     assert request.bits["t_500"] == 18 and request.local_leads
     given = ForecastRequest.from_config(config, 2, checkpoint=Path("x"), initial=Path("y"))
     assert (given.checkpoint, given.initial) == (Path("x"), Path("y"))
-    assert set(forecast.PACKAGES) <= set(forecast.versions())
+    assert set(publication.PACKAGES) <= set(publication.versions())
