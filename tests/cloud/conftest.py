@@ -75,7 +75,7 @@ class Project:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, timeout: float = 120) -> tuple[int, str]:
+    def run(self, *arguments: str, timeout: float = 400) -> tuple[int, str]:
         process = self.start(*arguments)
         try:
             output, _ = process.communicate(timeout=timeout)

@@ -11,7 +11,7 @@ from aifs_ensemble.cloud.delivered import undelivered
 
 from cloud.test_coiled_run import wait_for
 
-pytestmark = [pytest.mark.cloud, pytest.mark.workflow]
+pytestmark = [pytest.mark.cloud, pytest.mark.workflow, pytest.mark.timeout(1200)]
 ARGUMENTS = ["--profile", "googlebatch", "--group-components", "members=2", "initial=1000"]
 
 
@@ -32,7 +32,7 @@ def test_preemption_failure_and_success(project, batch, tmp_path):
             batch.preempt(name)
 
     batch.on_start = take_one
-    code, output = project.run(*ARGUMENTS, "--retries", "3", timeout=200)
+    code, output = project.run(*ARGUMENTS, "--retries", "3", timeout=400)
     assert code == 0, output
     assert "exit code 50001" in output, "the preemption was not seen"
     assert undelivered(config, config.members) == {}
@@ -53,12 +53,12 @@ def test_preemption_failure_and_success(project, batch, tmp_path):
 def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     """What was delivered stays; a rerun makes no delivered member again; Ctrl-C deletes the jobs."""
     config = project.configure(destination="gs://ensembles/batch-dies")
-    code, output = project.run(*ARGUMENTS, "--config", "members=1-2", timeout=200)
+    code, output = project.run(*ARGUMENTS, "--config", "members=1-2", timeout=400)
     assert code == 0, output
     before = len(gpu_requests(batch))
     batch.machine_env |= {"SMALL_STEP_SECONDS": "20"}
     process = project.start(*ARGUMENTS)
-    wait_for(lambda: len(gpu_requests(batch)) == before + 1, process, 120)
+    wait_for(lambda: len(gpu_requests(batch)) == before + 1, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     for name in batch.running():
@@ -66,13 +66,13 @@ def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     project.run("--profile", "googlebatch", "--unlock")
 
     process = project.start(*ARGUMENTS)
-    wait_for(lambda: len(gpu_requests(batch)) == before + 2, process, 120)
+    wait_for(lambda: len(gpu_requests(batch)) == before + 2, process)
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert len(batch.deleted) == 1 and not batch.running()
 
     batch.machine_env |= {"SMALL_STEP_SECONDS": "0"}
-    code, output = project.run(*ARGUMENTS, timeout=200)
+    code, output = project.run(*ARGUMENTS, timeout=400)
     assert code == 0, output
     assert undelivered(config, config.members) == {}
     logs = [path.read_text() for path in batch.folder.glob("members*/task.log")]

@@ -7,6 +7,7 @@ workflow and the coiled-gpu profile, a group on a machine. Minutes on a quiet ma
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -158,6 +159,14 @@ def attempt(context, config: Config, scratch: Path, member: int, inputs: tuple[P
     return process, log
 
 
+def kill_machine(process) -> None:
+    """Kill a machine's process with its encoders."""
+    with contextlib.suppress(ProcessLookupError):
+        # no group yet when it has only just started
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+
+
 def published(scratch: Path, cycle: str, member: int) -> list[int]:
     """Leads that a machine has published, whether delivered or not."""
     journal = scratch / cycle / "work" / f"member{member:03d}" / "journal.jsonl"
@@ -208,7 +217,7 @@ def test_twenty_kills_of_the_forecast_job(gcs: str, tmp_path: Path, monkeypatch:
                 time.sleep(0.01)
             time.sleep(pause if kill else 0)
             if kill and process.is_alive():
-                os.killpg(process.pid, signal.SIGKILL)
+                kill_machine(process)
                 kills, wanted[0] = kills + 1, wanted[0] - 1
             process.join()
             start = started_at(log)
