@@ -27,6 +27,7 @@ rule all:
     default_target: True
     input:
         delivered("manifest.json"),
+        expand(member_files(), member=MEMBERS),
 
 
 rule forecasts:

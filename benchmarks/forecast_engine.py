@@ -127,7 +127,8 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     """Time the forward pass alone."""
     import torch
 
-    model = Loaded(args, compiled=kind == "forward", deterministic=kind != "forward-compiled" and kind != "forward-eager")
+    deterministic = kind not in ("forward-compiled", "forward-eager")
+    model = Loaded(args, compiled=kind == "forward", deterministic=deterministic)
     if kind.startswith("forward-compiled"):
         inner = model.loaded.stepper.model.model
         for part in ("encoder", "processor", "decoder"):
@@ -148,7 +149,6 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
 def drift(args: argparse.Namespace) -> dict[str, Any]:
     """Return the relative difference between our forward pass and the eager one along a rollout."""
     import torch
-
     from aifs_ensemble.rollout import roll
 
     wanted = [n for n in (1, 12, 132) if n <= args.steps]
@@ -209,7 +209,8 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
         subprocess.Popen([*command, str(member), *(["--streaming"] if "streaming" in kind else [])], env=environment)
         for member in config.members[:members]
     ]
-    if any([job.wait() for job in jobs]):
+    codes = [job.wait() for job in jobs]
+    if any(codes):
         raise SystemExit(f"{kind}: a job failed")
     wall = time.perf_counter() - start
     results = [json.loads(config.scratch.manifest(m).read_text()) for m in config.members[:members]]
@@ -267,12 +268,11 @@ def anemoi(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     """Time anemoi-inference's own loop with its GRIB output, in 24 bits CCSDS as it comes."""
     from datetime import datetime
 
+    from aifs_ensemble import attention
+    from aifs_ensemble.state import read_state
     from anemoi.inference.outputs.gribfile import GribFileOutput
     from anemoi.inference.outputs.parallel import ParallelOutput
     from anemoi.inference.runners.simple import SimpleRunner
-
-    from aifs_ensemble import attention
-    from aifs_ensemble.state import read_state
 
     attention.ensure_flash_attention()
     config = configuration(args)

@@ -1,5 +1,6 @@
 # Paths, resources and announcements that several stages share.
 import atexit
+import re
 import sys
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from aifs_ensemble.cloud import routing as aifs_routing
 
 try:
     CONFIG = aifs_config.Config(config)
-    MACHINES = aifs_machines.load_machines()
+    prices = CONFIG["cloud"]["prices"]
+    MACHINES = aifs_machines.load_machines(prices=Path(prices) if prices else None)
     # with a profile of rented machines every relative path below is an object under the destination
     RENTED = aifs_bucket.use_bucket(workflow, CONFIG)
 except aifs_errors.WorkflowError as error:
@@ -63,10 +65,19 @@ def benchmark_file(rule, member=False):
 
 def announce_plan():
     """On a dry-run, what the run would take and cost, in a few lines after everything else."""
-    if workflow.dryrun and workflow.is_main_process:
+    # Snakemake itself knows only after parsing that this is a dry-run
+    asked = any(
+        a in ("--dry-run", "--dryrun") or re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*", a)
+        for a in sys.argv[1:]
+    )
+    if asked and workflow.is_main_process:
         from aifs_ensemble import planning
 
-        lines = planning.plan(CONFIG, MACHINES, alternatives=False).summary_lines()
+        provider = aifs_routing.provider(workflow)
+        profile = {"coiled": "coiled-gpu"}.get(provider, provider)
+        lines = planning.plan(
+            CONFIG, MACHINES, profile=profile, alternatives=False
+        ).summary_lines()
         atexit.register(print, "\n".join(lines), file=sys.stderr)
 
 

@@ -13,7 +13,7 @@ if not STREAMING:
 
     rule sync_member:
         input:
-            rules.forecast_member.output[0],
+            rules.forecast_member.output,
         output:
             sync_outputs(),
         log:
@@ -28,6 +28,11 @@ if not STREAMING:
             runtime=60,
         script:
             "../scripts/sync_member.py"
+
+
+def member_files():
+    """What says that a member is delivered; where leads are declared, a missing one is missed."""
+    return sync_outputs() if not STREAMING else forecast_outputs()
 
 
 rule ensemble_manifest:

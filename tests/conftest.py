@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+# Triton reads this when it is imported, which torch may do before any test: kernels run in its interpreter
+os.environ.setdefault("TRITON_INTERPRET", "1")
 ROOT = Path(__file__).parents[1]
 
 

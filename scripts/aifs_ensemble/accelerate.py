@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aifs_ensemble import graph_attention as ga
+from aifs_ensemble.attention import window_mask
 from aifs_ensemble.conditional_norm import add_norm, pack
 
 LOG = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ class Linear:
         return F.linear(x, self.weight, self.bias)
 
     @classmethod
-    def of(cls, dtype: torch.dtype, *layers: nn.Module, pad_inputs: int = 0) -> Linear:
+    def of(cls, dtype: torch.dtype, *layers: Any, pad_inputs: int = 0) -> Linear:
         """Stack layers that read the same input into one, its inputs padded with zeros."""
         for layer in layers:
             _require(isinstance(layer, nn.Linear), f"{type(layer).__name__} in place of a linear layer")
@@ -73,7 +75,7 @@ class Norm:
         return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias, self.eps).to(x.dtype)
 
     @classmethod
-    def of(cls, layer: nn.Module) -> Norm:
+    def of(cls, layer: Any) -> Norm:
         _require(isinstance(layer, nn.LayerNorm), f"{type(layer).__name__} in place of a layer norm")
         weight = None if layer.weight is None else layer.weight.detach().float()
         bias = None if layer.bias is None else layer.bias.detach().float()
@@ -86,7 +88,7 @@ def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @_linear_gelu.register_fake
-def _(x, weight, bias):  # type: ignore[no-untyped-def]
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty((x.shape[0], weight.shape[0]))
 
 
@@ -100,7 +102,7 @@ def _mlp(x: Tensor, up: Linear, down: Linear, gelu: str) -> Tensor:
     return down(linear_gelu(x, up.weight, up.bias, gelu))
 
 
-def _mlp_layers(sequence: nn.Module, dtype: torch.dtype) -> tuple[Linear, Linear]:
+def _mlp_layers(sequence: Any, dtype: torch.dtype) -> tuple[Linear, Linear]:
     _require(
         isinstance(sequence, nn.Sequential) and len(sequence) == 3 and isinstance(sequence[1], nn.GELU),
         "an MLP that is not linear, GELU, linear",
@@ -112,7 +114,7 @@ def _mlp_layers(sequence: nn.Module, dtype: torch.dtype) -> tuple[Linear, Linear
 class _Edges:
     """The edges of one mapper: sorted, attributes padded, and their linear embedding."""
 
-    def __init__(self, mapper: nn.Module, destinations: int, dtype: torch.dtype):
+    def __init__(self, mapper: Any, destinations: int, dtype: torch.dtype):
         block = mapper.proc
         edges = ga.sort_edges(mapper.edge_index_base, destinations)
         attributes = mapper.trainable(mapper.edge_attr, 1)[edges.order]
@@ -131,7 +133,7 @@ class _Edges:
 
 
 class _Encoder:
-    def __init__(self, model: nn.Module, dtype: torch.dtype, pad: int, gelu: str):
+    def __init__(self, model: Any, dtype: torch.dtype, pad: int, gelu: str):
         self.gelu = gelu
         mapper, block = model.encoder, model.encoder.proc
         _require(type(block).__name__ == "GraphTransformerMapperBlock", f"encoder of {type(block).__name__}")
@@ -162,7 +164,7 @@ class _Encoder:
 
 
 class _Decoder:
-    def __init__(self, model: nn.Module, dtype: torch.dtype, pad: int, gelu: str):
+    def __init__(self, model: Any, dtype: torch.dtype, pad: int, gelu: str):
         self.gelu = gelu
         mapper, block = model.decoder, model.decoder.proc
         _require(type(block).__name__ == "GraphTransformerMapperBlock", f"decoder of {type(block).__name__}")
@@ -195,7 +197,7 @@ class _Decoder:
 class _Processor:
     """The transformer layers; weights are arguments of one function, so that it is compiled once."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, attention: Callable[..., Tensor], gelu: str):
+    def __init__(self, model: Any, dtype: torch.dtype, attention: Callable[..., Tensor], gelu: str):
         blocks = [block for chunk in model.processor.proc for block in chunk.blocks]
         for block in blocks:
             _require(type(block).__name__ == "TransformerProcessorBlock", f"processor of {type(block).__name__}")
@@ -213,7 +215,7 @@ class _Processor:
         self.next_norms = [*entries[1:], torch.zeros_like(entries[0])]
 
     @staticmethod
-    def _weights(block: nn.Module, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+    def _weights(block: Any, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
         attention = block.attention
         _require(attention.lin_qkv.bias is None, "a bias on queries, keys and values")
         qk: tuple[Tensor | None, ...] = (None, None, None, None)
@@ -268,8 +270,16 @@ class AcceleratedForward:
     NotAcceleratedError : the model has a part that is not known here
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, *, chunks: int = 1, compiled: bool = True, gelu: str = "fused",
-                 attention: Callable[..., Tensor] | None = None, compile_options: dict[str, Any] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        model: Any,
+        dtype: torch.dtype,
+        *,
+        chunks: int = 1,
+        compiled: bool = True,
+        gelu: str = "fused",
+        attention: Callable[..., Tensor] | None = None,
+    ):
         _require(type(model).__name__ == "AnemoiEnsModelEncProcDec", f"a model of type {type(model).__name__}")
         _require(model.A_down is None and model.A_up is None, "truncation of the skip connection")
         _require(model.noise_injector.projection is None, "noise folded into the channels")
@@ -293,10 +303,9 @@ class AcceleratedForward:
             model, dtype, attention or window_attention(self.hidden.shape[0], window, data.device), gelu
         )
         self.bounds = [self.nodes * i // self.chunks for i in range(self.chunks + 1)]
-        wrap: Callable[[Any], Any] = lambda f: f  # noqa: E731
+        wrap: Callable[[Any], Any] = lambda function: function  # noqa: E731
         if compiled:
-            options = compile_options or {}
-            wrap = lambda f: torch.compile(f, dynamic=False, **options)  # noqa: E731
+            wrap = partial(torch.compile, dynamic=False)
         self._encode_rows, self._gather = wrap(self.encoder.rows), wrap(self.encoder.gather)
         self._block = wrap(self.processor.block)
         self._sources, self._decode_rows = wrap(self.decoder.sources), wrap(self.decoder.rows)
@@ -342,13 +351,9 @@ class AcceleratedForward:
 
 def window_attention(nodes: int, window: int | None, device: torch.device, **options: Any) -> Callable[..., Tensor]:
     """Return attention within `window` nodes on either side, inclusive, through flex_attention."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import flex_attention
 
     if window is None:
         return F.scaled_dot_product_attention
-
-    def near(_b: Tensor, _h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return (i - j).abs() <= window
-
-    mask = create_block_mask(near, None, None, nodes, nodes, device=device)
-    return lambda q, k, v: flex_attention(q, k, v, block_mask=mask, kernel_options=options or None)
+    mask = window_mask(nodes, window, window, device)
+    return lambda q, k, v: flex_attention(q, k, v, block_mask=mask, kernel_options=options or None)  # type: ignore[arg-type]

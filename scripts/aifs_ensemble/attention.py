@@ -107,7 +107,7 @@ def _compiled() -> Any:
     return torch.compile(flex_attention, dynamic=False)
 
 
-def flash_attn_func(  # noqa: PLR0917 - the signature is flash-attn's
+def flash_attn_func(
     q: Tensor,
     k: Tensor,
     v: Tensor,

@@ -40,7 +40,7 @@ if HAS_TRITON:
     import triton.language as tl
 
     @triton.jit
-    def _add_norm_kernel(
+    def _add_norm_kernel(  # type: ignore[no-untyped-def]
         x, delta, noise, weights, total, normal, count, eps,
         CHANNELS: tl.constexpr, WIDTH: tl.constexpr, NOISE: tl.constexpr, ROWS: tl.constexpr,
     ):  # fmt: skip
@@ -82,7 +82,7 @@ if HAS_TRITON:
         return total, normal
 
     @_add_norm.register_fake
-    def _(x, delta, noise, weights, eps):  # type: ignore[no-untyped-def]
+    def _(x: Tensor, delta: Tensor, noise: Tensor, weights: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         return torch.empty_like(x), torch.empty_like(x)
 
 

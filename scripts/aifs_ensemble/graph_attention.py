@@ -92,7 +92,7 @@ if HAS_TRITON:
     import triton.language as tl
 
     @triton.jit
-    def _attend_kernel(
+    def _attend_kernel(  # type: ignore[no-untyped-def]
         query, key, value, attributes, weight, bias, row, source, added, out, count, scale,
         query_stride, key_stride, value_stride, added_stride,
         HEADS: tl.constexpr, WIDTH: tl.constexpr, ATTRIBUTES: tl.constexpr, ROWS: tl.constexpr,
@@ -135,7 +135,8 @@ if HAS_TRITON:
             summed_attributes = summed_attributes * shrink[:, None] + p[:, None] * a
             top = higher
         share = tl.where(total > 0, 1.0 / total, 0.0)
-        edge_part = tl.dot((summed_attributes * share[:, None]).to(q.dtype), tl.trans(w).to(q.dtype), input_precision="ieee")
+        shared = (summed_attributes * share[:, None]).to(q.dtype)
+        edge_part = tl.dot(shared, tl.trans(w).to(q.dtype), input_precision="ieee")
         result = summed * share[:, None] + edge_part + tl.where(total > 0, 1.0, 0.0)[:, None] * b[None, :]
         result += tl.load(added + rows[:, None] * added_stride + channel[None, :], mask=inside[:, None], other=0.0)
         tl.store(
@@ -159,7 +160,18 @@ if HAS_TRITON:
         return out
 
     @_attend.register_fake
-    def _(query, key, value, attributes, weight, bias, row, source, added, heads):  # type: ignore[no-untyped-def]
+    def _(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attributes: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        row: Tensor,
+        source: Tensor,
+        added: Tensor,
+        heads: int,
+    ) -> Tensor:
         return query.new_empty(query.shape)
 
 

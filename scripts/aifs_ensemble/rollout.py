@@ -139,7 +139,7 @@ class Stepper:
         from aifs_ensemble.accelerate import AcceleratedForward, NotAcceleratedError
 
         try:
-            forward = AcceleratedForward(self.model.model, self._dtype, chunks=chunks)
+            forward = AcceleratedForward(self.model.model, self._dtype or torch.float16, chunks=chunks)
         except NotAcceleratedError as reason:
             LOG.warning("forward pass not accelerated, compiling the model's own: %s", reason)
             return False

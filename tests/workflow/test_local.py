@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
+
 from workflow.project import CYCLE, Project, jobs_run
 
 pytestmark = pytest.mark.workflow
@@ -23,8 +24,8 @@ def test_a_run_delivers_an_ensemble_that_cfgrib_reads(finished: Project) -> None
     assert (finished.results / "_SUCCESS").exists()
     files = sorted((finished.results / "forecasts").glob("*.grib2"))
     assert len(files) == 6
-    keys = {"shortName": "t", "typeOfLevel": "isobaricInhPa"}
-    fields = [xr.open_dataset(f, engine="cfgrib", backend_kwargs={"filter_by_keys": keys, "indexpath": ""}) for f in files]
+    reading = {"filter_by_keys": {"shortName": "t", "typeOfLevel": "isobaricInhPa"}, "indexpath": ""}
+    fields = [xr.open_dataset(file, engine="cfgrib", backend_kwargs=reading) for file in files]
     assert sorted({int(field.number) for field in fields}) == [1, 2]
     assert sorted({int(field.step / 3.6e12) for field in fields}) == [6, 12, 18]
 

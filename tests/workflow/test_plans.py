@@ -6,10 +6,20 @@ import re
 from pathlib import Path
 
 import pytest
+
 from workflow.project import Project
 
 pytestmark = pytest.mark.workflow
-NO_TORCH = "import sys\nclass Refuse:\n    def find_spec(self, name, path=None, target=None):\n        if name.split('.')[0] == 'torch':\n            raise ImportError(f'{name} must not be imported to plan')\nsys.meta_path.insert(0, Refuse())\n"
+NO_TORCH = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ImportError("torch must not be imported to plan")
+
+sys.meta_path.insert(0, Refuse())
+"""
 
 
 def counts(said: str) -> dict[str, int]:

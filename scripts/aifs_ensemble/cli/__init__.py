@@ -30,7 +30,7 @@ def load(name: str) -> ModuleType:
 
 def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser with the commands in `names`."""
-    parser = argparse.ArgumentParser(prog="aifs-ensemble", description="AIFS ENS ensembles: plan, run, verify, account.")
+    parser = argparse.ArgumentParser(prog="aifs-ensemble", description="AIFS ENS ensembles: plan, run, check, account.")
     parser.add_argument("--version", action="version", version=aifs_ensemble.__version__)
     parser.add_argument("--verbose", action="store_true", help="more detail in the log")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
