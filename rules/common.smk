@@ -82,13 +82,23 @@ def announce_plan():
 
 
 def announce_start():
-    """Refuse a run that has nowhere to deliver to, before anything is computed."""
-    if RENTED:
-        aifs_bucket.refuse_without_bucket(CONFIG)
-    elif CONFIG["destination"] is None:
-        raise SnakemakeError(
-            "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]"
-        )
+    """Refuse a run that has nowhere to deliver to, or no room, before anything is computed."""
+    if not workflow.is_main_process:
+        return
+    from aifs_ensemble import preflight
+
+    try:
+        if RENTED:
+            aifs_bucket.refuse_without_bucket(CONFIG)
+            preflight.check_places(CONFIG)
+        elif CONFIG["destination"] is None:
+            raise aifs_errors.ConfigError(
+                "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]"
+            )
+        else:
+            preflight.check_room(CONFIG, at_once=workflow.cores or 1)
+    except aifs_errors.WorkflowError as error:
+        raise SnakemakeError(str(error)) from None
 
 
 def announce_end(finished):

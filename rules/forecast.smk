@@ -13,7 +13,7 @@ def forecast_outputs():
 
 rule forecast_member:
     input:
-        state=rules.initial_member.output[0],
+        state=rules.initial_member.output.state,
         checkpoint=checkpoint_file(),
     output:
         forecast_outputs(),
@@ -28,7 +28,7 @@ rule forecast_member:
     threads: CONFIG["forecast"]["encoders"]
     resources:
         machine="gpu",
-        mem_mb=8000,
+        mem_mb=12000 if CONFIG.model.grid == "N320" else 2000,
         gpu_mem_mb=CONFIG["forecast"]["gpu_mem_mb"],
         runtime=120,
     script:

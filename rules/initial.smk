@@ -20,7 +20,8 @@ rule initial_member:
     input:
         cycle=rules.initial_cycle.output,
     output:
-        between_machines(f"{CYCLE}/initial/member{{member}}.safetensors"),
+        state=between_machines(f"{CYCLE}/initial/member{{member}}.safetensors"),
+        summary=between_machines(f"{CYCLE}/initial/member{{member}}.json"),
     log:
         log_file("initial_member", member=True),
     benchmark:
@@ -33,3 +34,22 @@ rule initial_member:
         runtime=60,
     script:
         "../scripts/initial_member.py"
+
+
+rule initial_members:
+    input:
+        expand(rules.initial_member.output.summary, member=MEMBERS),
+    output:
+        between_machines(f"{CYCLE}/initial/members.json"),
+    log:
+        log_file("initial_members"),
+    # first of all that can run: forecasts from members that are the same are not worth their price
+    priority: 100
+    conda:
+        "../envs/etl.yaml"
+    resources:
+        machine="cpu",
+        mem_mb=1000,
+        runtime=10,
+    script:
+        "../scripts/initial_members.py"

@@ -37,7 +37,8 @@ def member_files():
 
 rule ensemble_manifest:
     input:
-        expand(delivered("manifests/member{member}.json"), member=MEMBERS),
+        members=expand(delivered("manifests/member{member}.json"), member=MEMBERS),
+        initial=rules.initial_members.output,
     output:
         delivered("manifest.json"),
     log:

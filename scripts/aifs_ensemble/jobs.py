@@ -24,13 +24,15 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
     request = ForecastRequest.from_config(config, member, checkpoint=checkpoint, initial=initial_state)
     observers: list[ForecastObserver] = []
     with ExitStack() as stack:
-        metrics = config.scratch.base / "metrics" / f"member{member:03d}.csv"
-        observers.append(stack.enter_context(MetricsSampler(metrics, config.leads[-1])))
+        sampler = MetricsSampler(config.scratch.metrics(member), config.leads[-1])
+        observers.append(stack.enter_context(sampler))
         if config["delivery"]["streaming"]:
             from aifs_ensemble.cloud.status import StatusObserver
+            from aifs_ensemble.preflight import check_room
             from aifs_ensemble.restore import restore_member
             from aifs_ensemble.streaming import StreamingDelivery
 
+            check_room(config)
             observers.append(StatusObserver(config, member))
             restore_member(config, member)
             observers.append(StreamingDelivery(config, member))

@@ -1,0 +1,52 @@
+"""A few words on each initial state, small enough to compare all members before their forecasts are paid for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aifs_ensemble.errors import InputError
+from aifs_ensemble.files import read_json, write_json
+from aifs_ensemble.names import format_members
+from aifs_ensemble.state import State
+
+SCHEMA = "aifs-ensemble/initial-summary/1"
+
+
+def write_summary(path: Path, state: State) -> None:
+    """Write a state's summary: the digest of its prognostic fields at T, and its provenance."""
+    data = np.ascontiguousarray(state.fields[-1])
+    write_json(
+        path,
+        {
+            "schema": SCHEMA,
+            "cycle": state.cycle,
+            "member": state.member,
+            "grid": state.grid,
+            "fields_sha256": hashlib.sha256(data.tobytes()).hexdigest(),
+            "provenance": state.provenance,
+        },
+    )
+
+
+def check_members_differ(paths: Iterable[Path], path: Path) -> dict[str, Any]:
+    """Write what the members' summaries say together to `path`; InputError naming members with the same fields."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for summary in paths:
+        content = read_json(summary)
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise InputError(f"{summary}: not the summary of an initial state")
+        members[content["fields_sha256"]].append(content["member"])
+    same = [format_members(group) for group in members.values() if len(group) > 1]
+    if same:
+        raise InputError(
+            f"initial conditions: members {' and '.join(same)} have identical fields, expected every member to differ"
+        )
+    found = {"members": sorted(m for group in members.values() for m in group), "distinct": len(members)}
+    write_json(path, found)
+    return found

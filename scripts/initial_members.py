@@ -1,0 +1,9 @@
+"""Refuse an ensemble whose members start from the same fields."""
+
+from pathlib import Path
+
+from _adapter import rule
+from aifs_ensemble.initial.summaries import check_members_differ
+
+with rule(snakemake):  # noqa: F821
+    check_members_differ(map(Path, snakemake.input), Path(snakemake.output[0]))  # noqa: F821
