@@ -53,14 +53,22 @@ def compute_digest(path: Path) -> str:
 
 
 def read_record(path: Path) -> DigestRecord | None:
-    """Return the record kept beside a checkpoint when it speaks of this very file, else None."""
+    """Return the record kept beside a checkpoint when it speaks of this very file, else None.
+
+    A file of another time but the same content, such as one that was copied or touched, is known again.
+    """
     status = existing(path).stat()
     try:
         record = DigestRecord(**read_json(record_path(path)))
     except (InputError, OSError, TypeError):
         return None
-    same = (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
-    return record if same else None
+    if record.size != status.st_size:
+        return None
+    if record.mtime_ns == status.st_mtime_ns:
+        return record
+    if compute_digest(path) != record.sha256:
+        return None
+    return write_record(path, sha256=record.sha256, built_from=record.built_from, source=record.source)
 
 
 def write_record(
