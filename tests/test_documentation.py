@@ -1,0 +1,135 @@
+"""The documentation against what it speaks of: keys, commands, options, modules, links, examples."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aifs_ensemble.cli import build_parser, command_names
+from aifs_ensemble.config import Config, merge, read_files, schema
+
+ROOT = Path(__file__).parents[1]
+GUIDE = ROOT / "config" / "README.md"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "DEVELOPERS.md",
+    ROOT / "CHANGELOG.md",
+    GUIDE,
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+EXAMPLES = re.findall(r"^<!-- example -->\n```yaml\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def page_name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the full name and the schema of every key that holds a value."""
+    for name, child in node.get("properties", {}).items():
+        if "properties" in child:
+            yield from keys(child, f"{prefix}{name}.")
+        else:
+            yield prefix + name, child
+
+
+def described() -> dict[str, str]:
+    """Return the default that config/README.md gives for each key that has a row there."""
+    return dict(re.findall(r"^\| `([\w.]+)` \| (.+?) \| ", GUIDE.read_text(), re.MULTILINE))
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the long options of a parser and of the commands below it."""
+    found = set()
+    for action in parser._actions:
+        found.update(option for option in action.option_strings if option.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(option for below in action.choices.values() for option in options(below))
+    return found
+
+
+@pytest.fixture(scope="module")
+def known_options() -> dict[str, set[str]]:
+    return {name: options(build_parser([name])) for name in command_names()}
+
+
+@pytest.mark.parametrize(("key", "node"), [pytest.param(*item, id=item[0]) for item in keys(schema())])
+def test_every_key_is_explained_with_its_default(key: str, node: Mapping[str, Any]) -> None:
+    default = described().get(key)
+    assert default is not None, f"config/README.md has no row for {key}"
+    if "default" in node:
+        assert default == f"`{json.dumps(node['default'])}`"
+    else:
+        assert default.startswith("*"), f"{key} has no default"
+
+
+def test_no_key_is_explained_that_does_not_exist() -> None:
+    sections = set(dict(keys(schema())))
+    assert not {key for key in described() if not key.endswith((".yaml", ".json"))} - sections
+
+
+def mentioned() -> set[str]:
+    """Return the commands that stand in a table of README.md by themselves, or behind `aifs-ensemble` on any page."""
+    alone = re.findall(r"`([a-z-]+)`", (ROOT / "README.md").read_text())
+    whole = [name for page in PAGES for name in re.findall(r"(?:^ *|`)aifs-ensemble ([a-z-]+)", page.read_text(), re.M)]
+    return {*alone, *whole}
+
+
+@pytest.mark.parametrize("command", command_names())
+def test_every_command_is_mentioned(command: str) -> None:
+    assert command in mentioned()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_commands_exist_with_the_options_printed(page: Path, known_options: dict[str, set[str]]) -> None:
+    for command, rest in re.findall(r"(?:^ *|`)aifs-ensemble ([a-z-]+)([^`#\n]*)", page.read_text(), re.MULTILINE):
+        assert command in known_options, f"aifs-ensemble {command}"
+        asked = set(re.findall(r"(?<=[ \[])--[a-z-]+", rest))
+        assert asked <= known_options[command], f"aifs-ensemble {command}{rest}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_make_targets_exist(page: Path) -> None:
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = page.read_text()
+    asked = set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)) | set(re.findall(r"`make ([a-z-]+)`", text))
+    assert asked <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    local = [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
+    assert not [target for target in local if not (page.parent / target).exists()]
+
+
+def test_every_module_is_in_the_architecture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = {name.rpartition("/")[2] for name in re.findall(r"`([\w/]+)`", text)}
+    library = ROOT / "scripts" / "aifs_ensemble"
+    whole = {"cli", "storage"}  # packages with one row
+    modules = [p for p in library.rglob("*.py") if not p.name.startswith("__") and p.parent.name not in whole]
+    assert not [page_name(p) for p in modules if p.stem not in named]
+
+
+def test_every_rule_is_in_the_architecture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rules = [r for p in (ROOT / "rules").glob("*.smk") for r in re.findall(r"^ *rule (\w+):", p.read_text(), re.M)]
+    assert not [rule for rule in rules if f"`{rule}`" not in text]
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) == 5
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_examples_are_right(example: str) -> None:
+    raw = read_files(ROOT / "config" / "config.yaml")
+    merge(raw, yaml.safe_load(example))
+    Config(raw)
