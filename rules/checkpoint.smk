@@ -1,13 +1,4 @@
 # The model's checkpoint: built (demo), fetched once, or the user's own.
-def checkpoint_file():
-    named = CONFIG["checkpoint"]
-    if named and str(named).startswith("gs://"):
-        return storage.gcs(named)
-    if named:
-        return local(named) if RENTED else named
-    return between_machines(f"checkpoints/{CONFIG.model.name}.ckpt")
-
-
 if not CONFIG["checkpoint"]:
 
     rule checkpoint_prepare:

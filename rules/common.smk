@@ -53,6 +53,43 @@ def delivered(path):
     return f"{CONFIG['destination']}/{CYCLE}/{path}"
 
 
+def checkpoint_file():
+    """The checkpoint: the user's own, or where it is built or fetched."""
+    named = CONFIG["checkpoint"]
+    if named and str(named).startswith("gs://"):
+        return storage.gcs(named)
+    if named:
+        return local(named) if RENTED else named
+    return between_machines(f"checkpoints/{CONFIG.model.name}.ckpt")
+
+
+def forecast_outputs():
+    """What a member's forecast declares, its manifest first."""
+    if STREAMING:
+        return [delivered("manifests/member{member}.json")]
+    leads = (
+        [f"{SCRATCH}/forecasts/{name}" for name in LEAD_FILES]
+        if CONFIG["declare_leads"]
+        else []
+    )
+    return [f"{SCRATCH}/manifests/member{{member}}.json", *leads]
+
+
+def sync_outputs():
+    """What the delivery of a member declares."""
+    declare = CONFIG["declare_leads"] and not CONFIG.cloud_destination
+    leads = LEAD_FILES if declare and CONFIG["delivery"]["layout"] != "blocks" else []
+    return [
+        delivered(f"manifests/member{{member}}.json"),
+        *[delivered(f"forecasts/{name}") for name in leads],
+    ]
+
+
+def member_files():
+    """What says that a member is delivered; where leads are declared, a missing one is missed."""
+    return sync_outputs() if not STREAMING else forecast_outputs()
+
+
 def log_file(rule, member=False):
     return f"logs/{rule}/{CYCLE}/" + ("member{member}.log" if member else f"{rule}.log")
 

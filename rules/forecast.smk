@@ -1,16 +1,5 @@
 # The forecast: one job per member. Where it streams, only the manifest is declared, because every declared
 # object costs requests before anything runs; the job delivers the leads itself.
-def forecast_outputs():
-    if STREAMING:
-        return [delivered("manifests/member{member}.json")]
-    leads = (
-        [f"{SCRATCH}/forecasts/{name}" for name in LEAD_FILES]
-        if CONFIG["declare_leads"]
-        else []
-    )
-    return [f"{SCRATCH}/manifests/member{{member}}.json", *leads]
-
-
 rule forecast_member:
     input:
         state=rules.initial_member.output.state,

@@ -1,16 +1,6 @@
 # Delivery where the forecast job does not stream, and the ensemble's manifest.
 if not STREAMING:
 
-    def sync_outputs():
-        declare = CONFIG["declare_leads"] and not CONFIG.cloud_destination
-        leads = (
-            LEAD_FILES if declare and CONFIG["delivery"]["layout"] != "blocks" else []
-        )
-        return [
-            delivered(f"manifests/member{{member}}.json"),
-            *[delivered(f"forecasts/{name}") for name in leads],
-        ]
-
     rule sync_member:
         input:
             rules.forecast_member.output,
@@ -28,11 +18,6 @@ if not STREAMING:
             runtime=60,
         script:
             "../scripts/sync_member.py"
-
-
-def member_files():
-    """What says that a member is delivered; where leads are declared, a missing one is missed."""
-    return sync_outputs() if not STREAMING else forecast_outputs()
 
 
 rule ensemble_manifest:

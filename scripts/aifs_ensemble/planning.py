@@ -203,6 +203,7 @@ def _jobs(case: Case) -> tuple[Job, ...]:
         ("checkpoint_prepare", "cpu", int(work.checkpoint)),
         ("initial_cycle", "cpu", int(work.shared_initial)),
         ("initial_member", "cpu", sum(member.initial for member in work.members)),
+        ("initial_members", "cpu", int(any(member.initial for member in work.members))),
         ("forecast_member", "gpu", len(work.to_forecast)),
         ("sync_member", "cpu", 0 if case.config["delivery"]["streaming"] else len(work.to_deliver)),
         ("ensemble_manifest", "cpu", int(work.ensemble_manifest)),
