@@ -46,7 +46,7 @@ def described() -> dict[str, str]:
 
 def options(parser: argparse.ArgumentParser) -> set[str]:
     """Return the long options of a parser and of the commands below it."""
-    found = set()
+    found: set[str] = set()
     for action in parser._actions:
         found.update(option for option in action.option_strings if option.startswith("--"))
         if isinstance(action, argparse._SubParsersAction):
