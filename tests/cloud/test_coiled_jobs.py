@@ -206,12 +206,27 @@ def test_lost_answer_is_found_again(server, journal, monkeypatch):
     assert record.state == "success" and len(server.clusters) == 1
 
 
-def test_running_job_is_taken_up_again(server, journal):
+def test_running_jobs_are_taken_up_again(server, journal):
+    """However Snakemake groups the members the next time, no machine is rented for what another one is making."""
     config = settings()
-    first = coiled_jobs.submit(job("sleep 60", members="001,002,003"), config, MACHINES, ["us-central1"], journal)
-    again = coiled_jobs.submit(job("sleep 60", members="002,003"), config, MACHINES, ["us-central1"], journal)
-    other = coiled_jobs.submit(job("sleep 60", members="003,004"), config, MACHINES, ["us-central1"], journal)
-    assert again == first and other != first and len(server.clusters) == 2
+    for members in ("001,003", "002,004"):
+        coiled_jobs.submit(job("sleep 2", members=members), config, MACHINES, ["us-central1"], journal)
+    again = {}
+    for members, jobs in (("003", 1), ("001,004", 2), ("002,005", 1)):
+        again[members] = coiled_jobs.submit(job(members=members), config, MACHINES, ["us-central1"], journal)
+        assert len(journal.read(again[members]).follows) == jobs
+    for job_id in again.values():
+        assert finish(journal, job_id, config).state == "success", "for members, the manifest decides"
+    assert len(server.clusters) == 2
+    assert all(record.state == "success" for record in journal.all())
+
+
+def test_cancel_reaches_what_is_followed(server, journal):
+    config = settings()
+    coiled_jobs.submit(job("sleep 60", members="001,002"), config, MACHINES, ["us-central1"], journal)
+    again = coiled_jobs.submit(job(members="002,003"), config, MACHINES, ["us-central1"], journal)
+    assert coiled_jobs.cancel([again], config, journal) == []
+    assert server.clusters[1].state == "stopped" and not journal.running()
 
 
 def test_service_that_does_not_answer_is_no_failure(server, journal, monkeypatch):
@@ -228,6 +243,21 @@ def test_service_that_does_not_answer_is_no_failure(server, journal, monkeypatch
     server.failing = 10**6
     record.unreachable_since = time.time() - 2 * coiled_jobs.UNREACHABLE_SECONDS
     assert coiled_jobs.check(record, config, MACHINES, journal).state == "failed"
+
+
+def test_submission_interrupted_before_the_answer(server, journal, monkeypatch):
+    """The machine exists, its number was never written down: the next look finds it by its name."""
+    config = settings()
+    job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1"], journal)
+    record = journal.read(job_id)
+    record.requests[0].cluster_id = None
+    journal.write(record)
+    assert finish(journal, job_id, config).state == "success"
+    # and one that was never made does not run for ever
+    record.requests[0].requested -= 2 * coiled_jobs.UNANSWERED_SECONDS
+    record.id, record.state = "never-made", "running"
+    journal.write(record)
+    assert coiled_jobs.check(record, config, MACHINES, journal).reason == "submission was interrupted"
 
 
 def test_cancel(server, journal):

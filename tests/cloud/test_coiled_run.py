@@ -88,7 +88,8 @@ def test_ctrl_c_stops_the_machines(project, coiled):
     process = project.start(*ARGUMENTS)
     wait_for(lambda: len(forecasts(coiled)) == 2 and len(records(project)) == 3, process)
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=240)
+    assert "Cancelling" in output or "Terminating" in output, output
     end = time.monotonic() + 240
     while coiled.running() or {record["state"] for record in records(project)} & {"running"}:
         assert time.monotonic() < end, (project.folder / ".snakemake/rented/cancel.log").read_text()

@@ -205,20 +205,20 @@ def test_twenty_kills_of_the_forecast_job(gcs: str, tmp_path: Path, monkeypatch:
 
     moments, kills, lost, number = random.Random(SEED), 0, [], 0
     for member in storm.members:
-        wanted = [PREEMPTIONS // MEMBERS, 0]
+        quota = kills + -(-(PREEMPTIONS - kills) // (MEMBERS - member + 1))
         reached = 0
         while True:
             number += 1
             scratch = tmp_path / f"machine{number}"
             process, log = attempt(context, storm, scratch, member, inputs[member])
-            kill = kills < PREEMPTIONS and wanted[0] > 0
-            new, pause = moments.randint(0, 5), moments.uniform(0, 0.5)
+            kill = kills < quota
+            new, pause = moments.randint(0, 3), moments.uniform(0, 0.2)
             while process.is_alive() and not (kill and len(published(scratch, storm.cycle, member)) >= new):
                 time.sleep(0.01)
             time.sleep(pause if kill else 0)
             if kill and process.is_alive():
                 kill_machine(process)
-                kills, wanted[0] = kills + 1, wanted[0] - 1
+                kills += 1
             process.join()
             start = started_at(log)
             if reached:

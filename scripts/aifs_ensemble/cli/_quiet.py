@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,11 @@ from typing import TextIO
 def stdout_for_snakemake() -> Iterator[TextIO]:
     """Yield the real standard output; what anything else prints meanwhile goes to standard error.
 
-    Clients print panels and progress; Snakemake takes the first line for the job's id or state.
+    Ctrl-C is ignored meanwhile. Clients print panels and progress; Snakemake takes the first line for the
+    job's id or state.
     """
+    # A terminal's Ctrl-C reaches these commands too; half a submission is a machine that nobody knows of.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import logging
+import os
 import signal
 import threading
 import time
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from aifs_ensemble.cloud.context import COORDINATOR
 from aifs_ensemble.cloud.jobscript import RemoteJob
 from aifs_ensemble.cloud.journal import JobRecord, Journal, Request
 from aifs_ensemble.cloud.regions import is_stock_out, next_region
@@ -29,6 +31,8 @@ LOG = logging.getLogger(__name__)
 _OVER = {"stopping", "stopped", "error"}
 # A control plane that does not answer says nothing about the machine: this long the job counts as running.
 UNREACHABLE_SECONDS = 1800.0
+# How long a request may be under way before a cluster of its name must exist.
+UNANSWERED_SECONDS = 300.0
 # The client repeats a failed request for minutes, and Snakemake looks at one job after the other.
 LOOK_SECONDS = 60.0
 BOOT_DISK_GB = 60
@@ -132,9 +136,11 @@ def _tags(job: RemoteJob, config: Config) -> dict[str, str]:
     }
 
 
-def request_machine(record: JobRecord, config: Config, machines: Machines, cloud: Any) -> None:
+def request_machine(record: JobRecord, config: Config, machines: Machines, cloud: Any, journal: Journal) -> None:
     """Ask for the job in the first region not tried yet, and in the next ones while none has a machine.
 
+    Each request is on disk before it is made: whatever happens between asking and being answered, the
+    cluster has a name by which `check` and `cancel` find it.
     Raises CloudError when every region said no, or when Coiled refused for another reason.
     """
     import coiled.batch
@@ -143,10 +149,10 @@ def request_machine(record: JobRecord, config: Config, machines: Machines, cloud
     tried = [request.region for request in record.requests]
     reason = record.reason
     while region := next_region(record.regions, tried):
-        number = len(record.requests) + 1
-        arguments = run_arguments(job, f"{record.id}-{number}", config, machines, region)
         request = Request(region, job.spot)
         record.requests.append(request)
+        arguments = run_arguments(job, _cluster_name(record, request), config, machines, region)
+        journal.write(record)
         try:
             answer = coiled.batch.run(cloud=cloud, **arguments)
         except Exception as error:
@@ -168,6 +174,10 @@ def request_machine(record: JobRecord, config: Config, machines: Machines, cloud
     raise CloudError(f"{record.title}: no machine in {', '.join(record.regions)}: {reason}")
 
 
+def _cluster_name(record: JobRecord, request: Request) -> str:
+    return f"{record.id}-{record.requests.index(request) + 1}"
+
+
 def _find(name: str, cloud: Any) -> int | None:
     """Return the id of the cluster of a name, or None when Coiled knows none."""
     from coiled.errors import DoesNotExist
@@ -180,19 +190,31 @@ def _find(name: str, cloud: Any) -> int | None:
 
 
 def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence[str], journal: Journal) -> str:
-    """Ask for a machine for the job and return the job's id; a job still running for it is taken up again."""
-    left = journal.covering(job.targets)
-    if left is not None:
-        LOG.info("%s: still running as %s, taken up again", job.title, left.id)
-        return left.id
+    """Ask for a machine for the job and return the job's id; jobs still running for it are taken up again.
+
+    Where those make only a part, the new job ends as failed when they end, and Snakemake asks for the rest:
+    nothing is computed on two machines at once.
+    """
     job_id = journal.new_id(job.title)
     record = JobRecord(job_id, job.title, job.targets, job.script, dict(job.resources), job.attempt, tuple(regions))
-    # The name that the cluster will have is on disk before the cluster exists: whatever happens between
-    # asking and being answered, cancel finds it.
+    record.owner = os.environ.get(COORDINATOR, "")
+    followed = journal.making(job.targets)
+    record.follows = tuple(left.id for left in followed)
+    if record.follows:
+        for left in followed:
+            left.owner = record.owner
+            journal.write(left)
+        LOG.info("%s: still being made by %s, taken up again", job.title, ", ".join(record.follows))
+        journal.write(record)
+        return job_id
     journal.write(record)
     try:
         with coiled_cloud(config) as cloud:
-            request_machine(record, config, machines, cloud)
+            request_machine(record, config, machines, cloud, journal)
+            if journal.read(job_id).state == "cancelled":
+                # the coordinator was interrupted while this process was asking
+                _stop(record, record.requests[-1], cloud)
+                record.state, record.reason = "cancelled", "cancelled"
     except BaseException as error:
         record.state, record.reason = "failed", " ".join(str(error).split())
         raise
@@ -229,12 +251,23 @@ def check(record: JobRecord, config: Config, machines: Machines, journal: Journa
 
     What counts as success beyond the exit code is the caller's to verify.
     """
+    if record.follows and record.state == "running":
+        return _check_followed(record, config, machines, journal)
     request = record.current
-    if record.state != "running" or request is None or request.cluster_id is None:
+    if record.state != "running":
+        return record
+    if request is None:
+        record.state, record.reason = "failed", "submission was interrupted"
+        journal.write(record)
         return record
     try:
         with _deadline(LOOK_SECONDS), coiled_cloud(config) as cloud:
-            _look(record, request, config, machines, cloud)
+            if request.cluster_id is None:
+                request.cluster_id = _find(_cluster_name(record, request), cloud)
+            if request.cluster_id is not None:
+                _look(record, request, config, machines, cloud, journal)
+            elif time.time() - request.requested > UNANSWERED_SECONDS:
+                record.state, record.reason = "failed", "submission was interrupted"
     except CloudError as error:
         record.state, record.reason = "failed", str(error)
     except ConfigError:
@@ -243,6 +276,25 @@ def check(record: JobRecord, config: Config, machines: Machines, journal: Journa
         _unreachable(record, error)
     else:
         record.unreachable_since = None
+    journal.write(record)
+    return record
+
+
+def _check_followed(record: JobRecord, config: Config, machines: Machines, journal: Journal) -> JobRecord:
+    """Judge a job by those that make what it was asked for.
+
+    Of a member, its manifest will tell; of anything else, only the success of every job and of the whole.
+    """
+    followed = [check(journal.read(job_id), config, machines, journal) for job_id in record.follows]
+    if any(job.state == "running" for job in followed):
+        return record
+    made = {target for job in followed if job.state == "success" for target in job.targets}
+    failed = "; ".join(f"{job.id}: {job.reason}" for job in followed if job.state != "success")
+    missing = sorted(set(record.targets) - made)
+    if not missing or RemoteJob(record.script, record.targets).members:
+        record.state, record.reason = "success", failed
+    else:
+        record.state, record.reason = "failed", failed or f"not made by the jobs followed: {', '.join(missing)}"
     journal.write(record)
     return record
 
@@ -266,7 +318,9 @@ def _deadline(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _look(record: JobRecord, request: Request, config: Config, machines: Machines, cloud: Any) -> None:
+def _look(
+    record: JobRecord, request: Request, config: Config, machines: Machines, cloud: Any, journal: Journal
+) -> None:
     import coiled.batch
 
     jobs = coiled.batch.status(cluster=request.cluster_id, workspace=cloud.default_workspace)
@@ -281,7 +335,7 @@ def _look(record: JobRecord, request: Request, config: Config, machines: Machine
     request.ended = why or verdict
     if verdict == "no-machine":
         record.reason = why
-        request_machine(record, config, machines, cloud)
+        request_machine(record, config, machines, cloud, journal)
     else:
         record.state, record.reason = ("success" if verdict == "ended" else "failed"), why
 
@@ -307,10 +361,11 @@ def cancel(job_ids: Sequence[str], config: Config, journal: Journal) -> list[str
         for job_id in job_ids:
             try:
                 record = journal.read(job_id)
-                for request in record.requests:
-                    _stop(record, request, cloud)
-                record.state, record.reason = "cancelled", "cancelled"
-                journal.write(record)
+                for each in (record, *map(journal.read, record.follows)):
+                    for request in each.requests:
+                        _stop(each, request, cloud)
+                    each.state, each.reason = "cancelled", "cancelled"
+                    journal.write(each)
             except Exception as error:
                 problems.append(f"{job_id}: not stopped ({' '.join(str(error).split())})")
     return problems
@@ -322,7 +377,7 @@ def _stop(record: JobRecord, request: Request, cloud: Any) -> None:
     cluster_id = request.cluster_id
     if cluster_id is None:
         # killed between asking and being answered: the name is known, the number is not
-        cluster_id = _find(f"{record.id}-{record.requests.index(request) + 1}", cloud)
+        cluster_id = _find(_cluster_name(record, request), cloud)
     if cluster_id is not None:
         cloud.delete_cluster(cluster_id, reason="aifs-ensemble: cancelled")
     request.ended = "cancelled"

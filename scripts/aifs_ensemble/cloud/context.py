@@ -7,17 +7,22 @@ environment, which these commands inherit.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import subprocess
 import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble.cloud.journal import FOLDER, Journal
 from aifs_ensemble.config import Config, read_files
 from aifs_ensemble.errors import ConfigError
 
 VARIABLE = "AIFS_ENSEMBLE_CONFIG"
+COORDINATOR = "AIFS_ENSEMBLE_COORDINATOR"
 DEFAULT_FILES = (Path("config/config.yaml"), Path("config/operational.yaml"))
 
 
@@ -27,6 +32,35 @@ def publish(config: Mapping[str, Any]) -> None:
     # snakemake may have been started by its path, without its environment activated
     _put_first("PATH", Path(sys.executable).parent)
     _put_first("PYTHONPATH", Path(__file__).parents[2])
+
+
+def stop_machines_at_exit() -> None:
+    """Stop, when this coordinator ends, whatever still runs for it; one that is killed leaves its machines running.
+
+    Snakemake's executor cancels the jobs that it is not asking about at that moment, and mostly it is asking.
+    Processes that this one starts inherit its name and register nothing.
+    """
+    if COORDINATOR in os.environ:
+        return
+    os.environ[COORDINATOR] = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    atexit.register(_stop_machines, os.environ[COORDINATOR], Path.cwd())
+
+
+def _stop_machines(owner: str, folder: Path) -> None:
+    journal = Journal(folder / FOLDER)
+    jobs = [record.id for record in journal.running() if record.owner == owner]
+    if not jobs:
+        return
+    print(f"stopping the machines of {len(jobs)} jobs, see {journal.folder}/cancel.log", file=sys.stderr)  # noqa: T201
+    with open(journal.folder / "cancel.log", "ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "aifs_ensemble", "coiled-cancel", *jobs],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def _put_first(variable: str, folder: Path) -> None:

@@ -33,7 +33,11 @@ class Request:
 
 @dataclass
 class JobRecord:
-    """A job, and every request made for it; `state` is ``running``, ``success``, ``failed`` or ``cancelled``."""
+    """A job, and every request made for it; `state` is ``running``, ``success``, ``failed`` or ``cancelled``.
+
+    A job that `follows` others made no request: what it was asked for is being made by those. `owner` is the
+    coordinator that waits for it.
+    """
 
     id: str
     title: str
@@ -46,6 +50,8 @@ class JobRecord:
     state: str = "running"
     reason: str = ""
     unreachable_since: float | None = None
+    follows: tuple[str, ...] = ()
+    owner: str = ""
 
     @property
     def current(self) -> Request | None:
@@ -80,6 +86,7 @@ class Journal:
         content = read_json(path)
         content["requests"] = [Request(**request) for request in content["requests"]]
         content["targets"], content["regions"] = tuple(content["targets"]), tuple(content["regions"])
+        content["follows"] = tuple(content["follows"])
         return JobRecord(**content)
 
     def all(self) -> list[JobRecord]:
@@ -90,7 +97,9 @@ class Journal:
     def running(self) -> list[JobRecord]:
         return [record for record in self.all() if record.state == "running"]
 
-    def covering(self, targets: tuple[str, ...]) -> JobRecord | None:
-        """Return a running job that makes all of `targets`, as one left by a coordinator that died."""
-        wanted = set(targets)
-        return next((record for record in self.running() if wanted <= set(record.targets)), None)
+    def making(self, targets: tuple[str, ...]) -> list[JobRecord]:
+        """Return the running jobs that make any of `targets`, as those left by a coordinator that died.
+
+        Snakemake puts members into groups anew each time it starts, so several may make one new group.
+        """
+        return [record for record in self.running() if not record.follows and set(record.targets) & set(targets)]

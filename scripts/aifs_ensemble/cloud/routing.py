@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aifs_ensemble.cloud import batch
-from aifs_ensemble.cloud.context import publish
+from aifs_ensemble.cloud.context import publish, stop_machines_at_exit
 from aifs_ensemble.config import Config
 from aifs_ensemble.machines import Machines
 
@@ -38,6 +38,8 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     if name == "local":
         return
     publish(config)
+    if name == "coiled" and not workflow.remote_exec:
+        stop_machines_at_exit()
     _limit_gpu_memory(workflow, config, machines)
     from snakemake.resources import Resources
 
