@@ -1,0 +1,23 @@
+"""Run the engine benchmark on this machine: full size on a GPU, the toy model where there is none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from _adapter import rule
+from aifs_ensemble.errors import WorkflowError
+
+TOY = ["--steps", "4", "--reference-steps", "2", "--repeats", "2", "--encoders", "1"]
+
+with rule(snakemake) as config:  # noqa: F821
+    toy = config.model.name == "demo"
+    command = [
+        sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "forecast_engine.py"),
+        "--model", "demo" if toy else "aifs-ens-size",
+        "--scratch", str(Path(config["scratch"]) / "benchmark"),
+        "--out", snakemake.output[0],  # noqa: F821
+        *(TOY if toy else []),
+    ]  # fmt: skip
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise WorkflowError(f"benchmarks/forecast_engine.py ended with exit code {code}")
