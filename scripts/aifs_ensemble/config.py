@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from datetime import datetime
@@ -59,14 +60,17 @@ def _all_keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _nearest(key: str, name: str) -> str:
-    siblings = {known.rsplit(".", 1)[-1]: known for known in _all_keys(schema())}
+    """Return what an unknown key may have meant: the same name elsewhere, else a near one, those beside it first."""
+    known = list(_all_keys(schema()))
     parent = key.rpartition(".")[0]
-    here = [k.rsplit(".", 1)[-1] for k in _all_keys(schema()) if k.rpartition(".")[0] == parent]
-    for pool in (here, list(siblings)):
-        near = get_close_matches(name, pool, n=1, cutoff=0.5)
-        if near:
-            full = f"{parent}.{near[0]}".lstrip(".") if pool is here else siblings[near[0]]
-            return f"did you mean {full!r}?"
+    if same := [repr(full) for full in known if full.rpartition(".")[2] == name]:
+        return f"did you mean {' or '.join(same)}?"
+    here = {full.rpartition(".")[2]: full for full in known if full.rpartition(".")[0] == parent}
+    everywhere = {full.rpartition(".")[2]: full for full in reversed(known)} | here
+    # a slip of the pen anywhere is likelier than a distant likeness close by
+    for pool, cutoff in ((here, 0.75), (everywhere, 0.75), (here, 0.5), (everywhere, 0.5)):
+        if near := get_close_matches(name, pool, n=1, cutoff=cutoff):
+            return f"did you mean {pool[near[0]]!r}?"
     return f"known here are {', '.join(here)}"
 
 
@@ -133,9 +137,7 @@ class Config(Mapping[str, Any]):
             raise ConfigError(f"config: min_members: {minimum}, expected at most the {len(self.members)} members")
         self.min_members = len(self.members) if minimum is None else minimum
         if self.members[-1] > values["ensemble_size"]:
-            raise ConfigError(
-                f"config: members: {self.members[-1]} is above ensemble_size {values['ensemble_size']}"
-            )
+            raise ConfigError(f"config: members: {self.members[-1]} is above ensemble_size {values['ensemble_size']}")
         if values["initial_conditions"]["source"] == "file" and not values["initial_conditions"]["file"].get("path"):
             raise ConfigError("config: initial_conditions.file.path is missing: source is file")
 
@@ -170,7 +172,36 @@ class Config(Mapping[str, Any]):
 
 
 def _coerce(values: dict[str, Any]) -> None:
-    """Undo what YAML and the command line do to values that look like numbers."""
+    """Undo what YAML and Snakemake's command line do to values: numbers that are names, texts that are numbers."""
     precision = values.get("forecast", {}).get("precision") if isinstance(values.get("forecast"), dict) else None
     if isinstance(precision, int) and not isinstance(precision, bool):
         values["forecast"]["precision"] = str(precision)
+    # YAML reads 20250819_0000 as a number with a separator
+    if re.fullmatch(r"\d{12}", str(values.get("cycle"))):
+        values["cycle"] = f"{str(values['cycle'])[:8]}_{str(values['cycle'])[8:]}"
+    _coerce_texts(values, schema())
+
+
+def _coerce_texts(value: Any, node: Mapping[str, Any]) -> None:
+    """Turn texts such as ``true`` and ``12`` of nested command-line values into what the schema asks for."""
+    if not isinstance(value, dict):
+        return
+    for name, child in node.get("properties", {}).items():
+        item = value.get(name)
+        if isinstance(item, dict):
+            _coerce_texts(item, child)
+        elif isinstance(item, str) and item in _TEXTS and "boolean" in child.get("type", ()):
+            value[name] = _TEXTS[item]
+        elif isinstance(item, str) and re.fullmatch(r"-?\d+(\.\d+)?", item) and _only_number(child):
+            value[name] = float(item) if "." in item else int(item)
+        elif item == "null" and "null" in child.get("type", ()):
+            value[name] = None
+
+
+_TEXTS = {"true": True, "false": False}
+
+
+def _only_number(node: Mapping[str, Any]) -> bool:
+    kinds = node.get("type", ())
+    kinds = {kinds} if isinstance(kinds, str) else set(kinds)
+    return bool(kinds & {"integer", "number"}) and "string" not in kinds
