@@ -74,13 +74,16 @@ def assemble(config: Config, member: int, inputs: Inputs) -> State:
     """Return the checked state of one member from a source's fields."""
     model, settings = config.model, config["initial_conditions"]
     where = f"{config.cycle} {member_name(member)}"
+    origin = f"{where}{_from_files(inputs)}"
     times = input_times(config)
     constant = frozenset(model.constant)
     shared = {name: values for name, values in inputs.fields[times[-1]].items() if name in constant}
     fields = []
     derived: dict[str, str] = {}
     for time in times:
-        complete, formulas = _complete({**inputs.fields[time], **shared}, model.inputs, settings["derive"], where, time)
+        complete, formulas = _complete(
+            {**inputs.fields[time], **shared}, model.inputs, settings["derive"], origin, time
+        )
         fields.append(complete)
         derived |= formulas
     state = State(
@@ -96,6 +99,13 @@ def assemble(config: Config, member: int, inputs: Inputs) -> State:
     _refuse_not_finite(state, where)
     state.provenance["checks"] = checks.judge(checks.run_checks(state, constant), settings["checks"], where)
     return state
+
+
+def _from_files(inputs: Inputs) -> str:
+    """Return the names of the user's files that fields come from, for an error line; empty for other sources."""
+    names = inputs.provenance.get("source", {}).get("files", [])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f" from {', '.join(names[:3])}{more}" if names else ""
 
 
 def _complete(
