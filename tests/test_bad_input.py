@@ -1,0 +1,408 @@
+"""The table of bad input: what a user may get wrong, and the one line that says so.
+
+Every case runs the way a user meets it: a command of the ``aifs-ensemble`` CLI in this process, or where no command
+of its own leads there, the library's function. Checked of each: the exit code of its class of error, that the message
+is one line, names the file or key, the value and what was expected, and that nothing half-written is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from aifs_ensemble.checkpoint import build_checkpoint, build_demo, check_digest
+from aifs_ensemble.cli import main
+from aifs_ensemble.config import Config, merge
+from aifs_ensemble.errors import CheckpointError, ConfigError, InputError, WorkflowError
+from aifs_ensemble.models import get_model
+from aifs_ensemble.names import parse_cycle
+from aifs_ensemble.state import State, write_state
+from aifs_ensemble.storage import open_destination
+from doubles.opendata_replica import MODEL, encode, member_fields
+from engine.cases import CYCLE, initial_state
+
+SOURCE_GRID = "10x10"
+
+
+@cache
+def fields(hours: int) -> dict[str, np.ndarray]:
+    """Idealised fields of member 1 on the source grid, `hours` from the cycle."""
+    now = parse_cycle(CYCLE)
+    return member_fields(SOURCE_GRID, now + timedelta(hours=hours), now, 1)
+
+
+@cache
+def message(variable: str, hours: int, day: int = 0) -> bytes:
+    """Return one field as GRIB, its date `day` days from its own."""
+    time = parse_cycle(CYCLE) + timedelta(hours=hours, days=day)
+    return encode(variable, fields(hours)[variable], SOURCE_GRID, time, bitsPerValue=24)
+
+
+def grib(hours: tuple[int, ...] = (-6, 0), *, without: tuple[str, ...] = (), day: int = 0, **instead: bytes) -> bytes:
+    """Return a GRIB file with all inputs at the times given, less and changed as asked."""
+    return b"".join(
+        instead.get(f"{variable}@{time}", message(variable, time, day))
+        for time in hours
+        for variable in MODEL.inputs
+        if variable not in without and (time == 0 or variable not in MODEL.constant)
+    )
+
+
+def with_hole(variable: str) -> bytes:
+    """Return a field at T of which one value is missing, as a bitmap says."""
+    values = np.array(fields(0)[variable], dtype=float)
+    values[100] = 9999.0
+    return encode(variable, values, SOURCE_GRID, parse_cycle(CYCLE), bitmapPresent=1, missingValue=9999.0)
+
+
+def state(**changes: Any) -> State:
+    """Return a good initial state of member 1 with attributes changed."""
+    return replace(initial_state(MODEL), **changes)
+
+
+def state_with_nan(variable: str) -> State:
+    good = initial_state(MODEL)
+    good.fields[1, good.variables.index(variable), 7] = np.nan
+    return good
+
+
+def state_without(variable: str) -> State:
+    good = initial_state(MODEL)
+    kept = [row for row, name in enumerate(good.variables) if name != variable]
+    names = tuple(good.variables[row] for row in kept)
+    return replace(good, fields=good.fields[:, kept], variables=names, units=("",) * len(names))
+
+
+@dataclass
+class Bench:
+    """A folder of one case, and the good files that cases spoil."""
+
+    folder: Path
+    shared: Path
+    demo: Path
+
+    def config(self, **keys: Any) -> dict[str, Any]:
+        raw: dict[str, Any] = {
+            "model": "demo", "cycle": CYCLE, "members": "1", "lead_hours": 6,
+            "scratch": str(self.folder / "scratch"), "destination": str(self.folder / "results"),
+            "initial_conditions": {"source": "idealised", "cache": str(self.shared / "cache")},
+            "forecast": {"device": "cpu", "encoders": 1},
+        }  # fmt: skip
+        merge(raw, keys)
+        return raw
+
+    def command(self, name: str, *arguments: str, text: str | None = None, **keys: Any) -> int:
+        """Run a command with a configuration file of `keys`, or of `text` as it stands."""
+        path = self.folder / "config.yaml"
+        path.write_text(yaml.safe_dump(self.config(**keys)) if text is None else text)
+        return main([name, "--configfile", str(path), *arguments])
+
+    def initial(self, content: bytes | None, name: str = "input.grib2") -> int:
+        """Run the command that makes initial states from a GRIB file of this content, or of none."""
+        path = self.folder / name
+        if content is not None:
+            path.write_bytes(content)
+        source = {"source": "file", "file": {"path": str(path)}, "derive": ["z"]}  # z from gh
+        return self.command("initial", initial_conditions=source)
+
+    def forecast(self, initial: State | bytes | None = None, checkpoint: bytes | Path | None = None) -> int:
+        """Run the forecast command from a state and a checkpoint, each good unless given."""
+        start, model = self.folder / "member001.safetensors", self.folder / "demo.ckpt"
+        if isinstance(initial, bytes):
+            start.write_bytes(initial)
+        else:
+            write_state(start, initial or initial_state(MODEL))
+        if isinstance(checkpoint, bytes):
+            model.write_bytes(checkpoint)
+        else:
+            model = checkpoint or self.demo
+        return self.command("forecast", "--initial", str(start), "--checkpoint", str(model))
+
+    def plan(self, **keys: Any) -> int:
+        return self.command("plan", **keys)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is wrong, how it is run, which error it is and what the line holds ({folder} is the case's own)."""
+
+    wrong: str
+    act: Callable[[Bench], Any]
+    error: type[WorkflowError]
+    says: tuple[str, ...]
+
+
+def setting(wrong: str, says: tuple[str, ...], **keys: Any) -> Case:
+    """A configuration with wrong keys, met by the first command that reads it."""
+    return Case(wrong, lambda bench: bench.plan(**keys), ConfigError, says)
+
+
+CONFIGS = [
+    setting("unknown key", ("unknown key 'memebrs'", "did you mean 'members'?"), memebrs="1-3"),
+    setting("unknown key that is known elsewhere", ("'precision'", "did you mean 'forecast.precision'?"), precision=16),
+    setting("misspelt key of a section", ("'precison'", "did you mean 'forecast.precision'?"), precison=16),
+    setting(
+        "unknown key in a section", ("'forecast.encoder'", "did you mean 'forecast.encoders'?"), forecast={"encoder": 2}
+    ),
+    setting(
+        "key known in two sections",
+        ("'deadline_seconds'", "'initial_conditions.ecmwf_open_data.deadline_seconds' or 'delivery.deadline_seconds'"),
+        deadline_seconds=9,
+    ),
+    setting("text for a number", ("lead_hours: '72 h'", "expected integer"), lead_hours="72 h"),
+    setting("number for a section", ("forecast: 5", "expected object"), forecast=5),
+    setting("not a whole step", ("lead_hours: 7", "a multiple of 6"), lead_hours=7),
+    setting("beyond the last lead", ("lead_hours: 966", "at most 960"), lead_hours=966),
+    setting("none of the choices", ("forecast.precision: '64'", "one of 16, bf16, 32"), forecast={"precision": "64"}),
+    setting("cycle of another form", ("cycle: '2025-08-19'", "expected YYYYMMDD_HHMM"), cycle="2025-08-19"),
+    setting("cycle on no such day", ("cycle: '20250230_0000'", "expected YYYYMMDD_HHMM"), cycle="20250230_0000"),
+    setting(
+        "cycle at an odd hour", ("cycle: '20250819_0300'", "expected hour 00, 06, 12 or 18"), cycle="20250819_0300"
+    ),
+    setting("member named twice", ("members: 2", "more than once", "'1-2,2'"), members="1-2,2"),
+    setting("members backwards", ("members: '3-1'", "runs backwards", "1-50"), members="3-1"),
+    setting("member 0", ("members: '0-3'", "outside 1 to"), members="0-3"),
+    setting("member above the ensemble", ("members: 51", "ensemble_size 50"), members="51"),
+    setting("more members asked than made", ("min_members: 4", "at most the 3"), members="1-3", min_members=4),
+    setting("unknown model", ("model: 'aifs-ens-1'", "did you mean 'aifs-ens-1.0'?"), model="aifs-ens-1"),
+    setting(
+        "file source without a file",
+        ("initial_conditions.file.path is missing", "source is file"),
+        initial_conditions={"source": "file"},
+    ),
+    setting(
+        "derivation that is none",
+        ("initial_conditions.derive: ['q']", "sp, 2d, z"),
+        initial_conditions={"derive": ["q"]},
+    ),
+    Case(
+        "no YAML",
+        lambda bench: bench.command("plan", text="model: [demo\ncycle: x\n"),
+        ConfigError,
+        ("{folder}/config.yaml", "not valid YAML", "line 2"),
+    ),
+    Case(
+        "YAML that is a list",
+        lambda bench: bench.command("plan", text="- model\n- demo\n"),
+        ConfigError,
+        ("{folder}/config.yaml: list", "expected keys and values"),
+    ),
+    Case(
+        "no configuration file",
+        lambda bench: main(["plan", "--configfile", str(bench.folder / "mine.yaml")]),
+        ConfigError,
+        ("{folder}/mine.yaml: no such configuration file",),
+    ),
+    Case(
+        "setting without a value",
+        lambda bench: bench.command("plan", "--config", "members"),
+        ConfigError,
+        ("--config: 'members'", "expected KEY=VALUE"),
+    ),
+    Case(
+        "nowhere to deliver to",
+        lambda bench: open_destination(Config(bench.config(destination=None))),
+        ConfigError,
+        ("destination is not set", "expected a folder or gs://bucket"),
+    ),
+    Case(
+        "a service for a destination that is none",
+        lambda bench: open_destination(Config(bench.config(destination="s3://bucket"))),
+        ConfigError,
+        ("destination: 's3://bucket'", "expected a folder or gs://bucket"),
+    ),
+]
+
+GRIBS = [
+    Case("no such file", lambda b: b.initial(None), InputError, ("{folder}/input.grib2: no such GRIB file",)),
+    Case("empty file", lambda b: b.initial(b""), InputError, ("{folder}/input.grib2: no GRIB message in 0 bytes",)),
+    Case("not GRIB", lambda b: b.initial(b"netCDF?\n" * 9), InputError, ("input.grib2: no GRIB message in 72 bytes",)),
+    Case(
+        "cut short",
+        lambda b: b.initial(grib()[:-50]),
+        InputError,
+        ("{folder}/input.grib2: no whole GRIB message after message 179",),
+    ),
+    Case(
+        "fields missing",
+        lambda b: b.initial(grib(without=("t_500", "stl2"))),
+        InputError,
+        (f"{CYCLE} member001 from input.grib2: 2 of 92 input fields missing at 2025-08-18 18 UTC: stl2, t_500",),
+    ),
+    Case(
+        "another day",
+        lambda b: b.initial(grib(day=1)),
+        InputError,
+        ("input.grib2: no fields at", "the file has 2025-08-19 18 UTC and 2025-08-20 00 UTC", "2025-08-19 00 UTC (6 h"),
+    ),
+    Case(
+        "times a day apart",
+        lambda b: b.initial(grib((-24, 0))),
+        InputError,
+        ("input.grib2: no fields at 2025-08-18 18 UTC", "24 h apart", "expected both", "6 h apart"),
+    ),
+    Case(
+        "a value missing",
+        lambda b: b.initial(grib(**{"2t@0": with_hole("2t")})),
+        InputError,
+        ("input.grib2: 2t", "1 of 684 values missing or not finite", "expected none"),
+    ),
+]
+
+STATES = [
+    Case(
+        "not a state",
+        lambda b: b.forecast(b"no state"),
+        InputError,
+        ("{folder}/member001.safetensors: not a readable",),
+    ),
+    Case("empty state", lambda b: b.forecast(b""), InputError, ("{folder}/member001.safetensors: not a readable",)),
+    Case("another grid", lambda b: b.forecast(state(grid="N48")), InputError, ("safetensors: grid N48, expected N32",)),
+    Case(
+        "fewer points than the grid",
+        lambda b: b.forecast(state(fields=initial_state(MODEL).fields[:, :, :100])),
+        InputError,
+        ("member001.safetensors: 100 grid points", "expected the checkpoint's 6114"),
+    ),
+    Case("another member's", lambda b: b.forecast(state(member=2)), InputError, ("safetensors: member 2, expected 1",)),
+    Case(
+        "another cycle's",
+        lambda b: b.forecast(state(cycle="20250818_1800")),
+        InputError,
+        (f"member001.safetensors: cycle 20250818_1800, expected {CYCLE}",),
+    ),
+    Case(
+        "times 24 h apart",
+        lambda b: b.forecast(state(times=(parse_cycle(CYCLE) - timedelta(hours=24), parse_cycle(CYCLE)))),
+        InputError,
+        ("member001.safetensors: times ['2025-08-18T00", "expected ['2025-08-18T18"),
+    ),
+    Case("NaN", lambda b: b.forecast(state_with_nan("q_850")), InputError, ("safetensors: NaN or infinity in q_850",)),
+    Case("a variable less", lambda b: b.forecast(state_without("sp")), InputError, ("safetensors: missing sp",)),
+]
+
+
+def other_grid(bench: Bench) -> Path:
+    """A checkpoint of the same variables on O16."""
+    path = bench.folder / "other.ckpt"
+    build_checkpoint(MODEL, path, hidden="O8", channels=8, layers=1, heads=2, window=32, data_grid="O16")
+    return path
+
+
+def bit_flipped(bench: Bench) -> bytes:
+    """The demonstration's checkpoint with one bit of its weights changed."""
+    data = bytearray(bench.demo.read_bytes())
+    data[len(data) // 2] ^= 1
+    return bytes(data)
+
+
+def unlisted(bench: Bench) -> None:
+    model = get_model("aifs-ens-1.0")
+    check_digest(bench.demo, replace(model, checkpoint=dict(model.checkpoint) | {"sha256": None}))
+
+
+def listed_otherwise(bench: Bench) -> None:
+    model = get_model("aifs-ens-1.0")
+    check_digest(bench.demo, replace(model, checkpoint=dict(model.checkpoint) | {"sha256": "0" * 64}))
+
+
+CHECKPOINTS = [
+    Case(
+        "no such checkpoint",
+        lambda b: b.forecast(checkpoint=b.folder / "mine.ckpt"),
+        CheckpointError,
+        ("{folder}/mine.ckpt: no such checkpoint", "demo"),
+    ),
+    Case(
+        "not a zip archive",
+        lambda b: b.forecast(checkpoint=b"version https://git-lfs.github.com/spec/v1"),
+        CheckpointError,
+        ("{folder}/demo.ckpt: starts with b'vers'", "expected the zip archive"),
+    ),
+    Case(
+        "checkpoint cut short",
+        lambda b: b.forecast(checkpoint=b.demo.read_bytes()[:-5000]),
+        CheckpointError,
+        ("{folder}/demo.ckpt: truncated or damaged",),
+    ),
+    Case(
+        "checkpoint of another grid",
+        lambda b: b.forecast(checkpoint=other_grid(b)),
+        CheckpointError,
+        ("{folder}/other.ckpt: 1600 grid points", "expected the 6114 of N32 (demo)"),
+    ),
+    Case(
+        "checkpoint of another model",
+        lambda b: main(["checkpoint", "show", str(b.demo), "--model", "aifs-ens-1.0"]),
+        CheckpointError,
+        ("demo.ckpt: 6114 grid points", "expected the 542080 of N320 (aifs-ens-1.0)"),
+    ),
+    Case(
+        "checkpoint of another content",
+        lambda b: b.forecast(checkpoint=bit_flipped(b)),
+        CheckpointError,
+        ("{folder}/demo.ckpt: sha256", "expected", "checkpoint.build of demo"),
+    ),
+    Case("digest not listed", unlisted, CheckpointError, ("demo.ckpt: models.yaml lists no sha256 for aifs-ens-1.0",)),
+    Case(
+        "digest another than listed",
+        listed_otherwise,
+        CheckpointError,
+        ("demo.ckpt: sha256", f"expected {'0' * 64}", "models.yaml"),
+    ),
+]
+
+TABLE = [*CONFIGS, *GRIBS, *STATES, *CHECKPOINTS]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good checkpoint, and the cache of interpolation weights."""
+    folder = tmp_path_factory.mktemp("shared")
+    build_demo(MODEL, folder / "good" / "demo.ckpt")
+    return folder
+
+
+@pytest.fixture
+def bench(shared: Path, tmp_path: Path) -> Bench:
+    return Bench(tmp_path, shared, shared / "good" / "demo.ckpt")
+
+
+def left_over(folder: Path) -> Iterator[str]:
+    """Name the files under scratch and destination that look finished, and those that look half-written."""
+    for place in ("scratch", "results"):
+        for path in sorted((folder / place).rglob("*")):
+            finished = path.suffix in (".grib2", ".grib", ".index", ".safetensors")
+            published = path.parent.name in ("manifests", "receipts", "forecasts", "initial")
+            if path.is_file() and (finished or published or path.name.endswith(".part")):
+                yield str(path.relative_to(folder))
+
+
+@pytest.mark.parametrize("case", TABLE, ids=[case.wrong.replace(" ", "-") for case in TABLE])
+def test_bad_input(case: Case, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = case.act(bench)
+        said = capsys.readouterr().err.splitlines()
+    except WorkflowError as error:
+        code, said = error.exit_code, f"error: {error}".splitlines()
+    assert code == case.error.exit_code, said
+    assert len(said) == 1, said
+    assert said[0].startswith("error: ")
+    for fragment in case.says:
+        assert fragment.replace("{folder}", str(bench.folder)) in said[0]
+    assert list(left_over(bench.folder)) == []
+
+
+def test_good_input_makes_what_bad_input_does_not(bench: Bench) -> None:
+    """What the table's cases spoil is right, so that they fail for what they name and for nothing else."""
+    assert bench.plan() == 0
+    assert bench.initial(grib()) == 0
+    assert bench.forecast() == 0
+    assert [name for name in left_over(bench.folder) if name.endswith(".grib2") and "forecasts" in name]
