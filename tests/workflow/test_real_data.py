@@ -85,7 +85,8 @@ def test_t500_of_step_6_is_plausible_and_close_to_the_input(run: tuple[Project, 
         assert field.after.min() > 190
         assert field.after.max() < 310
         assert correlation(field.before, field.after) > 0.9
-        assert not np.array_equal(field.before, field.after)
+        # the change is the model's, not that of 16 bits, which is 0.0004 K
+        assert np.sqrt(np.mean((field.after - field.before) ** 2)) > 0.01
 
 
 def test_members_differ_as_their_own_inputs_do(run: tuple[Project, OpenDataServer]) -> None:
