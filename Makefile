@@ -27,7 +27,7 @@ forecast: install ## run the embedded default, 4 members x 72 h, into results/
 	$(BIN)/snakemake --profile local
 
 test: install ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: install ## the campaigns that take long
 	$(BIN)/python -m pytest -m long

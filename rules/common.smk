@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 # modules, not names: a Snakefile shares its namespace with Snakemake itself
 from aifs_ensemble import config as aifs_config
 from aifs_ensemble import errors as aifs_errors
+from aifs_ensemble import files as aifs_files
 from aifs_ensemble import machines as aifs_machines
 from aifs_ensemble import names as aifs_names
 from aifs_ensemble.cloud import bucket as aifs_bucket
@@ -100,22 +101,35 @@ def benchmark_file(rule, member=False):
     )
 
 
-def announce_plan():
-    """On a dry-run, what the run would take and cost, in a few lines after everything else."""
-    # Snakemake itself knows only after parsing that this is a dry-run
-    asked = any(
+def dry_run():
+    """Whether this is a dry-run, which Snakemake itself knows only after parsing."""
+    return any(
         a in ("--dry-run", "--dryrun") or re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*", a)
         for a in sys.argv[1:]
     )
-    if asked and workflow.is_main_process:
+
+
+def wanted_members():
+    """A file that changes with the members asked for, so that the ensemble's manifest follows them."""
+    if RENTED:
+        return []
+    path = CONFIG.scratch.base / "wanted.txt"
+    text = f"{aifs_names.format_members(CONFIG.members)} of at least {CONFIG.min_members}\n"
+    if workflow.is_main_process and not dry_run():
+        if not path.exists() or path.read_text() != text:
+            aifs_files.write_bytes(path, text.encode())
+    return [str(path)] if path.exists() else []
+
+
+def announce_plan():
+    """On a dry-run, what the run would take and cost, in a few lines after everything else."""
+    if dry_run() and workflow.is_main_process:
         from aifs_ensemble import planning
 
         provider = aifs_routing.provider(workflow)
         profile = {"coiled": "coiled-gpu"}.get(provider, provider)
-        lines = planning.plan(
-            CONFIG, MACHINES, profile=profile, alternatives=False
-        ).summary_lines()
-        atexit.register(print, "\n".join(lines), file=sys.stderr)
+        plan = planning.plan(CONFIG, MACHINES, profile=profile, alternatives=False)
+        atexit.register(print, "\n".join(plan.summary_lines()), file=sys.stderr)
 
 
 def announce_start():

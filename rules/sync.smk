@@ -24,6 +24,7 @@ rule ensemble_manifest:
     input:
         members=expand(delivered("manifests/member{member}.json"), member=MEMBERS),
         initial=rules.initial_members.output,
+        wanted=wanted_members(),
     output:
         delivered("manifest.json"),
     log:

@@ -63,6 +63,14 @@ def test_one_lead_can_be_asked_for(fresh: Project) -> None:
     assert jobs_run(said, "forecast_member") == []
 
 
+def test_the_ensembles_manifest_follows_the_members_asked_for(fresh: Project) -> None:
+    fresh.run("--config", "members=2")
+    assert json.loads((fresh.results / "manifest.json").read_text())["wanted"] == "2"
+    said = fresh.run()
+    assert jobs_run(said, "forecast_member") == []
+    assert json.loads((fresh.results / "manifest.json").read_text())["wanted"] == "1-2"
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

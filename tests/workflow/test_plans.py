@@ -31,12 +31,13 @@ def project(tmp_path: Path) -> Project:
     return Project.copy(tmp_path / "project")
 
 
-@pytest.mark.parametrize("profile", ["coiled-gpu", "googlebatch"])
-def test_the_cloud_profiles_plan_with_no_bucket_no_credentials_no_torch(project: Project, profile: str) -> None:
+def test_coiled_gpu_plans_with_no_bucket_no_credentials_no_torch(project: Project) -> None:
     (project.folder / "guard").mkdir()
     (project.folder / "guard" / "sitecustomize.py").write_text(NO_TORCH)
     said = project.run(
-        "-n", profile=profile, environment={"PYTHONPATH": str(project.folder / "guard"), "HOME": str(project.folder)}
+        "-n",
+        profile="coiled-gpu",
+        environment={"PYTHONPATH": str(project.folder / "guard"), "HOME": str(project.folder)},
     )
     found = counts(said)
     assert found["forecast_member"] == 50
@@ -51,6 +52,18 @@ def test_a_cloud_run_without_a_bucket_is_refused_before_anything_runs(project: P
     assert project.code != 0
     assert "destination" in said
     assert not list(project.folder.rglob("*.safetensors"))
+
+
+def test_the_local_profile_plans(project: Project) -> None:
+    said = project.run("-n")
+    assert counts(said)["sync_member"] == 4
+    assert "provisioning" not in said
+    assert "plan: 20250819_0000: 4 of 4 members" in said
+
+
+def test_sections_and_cycle_can_be_set_on_the_command_line(project: Project) -> None:
+    said = project.run("-n", "--config", "cycle=20260101_0000", "forecast={encoders: 1, deterministic: false}")
+    assert "20260101_0000/manifest.json" in said
 
 
 def test_members_can_be_named_on_the_command_line(project: Project) -> None:

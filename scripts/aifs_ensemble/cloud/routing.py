@@ -29,7 +29,9 @@ def provisioning(config: Config, attempt: int) -> str:
 def provider(workflow: Any) -> str:
     """Return ``coiled`` or ``googlebatch``, which the profiles set as default resource `provider`, or ``local``."""
     resource = workflow.resource_settings._parsed_default_resources.get("provider")
-    return "local" if resource is None else str(resource.raw).strip("'\"")
+    # an absent resource comes as None or, from 9.27 on, as one without a value
+    raw = getattr(resource, "raw", None)
+    return "local" if raw is None else str(raw).strip("'\"")
 
 
 def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
