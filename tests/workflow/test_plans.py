@@ -90,3 +90,11 @@ def test_a_wrong_setting_is_said_in_one_line(project: Project, setting: str, exp
 
 def test_the_plan_is_a_target(project: Project) -> None:
     assert "GPU" in project.run("plan") or "members" in project.run("plan")
+
+
+def test_a_run_that_does_not_fit_is_refused_before_anything_runs(project: Project) -> None:
+    project.configure(delivery={"scratch_budget_mb": 0.5})
+    said = project.snakemake()
+    assert project.code != 0
+    assert "scratch_budget_mb" in said
+    assert not list(project.folder.rglob("*.safetensors"))
