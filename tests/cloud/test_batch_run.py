@@ -50,6 +50,7 @@ def test_preemption_failure_and_success(project, batch, tmp_path):
     assert container.image_uri == "registry/gpu"
 
 
+@pytest.mark.long
 def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     """What was delivered stays; a rerun makes no delivered member again; Ctrl-C deletes the jobs."""
     config = project.configure(destination="gs://ensembles/batch-dies")

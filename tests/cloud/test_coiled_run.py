@@ -67,6 +67,7 @@ def records(project):
     return [json.loads(path.read_text()) for path in folder.glob("*.json")]
 
 
+@pytest.mark.long
 def test_a_coordinator_that_died_takes_its_jobs_up_again(project, coiled):
     config = project.configure(destination="gs://ensembles/dies")
     coiled.machine_env |= {"SMALL_STEP_SECONDS": "1.5"}
@@ -97,6 +98,7 @@ def test_ctrl_c_stops_the_machines(project, coiled):
     assert process.returncode != 0
 
 
+@pytest.mark.long
 def test_jobs_got_nothing_but_sources_and_the_bucket(project, coiled):
     """The machines' folders had only what was deployed; the bucket has the sources no more."""
     config = project.configure(destination="gs://ensembles/clean", members=1)

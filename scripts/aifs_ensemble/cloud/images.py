@@ -45,10 +45,10 @@ def canonical(name: str) -> str:
 
 
 def parse_pins(lines: Iterable[str], name: str) -> dict[str, str]:
-    """Return version by package of ``package==version`` lines; ConfigError for any other line."""
+    """Return version by package of ``package==version[; marker]`` lines; ConfigError for any other line."""
     pins: dict[str, str] = {}
     for line in lines:
-        text = line.partition("#")[0].strip()
+        text = line.partition("#")[0].partition(";")[0].strip()
         if not text:
             continue
         match = _PIN.fullmatch(text)
