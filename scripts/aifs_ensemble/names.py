@@ -134,6 +134,10 @@ class Scratch:
     def receipt(self, member: int) -> Path:
         return self.base / "receipts" / f"{member_name(member)}.json"
 
+    def delivered(self, member: int) -> Path:
+        """The copy on scratch of a manifest in a bucket, by which Snakemake knows that it is there."""
+        return self.base / "delivered" / "manifests" / f"{member_name(member)}.json"
+
 
 @dataclass(frozen=True)
 class Keys:

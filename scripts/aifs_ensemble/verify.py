@@ -329,6 +329,7 @@ def _mend_destination(config: Config, check: MemberCheck, storage: Storage) -> N
     work = WorkFolder(config.scratch.work(check.member), config.cycle, check.member)
     _forget(work.root / "delivered.jsonl", work.delivered, check.problems)
     config.scratch.receipt(check.member).unlink(missing_ok=True)
+    config.scratch.delivered(check.member).unlink(missing_ok=True)
 
 
 def _forget(path: Path, journal: Journal, leads: Iterable[int]) -> None:
