@@ -17,11 +17,13 @@ include: "rules/reports.smk"
 include: "rules/benchmark.smk"
 
 
+# seconds of work: no machine is rented for them
 localrules:
     all,
     forecasts,
     plan,
     verify,
+    ensemble_manifest,
 
 
 rule all:
