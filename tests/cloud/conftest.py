@@ -18,6 +18,7 @@ from aifs_ensemble.config import Config, merge, read_files
 from doubles.batch_server import BatchServer
 from doubles.coiled_server import CoiledServer
 from doubles.gcs_server import gcs_server
+from plainlog import use_plain_log
 
 ROOT = Path(__file__).parents[2]
 BUCKET = "ensembles"
@@ -94,6 +95,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info", ".mypy_cache")
     for name in ("config", "scripts", "profiles"):
         shutil.copytree(ROOT / name, folder / name, ignore=skip)
+    use_plain_log(folder)
     shutil.copytree(ROOT / "tests" / "cloud" / "small", folder / "small", ignore=skip)
     (folder / "small" / "Snakefile").rename(folder / "Snakefile")
     for name in ("coiled-gpu", "googlebatch"):

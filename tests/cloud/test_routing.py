@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ from aifs_ensemble.cloud.jobscript import parse_job
 from aifs_ensemble.cloud.routing import provisioning
 from aifs_ensemble.errors import CloudError, ConfigError
 from aifs_ensemble.machines import load_machines
+from plainlog import use_plain_log
 
 from cloud.conftest import ROOT
 from cloud.test_coiled_jobs import settings
@@ -112,9 +114,12 @@ def dry_run(name, tmp_path):
     """Return what ``snakemake --profile NAME -n`` says in a checkout where nothing ever ran."""
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    for item in ("Snakefile", "rules", "config", "profiles", "scripts", "report", "envs", *PROFILES):
-        if (ROOT / item).exists():
-            (checkout / item).symlink_to(ROOT / item)
+    for item in ("Snakefile", "rules", "config", "scripts", "report", "envs"):
+        (checkout / item).symlink_to(ROOT / item)
+    shutil.copytree(ROOT / "profiles", checkout / "profiles")
+    use_plain_log(checkout)
+    for profile in PROFILES:
+        (checkout / profile).symlink_to(f"profiles/{profile}")
     command = [Path(sys.executable).parent / "snakemake", "--profile", name, "-n"]
     env = clean_env(tmp_path)
     done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False, timeout=120)

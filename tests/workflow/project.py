@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from plainlog import use_plain_log
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "rules", "scripts", "envs", "config", "profiles", "report")
@@ -36,9 +37,7 @@ class Project:
         for name in LINKS:
             if (ROOT / name).exists():
                 (folder / name).symlink_to(Path("profiles") / name)
-        # tests read Snakemake's own log, job by job; what is run stays the same
-        local = folder / "profiles" / "local" / "config.yaml"
-        local.write_text(local.read_text().replace("logger: rich\n", ""))
+        use_plain_log(folder)
         project = cls(folder)
         project.configure(**config)
         return project
