@@ -38,7 +38,9 @@ rule initial_member:
 
 rule initial_members:
     input:
-        expand(rules.initial_member.output.summary, member=MEMBERS),
+        expand(
+            between_machines(f"{CYCLE}/initial/member{{member}}.json"), member=MEMBERS
+        ),
     output:
         between_machines(f"{CYCLE}/initial/members.json"),
     log:

@@ -43,3 +43,16 @@ def test_an_ensemble_goes_to_a_bucket(tmp_path: Path, monkeypatch: pytest.Monkey
         said = project.run(environment=emulator)
         assert jobs_run(said, "sync_member") == ["002"]
         assert storage.stat(f"{CYCLE}/forecasts/{name}") is not None
+
+
+def test_rented_machines_plan_with_a_bucket(tmp_path: Path) -> None:
+    """With a bucket every path of a rule becomes an object: the real rules must still parse, and plan."""
+    project = Project.copy(tmp_path / "project")
+    with gcs_server() as server, fault_proxy(server) as proxy:
+        emulator = {"STORAGE_EMULATOR_HOST": proxy.url, "NO_GCE_CHECK": "true", "GOOGLE_CLOUD_PROJECT": "test"}
+        said = project.run(
+            "-n", "--config", "destination=gs://ensembles/weekly", "members=1-3", profile="coiled-gpu",
+            environment=emulator,
+        )  # fmt: skip
+    assert "gs://ensembles/weekly/20250819_0000/initial/members.json" in said
+    assert said.count("provisioning=standard") >= 3
