@@ -12,24 +12,31 @@ forward-compiled-deterministic   the same with torch's deterministic algorithms
 forward             ours (aifs_ensemble.accelerate): GPU only
 drift               ours against the eager forward pass, rolled out over 1, 12 and 132 steps: GPU only
 engine-cold, engine the whole job, GRIB files, indexes and checksums included; without and with the compile cache
+engine-killed       killed halfway and started again: its bytes must be those of the others
 engine-streaming    the same, delivering to a folder as it goes
-engine-2, engine-3  two and three members at once on the card
+engine-2, engine-3  two and three members at once, the encoder processes divided among them; they share the card,
+                    or spread over the cards of the machine
+precisions          the forward pass by precision, compilation and chunks: seconds and peak memory: GPU only
 anemoi-serial, anemoi-parallel   anemoi-inference with GribFileOutput, and with ParallelOutput and 8 writers
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +46,11 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from aifs_ensemble.config import Config, read_files  # noqa: E402
 
 MODES = (
-    "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "drift", "engine-cold", "engine",
-    "engine-streaming", "engine-2", "engine-3", "anemoi-serial", "anemoi-parallel",
+    "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "engine-cold", "engine",
+    "engine-streaming", "engine-killed", "engine-2", "engine-3", "anemoi-serial", "anemoi-parallel", "precisions",
+    "drift",
 )  # fmt: skip
-GPU_ONLY = {"forward", "drift", "forward-compiled", "forward-compiled-deterministic"}
+GPU_ONLY = {"forward", "drift", "precisions", "forward-compiled", "forward-compiled-deterministic"}
 CYCLE = "20250819_0000"
 
 
@@ -67,12 +75,13 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
 
     start = time.perf_counter()
     config = configuration(args)
-    provide_checkpoint(config.model, checkpoint_path(args))
-    built = time.perf_counter() - start
-    for member in config.members:
-        if not config.scratch.initial(member).exists():
-            build_member(config, member, config.scratch.initial(member))
-    return {"checkpoint_seconds": built, "initial_seconds": time.perf_counter() - start - built}
+    missing = [member for member in config.members if not config.scratch.initial(member).exists()]
+    with ProcessPoolExecutor(len(config.members), get_context("spawn")) as pool:
+        states = [pool.submit(build_member, config, m, config.scratch.initial(m)) for m in missing]
+        provide_checkpoint(config.model, checkpoint_path(args))
+        for state in states:
+            state.result()
+    return {"seconds": time.perf_counter() - start}
 
 
 def checkpoint_path(args: argparse.Namespace) -> Path:
@@ -180,6 +189,7 @@ def drift(args: argparse.Namespace) -> dict[str, Any]:
         names = model.loaded.stepper.model.data_indices.data.input.name_to_index
         scale = std[[names[name] for name in model.request.model.prognostic]].float().to(model.device)
         del model
+        gc.collect()
         torch.cuda.empty_cache()
     found = {}
     for step in wanted:
@@ -193,17 +203,68 @@ def drift(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def precisions(args: argparse.Namespace) -> dict[str, Any]:
+    """Return seconds and peak GPU memory of the forward pass by precision, compilation and chunks."""
+    import torch
+
+    rows = []
+    for precision, compiled, chunks in (
+        ("32", False, 1), ("bf16", False, 1), ("16", False, 1), ("16", False, 10),
+        ("bf16", True, 10), ("16", True, 1), ("16", True, 4), ("16", True, 10), ("16", True, 16),
+    ):  # fmt: skip
+        args.precision, args.chunks = precision, chunks
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        model = Loaded(args, compiled=compiled, deterministic=True)
+        timed(model.forward, model.device, 1)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        _, seconds = timed(model.forward, model.device, 1 if precision == "32" else args.repeats)
+        used = {
+            "peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6,
+            "reserved_mb": torch.cuda.memory_reserved() / 1e6,
+        }
+        rows.append({"precision": precision, "compile": compiled, "chunks": chunks, "step_seconds": seconds, **used})
+        del model
+        gc.collect()
+        torch._dynamo.reset()
+    return {"rows": rows}
+
+
+def killed_halfway(command: list[str], environment: dict[str, str], journal: Path, steps: int) -> None:
+    """Start a job and kill it once it has published half of its leads."""
+
+    def published() -> int:
+        return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+    job = subprocess.Popen(command, env=environment, start_new_session=True)
+    while job.poll() is None and published() < steps // 2:
+        time.sleep(0.01)
+    if job.poll() is None:
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+    if published() >= steps:
+        raise SystemExit("engine-killed: the job was done before it was killed, expected more --steps")
+
+
 def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     """Run the whole job for one or more members at once, each in a process of its own."""
+    from aifs_ensemble.manifest import read_member_manifest
+    from aifs_ensemble.throughput import card_step_seconds
+
     members = int(kind[-1]) if kind[-1].isdigit() else 1
     cache = args.scratch / "inductor"
     if kind == "engine-cold":
         shutil.rmtree(cache, ignore_errors=True)
     config = configuration(args)
-    for folder in ("work", "forecasts", "manifests", "metrics"):
-        shutil.rmtree(config.scratch.base / folder, ignore_errors=True)
+    made = [config.scratch.base / folder for folder in ("work", "forecasts", "manifests", "receipts", "metrics")]
+    for folder in (*made, args.scratch / "delivered"):
+        shutil.rmtree(folder, ignore_errors=True)
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
-    command = [sys.executable, __file__, *args.passed, "--job"]
+    encoders = ["--encoders", str(max(1, args.encoders // members))]
+    command = [sys.executable, __file__, *args.passed, *encoders, "--job"]
+    if kind == "engine-killed":
+        killed_halfway([*command, "1"], environment, config.scratch.work(1) / "journal.jsonl", args.steps)
     start = time.perf_counter()
     jobs = [
         subprocess.Popen([*command, str(member), *(["--streaming"] if "streaming" in kind else [])], env=environment)
@@ -213,23 +274,25 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     if any(codes):
         raise SystemExit(f"{kind}: a job failed")
     wall = time.perf_counter() - start
-    results = [json.loads(config.scratch.manifest(m).read_text()) for m in config.members[:members]]
-    timings = results[0]["timings"]
-    steps = [s for r in results for s in r["step_seconds"]]
-    found = {
+    manifests = [read_member_manifest(config.scratch.manifest(m)) for m in config.members[:members]]
+    timings = manifests[0].timings
+    step = card_step_seconds(manifests)
+    size = sum(manifest.bytes for manifest in manifests)
+    return {
         "members_at_once": members,
         "wall_seconds": wall,
-        "step_seconds": max(r["timings"]["steps"] for r in results) / args.steps,
-        "forward_seconds": statistics.median(steps),
+        "step_seconds": step,
+        "forward_seconds": statistics.median(s for manifest in manifests for s in manifest.step_seconds),
         "seconds_per_member": wall / members,
         "startup_seconds": wall - timings["steps"] - timings["drain"] if members == 1 else None,
         "drain_seconds": timings["drain"],
         "timings": timings,
-        "bytes": sum(lead["grib"]["size"] for r in results for lead in r["leads"]),
-        "fields": sum(lead["messages"] for r in results for lead in r["leads"]),
-    }
-    found["gigabytes_per_second"] = found["bytes"] / 1e9 / max(r["timings"]["steps"] for r in results)
-    return found | metrics(config, members)
+        "steps": manifests[0].step_seconds,
+        "crc32c": [lead.grib.crc32c for lead in manifests[0].leads],
+        "bytes": size,
+        "fields": sum(lead.messages for manifest in manifests for lead in manifest.leads),
+        "gigabytes_per_second": size / members / args.steps / step / 1e9,
+    } | metrics(config, members)
 
 
 def metrics(config: Config, members: int) -> dict[str, Any]:
@@ -323,11 +386,20 @@ def grib_template(grid: str, path: Path) -> Path:
 
 
 def run_mode(args: argparse.Namespace, mode: str) -> dict[str, Any]:
-    if mode == "drift":
-        return drift(args)
+    if mode in ("drift", "precisions"):
+        return (drift if mode == "drift" else precisions)(args)
     if mode.startswith("forward"):
         return forward(args, kind=mode)
     return engine(args, kind=mode) if mode.startswith("engine") else anemoi(args, kind=mode)
+
+
+def same_bytes(modes: dict[str, Any]) -> str:
+    """Return which modes made the same files of member 1, byte for byte; ValueError naming those that did not."""
+    made = {mode: found["crc32c"] for mode, found in modes.items() if "crc32c" in found}
+    different = [mode for mode, crc32c in made.items() if crc32c != next(iter(made.values()))]
+    if different:
+        raise ValueError(f"member 1 differs between {next(iter(made))} and {', '.join(different)}")
+    return f"member 1 is the same to the byte in {', '.join(made)}"
 
 
 def table(results: dict[str, Any]) -> list[str]:
@@ -406,6 +478,7 @@ def main() -> None:
         if args.out:
             args.out.write_text(json.dumps(results, indent=1) + "\n")
     print("\n".join(table(results)))
+    print(same_bytes(results["modes"]))
     failed = [mode for mode, found in results["modes"].items() if "failed" in found]
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

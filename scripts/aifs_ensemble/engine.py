@@ -76,24 +76,28 @@ class Loaded:
     forcings: ComputedForcings
 
 
-def load(request: ForecastRequest, device: torch.device) -> Loaded:
+def load(request: ForecastRequest, device: torch.device, timings: Timings | None = None) -> Loaded:
     """Load the request's model onto `device`; CheckpointError if it cannot be, or is of another kind."""
-    from anemoi.inference.checkpoint import Checkpoint
+    timings = timings or Timings()
+    with timings("import"):
+        import anemoi.models.interface  # noqa: F401 - what unpickling would import, apart from its own time
+        from anemoi.inference.checkpoint import Checkpoint
 
-    from aifs_ensemble.checkpoint import load_model
-
-    # it looks at the metadata first, and says what is wrong with the file or its fit
-    module = load_model(request.checkpoint, request.model, device=device, trust=request.trust)
-    metadata = Checkpoint(str(request.checkpoint))._metadata
-    layout = Layout.of(metadata, request.model)
-    stepper = Stepper(
-        module,
-        device,
-        precision=request.precision,
-        compiled=request.compile,
-        deterministic=request.deterministic,
-        chunks=request.chunks,
-    )
+        from aifs_ensemble.checkpoint import load_model
+    with timings("load"):
+        # it looks at the metadata first, and says what is wrong with the file or its fit
+        module = load_model(request.checkpoint, request.model, device=device, trust=request.trust)
+        metadata = Checkpoint(str(request.checkpoint))._metadata
+        layout = Layout.of(metadata, request.model)
+    with timings("prepare"):
+        stepper = Stepper(
+            module,
+            device,
+            precision=request.precision,
+            compiled=request.compile,
+            deterministic=request.deterministic,
+            chunks=request.chunks,
+        )
     return Loaded(stepper, layout, ComputedForcings(metadata))
 
 
@@ -146,8 +150,7 @@ def compute(job: Job) -> dict[int, LeadRecord]:
         prepare_environment(device=request.device, deterministic=request.deterministic)
         device = resolve_device(request.device)
         job.note({"device": device_name(device), "threads": torch.get_num_threads()})
-        with timings("load"):
-            loaded = load(request, device)
+        loaded = load(request, device, timings)
         with timings("state"):
             rollout = start_rollout(request, loaded, initial, restart)
         if request.compile:
@@ -205,7 +208,7 @@ class _Run:
         with self._restarts, self._transfer:
             try:
                 with self._timings("steps"):
-                    roll(
+                    self._timings.seconds["wait_forcings"] = roll(
                         loaded.stepper,
                         self._rollout,
                         loaded.forcings,
@@ -223,6 +226,7 @@ class _Run:
                 raise
             finally:
                 self._timings.seconds["wait_output"] = self._transfer.waited
+                self._timings.seconds["wait_device"] = self._transfer.watched
         if self._missing and self._stopped:
             done = len(self.records)
             raise StoppedError(

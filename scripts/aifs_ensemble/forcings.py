@@ -1,6 +1,6 @@
 """Forcings computed ahead of the rollout: position of the sun, time of day and year at every grid point.
 
-The numbers are anemoi-inference's own (its ``ComputedForcings``), worked out by a thread for the coming
+The numbers are anemoi-inference's own (its ``ComputedForcings``), worked out by threads for the coming
 steps while the device computes the current one, and already on the device when they are wanted.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class _Buffer:
 
 
 class ForcingsAhead:
-    """The dynamic forcings of successive times, computed and uploaded ahead by a thread of their own.
+    """The dynamic forcings of successive times, computed and uploaded ahead by threads of their own.
 
     Use as a context manager; `take` yields the forcings of each time in order.
 
@@ -73,10 +74,14 @@ class ForcingsAhead:
     forcings : what to compute
     times : valid times in order
     device : where they are wanted
-    ahead : sets computed ahead (each costs ``len(dynamic) * points * 4`` bytes twice)
+    ahead : sets computed ahead, at once (each costs ``len(dynamic) * points * 4`` bytes twice)
+
+    Attributes
+    ----------
+    waited : seconds spent waiting for forcings that were not ready
     """
 
-    def __init__(self, forcings: ComputedForcings, times: Iterable[datetime], device: torch.device, ahead: int = 2):
+    def __init__(self, forcings: ComputedForcings, times: Iterable[datetime], device: torch.device, ahead: int = 3):
         import torch
 
         self._forcings = forcings
@@ -84,7 +89,9 @@ class ForcingsAhead:
         self._cuda = device.type == "cuda"
         self._device = device
         self._stream = torch.cuda.Stream(device) if self._cuda else None
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="forcings")
+        self.waited = 0.0
+        # one set takes most of a GPU's step, and longer on slow processors
+        self._executor = ThreadPoolExecutor(ahead, thread_name_prefix="forcings")
         self._pending: deque[Future[_Buffer]] = deque()
         shape = (len(forcings.dynamic), forcings.points)
         for _ in range(ahead):
@@ -120,7 +127,9 @@ class ForcingsAhead:
         """Write the next time's forcings into columns `index` of `target`, shape ``(value, variable)``."""
         import torch
 
+        start = perf_counter()
         buffer = self._pending.popleft().result()
+        self.waited += perf_counter() - start
         if buffer.uploaded is not None:
             torch.cuda.current_stream(self._device).wait_event(buffer.uploaded)
         target.index_copy_(1, index, buffer.device.t())

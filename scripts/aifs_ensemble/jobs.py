@@ -6,6 +6,7 @@ import logging
 from contextlib import ExitStack
 from pathlib import Path
 
+from aifs_ensemble.cards import one_card
 from aifs_ensemble.config import Config
 from aifs_ensemble.forecast import ForecastRequest, link, run_forecast
 from aifs_ensemble.manifest import MemberManifest
@@ -24,6 +25,8 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
     request = ForecastRequest.from_config(config, member, checkpoint=checkpoint, initial=initial_state)
     observers: list[ForecastObserver] = []
     with ExitStack() as stack:
+        if request.device != "cpu":
+            stack.enter_context(one_card())
         sampler = MetricsSampler(config.scratch.metrics(member), config.leads[-1])
         observers.append(stack.enter_context(sampler))
         if config["delivery"]["streaming"]:

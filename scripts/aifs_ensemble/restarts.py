@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -157,6 +157,7 @@ class RestartWriter:
         self._store = store
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="restart")
         self._pending: tuple[int, Future[Path]] | None = None
+        self._host: list[torch.Tensor | None] = []
 
     def __enter__(self) -> RestartWriter:
         return self
@@ -166,8 +167,14 @@ class RestartWriter:
 
     def start(self, lead: int, snapshot: tuple[torch.Tensor, torch.Tensor | None]) -> list[tuple[int, Path]]:
         """Start writing a `Rollout.snapshot`; return the state finished meanwhile, waiting for it if need be."""
+        import torch
+
         finished = self.finished(wait=True)
-        self._pending = (lead, self._executor.submit(self._write, lead, to_host(snapshot)))
+        if not self._host:
+            # page-locked memory takes long to get, and one state is written at a time
+            pinned = any(tensor is not None and tensor.is_cuda for tensor in snapshot)
+            self._host = [None if x is None else torch.empty(x.shape, pin_memory=pinned) for x in snapshot]
+        self._pending = (lead, self._executor.submit(self._write, lead, to_host(snapshot, self._host)))
         return finished
 
     def finished(self, *, wait: bool = False) -> list[tuple[int, Path]]:
@@ -186,26 +193,28 @@ class RestartWriter:
         return self._store.write(lead, fields, sums)
 
 
-def to_host(tensors: tuple[torch.Tensor | None, ...]) -> Callable[[], list[Any]]:
-    """Start copying tensors to the host; the function returned waits for the copies and gives them as arrays."""
+def to_host(tensors: Sequence[torch.Tensor | None], host: Sequence[torch.Tensor | None]) -> Callable[[], list[Any]]:
+    """Start copying tensors into those of `host`; the function returned waits for the copies and gives them as arrays.
+
+    From a GPU the copies run beside its work, on a stream of their own.
+    """
     import torch
 
-    device = next(tensor.device for tensor in tensors if tensor is not None)
-    if device.type != "cuda":
-        return lambda: [None if tensor is None else tensor.numpy() for tensor in tensors]
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    copies: list[torch.Tensor | None] = []
+    pairs = [(copy, x) for copy, x in zip(host, tensors, strict=True) if copy is not None and x is not None]
+    device = pairs[0][1].device
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    if stream is not None:
+        stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        for tensor in tensors:
-            copies.append(None if tensor is None else torch.empty(tensor.shape, pin_memory=True))
-            if tensor is not None:
-                copies[-1].copy_(tensor, non_blocking=True)  # type: ignore[union-attr]
+        for copy, tensor in pairs:
+            copy.copy_(tensor, non_blocking=True)
+            if stream is not None:
                 tensor.record_stream(stream)
-        event = stream.record_event()
+    event = None if stream is None else stream.record_event()
 
     def wait() -> list[Any]:
-        event.synchronize()
-        return [None if copy is None else copy.numpy() for copy in copies]
+        if event is not None:
+            event.synchronize()
+        return [None if copy is None else copy.numpy() for copy in host]
 
     return wait

@@ -292,7 +292,10 @@ def phase_seconds(timings: Mapping[str, float], step_seconds: Sequence[float] = 
     waited = min(max(float(timings.get("wait_output", 0.0)), 0.0), loop)
     compute = min(sum(step_seconds), loop - waited) if step_seconds else loop - waited
     drain = max(float(timings.get("drain", 0.0)), 0.0)
-    known = sum(float(timings.get(name, 0.0)) for name in ("verify", "state", "encoders", "load", "compile"))
+    known = sum(
+        float(timings.get(name, 0.0))
+        for name in ("verify", "import", "state", "encoders", "load", "prepare", "compile")
+    )
     start = max(float(timings["total"]) - loop - drain, 0.0) if "total" in timings else known
     return {
         "start_up": start,

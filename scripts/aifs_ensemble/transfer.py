@@ -67,6 +67,7 @@ class FieldTransfer:
     Attributes
     ----------
     waited : seconds spent waiting for a free slot
+    watched : seconds spent waiting for the device, which computes meanwhile
     """
 
     def __init__(self, pool: Pool, rollout: Rollout, variables: Sequence[str], where: str):
@@ -76,7 +77,7 @@ class FieldTransfer:
         self._where = where
         self._device = device = rollout.inputs.device
         self._tickets: deque[_Ticket] = deque()
-        self.waited = 0.0
+        self.waited = self.watched = 0.0
         self._cuda = device.type == "cuda"
         if self._cuda:
             _pin(pool.buffer)
@@ -135,7 +136,9 @@ class FieldTransfer:
         while self._tickets and (wait or self._tickets[0].event is None):
             ticket = self._tickets.popleft()
             if ticket.event is not None:
+                start = perf_counter()
                 ticket.event.synchronize()
+                self.watched += perf_counter() - start
             if ticket.slot is not None:
                 self._check(ticket)
                 self._pool.submit(ticket.slot, ticket.lead)

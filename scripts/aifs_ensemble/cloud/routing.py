@@ -65,7 +65,10 @@ def _by_attempt(config: Config) -> Callable[..., str]:
 
 
 def _limit_gpu_memory(workflow: Any, config: Config, machines: Machines) -> None:
-    """Let as many members of a group run at once as fit in the memory of the machine's card."""
+    """Let as many members of a group run at once as fit in the memory of the machine's cards."""
     gpu = machines.for_class("gpu", config).gpu
     if gpu is not None and "gpu_mem_mb" not in workflow.global_resources:
-        workflow.register_resource("gpu_mem_mb", gpu.memory_mb)
+        # what is left on each of several cards is no room for one more member
+        wanted = config["forecast"]["gpu_mem_mb"] or gpu.memory_mb
+        room = gpu.memory_mb if gpu.count == 1 else gpu.count * (gpu.memory_mb // wanted) * wanted
+        workflow.register_resource("gpu_mem_mb", room)
