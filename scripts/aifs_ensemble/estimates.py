@@ -90,13 +90,17 @@ class Case:
         return self.throughput.for_config(self.config, machine.gpu)
 
     def at_once(self, machine: MachineType) -> int:
-        """Return how many members fit a machine's card and memory at once; 0 when not one does."""
+        """Return how many members fit a machine's card, memory and processors at once; 0 when not one does.
+
+        Encoders are the threads that Snakemake counts; a rule that asks for more than there are gets what there is.
+        """
         size = self.throughput.size(self.config.model.name)
         by_memory = int(machine.memory_mb // max(size.host_mb, 1))
+        by_processors = max(1, machine.vcpus // self.config["forecast"]["encoders"])
         if machine.gpu is None:
-            return max(1, min(by_memory, machine.vcpus // self.config["forecast"]["encoders"]))
+            return max(1, min(by_memory, by_processors))
         wanted = self.config["forecast"]["gpu_mem_mb"] or self.speed(machine).peak_gpu_mb or machine.gpu.memory_mb
-        return min(int(machine.gpu.memory_mb // wanted) * machine.gpu.count, by_memory)
+        return min(int(machine.gpu.memory_mb // wanted) * machine.gpu.count, by_memory, by_processors)
 
     def step_seconds(self, machine: MachineType, at_once: int) -> float:
         """Return the seconds between two steps of a machine: its card's, or its encoders' where these take longer."""

@@ -29,7 +29,7 @@ def config(scratch: Path, **over: Any) -> Config:
         "keep_scratch": False,
         "declare_leads": False,
         "initial_conditions": {"source": "idealised"},
-        "forecast": {"device": "cuda", "precision": "16", "compile": True, "encoders": 8, "gpu_mem_mb": 20000},
+        "forecast": {"device": "cuda", "precision": "16", "compile": True, "encoders": 4, "gpu_mem_mb": 20000},
         "delivery": {"streaming": True},
         "cloud": {},
     }
