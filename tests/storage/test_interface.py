@@ -157,3 +157,10 @@ def test_what_a_killed_copy_left_is_tidied_but_not_one_under_way(tmp_path: Path)
         fcntl.flock(file, fcntl.LOCK_EX)
         storage.tidy("a_")
         assert [path.name for path in tmp_path.iterdir()] == [busy.name]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/x: Not a directory, expected a folder") as caught:
+        open_storage(str(tmp_path / "file" / "x")).put_bytes(b"one", "a")
+    assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ import google_crc32c
 
 from aifs_ensemble.errors import DiskFullError, StorageError, VerificationError
 from aifs_ensemble.files import atomic_writer, crc32c_bytes, crc32c_file, encode_crc32c
-from aifs_ensemble.storage.base import ObjectInfo, Storage, TransferSettings
+from aifs_ensemble.storage.base import MissingError, ObjectInfo, Storage, TransferSettings
 
 _CHUNK = 8 << 20
 
@@ -104,7 +104,7 @@ class FolderStorage(Storage):
             with open(self.path(key), "rb") as source, atomic_writer(path) as file:
                 while chunk := source.read(_CHUNK):
                     file.write(chunk)
-        except (FileNotFoundError, PermissionError) as error:
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise _unreadable(self.path(key), error) from error
 
     def delete(self, key: str, *, generation: int | None = None) -> bool:
@@ -149,7 +149,7 @@ class FolderStorage(Storage):
         """Write chunks beside their final name, read them back, and only then give them the name."""
         path = self.path(key)
         part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         value = 0
         try:
             with open(part, "wb") as file:
@@ -199,6 +199,13 @@ class FolderStorage(Storage):
         return self._info(path, crc32c)
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}, expected a folder that can be made and written") from error
+
+
 def _files_below(folder: Path, start: str) -> Iterator[Path]:
     """Yield the files in `folder` whose names start with `start`, and all below folders so named, hidden ones aside."""
     try:
@@ -222,5 +229,6 @@ def _read_all(paths: Iterable[Path]) -> Iterator[bytes]:
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
-    reason = "no such object" if isinstance(error, FileNotFoundError) else error.strerror
-    return StorageError(f"{path}: {reason}")
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return MissingError(f"{path}: no such object")
+    return StorageError(f"{path}: {error.strerror}")

@@ -32,7 +32,7 @@ from google.resumable_media import DataCorruption, InvalidResponse
 
 from aifs_ensemble.errors import ConfigError, StorageError, VerificationError, WorkflowError
 from aifs_ensemble.files import atomic_writer, crc32c_bytes, crc32c_file
-from aifs_ensemble.storage.base import ObjectInfo, Storage, TransferSettings
+from aifs_ensemble.storage.base import MissingError, ObjectInfo, Storage, TransferSettings
 from aifs_ensemble.storage.uploads import TIMEOUT, ChecksumRefusedError, ChunkedUpload, TryAgainError, WholeUpload
 
 log = logging.getLogger(__name__)
@@ -286,7 +286,7 @@ class GcsStorage(Storage):
             reason = _reason(_last(error))
             return StorageError(f"{address}: not done within {self.settings.deadline:g} s, last: {reason}")
         if _status(error) == 404:
-            return StorageError(f"{address}: no such object, or no such bucket as {self.bucket.name}")
+            return MissingError(f"{address}: no such object, or no such bucket as {self.bucket.name}")
         if _status(error) in (401, 403):
             return StorageError(f"{address}: refused ({_reason(error)}), expected a role such as storage.objectUser")
         return StorageError(f"{address}: {_reason(error)}")
