@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from aifs_ensemble import layouts
@@ -27,8 +29,8 @@ from aifs_ensemble.manifest import (
     parse_member_manifest,
 )
 from aifs_ensemble.names import file_name, member_name
-from aifs_ensemble.scratch_space import lead_file_path, remove_leads
-from aifs_ensemble.storage import ConflictError, ObjectInfo, Storage, open_destination
+from aifs_ensemble.scratch_space import lead_file_paths, remove_leads
+from aifs_ensemble.storage import ConflictError, MissingError, ObjectInfo, Storage, open_destination
 from aifs_ensemble.storage.base import info_json
 
 log = logging.getLogger(__name__)
@@ -121,21 +123,34 @@ class MemberDelivery:
         if there is not None:
             return there
         other = self._replaceable(file)
-        path = lead_file_path(self.scratch, self.member, file.name)
-        if path is None:
+        paths = lead_file_paths(self.scratch, self.member, file)
+        if not paths:
             raise VerificationError(f"{file.name}: neither on scratch nor at {self.storage.address(self.folder)}")
-        return self._found(self.storage.put_file(path, key, crc32c=file.crc32c, replacing=other))
+        for path in paths[:-1]:
+            with suppress(VerificationError):  # of another run: the next copy
+                return self._found(self.storage.put_file(path, key, crc32c=file.crc32c, replacing=other))
+        return self._found(self.storage.put_file(paths[-1], key, crc32c=file.crc32c, replacing=other))
 
     def note_delivered(self, record: LeadRecord) -> None:
         """Record in the work folder that a lead is verified at the destination."""
         with self._lock:
-            known = self._work.delivered.read()
-            if known.get(record.lead) != record:
+            if self._noted.get(record.lead) != record:
                 self._work.root.mkdir(parents=True, exist_ok=True)
                 self._work.delivered.append(record)
+                self._noted[record.lead] = record
+
+    @cached_property
+    def _noted(self) -> dict[int, LeadRecord]:
+        """What the work folder knows as delivered, read at the first lead: a forecast may have cleared it before."""
+        return self._work.delivered.read()
 
     def finish(self, manifest: MemberManifest, content: bytes) -> Receipt:
-        """Put blocks together, and leave the receipt and then the manifest (its bytes are `content`)."""
+        """Put blocks together, and leave the receipt and then the manifest (its bytes are `content`).
+
+        The destination is listed once more before the receipt names its objects: what somebody removed since
+        is sent again from scratch, or is a VerificationError that names it.
+        """
+        self._look_again()
         objects = self.standing(manifest) or self._objects(manifest)
         receipt = Receipt(
             member=self.member,
@@ -176,6 +191,16 @@ class MemberDelivery:
         checked = self._found(self.storage.with_crc32c(there))
         return checked if checked.crc32c == file.crc32c else None
 
+    def _look_again(self) -> None:
+        """List the member's objects anew; checksums that took reading stay known where nothing was written since."""
+        listed = member_objects(self.config, self.storage, self.member)
+        with self._lock:
+            for key, info in listed.items():
+                known = self.there.get(key)
+                if known and (known.size, known.generation) == (info.size, info.generation):
+                    listed[key] = known
+            self.there = listed
+
     def _found(self, info: ObjectInfo) -> ObjectInfo:
         with self._lock:
             self.there[info.key] = info
@@ -207,14 +232,18 @@ class MemberDelivery:
 
     def standing(self, manifest: MemberManifest) -> list[ObjectInfo] | None:
         """Return the objects of an earlier, complete delivery of the same content, or None."""
-        receipt = remote_receipt(self.config, self.storage, self.member)
+        receipt = self._receipt
         wanted = (manifest.content_digest, self.config["delivery"]["layout"])
         if receipt is None or (receipt["content_digest"], receipt["layout"]) != wanted:
             return None
-        files = [FileRecord(file_name(item["key"]), item["size"], item["crc32c"]) for item in receipt["objects"]]
         with ThreadPoolExecutor(self.storage.settings.threads) as pool:
-            found = list(pool.map(self._present, files))
+            found = list(pool.map(self._present, receipt_files(receipt)))
         return None if None in found else [info for info in found if info is not None]
+
+    @cached_property
+    def _receipt(self) -> Mapping[str, Any] | None:
+        """The receipt of an earlier delivery."""
+        return remote_receipt(self.config, self.storage, self.member)
 
     def _objects(self, manifest: MemberManifest) -> list[ObjectInfo]:
         """Return the objects that the layout keeps, blocks made where they are missing."""
@@ -246,8 +275,10 @@ class MemberDelivery:
 
     def _index(self, record: LeadRecord) -> bytes:
         """Return a lead's index from scratch, or from the destination."""
-        path = lead_file_path(self.scratch, self.member, record.index.name)
-        data = path.read_bytes() if path is not None else self.storage.get_bytes(self.key(record.index))
+        for path in lead_file_paths(self.scratch, self.member, record.index):
+            if crc32c_bytes(data := path.read_bytes()) == record.index.crc32c:
+                return data
+        data = self.storage.get_bytes(self.key(record.index))
         if crc32c_bytes(data) != record.index.crc32c:
             raise VerificationError(f"{record.index.name}: differs from its record, expected {record.index.crc32c}")
         return data
@@ -256,21 +287,21 @@ class MemberDelivery:
         """Remove the leads where only blocks are wanted, now that the receipt names these."""
         if layouts.wants_leads(self.config):
             return
-        for record in manifest.leads:
-            for file in (record.grib, record.index):
-                if self.key(file) in self.there:
-                    self.storage.delete(self.key(file))
+        keys = [self.key(file) for record in manifest.leads for file in (record.grib, record.index)]
+        with ThreadPoolExecutor(self.storage.settings.threads, thread_name_prefix="remove") as pool:
+            list(pool.map(self.storage.delete, [key for key in keys if key in self.there]))
 
     def _finished(self, receipt: Receipt, manifest: MemberManifest) -> Receipt:
         """Write the local receipt, free scratch when asked to, and say what moved."""
         freed = 0
         if not self.config["keep_scratch"]:
+            for record in manifest.leads:  # by which `verify` knows why a local copy is gone
+                self.note_delivered(record)
             freed = remove_leads(self.scratch, self.member, manifest.leads, indexes=True)
         now, before = self.storage.counts, self._before
         sent = now.bytes - before.bytes
-        receipt = Receipt(
-            **{name: getattr(receipt, name) for name in ("member", "cycle", "destination", "layout", "content_digest")},
-            objects=receipt.objects,
+        receipt = replace(
+            receipt,
             sent_objects=now.objects - before.objects,
             sent_bytes=sent,
             retries=now.retries - before.retries,
@@ -300,10 +331,10 @@ def lead_prefix(config: Config, member: int) -> str:
 
 def remote_json(storage: Storage, key: str) -> Mapping[str, Any] | None:
     """Return the JSON object under `key`, None when there is none or it is damaged (which is logged)."""
-    if storage.stat(key) is None:
-        return None
     try:
         content = json.loads(storage.get_bytes(key))
+    except MissingError:
+        return None
     except ValueError:
         content = None
     if not isinstance(content, Mapping):
@@ -333,3 +364,27 @@ def remote_receipt(config: Config, storage: Storage, member: int) -> Mapping[str
         log.warning("%s: not a receipt, counts as missing", storage.address(key))
         return None
     return content
+
+
+def vouched_files(manifest: MemberManifest, receipt: Mapping[str, Any] | None) -> list[FileRecord]:
+    """Return the files that must be at the destination for a manifest and its receipt to be true.
+
+    The receipt says in which layout the member was delivered, whatever the configuration asks for today.
+    Without a receipt these are the leads.
+    """
+    files = {file.name: file for file in receipt_files(receipt)}
+    if receipt is None or receipt["layout"] != "blocks":
+        files |= {file.name: file for record in manifest.leads for file in (record.grib, record.index)}
+    return list(files.values())
+
+
+def receipt_files(receipt: Mapping[str, Any] | None) -> list[FileRecord]:
+    """Return the files that a receipt names, none without one."""
+    objects = receipt["objects"] if receipt else ()
+    return [FileRecord(file_name(item["key"]), item["size"], item["crc32c"]) for item in objects]
+
+
+def forget_delivery(config: Config, member: int) -> None:
+    """Remove what says on scratch that a member is at the destination."""
+    config.scratch.receipt(member).unlink(missing_ok=True)
+    config.scratch.delivered(member).unlink(missing_ok=True)

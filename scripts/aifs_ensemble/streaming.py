@@ -7,7 +7,6 @@ chunks of a large one. The forecast waits in one case: scratch has no room for a
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 import time
@@ -24,6 +23,7 @@ from aifs_ensemble.journal import WorkFolder
 from aifs_ensemble.manifest import LeadRecord, MemberManifest, write_member_manifest
 from aifs_ensemble.names import lead_name
 from aifs_ensemble.observers import SilentObserver
+from aifs_ensemble.publication import link
 from aifs_ensemble.restore import resume_point
 from aifs_ensemble.scratch_space import ScratchBudget, no_room, remove_leads
 from aifs_ensemble.storage import Storage, open_destination
@@ -67,7 +67,8 @@ class StreamingDelivery(SilentObserver):
         """Take up the leads that an earlier attempt published."""
         work = WorkFolder(self._work, self.config.cycle, member)
         for record in {**work.delivered.read(), **work.journal.read()}.values():
-            self._enqueue(record, old=True)
+            if record.lead in self.config.leads:  # a longer run may have made more
+                self._enqueue(record, old=True)
 
     def lead_published(self, record: LeadRecord, folder: Path) -> None:
         """Queue a lead; wait only when scratch has no room for another like it."""
@@ -81,8 +82,7 @@ class StreamingDelivery(SilentObserver):
             return
         kept = self._work / "mirror" / path.name
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.unlink(missing_ok=True)
-        os.link(path, kept)
+        link(path, kept)
         with self._changed:
             self._restarts.add(lead)
         self._submit(self._mirror, lead, kept)
@@ -90,15 +90,17 @@ class StreamingDelivery(SilentObserver):
     def finished(self, manifest: MemberManifest) -> None:
         """Wait until every lead is delivered, then leave receipt and manifest."""
         try:
-            for record in manifest.leads:
-                self._enqueue(record)
+            delivery = self._opening.result()
+            if delivery.standing(manifest) is None:
+                for record in manifest.leads:
+                    self._enqueue(record)
             with self._changed:
                 self._closing = True  # nobody will go on from a restart state of a finished member
                 self._changed.wait_for(lambda: self._error is not None or self._tasks == 0)
             self._raise_error()
             path = self._work / "manifest.json"
             write_member_manifest(path, manifest)
-            self.receipt = self._opening.result().finish(manifest, path.read_bytes())
+            self.receipt = delivery.finish(manifest, path.read_bytes())
         except BaseException:
             self._storage.give_up()
             raise
@@ -122,6 +124,7 @@ class StreamingDelivery(SilentObserver):
             if record in (self._waiting.get(record.lead), self._delivered.get(record.lead)):
                 return
             self._waiting[record.lead] = record
+            self._removed.discard(record.lead)
         self._submit(self._send_old if old else self._send, record)
 
     def _send_old(self, record: LeadRecord) -> None:
@@ -226,7 +229,8 @@ class StreamingDelivery(SilentObserver):
 
     def _remove_delivered(self) -> int:
         with self._changed:
-            records = [record for lead, record in self._delivered.items() if lead not in self._removed]
+            gone = self._removed | self._waiting.keys()  # of the latter an earlier version was delivered
+            records = [record for lead, record in self._delivered.items() if lead not in gone]
             self._removed.update(record.lead for record in records)
         return remove_leads(self.config.scratch, self.member, records, indexes=False)
 

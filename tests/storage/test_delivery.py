@@ -12,7 +12,7 @@ from aifs_ensemble.errors import ConfigError, InputError, VerificationError
 from aifs_ensemble.names import index_file
 from aifs_ensemble.storage import ConflictError, open_storage
 
-from storage.members import expected_objects, make_config, make_member
+from storage.members import expected_objects, make_config, make_member, publish_lead
 
 
 def content(url: str) -> dict[str, bytes]:
@@ -143,3 +143,14 @@ def test_no_destination_is_named(tmp_path: Path) -> None:
     make_member(config, 1)
     with pytest.raises(ConfigError, match="config: destination is not set"):
         deliver_member(config, 1)
+
+
+def test_a_newer_runs_leads_stay_when_an_earlier_one_is_delivered(tmp_path: Path, destination: str) -> None:
+    """The work folder was taken over by a run with other settings, which is not finished."""
+    config = make_config(tmp_path / "scratch", destination, keep_scratch=False)
+    manifest = make_member(config, 1)
+    newer = publish_lead(config, 1, 6, size=6000, content=1)
+    receipt = deliver_member(config, 1)
+    assert receipt.content_digest == manifest.content_digest
+    assert (config.scratch.work(1) / "leads" / newer.grib.name).stat().st_size == 6000
+    assert not config.scratch.lead(1, 6).exists()
