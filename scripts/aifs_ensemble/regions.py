@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.errors import PlanError
+from aifs_ensemble.errors import PlanError, StorageError
 from aifs_ensemble.machines import Machines, load_machines
 from aifs_ensemble.storage import open_destination
+
+log = logging.getLogger(__name__)
 
 # Multi- and predefined dual-regions and the regions in them (cloud.google.com/storage/docs/locations).
 _MULTI = {"us": ("us-",), "eu": ("europe-",), "asia": ("asia-",)}
@@ -95,11 +98,23 @@ def _mismatch(table: Machines, what: str, place: str, region: str, size: int) ->
 def check_regions(config: Config, run_bytes: int, image_bytes: int = 0) -> list[Mismatch]:
     """Raise PlanError when bucket or images lie away from the machines, unless ``delivery.allow_cross_region``.
 
-    Asks the destination where it is. Returns what was found and allowed.
+    Asks the destination where it is; `cloud.bucket_region` answers where it may not be asked. Returns what was found
+    and allowed.
     """
-    location = getattr(open_destination(config), "location", lambda: None)()
-    found = mismatches(config, location, run_bytes, image_bytes)
+    found = mismatches(config, _bucket_location(config), run_bytes, image_bytes)
     if found and not config["delivery"]["allow_cross_region"]:
         text = "; ".join(str(one) for one in found)
         raise PlanError(f"config: cloud.regions: {text}; expected one region, or delivery.allow_cross_region: true")
     return found
+
+
+def _bucket_location(config: Config) -> str | None:
+    """Return where the destination is, None for a folder; StorageError when neither it nor the configuration says."""
+    try:
+        location: str | None = getattr(open_destination(config), "location", lambda: None)()
+    except StorageError as error:
+        location = config["cloud"]["bucket_region"]
+        if location is None:
+            raise StorageError(f"{error}; or set cloud.bucket_region") from error
+        log.warning("%s: taken to be in %s, as cloud.bucket_region says (%s)", config["destination"], location, error)
+    return location

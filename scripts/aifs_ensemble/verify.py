@@ -74,22 +74,25 @@ class EnsembleCheck:
         """Return the checks with a state, in one place or anywhere."""
         return [check for check in self.members if check.state == state and place in (None, check.place)]
 
-    def require_sound(self) -> None:
-        """Raise VerificationError, one line, when any member is damaged."""
+    def require_sound(self, *, mended: bool) -> None:
+        """Raise VerificationError, one line, when any member is damaged (and now, if `mended`, unfinished)."""
         damaged = self.of("damaged")
         if damaged:
             lines = [line for check in damaged for line in check.lines()]
             more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
             members = format_members({check.member for check in damaged})
-            raise VerificationError(f"members {members} damaged: {'; '.join(lines[:3])}{more}; run again to mend them")
+            next_step = "they count as unfinished now: run again" if mended else "verify --mend, then run again"
+            raise VerificationError(f"members {members} damaged: {'; '.join(lines[:3])}{more}; {next_step}")
 
-    def require_members(self, least: int) -> None:
-        """Raise VerificationError when fewer than `least` members are sound at the destination."""
+    def require_members(self, config: Config) -> None:
+        """Raise VerificationError when fewer than `min_members` are sound at the destination."""
         absent = [check.member for check in self.of("absent", "destination")]
         sound = len(self.of("sound", "destination"))
-        if sound < least:
-            members = format_members(absent)
-            raise VerificationError(f"destination: {sound} sound members, expected at least {least}; absent: {members}")
+        if sound < config.min_members:
+            raise VerificationError(
+                f"{config['destination']}/{config.cycle}: {sound} sound members, expected at least "
+                f"{config.min_members}; absent: {format_members(absent)}"
+            )
 
 
 def verify_ensemble(
@@ -101,9 +104,9 @@ def verify_ensemble(
     """
     places = tuple(places)
     check = check_ensemble(config, deep=deep, mend=mend, places=places)
-    check.require_sound()
+    check.require_sound(mended=mend)
     if "destination" in places and config["destination"]:
-        check.require_members(config.min_members)
+        check.require_members(config)
     return check
 
 
@@ -112,6 +115,8 @@ def check_ensemble(
 ) -> EnsembleCheck:
     """Return the comparison of every member with its manifests, in the places asked for."""
     storage = open_destination(config) if "destination" in places and config["destination"] else None
+    if storage is not None:
+        next(storage.list(f"{config.cycle}/"), None)  # a bucket that is not there is no ensemble without members
     wanted = [place for place in places if place != "destination" or storage is not None]
     jobs = [(member, place) for place in wanted for member in config.members]
     run = partial(_check_one, config, storage=storage, deep=deep, mend=mend)
@@ -307,7 +312,7 @@ def _move_aside(path: Path, folder: Path) -> None:
 def _mend_destination(config: Config, check: MemberCheck, storage: Storage) -> None:
     """Take back the manifest at the destination, and forget that the damaged leads were delivered.
 
-    A receipt of leads stays for the sound ones, so that a machine with an empty scratch need not make these again.
+    The receipt stays for the sound leads, so that a machine with an empty scratch need not make these again.
     Damaged objects stay until the next delivery replaces them: nothing vouches for them any more.
     """
     keys = config.keys_
@@ -320,10 +325,10 @@ def _mend_destination(config: Config, check: MemberCheck, storage: Storage) -> N
 
 
 def _shorten_receipt(config: Config, check: MemberCheck, storage: Storage) -> None:
-    """Leave the receipt of a damaged member with its sound leads, or remove it when something else is damaged."""
+    """Leave the receipt of a damaged member with its sound leads; with blocks alone it goes."""
     key = config.keys_.receipt(check.member)
     receipt = remote_receipt(config, storage, check.member)
-    if receipt is None or receipt["layout"] != "leads" or 0 in check.problems:
+    if receipt is None or receipt["layout"] == "blocks":  # a block gives back none of its leads
         storage.delete(key)
         return
     damaged = [lead_record(item) for item in receipt["leads"] if item["lead"] in check.problems]

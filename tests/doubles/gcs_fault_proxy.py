@@ -73,7 +73,10 @@ class Schedule:
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """The proxy; `schedule` may be exchanged between runs, `locations` says where buckets are."""
+    """The proxy; `schedule` may be exchanged between runs; `locations` says where buckets are.
+
+    Whoever asks for a description of the buckets in `undescribed` has no right to it.
+    """
 
     daemon_threads = True
 
@@ -84,6 +87,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.sessions: dict[str, _Session] = {}
         self.names = threading.Lock()
         self.locations: dict[str, str] = {}
+        self.undescribed: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -251,6 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
             return _CONDITION
         answer = _call(self.server.upstream, request)
         bucket = re.fullmatch(r"/storage/v1/b/([^/]+)", path)
+        if bucket and bucket[1] in self.server.undescribed:
+            return 403, {}, b'{"error": {"code": 403, "message": "no storage.buckets.get access"}}'
         if bucket and bucket[1] in self.server.locations:
             return 200, {}, json.dumps(json.loads(answer[2]) | {"location": self.server.locations[bucket[1]]}).encode()
         return answer

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from aifs_ensemble.errors import StorageError
 from aifs_ensemble.storage import TransferSettings, open_storage
+from aifs_ensemble.storage import gcs as gcs_storage
 from doubles.gcs_fault_proxy import FaultProxy, Schedule
 
 from storage.campaign import run_campaign, summary
@@ -81,6 +82,19 @@ def test_a_server_that_compares_nothing_is_found_out(
 def test_a_bucket_that_is_not_there_is_named(gcs: FaultProxy) -> None:
     with pytest.raises(StorageError, match="no such bucket as nobody"):
         open_storage("gs://nobody/x", SETTINGS).put_bytes(b"one", "a")
+
+
+def test_a_destination_that_stays_away_is_spoken_of(
+    gcs: FaultProxy, bucket: Callable[[], str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = open_storage(bucket(), SETTINGS)
+    gcs.schedule = Schedule(seed=1, rate=1.0, kinds=("reset",), most=3)
+    storage.put_bytes(b"one", "a")
+    assert caplog.text == ""  # a fault or two are nobody's concern
+    monkeypatch.setattr(gcs_storage, "TELL_SECONDS", 0.0)
+    gcs.schedule = Schedule(seed=1, rate=1.0, kinds=("status",), most=1)
+    storage.put_bytes(b"two", "b")
+    assert "trying again, for up to 20 s: " in caplog.text
 
 
 def test_a_short_campaign_ends_with_destinations_equal_to_sources() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aifs_ensemble import scratch_space
 from aifs_ensemble.delivery import deliver_member
-from aifs_ensemble.errors import ConfigError, PlanError
+from aifs_ensemble.errors import ConfigError, PlanError, StorageError
 from aifs_ensemble.files import crc32c_bytes
 from aifs_ensemble.layouts import combine_crc32c, make_blocks
 from aifs_ensemble.manifest import FileRecord
@@ -167,3 +167,15 @@ def test_a_bucket_in_another_region_stops_the_run_and_says_what_it_costs(tmp_pat
     home = make_config(tmp_path, "gs://ensembles/x", cloud={"regions": ["europe-west4"]})
     assert check_regions(home, 800 * GB) == []
     assert check_regions(make_config(tmp_path, str(tmp_path)), 800 * GB) == []
+
+
+def test_a_bucket_that_may_not_be_asked_where_it_is(tmp_path: Path, gcs: FaultProxy) -> None:
+    gcs.undescribed.add("ensembles")
+    config = make_config(tmp_path, "gs://ensembles/x")
+    with pytest.raises(StorageError, match=r"storage\.buckets\.get.*bucketViewer; or set cloud\.bucket_region"):
+        check_regions(config, 800 * GB)
+    said = make_config(tmp_path, "gs://ensembles/x", cloud={"bucket_region": "europe-west4"})
+    with pytest.raises(PlanError, match=r"the bucket is in europe-west4, machines in us-central1"):
+        check_regions(said, 800 * GB)
+    home = make_config(tmp_path, "gs://ensembles/x", cloud={"bucket_region": "us-central1"})
+    assert check_regions(home, 800 * GB) == []

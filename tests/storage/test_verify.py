@@ -159,6 +159,7 @@ def test_commands(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run_cli(config, tmp_path, "verify", "--place", "scratch") == VerificationError.exit_code
     captured = capsys.readouterr()
     assert "scratch: member001 h006: " in captured.out
+    assert "verify --mend, then run again" in captured.err
     assert config.scratch.manifest(1).exists()  # nothing is mended unasked
 
 
@@ -276,3 +277,47 @@ def test_success_goes_before_the_manifest_that_it_does_not_belong_to(tmp_path: P
     with pytest.raises(StorageError):
         write_ensemble_manifest(config)
     assert not success.exists()
+
+
+@pytest.mark.usefixtures("gcs")
+@pytest.mark.parametrize("command", ["sync", "verify", "gc"])
+def test_a_bucket_that_is_not_there_is_named_by_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    config = make_config(tmp_path / "scratch", "gs://nobody/x")
+    make_member(config, 1)
+    assert run_cli(config, tmp_path, command) == StorageError.exit_code
+    assert capsys.readouterr().err.endswith("error: gs://nobody/x: no such bucket as nobody\n")
+
+
+def test_sync_goes_on_past_a_member_that_cannot_be_delivered(
+    tmp_path: Path, destination: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(tmp_path / "scratch", destination)
+    for member in (1, 2):
+        make_member(config, member)
+    damage(config.scratch.lead(1, 6), "one byte")
+    assert run_cli(config, tmp_path, "sync") == VerificationError.exit_code
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert "member001: not delivered: " in lines[0]
+    assert "h006.grib2: crc32c" in lines[0]
+    assert lines[1].startswith("member002: ")
+    assert " in 10 objects sent in " in lines[1]
+    assert lines[2].startswith("members 2: ")
+    assert lines[3] == "20250819_0000: failed, 1 of 2 members, missing 1"
+    assert "members 1 not delivered, the first because " in captured.err
+    assert verify_member(config, 2).state == "sound"
+
+
+def test_sync_shows_its_progress_on_a_terminal_only(
+    tmp_path: Path, destination: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path / "scratch", destination, members="1")
+    make_member(config, 1)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert run_cli(config, tmp_path, "sync") == 0
+    assert "\r\033[Kmember001: 1 of 4 leads, " in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    assert run_cli(config, tmp_path, "sync") == 0
+    assert "\r" not in capsys.readouterr().err

@@ -39,5 +39,6 @@ def run(args: argparse.Namespace) -> int:
         gone = remove_finished(config, storage, members, orphans) if members else remove(storage, orphans)
         print(f"{gone} of {len(orphans)} objects removed, {size} bytes")
     else:
-        print(f"{len(orphans)} objects, {size} bytes" + ("; --delete removes them" if orphans else ""))
+        found = f"{len(orphans)} objects, {size} bytes" if orphans else f"0 objects to remove in {config.cycle}"
+        print(f"{found}; --delete removes them" if orphans else f"{found} at {storage.url}")
     return 0
