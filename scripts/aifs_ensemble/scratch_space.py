@@ -23,6 +23,7 @@ MEMORY_TYPES = {"tmpfs", "ramfs", "devtmpfs"}
 RESERVE_SHARE = 0.05
 RESERVE_MOST = 2 << 30
 MOUNTS = Path("/proc/self/mounts")
+MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,23 @@ class FileSystem:
 
 
 def file_system(path: Path, mounts: Path = MOUNTS) -> FileSystem:
-    """Return the file system that `path` is or would be on."""
+    """Return the file system that `path` is or would be on; in memory no more is free than the memory that is."""
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     usage = os.statvfs(existing)
     mount, kind = _mount_of(existing.resolve(), mounts)
-    return FileSystem(mount, kind, usage.f_blocks * usage.f_frsize, usage.f_bavail * usage.f_frsize)
+    free = usage.f_bavail * usage.f_frsize
+    if kind in MEMORY_TYPES:
+        free = min(free, _memory_available(free))
+    return FileSystem(mount, kind, usage.f_blocks * usage.f_frsize, free)
+
+
+def _memory_available(otherwise: int) -> int:
+    """Return the bytes of memory that programs can still have, `otherwise` where the kernel does not tell."""
+    try:
+        lines = MEMORY.read_text().splitlines()
+    except OSError:
+        return otherwise
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), otherwise)
 
 
 def _mount_of(path: Path, mounts: Path) -> tuple[str, str]:

@@ -65,6 +65,7 @@ class StreamingDelivery(SilentObserver):
 
     def started(self, member: int, leads: int, done: int) -> None:
         """Take up the leads that an earlier attempt published."""
+        shutil.rmtree(self._work / "mirror", ignore_errors=True)  # of an attempt that was killed
         work = WorkFolder(self._work, self.config.cycle, member)
         for record in {**work.delivered.read(), **work.journal.read()}.values():
             if record.lead in self.config.leads:  # a longer run may have made more

@@ -85,6 +85,17 @@ def test_a_containers_layer_is_refused_by_name(mounts: Path) -> None:
     assert check_scratch(config, 1 << 20, mounts=mounts).overlay
 
 
+def test_memory_is_no_larger_than_the_memory_that_is_free(mounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo = mounts.parent / "meminfo"
+    meminfo.write_text("MemTotal: 4000 kB\nMemFree: 100 kB\nMemAvailable: 300 kB\n")
+    monkeypatch.setattr(scratch_space, "MEMORY", meminfo)
+    assert file_system(mounts.parent / "memory", mounts).free == 300 << 10
+    assert file_system(mounts.parent / "disk", mounts).free > 300 << 10
+    config = make_config(mounts.parent / "memory", "x")
+    with pytest.raises(PlanError, match=r"has 0\.\d MB to give on .*/memory \(tmpfs\), expected 1\.0 MB"):
+        check_scratch(config, 1_000_000, mounts=mounts)
+
+
 def test_too_little_room_is_refused(mounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch_space, "file_system", lambda *_: FileSystem("/d", "ext4", 100 * GB, 50 * GB))
     config = make_config(mounts.parent / "disk", "x", delivery={"scratch_budget_mb": 20_000})

@@ -178,25 +178,28 @@ class FolderStorage(Storage):
     def _publish(self, part: Path, key: str, size: int, crc32c: str, replacing: ObjectInfo | None) -> ObjectInfo:
         """Give a written file its final name unless other content has it; a link never overwrites, a rename would."""
         path = self.path(key)
-        try:
-            os.link(part, path)
-        except FileExistsError:
+        if not _linked(part, path):
             there = self.stat(key)
             same = self._same(there, size, crc32c)
             if same is not None:
                 self._count(settled=1)
                 return same
             if there is not None and (replacing is None or there.generation != replacing.generation):
-                raise self._conflict(key, there, size, crc32c) from None
-            part.replace(path)
-        except OSError as error:  # a file system without hard links
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-                raise
-            if path.exists() and replacing is None:
-                raise self._conflict(key, self._info(path), size, crc32c) from None
+                raise self._conflict(key, there, size, crc32c)
             part.replace(path)
         self._count(objects=1, bytes=size)
         return self._info(path, crc32c)
+
+
+def _linked(part: Path, path: Path) -> bool:
+    """Give `part` the name `path` too; False where something has it, or on a file system without hard links."""
+    try:
+        os.link(part, path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        return False
+    return True
 
 
 def _make_folder(folder: Path) -> None:
