@@ -1,7 +1,7 @@
 """Delivery while the forecast runs: each lead goes to the destination as soon as it is published.
 
-The forecast's thread only puts names into a queue. A few threads send, each holding at most one small file or two
-chunks of a large one. The forecast waits in one case: scratch has no room for another lead until one is delivered.
+The forecast's thread only puts names into a queue. A few threads send, each holding at most one small file or a
+piece of a large one. The forecast waits in one case: scratch has no room for another lead until one is delivered.
 """
 
 from __future__ import annotations

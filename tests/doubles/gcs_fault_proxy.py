@@ -75,7 +75,8 @@ class Schedule:
 class FaultProxy(ThreadingHTTPServer):
     """The proxy; `schedule` may be exchanged between runs; `locations` says where buckets are.
 
-    Whoever asks for a description of the buckets in `undescribed` has no right to it.
+    Whoever asks for a description of the buckets in `undescribed` has no right to it. With `seconds_per_mib` what
+    clients send is read so slowly.
     """
 
     daemon_threads = True
@@ -88,6 +89,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.names = threading.Lock()
         self.locations: dict[str, str] = {}
         self.undescribed: set[str] = set()
+        self.seconds_per_mib = 0.0
 
     @property
     def url(self) -> str:
@@ -273,13 +275,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            return self._read(int(self.headers.get("Content-Length") or 0))
         data = b""
         while size := int(self.rfile.readline().split(b";")[0], 16):
             data += self.rfile.read(size)
             self.rfile.readline()
         self.rfile.readline()
         return data
+
+    def _read(self, size: int) -> bytes:
+        if not self.server.seconds_per_mib:
+            return self.rfile.read(size)
+        data = bytearray()
+        while len(data) < size:
+            time.sleep(self.server.seconds_per_mib)
+            data += self.rfile.read(min(1 << 20, size - len(data)))
+        return bytes(data)
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes, cut: int | None = None) -> None:
         self.send_response(status)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from aifs_ensemble.errors import StorageError
-from aifs_ensemble.storage import TransferSettings, open_storage
+from aifs_ensemble.files import crc32c_bytes
+from aifs_ensemble.storage import TransferSettings, open_storage, uploads
 from aifs_ensemble.storage import gcs as gcs_storage
 from doubles.gcs_fault_proxy import FaultProxy, Schedule
 
@@ -82,6 +83,24 @@ def test_a_server_that_compares_nothing_is_found_out(
 def test_a_bucket_that_is_not_there_is_named(gcs: FaultProxy) -> None:
     with pytest.raises(StorageError, match="no such bucket as nobody"):
         open_storage("gs://nobody/x", SETTINGS).put_bytes(b"one", "a")
+
+
+@pytest.mark.parametrize("above", [64 << 20, 256 << 10], ids=["one request", "session"])
+def test_a_slow_link_is_no_fault(
+    gcs: FaultProxy, bucket: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: int
+) -> None:
+    """What takes long to send as a whole goes on for as long as it moves."""
+    data = random.Random(1).randbytes(32 << 20)
+    (tmp_path / "file").write_bytes(data)
+    storage = open_storage(bucket(), TransferSettings(resumable_above=above, deadline=60, backoff=0.01))
+    monkeypatch.setattr(uploads, "TIMEOUT", (0.5, 10))
+    gcs.seconds_per_mib = 0.05
+    storage.put_file(tmp_path / "file", "a")
+    assert storage.counts.retries == 0
+    gcs.seconds_per_mib = 0.0
+    info = storage.stat("a")
+    assert info is not None
+    assert info.crc32c == crc32c_bytes(data)
 
 
 def test_a_destination_that_stays_away_is_spoken_of(

@@ -47,7 +47,7 @@ class TransferSettings:
 
     threads: int = 8
     resumable_above: int = 8 << 20
-    chunk: int = 32 << 20
+    chunk: int = 256 << 20
     deadline: float = 900.0
     backoff: float = 0.5
     backoff_most: float = 32.0

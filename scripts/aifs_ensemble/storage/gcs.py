@@ -34,7 +34,14 @@ from google.resumable_media import DataCorruption, InvalidResponse
 from aifs_ensemble.errors import ConfigError, StorageError, VerificationError, WorkflowError
 from aifs_ensemble.files import atomic_writer, crc32c_bytes, crc32c_file
 from aifs_ensemble.storage.base import MissingError, ObjectInfo, Storage, TransferSettings
-from aifs_ensemble.storage.uploads import TIMEOUT, ChecksumRefusedError, ChunkedUpload, TryAgainError, WholeUpload
+from aifs_ensemble.storage.uploads import (
+    TIMEOUT,
+    ChecksumRefusedError,
+    ChunkedUpload,
+    PiecewiseStream,
+    TryAgainError,
+    WholeUpload,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -234,7 +241,7 @@ class GcsStorage(Storage):
                 session=self._session,
                 url=self._upload_url("resumable", match),
                 metadata=metadata,
-                stream=stream,
+                stream=PiecewiseStream(stream, size),
                 size=size,
                 chunk=self.settings.chunk,
                 renewed=lambda: self._count(sessions_renewed=1),
