@@ -148,7 +148,8 @@ class MemberDelivery:
         """Put blocks together, and leave the receipt and then the manifest (its bytes are `content`).
 
         The destination is listed once more before the receipt names its objects: what somebody removed since
-        is sent again from scratch, or is a VerificationError that names it.
+        is sent again from scratch, or is a VerificationError that names it. A finished run of the same leads and more
+        stays as it is.
         """
         self._look_again()
         objects = self.standing(manifest) or self._objects(manifest)
@@ -160,6 +161,10 @@ class MemberDelivery:
             content_digest=manifest.content_digest,
             objects=tuple(objects),
         )
+        if longer := self._longer(manifest):
+            address = self.storage.address(self.keys.manifest(self.member))
+            log.info("%s: of a run of %d leads, left as it is", address, len(longer.leads))
+            return self._finished(receipt, manifest)
         lasting = {**receipt.lasting(), "leads": [asdict(record) for record in manifest.leads], "work": self.carried()}
         self.storage.put_bytes(json_bytes(lasting), self.keys.receipt(self.member), overwrite=True)
         self._remove_parts(manifest)
@@ -231,19 +236,36 @@ class MemberDelivery:
         return other
 
     def standing(self, manifest: MemberManifest) -> list[ObjectInfo] | None:
-        """Return the objects of an earlier, complete delivery of the same content, or None."""
+        """Return the objects of an earlier, complete delivery of the same content (or of more leads), or None.
+
+        ConflictError when there is a finished run of more leads that is not complete, or in another layout.
+        """
+        longer = self._longer(manifest)
         receipt = self._receipt
-        wanted = (manifest.content_digest, self.config["delivery"]["layout"])
-        if receipt is None or (receipt["content_digest"], receipt["layout"]) != wanted:
-            return None
-        with ThreadPoolExecutor(self.storage.settings.threads) as pool:
-            found = list(pool.map(self._present, receipt_files(receipt)))
-        return None if None in found else [info for info in found if info is not None]
+        wanted = ((longer or manifest).content_digest, self.config["delivery"]["layout"])
+        found: list[ObjectInfo | None] = [None]
+        if receipt is not None and (receipt["content_digest"], receipt["layout"]) == wanted:
+            with ThreadPoolExecutor(self.storage.settings.threads) as pool:
+                found = list(pool.map(self._present, receipt_files(receipt)))
+        objects = [info for info in found if info is not None]
+        if len(objects) == len(found):
+            return objects
+        if longer:
+            raise ConflictError(
+                f"{self.storage.address(self.keys.manifest(self.member))}: belongs to a finished run of "
+                f"{len(longer.leads)} leads, damaged or in another layout, expected {len(manifest.leads)} leads; "
+                f"remove that run (gc --finished {self.member}), mend it or name another destination"
+            )
+        return None
 
     @cached_property
     def _receipt(self) -> Mapping[str, Any] | None:
         """The receipt of an earlier delivery."""
         return remote_receipt(self.config, self.storage, self.member)
+
+    def _longer(self, manifest: MemberManifest) -> MemberManifest | None:
+        """Return the manifest at the destination when it is of the same leads and more."""
+        return self.remote if self.remote and set(self.remote.leads) > set(manifest.leads) else None
 
     def _objects(self, manifest: MemberManifest) -> list[ObjectInfo]:
         """Return the objects that the layout keeps, blocks made where they are missing."""
