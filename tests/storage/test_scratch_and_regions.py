@@ -153,6 +153,7 @@ def test_regions_in_image_names(image: str | None, region: str | None) -> None:
         ("NAM4", "us-central1", True),
         ("NAM4", "us-west1", False),
         ("EUROPE-WEST4", "us-central1", False),
+        ("europe", "europe-west4", True),
     ],
 )
 def test_near(place: str, region: str, free: bool) -> None:
@@ -178,6 +179,12 @@ def test_a_bucket_in_another_region_stops_the_run_and_says_what_it_costs(tmp_pat
     home = make_config(tmp_path, "gs://ensembles/x", cloud={"regions": ["europe-west4"]})
     assert check_regions(home, 800 * GB) == []
     assert check_regions(make_config(tmp_path, str(tmp_path)), 800 * GB) == []
+
+
+def test_an_image_in_another_region_says_what_its_pulls_cost(tmp_path: Path) -> None:
+    cloud = {"regions": ["us-central1"], "gpu_image": "europe-docker.pkg.dev/p/r/i", "vms": 10}
+    with pytest.raises(PlanError, match=r"cloud\.gpu_image is in europe, .*: 60\.0 GB between them cost \$3\.00 a run"):
+        check_regions(make_config(tmp_path, str(tmp_path), cloud=cloud), 800 * GB)
 
 
 def test_a_bucket_that_may_not_be_asked_where_it_is(tmp_path: Path, gcs: FaultProxy) -> None:
