@@ -5,9 +5,9 @@ sessions (there a status query ends an upload, a repeated chunk is appended twic
 ignored), stated checksums, bucket locations, and the generation preconditions of compose and delete. A session's
 bytes are kept here and go on to the server in one checked request once they are whole.
 
-What it does not imitate: request rates and the Retry-After that goes with 429, TLS, redirects, HTTP/2, expired
-credentials, uploads of unknown size, and damage in headers or in the metadata part of an upload (only the
-object's own bytes are ever flipped).
+What it does not imitate: request rates and the Retry-After that goes with 429, redirects, HTTP/2, expired credentials,
+uploads of unknown size, and damage in headers or in the metadata part of an upload (only the object's own bytes are
+ever flipped).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import random
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import google_crc32c
@@ -93,7 +95,15 @@ class FaultProxy(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
+        if isinstance(self.socket, ssl.SSLSocket):
+            return f"https://localhost:{self.server_address[1]}"
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def use_tls(self, certificate: Path) -> None:
+        """Speak TLS from now on, with the certificate and key in a file."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Broken connections are what this server is for."""

@@ -11,6 +11,7 @@ from aifs_ensemble.errors import StorageError
 from aifs_ensemble.files import crc32c_bytes
 from aifs_ensemble.storage import TransferSettings, open_storage, uploads
 from aifs_ensemble.storage import gcs as gcs_storage
+from doubles.certificates import localhost_certificate
 from doubles.gcs_fault_proxy import FaultProxy, Schedule
 
 from storage.campaign import run_campaign, summary
@@ -86,12 +87,18 @@ def test_a_bucket_that_is_not_there_is_named(gcs: FaultProxy) -> None:
 
 
 @pytest.mark.parametrize("above", [64 << 20, 256 << 10], ids=["one request", "session"])
-def test_a_slow_link_is_no_fault(
-    gcs: FaultProxy, bucket: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: int
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_a_slow_line_is_no_fault(
+    gcs: FaultProxy, bucket: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: int, tls: bool
 ) -> None:
     """What takes long to send as a whole goes on for as long as it moves."""
     data = random.Random(1).randbytes(32 << 20)
     (tmp_path / "file").write_bytes(data)
+    if tls:
+        certificate = localhost_certificate(tmp_path)
+        gcs.use_tls(certificate)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     storage = open_storage(bucket(), TransferSettings(resumable_above=above, deadline=60, backoff=0.01))
     monkeypatch.setattr(uploads, "TIMEOUT", (0.5, 10))
     gcs.seconds_per_mib = 0.05
