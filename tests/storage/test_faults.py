@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from aifs_ensemble.errors import StorageError
+from aifs_ensemble.errors import StorageError, VerificationError
 from aifs_ensemble.files import crc32c_bytes
 from aifs_ensemble.storage import TransferSettings, open_storage, uploads
 from aifs_ensemble.storage import gcs as gcs_storage
@@ -108,6 +109,24 @@ def test_a_slow_line_is_no_fault(
     info = storage.stat("a")
     assert info is not None
     assert info.crc32c == crc32c_bytes(data)
+
+
+@pytest.mark.parametrize("size", [500_000, 3 << 20])
+def test_a_file_that_becomes_shorter_while_it_is_sent_is_named(
+    bucket: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(size))
+
+    def truncate(self: uploads.PiecewiseStream, count: int) -> uploads.Pieces:
+        os.truncate(path, size // 2)
+        return uploads.Pieces(self._stream, 0, size)
+
+    monkeypatch.setattr(uploads.PiecewiseStream, "read", truncate)
+    storage = open_storage(bucket(), SETTINGS)
+    with pytest.raises(VerificationError, match=r"file: crc32c .*, expected"):
+        storage.put_file(path, "a", crc32c=crc32c_bytes(bytes(size)))
+    assert storage.stat("a") is None
 
 
 def test_a_destination_that_stays_away_is_spoken_of(

@@ -28,7 +28,7 @@ class TryAgainError(Exception):
 
 
 class ChecksumRefusedError(TryAgainError):
-    """The service found another checksum than was stated: damage on the way, or in the file."""
+    """The content cannot have the checksum that was stated: damage on the way, or in the file."""
 
 
 class Pieces:
@@ -49,7 +49,7 @@ class Pieces:
         while left:
             piece = self._stream.read(min(PIECE, left))
             if not piece:
-                raise TryAgainError("the file became shorter while it was sent")
+                raise ChecksumRefusedError("the file became shorter while it was sent")
             left -= len(piece)
             yield piece
 
