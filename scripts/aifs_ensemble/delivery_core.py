@@ -6,7 +6,6 @@ names every object), then the manifest. Whatever is there already with the right
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -19,6 +18,14 @@ from typing import Any
 
 from aifs_ensemble import layouts
 from aifs_ensemble.config import Config
+from aifs_ensemble.destination import (
+    RECEIPT_SCHEMA,
+    lead_prefix,
+    member_objects,
+    receipt_files,
+    remote_manifest,
+    remote_receipt,
+)
 from aifs_ensemble.errors import VerificationError
 from aifs_ensemble.files import crc32c_bytes, json_bytes, write_json
 from aifs_ensemble.journal import WorkFolder
@@ -26,16 +33,14 @@ from aifs_ensemble.manifest import (
     FileRecord,
     LeadRecord,
     MemberManifest,
-    parse_member_manifest,
 )
-from aifs_ensemble.names import file_name, member_name
+from aifs_ensemble.names import member_name
 from aifs_ensemble.scratch_space import lead_file_paths, remove_leads
-from aifs_ensemble.storage import ConflictError, MissingError, ObjectInfo, Storage, open_destination
+from aifs_ensemble.storage import ConflictError, ObjectInfo, Storage, open_destination
 from aifs_ensemble.storage.base import info_json
 
 log = logging.getLogger(__name__)
 
-RECEIPT_SCHEMA = "aifs-ensemble/receipt/1"
 # Small files of the work folder that go with a member, so that another machine can take it up.
 WORK_FILES = ("fingerprint.json", "attempts.jsonl")
 
@@ -339,74 +344,3 @@ class MemberDelivery:
         else:
             log.info("%s: everything is at %s already, no bytes moved", name, receipt.destination)
         return receipt
-
-
-def member_objects(config: Config, storage: Storage, member: int) -> dict[str, ObjectInfo]:
-    """Return what the destination has among a member's leads, blocks and indexes, by key."""
-    return {info.key: info for info in storage.list(lead_prefix(config, member))}
-
-
-def lead_prefix(config: Config, member: int) -> str:
-    """Return what the keys of a member's leads, blocks and indexes begin with."""
-    return config.keys_.lead(member, 0).rpartition("_")[0] + "_"
-
-
-def remote_json(storage: Storage, key: str) -> Mapping[str, Any] | None:
-    """Return the JSON object under `key`, None when there is none or it is damaged (which is logged)."""
-    try:
-        content = json.loads(storage.get_bytes(key))
-    except MissingError:
-        return None
-    except ValueError:
-        content = None
-    if not isinstance(content, Mapping):
-        log.warning("%s: not JSON, counts as missing", storage.address(key))
-        return None
-    return content
-
-
-def remote_manifest(config: Config, storage: Storage, member: int) -> MemberManifest | None:
-    """Return the member's manifest at the destination, None when there is none or it is damaged (which is logged)."""
-    key = config.keys_.manifest(member)
-    content = remote_json(storage, key)
-    try:
-        return None if content is None else parse_member_manifest(content, storage.address(key))
-    except VerificationError as error:
-        log.warning("%s, counts as missing", error)
-        return None
-
-
-def remote_receipt(config: Config, storage: Storage, member: int) -> Mapping[str, Any] | None:
-    """Return the member's receipt at the destination, None when there is none or it is damaged (which is logged)."""
-    key = config.keys_.receipt(member)
-    content = remote_json(storage, key)
-    if content is None:
-        return None
-    if content.get("schema") != RECEIPT_SCHEMA or not {"content_digest", "layout", "objects", "leads"} <= set(content):
-        log.warning("%s: not a receipt, counts as missing", storage.address(key))
-        return None
-    return content
-
-
-def vouched_files(manifest: MemberManifest, receipt: Mapping[str, Any] | None) -> list[FileRecord]:
-    """Return the files that must be at the destination for a manifest and its receipt to be true.
-
-    The receipt says in which layout the member was delivered, whatever the configuration asks for today.
-    Without a receipt these are the leads.
-    """
-    files = {file.name: file for file in receipt_files(receipt)}
-    if receipt is None or receipt["layout"] != "blocks":
-        files |= {file.name: file for record in manifest.leads for file in (record.grib, record.index)}
-    return list(files.values())
-
-
-def receipt_files(receipt: Mapping[str, Any] | None) -> list[FileRecord]:
-    """Return the files that a receipt names, none without one."""
-    objects = receipt["objects"] if receipt else ()
-    return [FileRecord(file_name(item["key"]), item["size"], item["crc32c"]) for item in objects]
-
-
-def forget_delivery(config: Config, member: int) -> None:
-    """Remove what says on scratch that a member is at the destination."""
-    config.scratch.receipt(member).unlink(missing_ok=True)
-    config.scratch.delivered(member).unlink(missing_ok=True)

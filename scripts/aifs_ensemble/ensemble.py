@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.delivery_core import remote_json, remote_manifest, remote_receipt, vouched_files
+from aifs_ensemble.destination import remote_json, remote_manifest, remote_receipt, vouched_files
 from aifs_ensemble.files import json_bytes, write_bytes
 from aifs_ensemble.manifest import ENSEMBLE_SCHEMA, MemberManifest, ensemble_state
 from aifs_ensemble.names import format_members

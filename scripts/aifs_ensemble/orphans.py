@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.delivery_core import (
+from aifs_ensemble.destination import (
     forget_delivery,
     member_objects,
     receipt_files,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.delivery_core import WORK_FILES, member_objects, receipt_files, remote_json, remote_receipt
+from aifs_ensemble.delivery_core import WORK_FILES
+from aifs_ensemble.destination import member_objects, receipt_files, remote_json, remote_receipt
 from aifs_ensemble.errors import StorageError
 from aifs_ensemble.files import read_json, write_bytes
 from aifs_ensemble.journal import WorkFolder

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.delivery_core import (
+from aifs_ensemble.destination import (
     forget_delivery,
     member_objects,
     remote_manifest,
