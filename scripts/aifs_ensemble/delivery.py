@@ -6,8 +6,8 @@ names every object), then the manifest. Whatever is there already with the right
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.delivery_core import MemberDelivery, Receipt
@@ -19,8 +19,12 @@ from aifs_ensemble.streaming import StreamingDelivery
 __all__ = ["Receipt", "Restored", "StreamingDelivery", "deliver_member", "restore_member"]
 
 
-def deliver_member(config: Config, member: int, storage: Storage | None = None) -> Receipt:
+def deliver_member(
+    config: Config, member: int, storage: Storage | None = None, told: Callable[[int, int], None] | None = None
+) -> Receipt:
     """Bring a finished member from scratch to the destination, verified, and write its receipt.
+
+    `told` is called with the leads delivered so far and their number, as they are.
 
     A second call moves no bytes. With ``keep_scratch: false`` the local leads go once all copies are
     verified. Raises InputError when the member has no manifest, VerificationError when a local file differs
@@ -30,17 +34,18 @@ def deliver_member(config: Config, member: int, storage: Storage | None = None) 
     manifest = read_member_manifest(path)
     delivery = MemberDelivery(config, member, storage)
     if delivery.standing(manifest) is None:
-        _send_all(delivery, manifest.leads)
+        _send_all(delivery, manifest.leads, told or (lambda done, leads: None))
     return delivery.finish(manifest, path.read_bytes())
 
 
-def _send_all(delivery: MemberDelivery, records: Iterable[LeadRecord]) -> None:
+def _send_all(delivery: MemberDelivery, records: Sequence[LeadRecord], told: Callable[[int, int], None]) -> None:
     """Send leads in parallel; the first error stops what has not begun."""
     with ThreadPoolExecutor(delivery.storage.settings.threads, thread_name_prefix="send") as pool:
         futures = [pool.submit(delivery.send_lead, record) for record in records]
         try:
-            for future in futures:
+            for done, future in enumerate(as_completed(futures), 1):
                 future.result()
+                told(done, len(records))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -6,17 +6,26 @@ names every object), then the manifest. Whatever is there already with the right
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from aifs_ensemble import layouts
 from aifs_ensemble.config import Config
+from aifs_ensemble.destination import (
+    RECEIPT_SCHEMA,
+    lead_prefix,
+    member_objects,
+    receipt_files,
+    remote_manifest,
+    remote_receipt,
+)
 from aifs_ensemble.errors import VerificationError
 from aifs_ensemble.files import crc32c_bytes, json_bytes, write_json
 from aifs_ensemble.journal import WorkFolder
@@ -24,16 +33,14 @@ from aifs_ensemble.manifest import (
     FileRecord,
     LeadRecord,
     MemberManifest,
-    parse_member_manifest,
 )
-from aifs_ensemble.names import file_name, member_name
-from aifs_ensemble.scratch_space import lead_file_path, remove_leads
+from aifs_ensemble.names import member_name
+from aifs_ensemble.scratch_space import lead_file_paths, remove_leads
 from aifs_ensemble.storage import ConflictError, ObjectInfo, Storage, open_destination
 from aifs_ensemble.storage.base import info_json
 
 log = logging.getLogger(__name__)
 
-RECEIPT_SCHEMA = "aifs-ensemble/receipt/1"
 # Small files of the work folder that go with a member, so that another machine can take it up.
 WORK_FILES = ("fingerprint.json", "attempts.jsonl")
 
@@ -121,21 +128,35 @@ class MemberDelivery:
         if there is not None:
             return there
         other = self._replaceable(file)
-        path = lead_file_path(self.scratch, self.member, file.name)
-        if path is None:
+        paths = lead_file_paths(self.scratch, self.member, file)
+        if not paths:
             raise VerificationError(f"{file.name}: neither on scratch nor at {self.storage.address(self.folder)}")
-        return self._found(self.storage.put_file(path, key, crc32c=file.crc32c, replacing=other))
+        for path in paths[:-1]:
+            with suppress(VerificationError):  # of another run: the next copy
+                return self._found(self.storage.put_file(path, key, crc32c=file.crc32c, replacing=other))
+        return self._found(self.storage.put_file(paths[-1], key, crc32c=file.crc32c, replacing=other))
 
     def note_delivered(self, record: LeadRecord) -> None:
         """Record in the work folder that a lead is verified at the destination."""
         with self._lock:
-            known = self._work.delivered.read()
-            if known.get(record.lead) != record:
+            if self._noted.get(record.lead) != record:
                 self._work.root.mkdir(parents=True, exist_ok=True)
                 self._work.delivered.append(record)
+                self._noted[record.lead] = record
+
+    @cached_property
+    def _noted(self) -> dict[int, LeadRecord]:
+        """What the work folder knows as delivered, read at the first lead: a forecast may have cleared it before."""
+        return self._work.delivered.read()
 
     def finish(self, manifest: MemberManifest, content: bytes) -> Receipt:
-        """Put blocks together, and leave the receipt and then the manifest (its bytes are `content`)."""
+        """Put blocks together, and leave the receipt and then the manifest (its bytes are `content`).
+
+        The destination is listed once more before the receipt names its objects: what somebody removed since
+        is sent again from scratch, or is a VerificationError that names it. A finished run of the same leads and more
+        stays as it is.
+        """
+        self._look_again()
         objects = self.standing(manifest) or self._objects(manifest)
         receipt = Receipt(
             member=self.member,
@@ -145,6 +166,10 @@ class MemberDelivery:
             content_digest=manifest.content_digest,
             objects=tuple(objects),
         )
+        if longer := self._longer(manifest):
+            address = self.storage.address(self.keys.manifest(self.member))
+            log.info("%s: of a run of %d leads, left as it is", address, len(longer.leads))
+            return self._finished(receipt, manifest)
         lasting = {**receipt.lasting(), "leads": [asdict(record) for record in manifest.leads], "work": self.carried()}
         self.storage.put_bytes(json_bytes(lasting), self.keys.receipt(self.member), overwrite=True)
         self._remove_parts(manifest)
@@ -176,6 +201,16 @@ class MemberDelivery:
         checked = self._found(self.storage.with_crc32c(there))
         return checked if checked.crc32c == file.crc32c else None
 
+    def _look_again(self) -> None:
+        """List the member's objects anew; checksums that took reading stay known where nothing was written since."""
+        listed = member_objects(self.config, self.storage, self.member)
+        with self._lock:
+            for key, info in listed.items():
+                known = self.there.get(key)
+                if known and (known.size, known.generation) == (info.size, info.generation):
+                    listed[key] = known
+            self.there = listed
+
     def _found(self, info: ObjectInfo) -> ObjectInfo:
         with self._lock:
             self.there[info.key] = info
@@ -206,15 +241,36 @@ class MemberDelivery:
         return other
 
     def standing(self, manifest: MemberManifest) -> list[ObjectInfo] | None:
-        """Return the objects of an earlier, complete delivery of the same content, or None."""
-        receipt = remote_receipt(self.config, self.storage, self.member)
-        wanted = (manifest.content_digest, self.config["delivery"]["layout"])
-        if receipt is None or (receipt["content_digest"], receipt["layout"]) != wanted:
-            return None
-        files = [FileRecord(file_name(item["key"]), item["size"], item["crc32c"]) for item in receipt["objects"]]
-        with ThreadPoolExecutor(self.storage.settings.threads) as pool:
-            found = list(pool.map(self._present, files))
-        return None if None in found else [info for info in found if info is not None]
+        """Return the objects of an earlier, complete delivery of the same content (or of more leads), or None.
+
+        ConflictError when there is a finished run of more leads that is not complete, or in another layout.
+        """
+        longer = self._longer(manifest)
+        receipt = self._receipt
+        wanted = ((longer or manifest).content_digest, self.config["delivery"]["layout"])
+        found: list[ObjectInfo | None] = [None]
+        if receipt is not None and (receipt["content_digest"], receipt["layout"]) == wanted:
+            with ThreadPoolExecutor(self.storage.settings.threads) as pool:
+                found = list(pool.map(self._present, receipt_files(receipt)))
+        objects = [info for info in found if info is not None]
+        if len(objects) == len(found):
+            return objects
+        if longer:
+            raise ConflictError(
+                f"{self.storage.address(self.keys.manifest(self.member))}: belongs to a finished run of "
+                f"{len(longer.leads)} leads, damaged or in another layout, expected {len(manifest.leads)} leads; "
+                f"remove that run (gc --finished {self.member}), mend it or name another destination"
+            )
+        return None
+
+    @cached_property
+    def _receipt(self) -> Mapping[str, Any] | None:
+        """The receipt of an earlier delivery."""
+        return remote_receipt(self.config, self.storage, self.member)
+
+    def _longer(self, manifest: MemberManifest) -> MemberManifest | None:
+        """Return the manifest at the destination when it is of the same leads and more."""
+        return self.remote if self.remote and set(self.remote.leads) > set(manifest.leads) else None
 
     def _objects(self, manifest: MemberManifest) -> list[ObjectInfo]:
         """Return the objects that the layout keeps, blocks made where they are missing."""
@@ -246,8 +302,10 @@ class MemberDelivery:
 
     def _index(self, record: LeadRecord) -> bytes:
         """Return a lead's index from scratch, or from the destination."""
-        path = lead_file_path(self.scratch, self.member, record.index.name)
-        data = path.read_bytes() if path is not None else self.storage.get_bytes(self.key(record.index))
+        for path in lead_file_paths(self.scratch, self.member, record.index):
+            if crc32c_bytes(data := path.read_bytes()) == record.index.crc32c:
+                return data
+        data = self.storage.get_bytes(self.key(record.index))
         if crc32c_bytes(data) != record.index.crc32c:
             raise VerificationError(f"{record.index.name}: differs from its record, expected {record.index.crc32c}")
         return data
@@ -256,21 +314,21 @@ class MemberDelivery:
         """Remove the leads where only blocks are wanted, now that the receipt names these."""
         if layouts.wants_leads(self.config):
             return
-        for record in manifest.leads:
-            for file in (record.grib, record.index):
-                if self.key(file) in self.there:
-                    self.storage.delete(self.key(file))
+        keys = [self.key(file) for record in manifest.leads for file in (record.grib, record.index)]
+        with ThreadPoolExecutor(self.storage.settings.threads, thread_name_prefix="remove") as pool:
+            list(pool.map(self.storage.delete, [key for key in keys if key in self.there]))
 
     def _finished(self, receipt: Receipt, manifest: MemberManifest) -> Receipt:
         """Write the local receipt, free scratch when asked to, and say what moved."""
         freed = 0
         if not self.config["keep_scratch"]:
+            for record in manifest.leads:  # by which `verify` knows why a local copy is gone
+                self.note_delivered(record)
             freed = remove_leads(self.scratch, self.member, manifest.leads, indexes=True)
         now, before = self.storage.counts, self._before
         sent = now.bytes - before.bytes
-        receipt = Receipt(
-            **{name: getattr(receipt, name) for name in ("member", "cycle", "destination", "layout", "content_digest")},
-            objects=receipt.objects,
+        receipt = replace(
+            receipt,
             sent_objects=now.objects - before.objects,
             sent_bytes=sent,
             retries=now.retries - before.retries,
@@ -286,50 +344,3 @@ class MemberDelivery:
         else:
             log.info("%s: everything is at %s already, no bytes moved", name, receipt.destination)
         return receipt
-
-
-def member_objects(config: Config, storage: Storage, member: int) -> dict[str, ObjectInfo]:
-    """Return what the destination has among a member's leads, blocks and indexes, by key."""
-    return {info.key: info for info in storage.list(lead_prefix(config, member))}
-
-
-def lead_prefix(config: Config, member: int) -> str:
-    """Return what the keys of a member's leads, blocks and indexes begin with."""
-    return config.keys_.lead(member, 0).rpartition("_")[0] + "_"
-
-
-def remote_json(storage: Storage, key: str) -> Mapping[str, Any] | None:
-    """Return the JSON object under `key`, None when there is none or it is damaged (which is logged)."""
-    if storage.stat(key) is None:
-        return None
-    try:
-        content = json.loads(storage.get_bytes(key))
-    except ValueError:
-        content = None
-    if not isinstance(content, Mapping):
-        log.warning("%s: not JSON, counts as missing", storage.address(key))
-        return None
-    return content
-
-
-def remote_manifest(config: Config, storage: Storage, member: int) -> MemberManifest | None:
-    """Return the member's manifest at the destination, None when there is none or it is damaged (which is logged)."""
-    key = config.keys_.manifest(member)
-    content = remote_json(storage, key)
-    try:
-        return None if content is None else parse_member_manifest(content, storage.address(key))
-    except VerificationError as error:
-        log.warning("%s, counts as missing", error)
-        return None
-
-
-def remote_receipt(config: Config, storage: Storage, member: int) -> Mapping[str, Any] | None:
-    """Return the member's receipt at the destination, None when there is none or it is damaged (which is logged)."""
-    key = config.keys_.receipt(member)
-    content = remote_json(storage, key)
-    if content is None:
-        return None
-    if content.get("schema") != RECEIPT_SCHEMA or not {"content_digest", "layout", "objects", "leads"} <= set(content):
-        log.warning("%s: not a receipt, counts as missing", storage.address(key))
-        return None
-    return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.delivery_core import remote_manifest, remote_receipt
+from aifs_ensemble.destination import remote_json, remote_manifest, remote_receipt, vouched_files
 from aifs_ensemble.files import json_bytes, write_bytes
-from aifs_ensemble.layouts import wants_leads
-from aifs_ensemble.manifest import ENSEMBLE_SCHEMA, FileRecord, MemberManifest, ensemble_state
-from aifs_ensemble.names import file_name, format_members
-from aifs_ensemble.storage import ObjectInfo, Storage, open_destination
+from aifs_ensemble.manifest import ENSEMBLE_SCHEMA, MemberManifest, ensemble_state
+from aifs_ensemble.names import format_members
+from aifs_ensemble.storage import MissingError, ObjectInfo, Storage, open_destination
 from aifs_ensemble.storage.base import info_json
 
 log = logging.getLogger(__name__)
@@ -76,25 +74,32 @@ def write_ensemble_manifest(config: Config, path: Path | None = None) -> Ensembl
         fields=sum(item["fields"] for item in entries),
     )
     content = json_bytes(_content(config, status, entries))
-    # _SUCCESS never stands beside a manifest that it does not belong to
-    if status.state == "failed":
-        storage.delete(config.keys_.success)
-    storage.put_bytes(content, config.keys_.ensemble_manifest, overwrite=True)
-    if status.state != "failed":
-        storage.put_bytes(f"{status}\n".encode(), config.keys_.success, overwrite=True)
+    _leave(config, storage, status, content)
     if path is not None:
         write_bytes(path, content)
     log.log(logging.INFO if status.state == "complete" else logging.WARNING, "%s", status)
     return status
 
 
+def _leave(config: Config, storage: Storage, status: EnsembleStatus, content: bytes) -> None:
+    """Write manifest and ``_SUCCESS``, which never stands beside a manifest that it does not belong to."""
+    keys = config.keys_
+    success = f"{status}\n".encode()
+    try:
+        stands = storage.get_bytes(keys.success) == success
+    except MissingError:
+        stands = False
+    if status.state == "failed" or not stands:
+        storage.delete(keys.success)
+    storage.put_bytes(content, keys.ensemble_manifest, overwrite=True)
+    if status.state != "failed":
+        storage.put_bytes(success, keys.success, overwrite=True)
+
+
 def read_ensemble_manifest(config: Config, storage: Storage | None = None) -> Mapping[str, Any] | None:
     """Return the ensemble's manifest at the destination, or None."""
     storage = storage or open_destination(config)
-    if storage.stat(config.keys_.ensemble_manifest) is None:
-        return None
-    content: Mapping[str, Any] = json.loads(storage.get_bytes(config.keys_.ensemble_manifest))
-    return content
+    return remote_json(storage, config.keys_.ensemble_manifest)
 
 
 def _content(config: Config, status: EnsembleStatus, entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -154,10 +159,7 @@ def _why_not(
     absent = set(config.leads) - {record.lead for record in manifest.leads}
     if absent:
         return f"its manifest ends before {max(absent)} h"
-    files = [FileRecord(file_name(item["key"]), item["size"], item["crc32c"]) for item in receipt["objects"]]
-    if wants_leads(config):
-        files += [file for record in manifest.leads for file in (record.grib, record.index)]
-    for file in files:
+    for file in vouched_files(manifest, receipt):
         info = listed.get(f"{config.cycle}/forecasts/{file.name}")
         if info is None or info.size != file.size or info.crc32c not in (None, file.crc32c):
             return f"{file.name} is missing or differs"

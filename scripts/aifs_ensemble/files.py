@@ -6,6 +6,7 @@ import base64
 import errno
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,8 +39,8 @@ def crc32c_file(path: Path) -> str:
 
 
 def temporary(path: Path) -> Path:
-    """Return the temporary name under which `path` is made, hidden and in the same folder."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Return the temporary name under which this thread makes `path`, hidden and in the same folder."""
+    return path.with_name(f".{path.name}.{threading.get_ident()}.{os.getpid()}.part")
 
 
 @contextmanager

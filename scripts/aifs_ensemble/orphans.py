@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.delivery_core import member_objects, remote_manifest, remote_receipt
-from aifs_ensemble.layouts import wants_leads
+from aifs_ensemble.destination import (
+    forget_delivery,
+    member_objects,
+    receipt_files,
+    remote_manifest,
+    remote_receipt,
+    vouched_files,
+)
 from aifs_ensemble.names import file_name, member_name
 from aifs_ensemble.storage import ObjectInfo, Storage
 
@@ -21,24 +28,38 @@ class Orphan:
     reason: str
 
 
-def find_orphans(config: Config, storage: Storage, older_than: timedelta) -> list[Orphan]:
-    """Return objects of the cycle that no manifest names, left alone for `older_than`.
+@dataclass(frozen=True)
+class _Vouched:
+    """The names that a member's manifest or receipt vouches for; `finished` says that it has a manifest."""
 
-    Leads, blocks and indexes of members without a manifest (a running member has none yet: hence the age) or
-    not named by it, and restart states of finished members or of members that do not run any more.
+    names: frozenset[str]
+    finished: bool
+
+
+def find_orphans(config: Config, storage: Storage, older_than: timedelta) -> list[Orphan]:
+    """Return objects of the cycle that nothing vouches for, of members that did nothing for `older_than`.
+
+    Leads, blocks and indexes that neither manifest nor receipt of their member names, and restart states. A member
+    that runs has objects that nothing names yet, some of them left by an attempt days ago: as long as anything
+    about it is younger, all of it is left alone.
     """
     limit = datetime.now(UTC) - older_than
-    listed = [info for info in storage.list(f"{config.cycle}/forecasts/") if _old(info, limit)]
-    restarts = [info for info in storage.list(f"{config.cycle}/restarts/") if _old(info, limit)]
-    names = {_member_of(info.key) for info in [*listed, *restarts]}
-    named: dict[str, set[str] | None] = {}
-    for name in sorted(name for name in names if name):
-        named[name] = _named(config, storage, int(name.removeprefix("member")))
-    return [*_stray_leads(listed, named), *_stray_restarts(restarts, named)]
+    folders = {name: list(storage.list(f"{config.cycle}/{name}/")) for name in ("forecasts", "restarts", "status")}
+    active = {
+        _member_of(info.key)
+        for listed in folders.values()
+        for info in listed
+        if info.updated is not None and info.updated > limit
+    }
+    leads, restarts = ([info for info in folders[name] if _member_of(info.key)] for name in ("forecasts", "restarts"))
+    idle = sorted({_member_of(info.key) or "" for info in [*leads, *restarts]} - active)
+    with ThreadPoolExecutor(storage.settings.threads) as pool:
+        vouched = dict(zip(idle, pool.map(lambda name: _vouched(config, storage, name), idle), strict=True))
+    return [*_stray_leads(leads, vouched), *_stray_restarts(restarts, vouched)]
 
 
 def finished_run(config: Config, storage: Storage, members: Iterable[int]) -> list[Orphan]:
-    """Return every object of finished members, the manifest first, so that nothing is vouched for that goes."""
+    """Return every object of finished members, what vouches for the others first."""
     found = []
     for member in members:
         keys = config.keys_
@@ -54,48 +75,61 @@ def finished_run(config: Config, storage: Storage, members: Iterable[int]) -> li
 
 
 def remove(storage: Storage, orphans: Iterable[Orphan]) -> int:
-    """Remove objects, each only in the generation that was looked at; return how many went."""
-    return sum(storage.delete(orphan.info.key, generation=orphan.info.generation) for orphan in orphans)
+    """Remove objects, each only in the generation that was looked at; return how many went.
+
+    Manifests and receipts go before anything that they vouch for.
+    """
+
+    def go(orphan: Orphan) -> bool:
+        return storage.delete(orphan.info.key, generation=orphan.info.generation)
+
+    orphans = list(orphans)
+    vouching = [orphan for orphan in orphans if "/forecasts/" not in orphan.info.key]
+    gone = sum(map(go, vouching))
+    with ThreadPoolExecutor(storage.settings.threads) as pool:
+        return gone + sum(pool.map(go, [orphan for orphan in orphans if orphan not in vouching]))
 
 
-def _named(config: Config, storage: Storage, member: int) -> set[str] | None:
-    """Return the names of the objects that a member's manifest and receipt vouch for, None without a manifest."""
+def remove_finished(config: Config, storage: Storage, members: Iterable[int], orphans: Iterable[Orphan]) -> int:
+    """Remove what `finished_run` found, and what says on scratch that these members are delivered."""
+    for member in members:
+        forget_delivery(config, member)
+    return remove(storage, orphans)
+
+
+def _vouched(config: Config, storage: Storage, name: str) -> _Vouched:
+    """Return what is vouched for of a member.
+
+    A receipt alone counts too: Snakemake removes the manifests of a whole group when one of its members fails, and the
+    next run takes the others back by their receipts.
+    """
+    member = int(name.removeprefix("member"))
     manifest = remote_manifest(config, storage, member)
-    if manifest is None:
-        return None
-    names = {file_name(item["key"]) for item in (remote_receipt(config, storage, member) or {}).get("objects", ())}
-    if wants_leads(config) or not names:
-        names |= {file.name for record in manifest.leads for file in (record.grib, record.index)}
-    return names
+    receipt = remote_receipt(config, storage, member)
+    files = receipt_files(receipt) if manifest is None else vouched_files(manifest, receipt)
+    return _Vouched(frozenset(file.name for file in files), manifest is not None)
 
 
-def _stray_leads(listed: Iterable[ObjectInfo], named: dict[str, set[str] | None]) -> Iterator[Orphan]:
+def _stray_leads(listed: Iterable[ObjectInfo], vouched: Mapping[str, _Vouched]) -> Iterator[Orphan]:
     for info in listed:
-        member = _member_of(info.key)
-        names = named.get(member or "")
-        if member is None:
-            continue  # not ours to judge
-        if names is None:
-            yield Orphan(info, f"{member} has no manifest")
-        elif file_name(info.key) not in names:
-            yield Orphan(info, f"not named by the manifest of {member}")
+        member = _member_of(info.key) or ""
+        if member in vouched and file_name(info.key) not in vouched[member].names:
+            finished = vouched[member].finished
+            reason = f"not named by the manifest of {member}" if finished else f"{member} has no manifest"
+            yield Orphan(info, reason)
 
 
-def _stray_restarts(restarts: Iterable[ObjectInfo], named: dict[str, set[str] | None]) -> Iterator[Orphan]:
+def _stray_restarts(restarts: Iterable[ObjectInfo], vouched: Mapping[str, _Vouched]) -> Iterator[Orphan]:
     for info in restarts:
-        member = _member_of(info.key)
-        if member is not None:
-            finished = named.get(member) is not None
+        member = _member_of(info.key) or ""
+        if member in vouched:
+            finished = vouched[member].finished
             yield Orphan(info, f"{member} is finished" if finished else f"{member} has not run since")
 
 
 def _member_of(key: str) -> str | None:
     """Return the part of a key that names a member."""
-    for piece in key.replace("/", "_").split("_"):
+    for piece in key.replace("/", "_").replace(".", "_").split("_"):
         if piece.startswith("member") and piece.removeprefix("member").isdigit():
             return piece
     return None
-
-
-def _old(info: ObjectInfo, limit: datetime) -> bool:
-    return info.updated is None or info.updated <= limit

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.errors import PlanError
+from aifs_ensemble.errors import PlanError, StorageError
 from aifs_ensemble.machines import Machines, load_machines
 from aifs_ensemble.storage import open_destination
 
+log = logging.getLogger(__name__)
+
 # Multi- and predefined dual-regions and the regions in them (cloud.google.com/storage/docs/locations).
-_MULTI = {"us": ("us-",), "eu": ("europe-",), "asia": ("asia-",)}
+# Registries call eu europe.
+_MULTI = {"us": ("us-",), "eu": ("europe-",), "europe": ("europe-",), "asia": ("asia-",)}
 _DUAL = {
     "nam4": ("us-central1", "us-east1"),
     "eur4": ("europe-north1", "europe-west4"),
@@ -66,11 +70,11 @@ def continent(place: str) -> str:
 
 
 def mismatches(
-    config: Config, bucket_location: str | None, run_bytes: int, image_bytes: int = 0, machines: Machines | None = None
+    config: Config, bucket_location: str | None, run_bytes: int, machines: Machines | None = None
 ) -> list[Mismatch]:
     """Return what lies away from a region in which machines may be rented.
 
-    `run_bytes` go to the bucket in a run; `image_bytes` are pulled by each machine. Prices are those of
+    `run_bytes` go to the bucket in a run, and each machine pulls its image. Sizes of images and prices are those of
     config/machines.yaml.
     """
     table = machines or load_machines()
@@ -79,10 +83,11 @@ def mismatches(
     for region in cloud["regions"]:
         if bucket_location and not near(bucket_location, region):
             found.append(_mismatch(table, "the bucket", bucket_location.lower(), region, run_bytes))
-        for key in ("gpu_image", "cpu_image"):
-            place = image_region(cloud[key])
+        for kind, gigabytes in table.assumptions.image_gb.items():
+            place = image_region(cloud[f"{kind}_image"])
             if place and not near(place, region):
-                found.append(_mismatch(table, f"cloud.{key}", place, region, image_bytes * cloud["vms"]))
+                pulled = round(gigabytes * 1e9) * cloud["vms"]
+                found.append(_mismatch(table, f"cloud.{kind}_image", place, region, pulled))
     return found
 
 
@@ -92,14 +97,26 @@ def _mismatch(table: Machines, what: str, place: str, region: str, size: int) ->
     return Mismatch(what, place, region, gigabytes, gigabytes * table.service(service))
 
 
-def check_regions(config: Config, run_bytes: int, image_bytes: int = 0) -> list[Mismatch]:
+def check_regions(config: Config, run_bytes: int) -> list[Mismatch]:
     """Raise PlanError when bucket or images lie away from the machines, unless ``delivery.allow_cross_region``.
 
-    Asks the destination where it is. Returns what was found and allowed.
+    Asks the destination where it is; `cloud.bucket_region` answers where it may not be asked. Returns what was found
+    and allowed.
     """
-    location = getattr(open_destination(config), "location", lambda: None)()
-    found = mismatches(config, location, run_bytes, image_bytes)
+    found = mismatches(config, _bucket_location(config), run_bytes)
     if found and not config["delivery"]["allow_cross_region"]:
         text = "; ".join(str(one) for one in found)
         raise PlanError(f"config: cloud.regions: {text}; expected one region, or delivery.allow_cross_region: true")
     return found
+
+
+def _bucket_location(config: Config) -> str | None:
+    """Return where the destination is, None for a folder; StorageError when neither it nor the configuration says."""
+    try:
+        location: str | None = getattr(open_destination(config), "location", lambda: None)()
+    except StorageError as error:
+        location = config["cloud"]["bucket_region"]
+        if location is None:
+            raise StorageError(f"{error}; or set cloud.bucket_region") from error
+        log.warning("%s: taken to be in %s, as cloud.bucket_region says (%s)", config["destination"], location, error)
+    return location

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.delivery_core import WORK_FILES, member_objects, remote_json, remote_receipt
+from aifs_ensemble.delivery_core import WORK_FILES
+from aifs_ensemble.destination import member_objects, receipt_files, remote_json, remote_receipt
 from aifs_ensemble.errors import StorageError
 from aifs_ensemble.files import read_json, write_bytes
 from aifs_ensemble.journal import WorkFolder
@@ -55,9 +56,10 @@ def restore_member(config: Config, member: int, storage: Storage | None = None) 
     objects = _Objects(storage, member_objects(config, storage, member))
     known = work.delivered.read()
     fresh = not known and not work.journal.read()
-    restored = _finished_member(config, storage, member, objects)
+    delivered = _delivered_before(config, storage, member, objects)
+    restored = delivered if delivered and delivered.finished else None
     if restored is None and fresh:
-        restored = _resume_point(config, storage, work, objects)
+        restored = _resume_point(config, storage, work, objects) or delivered
     if restored is None:
         restored = Restored(member, tuple(record for record in known.values() if objects.have(record)))
     elif fresh:
@@ -85,17 +87,26 @@ class _Objects:
         return self.have_file(record.grib) and self.have_file(record.index)
 
 
-def _finished_member(config: Config, storage: Storage, member: int, objects: _Objects) -> Restored | None:
-    """Return a member whose receipt is at the destination with every object it names."""
+def _delivered_before(config: Config, storage: Storage, member: int, objects: _Objects) -> Restored | None:
+    """Return what the receipt of an earlier delivery is still good for, None when that is nothing.
+
+    The member is finished when every object that the receipt names is there and its leads are all that are wanted.
+    Otherwise (objects were lost since, or the run is to be longer) those leads count that are there as such.
+    """
     receipt = remote_receipt(config, storage, member)
-    if receipt is None:
-        return None
     root = config.scratch.work(member)
-    files = [FileRecord(file_name(item["key"]), item["size"], item["crc32c"]) for item in receipt["objects"]]
-    if not _same_run(root, receipt.get("work", {})) or not all(objects.have_file(file) for file in files):
+    if receipt is None or not _same_run(root, receipt.get("work", {})):
+        return None
+    records = tuple(lead_record(item) for item in receipt["leads"])
+    finished = {record.lead for record in records} >= set(config.leads) and all(
+        objects.have_file(file) for file in receipt_files(receipt)
+    )
+    if not finished:
+        records = tuple(record for record in records if objects.have(record))
+    if not records:
         return None
     _write_work_files(root, receipt.get("work", {}))
-    return Restored(member, tuple(lead_record(item) for item in receipt["leads"]), finished=True)
+    return Restored(member, records, finished=finished)
 
 
 def _resume_point(config: Config, storage: Storage, work: WorkFolder, objects: _Objects) -> Restored | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import DiskFullError, PlanError
-from aifs_ensemble.manifest import LeadRecord
+from aifs_ensemble.manifest import FileRecord, LeadRecord
 from aifs_ensemble.names import Scratch
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ MEMORY_TYPES = {"tmpfs", "ramfs", "devtmpfs"}
 RESERVE_SHARE = 0.05
 RESERVE_MOST = 2 << 30
 MOUNTS = Path("/proc/self/mounts")
+MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,23 @@ class FileSystem:
 
 
 def file_system(path: Path, mounts: Path = MOUNTS) -> FileSystem:
-    """Return the file system that `path` is or would be on."""
+    """Return the file system that `path` is or would be on; in memory no more is free than the memory that is."""
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     usage = os.statvfs(existing)
     mount, kind = _mount_of(existing.resolve(), mounts)
-    return FileSystem(mount, kind, usage.f_blocks * usage.f_frsize, usage.f_bavail * usage.f_frsize)
+    free = usage.f_bavail * usage.f_frsize
+    if kind in MEMORY_TYPES:
+        free = min(free, _memory_available(free))
+    return FileSystem(mount, kind, usage.f_blocks * usage.f_frsize, free)
+
+
+def _memory_available(otherwise: int) -> int:
+    """Return the bytes of memory that programs can still have, `otherwise` where the kernel does not tell."""
+    try:
+        lines = MEMORY.read_text().splitlines()
+    except OSError:
+        return otherwise
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), otherwise)
 
 
 def _mount_of(path: Path, mounts: Path) -> tuple[str, str]:
@@ -152,30 +165,41 @@ def tree_bytes(folder: Path) -> int:
 def remove_leads(scratch: Scratch, member: int, records: Iterable[LeadRecord], *, indexes: bool) -> int:
     """Remove the local copies of leads (with `indexes` these too), and return the bytes that this freed.
 
-    Only for leads whose copies at the destination were verified.
+    Only for leads whose copies at the destination were verified. A GRIB of another size in the work folder belongs
+    to a newer run: that lead stays there.
     """
     freed = 0
     for record in records:
+        folders = [scratch.forecasts()]
+        work = scratch.work(member) / "leads"
+        if _size(work / record.grib.name) in (None, record.grib.size):
+            folders.append(work)
         for file in (record.grib, record.index) if indexes else (record.grib,):
-            held = False
-            for folder in (scratch.forecasts(), scratch.work(member) / "leads"):
-                path = folder / file.name
-                if path.exists():
-                    held = True
-                    path.unlink(missing_ok=True)
+            held = [path for folder in folders if (path := folder / file.name).exists()]
+            for path in held:
+                path.unlink(missing_ok=True)
             freed += file.size if held else 0
     return freed
 
 
-def lead_file_path(scratch: Scratch, member: int, name: str) -> Path | None:
-    """Return the local copy of a published file, or None.
+def lead_file_paths(scratch: Scratch, member: int, file: FileRecord) -> list[Path]:
+    """Return the local copies of a published file, those of the right size first; one file of two names is one copy.
 
     The work folder comes first: until a member is finished, the forecasts folder may hold an earlier run's.
     """
-    for folder in (scratch.work(member) / "leads", scratch.forecasts()):
-        if (folder / name).exists():
-            return folder / name
-    return None
+    paths = [folder / file.name for folder in (scratch.work(member) / "leads", scratch.forecasts())]
+    paths = [path for path in paths if path.exists()]
+    if len(paths) == 2 and paths[0].samefile(paths[1]):
+        paths.pop()
+    return sorted(paths, key=lambda path: _size(path) != file.size)
+
+
+def _size(path: Path) -> int | None:
+    """Return a file's size in bytes, None when there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def no_room(config: Mapping[str, object], wanting: int) -> DiskFullError:

@@ -1,13 +1,12 @@
 """Delivery while the forecast runs: each lead goes to the destination as soon as it is published.
 
-The forecast's thread only puts names into a queue. A few threads send, each holding at most one small file or two
-chunks of a large one. The forecast waits in one case: scratch has no room for another lead until one is delivered.
+The forecast's thread only puts names into a queue. A few threads send, each holding at most one small file or a
+piece of a large one. The forecast waits in one case: scratch has no room for another lead until one is delivered.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 import time
@@ -24,6 +23,7 @@ from aifs_ensemble.journal import WorkFolder
 from aifs_ensemble.manifest import LeadRecord, MemberManifest, write_member_manifest
 from aifs_ensemble.names import lead_name
 from aifs_ensemble.observers import SilentObserver
+from aifs_ensemble.publication import link
 from aifs_ensemble.restore import resume_point
 from aifs_ensemble.scratch_space import ScratchBudget, no_room, remove_leads
 from aifs_ensemble.storage import Storage, open_destination
@@ -65,9 +65,11 @@ class StreamingDelivery(SilentObserver):
 
     def started(self, member: int, leads: int, done: int) -> None:
         """Take up the leads that an earlier attempt published."""
+        shutil.rmtree(self._work / "mirror", ignore_errors=True)  # of an attempt that was killed
         work = WorkFolder(self._work, self.config.cycle, member)
         for record in {**work.delivered.read(), **work.journal.read()}.values():
-            self._enqueue(record, old=True)
+            if record.lead in self.config.leads:  # a longer run may have made more
+                self._enqueue(record, old=True)
 
     def lead_published(self, record: LeadRecord, folder: Path) -> None:
         """Queue a lead; wait only when scratch has no room for another like it."""
@@ -81,8 +83,7 @@ class StreamingDelivery(SilentObserver):
             return
         kept = self._work / "mirror" / path.name
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.unlink(missing_ok=True)
-        os.link(path, kept)
+        link(path, kept)
         with self._changed:
             self._restarts.add(lead)
         self._submit(self._mirror, lead, kept)
@@ -90,15 +91,17 @@ class StreamingDelivery(SilentObserver):
     def finished(self, manifest: MemberManifest) -> None:
         """Wait until every lead is delivered, then leave receipt and manifest."""
         try:
-            for record in manifest.leads:
-                self._enqueue(record)
+            delivery = self._opening.result()
+            if delivery.standing(manifest) is None:
+                for record in manifest.leads:
+                    self._enqueue(record)
             with self._changed:
                 self._closing = True  # nobody will go on from a restart state of a finished member
                 self._changed.wait_for(lambda: self._error is not None or self._tasks == 0)
             self._raise_error()
             path = self._work / "manifest.json"
             write_member_manifest(path, manifest)
-            self.receipt = self._opening.result().finish(manifest, path.read_bytes())
+            self.receipt = delivery.finish(manifest, path.read_bytes())
         except BaseException:
             self._storage.give_up()
             raise
@@ -122,6 +125,7 @@ class StreamingDelivery(SilentObserver):
             if record in (self._waiting.get(record.lead), self._delivered.get(record.lead)):
                 return
             self._waiting[record.lead] = record
+            self._removed.discard(record.lead)
         self._submit(self._send_old if old else self._send, record)
 
     def _send_old(self, record: LeadRecord) -> None:
@@ -226,7 +230,8 @@ class StreamingDelivery(SilentObserver):
 
     def _remove_delivered(self) -> int:
         with self._changed:
-            records = [record for lead, record in self._delivered.items() if lead not in self._removed]
+            gone = self._removed | self._waiting.keys()  # of the latter an earlier version was delivered
+            records = [record for lead, record in self._delivered.items() if lead not in gone]
             self._removed.update(record.lead for record in records)
         return remove_leads(self.config.scratch, self.member, records, indexes=False)
 

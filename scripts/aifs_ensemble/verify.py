@@ -13,6 +13,7 @@ import logging
 import random
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from io import BytesIO
@@ -20,15 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.delivery_core import member_objects, remote_manifest, remote_receipt
+from aifs_ensemble.destination import (
+    forget_delivery,
+    member_objects,
+    remote_manifest,
+    remote_receipt,
+    vouched_files,
+)
 from aifs_ensemble.errors import VerificationError, WorkflowError
-from aifs_ensemble.files import write_bytes
+from aifs_ensemble.files import json_bytes, write_bytes
 from aifs_ensemble.journal import Journal, WorkFolder
-from aifs_ensemble.layouts import make_blocks, wants_leads
-from aifs_ensemble.manifest import FileRecord, LeadRecord, check_file, check_leads, read_member_manifest
+from aifs_ensemble.layouts import make_blocks
+from aifs_ensemble.manifest import FileRecord, LeadRecord, check_file, check_leads, lead_record, read_member_manifest
 from aifs_ensemble.names import file_name, format_members, lead_name, member_name
-from aifs_ensemble.scratch_space import lead_file_path
-from aifs_ensemble.storage import ObjectInfo, Storage, open_destination
+from aifs_ensemble.scratch_space import lead_file_paths
+from aifs_ensemble.storage import MissingError, ObjectInfo, Storage, open_destination
 
 log = logging.getLogger(__name__)
 
@@ -67,22 +74,25 @@ class EnsembleCheck:
         """Return the checks with a state, in one place or anywhere."""
         return [check for check in self.members if check.state == state and place in (None, check.place)]
 
-    def require_sound(self) -> None:
-        """Raise VerificationError, one line, when any member is damaged."""
+    def require_sound(self, *, mended: bool) -> None:
+        """Raise VerificationError, one line, when any member is damaged (and now, if `mended`, unfinished)."""
         damaged = self.of("damaged")
         if damaged:
             lines = [line for check in damaged for line in check.lines()]
             more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
             members = format_members({check.member for check in damaged})
-            raise VerificationError(f"members {members} damaged: {'; '.join(lines[:3])}{more}; run again to mend them")
+            next_step = "they count as unfinished now: run again" if mended else "verify --mend, then run again"
+            raise VerificationError(f"members {members} damaged: {'; '.join(lines[:3])}{more}; {next_step}")
 
-    def require_members(self, least: int) -> None:
-        """Raise VerificationError when fewer than `least` members are sound at the destination."""
+    def require_members(self, config: Config) -> None:
+        """Raise VerificationError when fewer than `min_members` are sound at the destination."""
         absent = [check.member for check in self.of("absent", "destination")]
         sound = len(self.of("sound", "destination"))
-        if sound < least:
-            members = format_members(absent)
-            raise VerificationError(f"destination: {sound} sound members, expected at least {least}; absent: {members}")
+        if sound < config.min_members:
+            raise VerificationError(
+                f"{config['destination']}/{config.cycle}: {sound} sound members, expected at least "
+                f"{config.min_members}; absent: {format_members(absent)}"
+            )
 
 
 def verify_ensemble(
@@ -94,9 +104,9 @@ def verify_ensemble(
     """
     places = tuple(places)
     check = check_ensemble(config, deep=deep, mend=mend, places=places)
-    check.require_sound()
+    check.require_sound(mended=mend)
     if "destination" in places and config["destination"]:
-        check.require_members(config.min_members)
+        check.require_members(config)
     return check
 
 
@@ -105,6 +115,8 @@ def check_ensemble(
 ) -> EnsembleCheck:
     """Return the comparison of every member with its manifests, in the places asked for."""
     storage = open_destination(config) if "destination" in places and config["destination"] else None
+    if storage is not None:
+        next(storage.list(f"{config.cycle}/"), None)  # a bucket that is not there is no ensemble without members
     wanted = [place for place in places if place != "destination" or storage is not None]
     jobs = [(member, place) for place in wanted for member in config.members]
     run = partial(_check_one, config, storage=storage, deep=deep, mend=mend)
@@ -166,7 +178,7 @@ def _check_scratch(config: Config, member: int) -> MemberCheck:
 
 def _removed(config: Config, member: int, record: LeadRecord) -> bool:
     """Tell whether a lead's local copy went because its delivery was verified."""
-    if lead_file_path(config.scratch, member, record.grib.name) is not None:
+    if lead_file_paths(config.scratch, member, record.grib):
         return False
     return WorkFolder(config.scratch.work(member), config.cycle, member).delivered.read().get(record.lead) == record
 
@@ -176,47 +188,26 @@ def _not_covered(config: Config, records: Iterable[LeadRecord]) -> list[int]:
 
 
 def _check_destination(config: Config, member: int, storage: Storage) -> MemberCheck:
-    """Compare the objects of a member with its manifest, and blocks with its receipt."""
+    """Compare the objects of a member with its manifest and its receipt, in the layout in which it was delivered."""
     manifest = remote_manifest(config, storage, member)
     if manifest is None:
         there = storage.stat(config.keys_.manifest(member)) is not None
         problems = {0: f"{storage.address(config.keys_.manifest(member))}: not a sound manifest"} if there else {}
         return MemberCheck(member, "destination", "damaged" if there else "absent", problems)
-    objects = member_objects(config, storage, member)
-    by_name = {file_name(key): info for key, info in objects.items()}
     problems = {lead: f"{lead_name(lead)} is not in the manifest" for lead in _not_covered(config, manifest.leads)}
-    size = 0
-    if wants_leads(config):
-        for record in manifest.leads:
-            for file in (record.grib, record.index):
-                size += file.size
-                wrong = _wrong(storage, by_name.get(file.name), file)
-                if wrong:
-                    problems.setdefault(record.lead, wrong)
-    if config["delivery"]["layout"] != "leads":
-        more, block_size = _check_receipt(config, member, storage, by_name, manifest.content_digest)
-        problems |= more
-        size += block_size
-    return MemberCheck(member, "destination", "damaged" if problems else "sound", problems, size)
-
-
-def _check_receipt(
-    config: Config, member: int, storage: Storage, by_name: Mapping[str, ObjectInfo], digest: str
-) -> tuple[dict[int, str], int]:
     receipt = remote_receipt(config, storage, member)
-    address = storage.address(config.keys_.receipt(member))
-    if receipt is None:
-        return {0: f"{address}: missing"}, 0
-    if receipt["content_digest"] != digest:
-        return {0: f"{address}: of other content than the manifest"}, 0
-    size = 0
-    for item in receipt["objects"]:
-        file = FileRecord(file_name(item["key"]), item["size"], item["crc32c"])
-        size += file.size
+    if receipt is None or receipt["content_digest"] != manifest.content_digest:
+        fault = "missing" if receipt is None else "of other content than the manifest"
+        problems[0] = f"{storage.address(config.keys_.receipt(member))}: {fault}"
+    by_name = {file_name(key): info for key, info in member_objects(config, storage, member).items()}
+    lead_of = {file.name: record.lead for record in manifest.leads for file in (record.grib, record.index)}
+    files = vouched_files(manifest, receipt)
+    for file in files:
         wrong = _wrong(storage, by_name.get(file.name), file)
         if wrong:
-            return {0: wrong}, size
-    return {}, size
+            problems.setdefault(lead_of.get(file.name, 0), wrong)
+    size = sum(file.size for file in files)
+    return MemberCheck(member, "destination", "damaged" if problems else "sound", problems, size)
 
 
 def _wrong(storage: Storage, info: ObjectInfo | None, file: FileRecord) -> str | None:
@@ -256,10 +247,10 @@ def _lead_bytes(
 ) -> bytes | None:
     """Return the GRIB of a lead: a file, an object or a piece of a block; None when its local copy went."""
     if check.place == "scratch":
-        path = lead_file_path(config.scratch, check.member, record.grib.name)
-        return path.read_bytes() if path else None
+        paths = lead_file_paths(config.scratch, check.member, record.grib)
+        return paths[0].read_bytes() if paths else None
     assert storage is not None
-    if wants_leads(config):
+    with suppress(MissingError):  # delivered as blocks
         return storage.get_bytes(config.keys_.lead(check.member, record.lead))
     for block in make_blocks(config.cycle, check.member, records, config["delivery"]["block_hours"]):
         if record in block.leads:
@@ -319,17 +310,36 @@ def _move_aside(path: Path, folder: Path) -> None:
 
 
 def _mend_destination(config: Config, check: MemberCheck, storage: Storage) -> None:
-    """Take back manifest and receipt at the destination, and forget that the damaged leads were delivered.
+    """Take back the manifest at the destination, and forget that the damaged leads were delivered.
 
-    The damaged objects stay until the next delivery replaces them: nothing vouches for them any more.
+    The receipt stays for the sound leads, so that a machine with an empty scratch need not make these again.
+    Damaged objects stay until the next delivery replaces them: nothing vouches for them any more.
     """
     keys = config.keys_
-    for key in (keys.success, keys.manifest(check.member), keys.receipt(check.member)):
+    for key in (keys.success, keys.manifest(check.member)):
         storage.delete(key)
+    _shorten_receipt(config, check, storage)
     work = WorkFolder(config.scratch.work(check.member), config.cycle, check.member)
     _forget(work.root / "delivered.jsonl", work.delivered, check.problems)
-    config.scratch.receipt(check.member).unlink(missing_ok=True)
-    config.scratch.delivered(check.member).unlink(missing_ok=True)
+    forget_delivery(config, check.member)
+
+
+def _shorten_receipt(config: Config, check: MemberCheck, storage: Storage) -> None:
+    """Leave the receipt of a damaged member with its sound leads; with blocks alone it goes."""
+    key = config.keys_.receipt(check.member)
+    receipt = remote_receipt(config, storage, check.member)
+    if receipt is None or receipt["layout"] == "blocks":  # a block gives back none of its leads
+        storage.delete(key)
+        return
+    damaged = [lead_record(item) for item in receipt["leads"] if item["lead"] in check.problems]
+    names = {file.name for record in damaged for file in (record.grib, record.index)}
+    shorter = {
+        **receipt,
+        "content_digest": None,  # of no finished member
+        "leads": [item for item in receipt["leads"] if item["lead"] not in check.problems],
+        "objects": [item for item in receipt["objects"] if file_name(item["key"]) not in names],
+    }
+    storage.put_bytes(json_bytes(shorter), key, overwrite=True)
 
 
 def _forget(path: Path, journal: Journal, leads: Iterable[int]) -> None:

@@ -5,9 +5,9 @@ sessions (there a status query ends an upload, a repeated chunk is appended twic
 ignored), stated checksums, bucket locations, and the generation preconditions of compose and delete. A session's
 bytes are kept here and go on to the server in one checked request once they are whole.
 
-What it does not imitate: request rates and the Retry-After that goes with 429, TLS, redirects, HTTP/2, expired
-credentials, uploads of unknown size, and damage in headers or in the metadata part of an upload (only the
-object's own bytes are ever flipped).
+What it does not imitate: request rates and the Retry-After that goes with 429, redirects, HTTP/2, expired credentials,
+uploads of unknown size, and damage in headers or in the metadata part of an upload (only the object's own bytes are
+ever flipped).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import random
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import google_crc32c
@@ -73,7 +75,11 @@ class Schedule:
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """The proxy; `schedule` may be exchanged between runs, `locations` says where buckets are."""
+    """The proxy; `schedule` may be exchanged between runs; `locations` says where buckets are.
+
+    Whoever asks for a description of the buckets in `undescribed` has no right to it. With `seconds_per_mib` what
+    clients send is read so slowly.
+    """
 
     daemon_threads = True
 
@@ -84,10 +90,20 @@ class FaultProxy(ThreadingHTTPServer):
         self.sessions: dict[str, _Session] = {}
         self.names = threading.Lock()
         self.locations: dict[str, str] = {}
+        self.undescribed: set[str] = set()
+        self.seconds_per_mib = 0.0
 
     @property
     def url(self) -> str:
+        if isinstance(self.socket, ssl.SSLSocket):
+            return f"https://localhost:{self.server_address[1]}"
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def use_tls(self, certificate: Path) -> None:
+        """Speak TLS from now on, with the certificate and key in a file."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Broken connections are what this server is for."""
@@ -251,6 +267,8 @@ class _Handler(BaseHTTPRequestHandler):
             return _CONDITION
         answer = _call(self.server.upstream, request)
         bucket = re.fullmatch(r"/storage/v1/b/([^/]+)", path)
+        if bucket and bucket[1] in self.server.undescribed:
+            return 403, {}, b'{"error": {"code": 403, "message": "no storage.buckets.get access"}}'
         if bucket and bucket[1] in self.server.locations:
             return 200, {}, json.dumps(json.loads(answer[2]) | {"location": self.server.locations[bucket[1]]}).encode()
         return answer
@@ -267,13 +285,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            return self._read(int(self.headers.get("Content-Length") or 0))
         data = b""
         while size := int(self.rfile.readline().split(b";")[0], 16):
             data += self.rfile.read(size)
             self.rfile.readline()
         self.rfile.readline()
         return data
+
+    def _read(self, size: int) -> bytes:
+        if not self.server.seconds_per_mib:
+            return self.rfile.read(size)
+        data = bytearray()
+        while len(data) < size:
+            time.sleep(self.server.seconds_per_mib)
+            data += self.rfile.read(min(1 << 20, size - len(data)))
+        return bytes(data)
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes, cut: int | None = None) -> None:
         self.send_response(status)

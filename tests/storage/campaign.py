@@ -2,8 +2,9 @@
 
 Each schedule draws a way of delivering (after the forecast, or streaming beside it), a layout, sizes, a rate of
 faults on the network and up to four kills, of which some take the machine's scratch with them. The delivery is
-started again after each until it ends. Then the destination must equal the source byte for byte, and nothing
-else may be there. A command too:
+started again after each until it ends. Some that stream then lose scratch and the manifest at the destination, as
+when Snakemake clears up after another member of the group, and are started once more. In the end the destination must
+equal the source byte for byte, and nothing else may be there. A command too:
 
     PYTHONPATH=scripts:tests python -m storage.campaign --schedules 240
 """
@@ -57,6 +58,7 @@ class Case:
     sizes: tuple[int, ...]
     kills: tuple[float, ...]
     machine_lost: tuple[bool, ...]
+    manifest_lost: bool
 
     @classmethod
     def draw(cls, seed: int, bucket: bool) -> Case:
@@ -74,6 +76,7 @@ class Case:
             sizes=tuple(rng.choice((3000, 90_000, 700_000, 1_200_000)) for _ in range(6)),
             kills=kills,
             machine_lost=tuple(streaming and rng.random() < 0.4 for _ in kills),
+            manifest_lost=streaming and rng.random() < 0.4,
         )
 
     def config(self, folder: Path) -> Config:
@@ -149,6 +152,7 @@ class Result:
     case: Case
     starts: int = 0
     killed: int = 0
+    manifest_lost: bool = False
     failed: int = 0
     seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
@@ -175,9 +179,12 @@ def run_case(case: Case, folder: Path, proxy: FaultProxy | None) -> Result:
             if start < len(case.machine_lost) and case.machine_lost[start]:
                 shutil.rmtree(folder / "scratch", ignore_errors=True)
             continue
+        result.failed += process.exitcode != 0
         if process.exitcode == 0:
-            break
-        result.failed += 1
+            if result.manifest_lost or not case.manifest_lost:
+                break
+            result.manifest_lost = True
+            _lose_manifest(case, folder)
     else:
         error = (folder / "error").read_text() if (folder / "error").exists() else "killed each time"
         result.differences.append(f"not delivered after {STARTS} starts: {error}")
@@ -190,6 +197,13 @@ def run_case(case: Case, folder: Path, proxy: FaultProxy | None) -> Result:
     if not result.differences:
         result.differences = differences(case, folder)
     return result
+
+
+def _lose_manifest(case: Case, folder: Path) -> None:
+    """Remove the manifest at the destination of a member that is delivered, and everything on scratch."""
+    config = case.config(folder)
+    open_storage(str(config["destination"]), SETTINGS).delete(config.keys_.manifest(MEMBER))
+    shutil.rmtree(folder / "scratch")
 
 
 def differences(case: Case, folder: Path) -> list[str]:
@@ -250,6 +264,7 @@ def summary(results: list[Result]) -> dict[str, object]:
         "starts": sum(result.starts for result in results),
         "kills": sum(result.killed for result in results),
         "machines lost": sum(sum(result.case.machine_lost[: result.killed]) for result in results),
+        "manifests lost after the delivery": sum(result.manifest_lost for result in results),
         "ended with an error and started again": sum(result.failed for result in results),
         "requests": faults.pop("requests", 0),
         "faults": dict(sorted(item for item in faults.items() if item[0] != "none")),

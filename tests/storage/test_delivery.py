@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from aifs_ensemble.delivery import deliver_member
 from aifs_ensemble.errors import ConfigError, InputError, VerificationError
 from aifs_ensemble.names import index_file
 from aifs_ensemble.storage import ConflictError, open_storage
+from aifs_ensemble.verify import verify_member
 
-from storage.members import expected_objects, make_config, make_member
+from storage.members import expected_objects, make_config, make_member, publish_lead
 
 
 def content(url: str) -> dict[str, bytes]:
@@ -82,6 +84,24 @@ def test_a_longer_run_adds_to_a_shorter_one(tmp_path: Path, destination: str) ->
     assert len(receipt.objects) == 12
 
 
+@pytest.mark.parametrize("layout", ["leads", "blocks"])
+def test_a_shorter_run_leaves_a_longer_one_as_it_is(tmp_path: Path, destination: str, layout: str) -> None:
+    delivery = {"layout": layout, "block_hours": 12}
+    longer = make_config(tmp_path / "scratch", destination, lead_hours=36, delivery=delivery)
+    make_member(longer, 1)
+    deliver_member(longer, 1)
+    before = content(destination)
+    shorter = make_config(tmp_path / "other", destination, delivery=delivery)
+    make_member(shorter, 1)
+    receipt = deliver_member(shorter, 1)
+    assert content(destination) == before
+    assert receipt.sent_objects == 0
+    assert verify_member(longer, 1).state == verify_member(shorter, 1).state == "sound"
+    open_storage(destination).delete(next(key for key in before if re.search(r"h(012|000-012)\.index", key)))
+    with pytest.raises(ConflictError, match="finished run of 6 leads, damaged or in another layout, expected 4 leads"):
+        deliver_member(shorter, 1)
+
+
 @pytest.mark.parametrize("layout", ["blocks", "both"])
 def test_blocks_hold_their_leads_and_are_not_made_twice(tmp_path: Path, destination: str, layout: str) -> None:
     delivery = {"layout": layout, "block_hours": 12}
@@ -143,3 +163,14 @@ def test_no_destination_is_named(tmp_path: Path) -> None:
     make_member(config, 1)
     with pytest.raises(ConfigError, match="config: destination is not set"):
         deliver_member(config, 1)
+
+
+def test_a_newer_runs_leads_stay_when_an_earlier_one_is_delivered(tmp_path: Path, destination: str) -> None:
+    """The work folder was taken over by a run with other settings, which is not finished."""
+    config = make_config(tmp_path / "scratch", destination, keep_scratch=False)
+    manifest = make_member(config, 1)
+    newer = publish_lead(config, 1, 6, size=6000, content=1)
+    receipt = deliver_member(config, 1)
+    assert receipt.content_digest == manifest.content_digest
+    assert (config.scratch.work(1) / "leads" / newer.grib.name).stat().st_size == 6000
+    assert not config.scratch.lead(1, 6).exists()

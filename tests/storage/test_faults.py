@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from aifs_ensemble.errors import StorageError
-from aifs_ensemble.storage import TransferSettings, open_storage
+from aifs_ensemble.errors import StorageError, VerificationError
+from aifs_ensemble.files import crc32c_bytes
+from aifs_ensemble.storage import TransferSettings, open_storage, uploads
+from aifs_ensemble.storage import gcs as gcs_storage
+from doubles.certificates import localhost_certificate
 from doubles.gcs_fault_proxy import FaultProxy, Schedule
 
 from storage.campaign import run_campaign, summary
@@ -81,6 +85,61 @@ def test_a_server_that_compares_nothing_is_found_out(
 def test_a_bucket_that_is_not_there_is_named(gcs: FaultProxy) -> None:
     with pytest.raises(StorageError, match="no such bucket as nobody"):
         open_storage("gs://nobody/x", SETTINGS).put_bytes(b"one", "a")
+
+
+@pytest.mark.parametrize("above", [64 << 20, 256 << 10], ids=["one request", "session"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_a_slow_line_is_no_fault(
+    gcs: FaultProxy, bucket: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: int, tls: bool
+) -> None:
+    """What takes long to send as a whole goes on for as long as it moves."""
+    data = random.Random(1).randbytes(32 << 20)
+    (tmp_path / "file").write_bytes(data)
+    if tls:
+        certificate = localhost_certificate(tmp_path)
+        gcs.use_tls(certificate)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    storage = open_storage(bucket(), TransferSettings(resumable_above=above, deadline=60, backoff=0.01))
+    monkeypatch.setattr(uploads, "TIMEOUT", (0.5, 10))
+    gcs.seconds_per_mib = 0.05
+    storage.put_file(tmp_path / "file", "a")
+    assert storage.counts.retries == 0
+    gcs.seconds_per_mib = 0.0
+    info = storage.stat("a")
+    assert info is not None
+    assert info.crc32c == crc32c_bytes(data)
+
+
+@pytest.mark.parametrize("size", [500_000, 3 << 20])
+def test_a_file_that_becomes_shorter_while_it_is_sent_is_named(
+    bucket: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(size))
+
+    def truncate(self: uploads.PiecewiseStream, count: int) -> uploads.Pieces:
+        os.truncate(path, size // 2)
+        return uploads.Pieces(self._stream, 0, size)
+
+    monkeypatch.setattr(uploads.PiecewiseStream, "read", truncate)
+    storage = open_storage(bucket(), SETTINGS)
+    with pytest.raises(VerificationError, match=r"file: crc32c .*, expected"):
+        storage.put_file(path, "a", crc32c=crc32c_bytes(bytes(size)))
+    assert storage.stat("a") is None
+
+
+def test_a_destination_that_stays_away_is_spoken_of(
+    gcs: FaultProxy, bucket: Callable[[], str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = open_storage(bucket(), SETTINGS)
+    gcs.schedule = Schedule(seed=1, rate=1.0, kinds=("reset",), most=3)
+    storage.put_bytes(b"one", "a")
+    assert caplog.text == ""  # a fault or two are nobody's concern
+    monkeypatch.setattr(gcs_storage, "TELL_SECONDS", 0.0)
+    gcs.schedule = Schedule(seed=1, rate=1.0, kinds=("status",), most=1)
+    storage.put_bytes(b"two", "b")
+    assert "trying again, for up to 20 s: " in caplog.text
 
 
 def test_a_short_campaign_ends_with_destinations_equal_to_sources() -> None:

@@ -157,3 +157,30 @@ def test_what_a_killed_copy_left_is_tidied_but_not_one_under_way(tmp_path: Path)
         fcntl.flock(file, fcntl.LOCK_EX)
         storage.tidy("a_")
         assert [path.name for path in tmp_path.iterdir()] == [busy.name]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/x: Not a directory, expected a folder") as caught:
+        open_storage(str(tmp_path / "file" / "x")).put_bytes(b"one", "a")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_hard_links_nothing_is_overwritten_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+    import os
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage = open_storage(str(tmp_path / "destination"))
+    (tmp_path / "file").write_bytes(SMALL)
+    first = storage.put_file(tmp_path / "file", "a")
+    assert storage.put_file(tmp_path / "file", "a").generation == first.generation
+    (tmp_path / "file").write_bytes(LARGE)
+    with pytest.raises(ConflictError, match="exists with other content"):
+        storage.put_file(tmp_path / "file", "a")
+    assert storage.get_bytes("a") == SMALL
+    storage.put_file(tmp_path / "file", "a", replacing=first)
+    assert storage.get_bytes("a") == LARGE

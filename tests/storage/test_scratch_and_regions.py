@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aifs_ensemble import scratch_space
 from aifs_ensemble.delivery import deliver_member
-from aifs_ensemble.errors import ConfigError, PlanError
+from aifs_ensemble.errors import ConfigError, PlanError, StorageError
 from aifs_ensemble.files import crc32c_bytes
 from aifs_ensemble.layouts import combine_crc32c, make_blocks
 from aifs_ensemble.manifest import FileRecord
@@ -85,6 +85,17 @@ def test_a_containers_layer_is_refused_by_name(mounts: Path) -> None:
     assert check_scratch(config, 1 << 20, mounts=mounts).overlay
 
 
+def test_memory_is_no_larger_than_the_memory_that_is_free(mounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo = mounts.parent / "meminfo"
+    meminfo.write_text("MemTotal: 4000 kB\nMemFree: 100 kB\nMemAvailable: 300 kB\n")
+    monkeypatch.setattr(scratch_space, "MEMORY", meminfo)
+    assert file_system(mounts.parent / "memory", mounts).free == 300 << 10
+    assert file_system(mounts.parent / "disk", mounts).free > 300 << 10
+    config = make_config(mounts.parent / "memory", "x")
+    with pytest.raises(PlanError, match=r"has 0\.\d MB to give on .*/memory \(tmpfs\), expected 1\.0 MB"):
+        check_scratch(config, 1_000_000, mounts=mounts)
+
+
 def test_too_little_room_is_refused(mounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch_space, "file_system", lambda *_: FileSystem("/d", "ext4", 100 * GB, 50 * GB))
     config = make_config(mounts.parent / "disk", "x", delivery={"scratch_budget_mb": 20_000})
@@ -142,6 +153,7 @@ def test_regions_in_image_names(image: str | None, region: str | None) -> None:
         ("NAM4", "us-central1", True),
         ("NAM4", "us-west1", False),
         ("EUROPE-WEST4", "us-central1", False),
+        ("europe", "europe-west4", True),
     ],
 )
 def test_near(place: str, region: str, free: bool) -> None:
@@ -167,3 +179,21 @@ def test_a_bucket_in_another_region_stops_the_run_and_says_what_it_costs(tmp_pat
     home = make_config(tmp_path, "gs://ensembles/x", cloud={"regions": ["europe-west4"]})
     assert check_regions(home, 800 * GB) == []
     assert check_regions(make_config(tmp_path, str(tmp_path)), 800 * GB) == []
+
+
+def test_an_image_in_another_region_says_what_its_pulls_cost(tmp_path: Path) -> None:
+    cloud = {"regions": ["us-central1"], "gpu_image": "europe-docker.pkg.dev/p/r/i", "vms": 10}
+    with pytest.raises(PlanError, match=r"cloud\.gpu_image is in europe, .*: 60\.0 GB between them cost \$3\.00 a run"):
+        check_regions(make_config(tmp_path, str(tmp_path), cloud=cloud), 800 * GB)
+
+
+def test_a_bucket_that_may_not_be_asked_where_it_is(tmp_path: Path, gcs: FaultProxy) -> None:
+    gcs.undescribed.add("ensembles")
+    config = make_config(tmp_path, "gs://ensembles/x")
+    with pytest.raises(StorageError, match=r"storage\.buckets\.get.*bucketViewer; or set cloud\.bucket_region"):
+        check_regions(config, 800 * GB)
+    said = make_config(tmp_path, "gs://ensembles/x", cloud={"bucket_region": "europe-west4"})
+    with pytest.raises(PlanError, match=r"the bucket is in europe-west4, machines in us-central1"):
+        check_regions(said, 800 * GB)
+    home = make_config(tmp_path, "gs://ensembles/x", cloud={"bucket_region": "us-central1"})
+    assert check_regions(home, 800 * GB) == []

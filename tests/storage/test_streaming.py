@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from aifs_ensemble import streaming
 from aifs_ensemble.config import Config
 from aifs_ensemble.delivery import StreamingDelivery, deliver_member, restore_member
-from aifs_ensemble.errors import DiskFullError, StorageError, WorkflowError
+from aifs_ensemble.errors import DiskFullError, StorageError, VerificationError, WorkflowError
 from aifs_ensemble.files import write_bytes
 from aifs_ensemble.journal import WorkFolder
 from aifs_ensemble.manifest import LeadRecord
@@ -211,4 +213,126 @@ def test_an_earlier_runs_links_are_not_taken_for_this_runs_leads(config: Config)
     done: dict[int, LeadRecord] = {}
     forecast(config, delivery, config.leads, done)
     delivery.finished(finish_member(config, 1, list(done.values())))
+    assert verify_member(config, 1).state == "sound"
+
+
+def test_leads_of_a_longer_run_are_not_delivered(config: Config) -> None:
+    longer = make_config(config.scratch.root, config["destination"], members="1", lead_hours=36)
+    records = {lead: publish_lead(longer, 1, lead, SIZE) for lead in longer.leads}
+    delivery = StreamingDelivery(config, 1)
+    delivery.started(1, 4, 4)
+    delivery.finished(finish_member(config, 1, [records[lead] for lead in config.leads]))
+    found = [info.key for info in open_storage(config["destination"]).list(f"{config.cycle}/forecasts/")]
+    assert len(found) == 8
+    assert config.keys_.lead(1, 36) not in found
+
+
+@pytest.mark.parametrize("layout", ["leads", "blocks", "both"])
+def test_a_delivered_member_whose_manifest_went_is_finished_again_elsewhere(
+    tmp_path: Path, destination: str, layout: str
+) -> None:
+    """Snakemake removes the manifests of a whole group when one of its members fails."""
+    delivery = {"streaming": True, "layout": layout, "block_hours": 12}
+    config = make_config(tmp_path / "scratch", destination, members="1", keep_scratch=False, delivery=delivery)
+    storage = open_storage(destination)
+    first = StreamingDelivery(config, 1)
+    first.started(1, 4, 0)
+    done: dict[int, LeadRecord] = {}
+    forecast(config, first, config.leads, done)
+    first.finished(finish_member(config, 1, list(done.values())))
+    before = {info.key: info.generation for info in storage.list(f"{config.cycle}/forecasts/")}
+    storage.delete(config.keys_.manifest(1))
+    shutil.rmtree(config.scratch.root)
+    assert restore_member(config, 1).finished
+    again = StreamingDelivery(config, 1)
+    again.started(1, 4, 4)
+    again.finished(finish_member(config, 1, list(done.values())))
+    assert {info.key: info.generation for info in storage.list(f"{config.cycle}/forecasts/")} == before
+    assert again.receipt is not None
+    assert again.receipt.sent_objects == 1  # the manifest
+    assert verify_member(config, 1).state == "sound"
+
+
+@pytest.mark.parametrize("layout", ["leads", "blocks"])
+def test_a_finished_member_that_is_to_be_longer_is_not_finished(tmp_path: Path, destination: str, layout: str) -> None:
+    delivery = {"layout": layout, "block_hours": 12}
+    config = make_config(tmp_path / "scratch", destination, members="1", delivery=delivery)
+    make_member(config, 1)
+    deliver_member(config, 1)
+    longer = make_config(tmp_path / "scratch", destination, members="1", lead_hours=36, delivery=delivery)
+    for _ in ("the same machine", "another one"):
+        restored = restore_member(longer, 1)
+        assert not restored.finished
+        # leads that went into blocks are not there any more
+        assert sorted(record.lead for record in restored.leads) == ([6, 12, 18, 24] if layout == "leads" else [])
+        shutil.rmtree(config.scratch.root, ignore_errors=True)
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["on scratch", "nowhere else"])
+def test_what_is_removed_at_the_destination_meanwhile_is_noticed(config: Config, local: bool) -> None:
+    delivery = StreamingDelivery(config, 1)
+    done: dict[int, LeadRecord] = {}
+    delivery.started(1, 4, 0)
+    forecast(config, delivery, (6, 12, 18), done)
+    with delivery._changed:
+        delivery._changed.wait_for(lambda: delivery._tasks == 0)
+    open_storage(config["destination"]).delete(config.keys_.lead(1, 6))
+    if not local:
+        delivery._remove_delivered()
+    forecast(config, delivery, (24,), done)
+    manifest = finish_member(config, 1, list(done.values()))
+    if local:
+        delivery.finished(manifest)
+        assert verify_member(config, 1).state == "sound"
+    else:
+        with pytest.raises(VerificationError, match=r"h006\.grib2: neither on scratch nor at "):
+            delivery.finished(manifest)
+        assert verify_member(config, 1).state == "absent"
+
+
+def test_restart_states_are_kept_without_hard_links(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    delivery = StreamingDelivery(config, 1)
+    delivery.started(1, 4, 0)
+    forecast(config, delivery, (6,), {})
+    delivery.failed(KeyboardInterrupt())
+    names = [info.key for info in open_storage(config["destination"]).list(f"{config.cycle}/restarts/")]
+    assert names == [config.keys_.resume_point(1, 6), config.keys_.restart(1, 6)]
+
+
+def test_a_lead_made_again_is_not_removed_because_its_earlier_version_was_delivered(config: Config) -> None:
+    delivery = StreamingDelivery(config, 1)
+    forecast(config, delivery, (6,), {})
+    with delivery._changed:
+        delivery._changed.wait_for(lambda: delivery._tasks == 0)
+    again = publish_lead(config, 1, 6, SIZE, content=1)
+    with delivery._changed:
+        delivery._waiting[6] = again  # on its way
+    assert delivery._remove_delivered() == 0
+    assert (work_of(config).leads / again.grib.name).exists()
+    delivery.failed(KeyboardInterrupt())
+
+
+@pytest.mark.parametrize("same_machine", [True, False])
+def test_after_mending_only_the_damaged_lead_is_made_again(config: Config, same_machine: bool) -> None:
+    make_member(config, 1)
+    deliver_member(config, 1)
+    storage = open_storage(config["destination"])
+    storage.put_bytes(b"damaged", config.keys_.lead(1, 12), overwrite=True)
+    assert verify_member(config, 1, mend=True).state == "damaged"
+    assert verify_member(config, 1).state == "absent"
+    if not same_machine:
+        shutil.rmtree(config.scratch.root)
+    restored = restore_member(config, 1)
+    assert (sorted(record.lead for record in restored.leads), restored.finished) == ([6, 18, 24], False)
+    done = {record.lead: record for record in restored.leads}
+    delivery = StreamingDelivery(config, 1)
+    delivery.started(1, 4, 3)
+    forecast(config, delivery, (12,), done)
+    # the same lead as it was
+    manifest = finish_member(config, 1, [done[lead] for lead in config.leads])
+    delivery.finished(manifest)
     assert verify_member(config, 1).state == "sound"

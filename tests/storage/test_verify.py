@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from aifs_ensemble.cli import main
 from aifs_ensemble.config import Config
 from aifs_ensemble.delivery import deliver_member
 from aifs_ensemble.ensemble import read_ensemble_manifest, write_ensemble_manifest
-from aifs_ensemble.errors import VerificationError
+from aifs_ensemble.errors import StorageError, VerificationError
 from aifs_ensemble.journal import WorkFolder
 from aifs_ensemble.storage import open_storage
 from aifs_ensemble.verify import check_ensemble, verify_ensemble, verify_member
@@ -158,6 +159,7 @@ def test_commands(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run_cli(config, tmp_path, "verify", "--place", "scratch") == VerificationError.exit_code
     captured = capsys.readouterr()
     assert "scratch: member001 h006: " in captured.out
+    assert "verify --mend, then run again" in captured.err
     assert config.scratch.manifest(1).exists()  # nothing is mended unasked
 
 
@@ -182,3 +184,140 @@ def test_gc_shows_orphans_and_removes_them_when_told(
     assert run_cli(config, tmp_path, "gc", "--finished", "2", "--delete") == 0
     assert not [info.key for info in storage.list("") if "member002" in info.key]
     assert verify_member(config, 1).state == "sound"
+
+
+def gc_keys(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> set[str]:
+    """Return the keys that gc shows."""
+    capsys.readouterr()
+    assert run_cli(config, tmp_path, "gc", *arguments) == 0
+    address = open_storage(config["destination"]).address("")
+    lines = capsys.readouterr().out.splitlines()[:-1]
+    return {line.split("  ")[0].removeprefix(address) for line in lines}
+
+
+def test_gc_leaves_a_member_alone_of_which_anything_is_young(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A member resumed after days has leads that are old and that nothing names yet."""
+    config = make_config(tmp_path / "scratch", str(tmp_path / "destination"))
+    storage = open_storage(config["destination"])
+    keys = config.keys_
+    for key in (keys.lead(1, 6), keys.restart(1, 6), keys.lead(2, 6), keys.restart(2, 6)):
+        storage.put_bytes(b"x", key)
+        os.utime(tmp_path / "destination" / key, (0, 0))
+    storage.put_bytes(b"{}", keys.status(2))
+    assert gc_keys(config, tmp_path, capsys) == {keys.lead(1, 6), keys.restart(1, 6)}
+
+
+def test_gc_leaves_what_a_receipt_vouches_for(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_storage(config["destination"]).delete(config.keys_.manifest(1))
+    assert gc_keys(config, tmp_path, capsys, "--older-hours", "0") == set()
+
+
+def test_gc_of_a_finished_run_is_known_on_scratch(config: Config, tmp_path: Path) -> None:
+    copy = config.scratch.delivered(2)
+    copy.parent.mkdir(parents=True)
+    copy.write_text("{}")
+    assert run_cli(config, tmp_path, "gc", "--finished", "2") == 0
+    assert copy.exists()
+    assert run_cli(config, tmp_path, "gc", "--finished", "2", "--delete") == 0
+    assert not copy.exists()
+    assert not config.scratch.receipt(2).exists()
+    assert config.scratch.receipt(1).exists()
+
+
+def test_a_missing_receipt_is_named_as_the_ensemble_needs_it(config: Config) -> None:
+    storage = open_storage(config["destination"])
+    storage.delete(config.keys_.receipt(1))
+    assert write_ensemble_manifest(config).missing == (1,)
+    with pytest.raises(VerificationError, match=r"member001: .*receipts/member001\.json: missing"):
+        verify_ensemble(config)
+    deliver_member(config, 1)
+    assert write_ensemble_manifest(config).state == "complete"
+
+
+@pytest.mark.parametrize(("delivered", "wanted"), [("blocks", "leads"), ("leads", "both")])
+def test_a_member_is_judged_by_the_layout_in_which_it_was_delivered(
+    tmp_path: Path, destination: str, delivered: str, wanted: str
+) -> None:
+    config = make_config(tmp_path, destination, members="1", delivery={"layout": delivered, "block_hours": 12})
+    make_member(config, 1)
+    deliver_member(config, 1)
+    today = make_config(tmp_path, destination, members="1", delivery={"layout": wanted, "block_hours": 12})
+    assert verify_member(today, 1, mend=True).state == "sound"
+    assert write_ensemble_manifest(today).state == "complete"
+    deliver_member(today, 1)
+    names = [info.key for info in open_storage(destination).list(f"{config.cycle}/forecasts/")]
+    assert len([name for name in names if name.endswith(".grib2")]) == 4
+
+
+def test_what_another_machine_delivered_is_no_damage_on_scratch(tmp_path: Path, destination: str) -> None:
+    for machine in ("one", "two"):
+        config = make_config(tmp_path / machine, destination, members="1", keep_scratch=False)
+        make_member(config, 1)
+        deliver_member(config, 1)
+        assert not config.scratch.lead(1, 6).exists()
+        assert verify_member(config, 1, place="scratch").state == "sound"
+
+
+def test_success_goes_before_the_manifest_that_it_does_not_belong_to(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "scratch", str(tmp_path / "destination"))
+    make_member(config, 1)
+    deliver_member(config, 1)
+    write_ensemble_manifest(make_config(tmp_path / "scratch", config["destination"], min_members=1))
+    success = tmp_path / "destination" / config.keys_.success
+    assert "short" in success.read_text()
+    make_member(config, 2)
+    deliver_member(config, 2)
+    blocked = tmp_path / "destination" / config.keys_.ensemble_manifest
+    blocked.unlink()
+    (blocked / "in the way").mkdir(parents=True)
+    with pytest.raises(StorageError):
+        write_ensemble_manifest(config)
+    assert not success.exists()
+
+
+@pytest.mark.usefixtures("gcs")
+@pytest.mark.parametrize("command", ["sync", "verify", "gc"])
+def test_a_bucket_that_is_not_there_is_named_by_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    config = make_config(tmp_path / "scratch", "gs://nobody/x")
+    make_member(config, 1)
+    assert run_cli(config, tmp_path, command) == StorageError.exit_code
+    assert capsys.readouterr().err.endswith("error: gs://nobody/x: no such bucket as nobody\n")
+
+
+def test_sync_goes_on_past_a_member_that_cannot_be_delivered(
+    tmp_path: Path, destination: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(tmp_path / "scratch", destination)
+    for member in (1, 2):
+        make_member(config, member)
+    damage(config.scratch.lead(1, 6), "one byte")
+    assert run_cli(config, tmp_path, "sync") == VerificationError.exit_code
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert "member001: not delivered: " in lines[0]
+    assert "h006.grib2: crc32c" in lines[0]
+    assert lines[1].startswith("member002: ")
+    assert " in 10 objects sent in " in lines[1]
+    assert lines[2].startswith("members 2: ")
+    assert lines[3] == "20250819_0000: failed, 1 of 2 members, missing 1"
+    assert "members 1 not delivered, the first because " in captured.err
+    assert verify_member(config, 2).state == "sound"
+
+
+def test_sync_shows_its_progress_on_a_terminal_only(
+    tmp_path: Path, destination: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path / "scratch", destination, members="1")
+    make_member(config, 1)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert run_cli(config, tmp_path, "sync") == 0
+    assert "\r\033[Kmember001: 1 of 4 leads, " in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    assert run_cli(config, tmp_path, "sync") == 0
+    assert "\r" not in capsys.readouterr().err

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
 from aifs_ensemble.names import parse_members
-from aifs_ensemble.orphans import find_orphans, finished_run, remove
+from aifs_ensemble.orphans import find_orphans, finished_run, remove, remove_finished
 from aifs_ensemble.storage import open_destination
 
 HELP = "show, and remove, what no manifest names"
@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_config_arguments(parser)
     parser.add_argument("--delete", action="store_true", help="remove what is shown")
-    parser.add_argument("--older-hours", type=float, default=24.0, help="leave alone what is younger (default 24)")
+    parser.add_argument(
+        "--older-hours", type=float, default=24.0, help="leave members alone of which anything is younger (default 24)"
+    )
     parser.add_argument("--finished", metavar="MEMBERS", help="the finished runs of these members instead, e.g. 3,7")
 
 
@@ -25,15 +27,18 @@ def run(args: argparse.Namespace) -> int:
     """Show orphans by reason, and remove them with --delete."""
     config = config_from(args)
     storage = open_destination(config)
-    if args.finished:
-        orphans = finished_run(config, storage, parse_members(args.finished, config["ensemble_size"]))
+    members = parse_members(args.finished, config["ensemble_size"]) if args.finished else ()
+    if members:
+        orphans = finished_run(config, storage, members)
     else:
         orphans = find_orphans(config, storage, timedelta(hours=args.older_hours))
     for orphan in orphans:
         print(f"{storage.address(orphan.info.key)}  {orphan.info.size} bytes  ({orphan.reason})")
     size = sum(orphan.info.size for orphan in orphans)
     if args.delete:
-        print(f"{remove(storage, orphans)} of {len(orphans)} objects removed, {size} bytes")
+        gone = remove_finished(config, storage, members, orphans) if members else remove(storage, orphans)
+        print(f"{gone} of {len(orphans)} objects removed, {size} bytes")
     else:
-        print(f"{len(orphans)} objects, {size} bytes" + ("; --delete removes them" if orphans else ""))
+        found = f"{len(orphans)} objects, {size} bytes" if orphans else f"0 objects to remove in {config.cycle}"
+        print(f"{found}; --delete removes them" if orphans else f"{found} at {storage.url}")
     return 0

@@ -3,32 +3,115 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from time import monotonic
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.delivery import deliver_member
+from aifs_ensemble.config import Config
+from aifs_ensemble.delivery import Receipt, deliver_member
 from aifs_ensemble.ensemble import write_ensemble_manifest
-from aifs_ensemble.errors import ConfigError
-from aifs_ensemble.names import member_name
+from aifs_ensemble.errors import ConfigError, InputError, VerificationError, WorkflowError
+from aifs_ensemble.names import format_members, member_name
+from aifs_ensemble.plan_text import size
+from aifs_ensemble.storage import ConflictError, Storage, open_destination
 
 HELP = "deliver finished members to the destination"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     add_config_arguments(parser)
     parser.add_argument("--no-ensemble", action="store_true", help="leave the ensemble's manifest as it is")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Deliver every finished member, say what moved, and write the ensemble's manifest.
+
+    A member that cannot be delivered does not keep the others from it; the error comes at the end.
+    """
     config = config_from(args)
+    storage = open_destination(config)
     finished = [member for member in config.members if config.scratch.manifest(member).exists()]
     if not finished:
         raise ConfigError(
             f"{config.scratch.base / 'manifests'}: no finished member, expected some of {config['members']}"
         )
+    receipts: list[Receipt] = []
+    failed: dict[int, WorkflowError] = {}
     for member in finished:
-        receipt = deliver_member(config, member)
-        moved = f"{receipt.sent_bytes} bytes in {receipt.sent_objects} objects sent in {receipt.seconds:.1f} s"
-        print(f"{member_name(member)}: {receipt.bytes} bytes, {moved if receipt.sent_objects else 'no bytes moved'}")
+        try:
+            receipts.append(_deliver(config, member, storage))
+        except (ConflictError, InputError, VerificationError) as error:  # of this member alone
+            failed[member] = error
+            print(f"{member_name(member)}: not delivered: {error}")
+    print(_summary(receipts, storage))
     if not args.no_ensemble:
         print(write_ensemble_manifest(config))
+    if failed:
+        first = next(iter(failed.values()))
+        raise type(first)(f"members {format_members(failed)} not delivered, the first because {first}")
     return 0
+
+
+def _deliver(config: Config, member: int, storage: Storage) -> Receipt:
+    name = member_name(member)
+    with _Line() as line:
+        sent, began = storage.counts.bytes, monotonic()
+
+        def told(done: int, leads: int) -> None:
+            moved = storage.counts.bytes - sent
+            speed = moved / max(monotonic() - began, 1e-9)
+            if done == leads:
+                line.clear()  # the log follows
+                return
+            line.show(f"{name}: {done} of {leads} leads, {size(moved)} sent, {size(speed)}/s")
+
+        receipt = deliver_member(config, member, storage, told)
+    text = f"{name}: {size(receipt.bytes)} in {len(receipt.objects)} objects, {_moved([receipt])}"
+    print(f"{text}, {size(receipt.freed_bytes)} of scratch freed" if receipt.freed_bytes else text)
+    return receipt
+
+
+def _summary(receipts: list[Receipt], storage: Storage) -> str:
+    """Return one line about all members delivered."""
+    total = sum(receipt.bytes for receipt in receipts)
+    retries = sum(receipt.retries for receipt in receipts)
+    members = format_members(receipt.member for receipt in receipts) or "none"
+    text = f"members {members}: {size(total)} at {storage.url}, {_moved(receipts)}"
+    return f"{text}, {retries} requests repeated" if retries else text
+
+
+def _moved(receipts: list[Receipt]) -> str:
+    """Return what deliveries sent, and how fast."""
+    objects = sum(receipt.sent_objects for receipt in receipts)
+    sent = sum(receipt.sent_bytes for receipt in receipts)
+    seconds = sum(receipt.seconds for receipt in receipts)
+    if not objects:
+        return "no bytes moved"
+    return f"{size(sent)} in {objects} objects sent in {seconds:.1f} s ({size(sent / seconds)}/s)"
+
+
+class _Line:
+    """One line on a terminal that is written over, at most five times a second; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown = 0.0
+
+    def show(self, text: str) -> None:
+        """Write `text` over what was shown before."""
+        if self._terminal and monotonic() - self._shown > 0.2:
+            self._shown = monotonic()
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> _Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Leave the line empty."""
+        if self._shown:
+            self._shown = 0.0
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

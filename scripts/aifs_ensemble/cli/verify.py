@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     for one in check.of("damaged"):
         for line in one.lines():
             print(f"  {one.place}: {line}")
-    check.require_sound()
+    check.require_sound(mended=args.mend)
     if "destination" in places and config["destination"]:
-        check.require_members(config.min_members)
+        check.require_members(config)
     return 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from aifs_ensemble.storage.base import (
     ConflictError,
+    MissingError,
     ObjectInfo,
     Storage,
     TransferSettings,
@@ -17,6 +18,7 @@ from aifs_ensemble.storage.base import (
 
 __all__ = [
     "ConflictError",
+    "MissingError",
     "ObjectInfo",
     "Storage",
     "TransferSettings",

@@ -18,6 +18,10 @@ class ConflictError(StorageError):
     """An object of that name exists with other content, and was not overwritten."""
 
 
+class MissingError(StorageError):
+    """There is no object of that name (or no such bucket)."""
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     """An object as the destination describes it.
@@ -43,7 +47,7 @@ class TransferSettings:
 
     threads: int = 8
     resumable_above: int = 8 << 20
-    chunk: int = 32 << 20
+    chunk: int = 256 << 20
     deadline: float = 900.0
     backoff: float = 0.5
     backoff_most: float = 32.0
@@ -118,15 +122,15 @@ class Storage(ABC):
 
     @abstractmethod
     def get_bytes(self, key: str) -> bytes:
-        """Return an object's content, checked; StorageError when there is none."""
+        """Return an object's content, checked; MissingError when there is none."""
 
     @abstractmethod
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return a piece of an object's content, which no checksum covers; StorageError when it is not there."""
+        """Return a piece of an object's content, which no checksum covers; MissingError when it is not there."""
 
     @abstractmethod
     def get_file(self, key: str, path: Path) -> None:
-        """Fetch an object to `path`, checked and atomically; StorageError when there is none."""
+        """Fetch an object to `path`, checked and atomically; MissingError when there is none."""
 
     @abstractmethod
     def delete(self, key: str, *, generation: int | None = None) -> bool:

@@ -16,7 +16,7 @@ import google_crc32c
 
 from aifs_ensemble.errors import DiskFullError, StorageError, VerificationError
 from aifs_ensemble.files import atomic_writer, crc32c_bytes, crc32c_file, encode_crc32c
-from aifs_ensemble.storage.base import ObjectInfo, Storage, TransferSettings
+from aifs_ensemble.storage.base import MissingError, ObjectInfo, Storage, TransferSettings
 
 _CHUNK = 8 << 20
 
@@ -104,7 +104,7 @@ class FolderStorage(Storage):
             with open(self.path(key), "rb") as source, atomic_writer(path) as file:
                 while chunk := source.read(_CHUNK):
                     file.write(chunk)
-        except (FileNotFoundError, PermissionError) as error:
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise _unreadable(self.path(key), error) from error
 
     def delete(self, key: str, *, generation: int | None = None) -> bool:
@@ -149,7 +149,7 @@ class FolderStorage(Storage):
         """Write chunks beside their final name, read them back, and only then give them the name."""
         path = self.path(key)
         part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         value = 0
         try:
             with open(part, "wb") as file:
@@ -178,25 +178,35 @@ class FolderStorage(Storage):
     def _publish(self, part: Path, key: str, size: int, crc32c: str, replacing: ObjectInfo | None) -> ObjectInfo:
         """Give a written file its final name unless other content has it; a link never overwrites, a rename would."""
         path = self.path(key)
-        try:
-            os.link(part, path)
-        except FileExistsError:
+        if not _linked(part, path):
             there = self.stat(key)
             same = self._same(there, size, crc32c)
             if same is not None:
                 self._count(settled=1)
                 return same
             if there is not None and (replacing is None or there.generation != replacing.generation):
-                raise self._conflict(key, there, size, crc32c) from None
-            part.replace(path)
-        except OSError as error:  # a file system without hard links
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-                raise
-            if path.exists() and replacing is None:
-                raise self._conflict(key, self._info(path), size, crc32c) from None
+                raise self._conflict(key, there, size, crc32c)
             part.replace(path)
         self._count(objects=1, bytes=size)
         return self._info(path, crc32c)
+
+
+def _linked(part: Path, path: Path) -> bool:
+    """Give `part` the name `path` too; False where something has it, or on a file system without hard links."""
+    try:
+        os.link(part, path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        return False
+    return True
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}, expected a folder that can be made and written") from error
 
 
 def _files_below(folder: Path, start: str) -> Iterator[Path]:
@@ -222,5 +232,6 @@ def _read_all(paths: Iterable[Path]) -> Iterator[bytes]:
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
-    reason = "no such object" if isinstance(error, FileNotFoundError) else error.strerror
-    return StorageError(f"{path}: {reason}")
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return MissingError(f"{path}: no such object")
+    return StorageError(f"{path}: {error.strerror}")

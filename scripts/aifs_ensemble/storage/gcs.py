@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from io import SEEK_END, BytesIO
 from os import environ
 from pathlib import Path
+from time import monotonic
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -32,8 +33,15 @@ from google.resumable_media import DataCorruption, InvalidResponse
 
 from aifs_ensemble.errors import ConfigError, StorageError, VerificationError, WorkflowError
 from aifs_ensemble.files import atomic_writer, crc32c_bytes, crc32c_file
-from aifs_ensemble.storage.base import ObjectInfo, Storage, TransferSettings
-from aifs_ensemble.storage.uploads import TIMEOUT, ChecksumRefusedError, ChunkedUpload, TryAgainError, WholeUpload
+from aifs_ensemble.storage.base import MissingError, ObjectInfo, Storage, TransferSettings
+from aifs_ensemble.storage.uploads import (
+    TIMEOUT,
+    ChecksumRefusedError,
+    ChunkedUpload,
+    PiecewiseStream,
+    TryAgainError,
+    WholeUpload,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,6 +49,7 @@ T = TypeVar("T")
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]+[a-z0-9]")
 TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
+TELL_SECONDS = 30.0  # between lines in the log about requests that are repeated
 _FIELDS = "items(name,size,crc32c,generation,updated),nextPageToken"
 _CONNECTION_ERRORS = (
     ConnectionError,
@@ -81,6 +90,7 @@ class GcsStorage(Storage):
         bucket, _, prefix = url.removeprefix("gs://").rstrip("/").partition("/")
         if not _BUCKET.fullmatch(bucket):
             raise ConfigError(f"destination: {url!r}, expected gs://bucket[/prefix]")
+        self._told = monotonic()
         self._prefix = f"{prefix}/" if prefix else ""
         self._session, self.client = _connect(settings.threads)
         self.bucket = self.client.bucket(bucket)
@@ -105,6 +115,8 @@ class GcsStorage(Storage):
             for blob in pages:
                 yield self._info(blob)
         except Exception as error:
+            if _status(error) == 404:
+                raise MissingError(f"{self.url}: no such bucket as {self.bucket.name}") from error
             raise self._explain(error, prefix) from error
 
     def with_crc32c(self, info: ObjectInfo) -> ObjectInfo:
@@ -187,7 +199,15 @@ class GcsStorage(Storage):
 
     def location(self) -> str:
         """Return where the bucket is, e.g. ``US-CENTRAL1`` (a region) or ``EU`` (a multi-region)."""
-        bucket = self._call("", lambda: self.client.get_bucket(self.bucket, retry=None, timeout=TIMEOUT))
+        try:
+            bucket = self._call("", lambda: self.client.get_bucket(self.bucket, retry=None, timeout=TIMEOUT))
+        except StorageError as error:
+            if _status(error.__cause__ or error) == 403:
+                raise StorageError(
+                    f"{self.url}: may not be asked where it is, expected the right storage.buckets.get, as in "
+                    "roles/storage.bucketViewer"
+                ) from error
+            raise
         return str(bucket.location)
 
     def _name(self, key: str) -> str:
@@ -221,7 +241,7 @@ class GcsStorage(Storage):
                 session=self._session,
                 url=self._upload_url("resumable", match),
                 metadata=metadata,
-                stream=stream,
+                stream=PiecewiseStream(stream, size),
                 size=size,
                 chunk=self.settings.chunk,
                 renewed=lambda: self._count(sessions_renewed=1),
@@ -278,6 +298,11 @@ class GcsStorage(Storage):
     def _repeated(self, error: Exception) -> None:
         self._count(retries=1)
         log.debug("%s: repeating after %r", self.url, error)
+        with self._lock:
+            if monotonic() - self._told < TELL_SECONDS:
+                return
+            self._told = monotonic()
+        log.warning("%s: trying again, for up to %g s: %s", self.url, self.settings.deadline, _reason(error))
 
     def _explain(self, error: BaseException, key: str) -> StorageError:
         """Return the one-line error for what a call on `key` ended with."""
@@ -286,7 +311,7 @@ class GcsStorage(Storage):
             reason = _reason(_last(error))
             return StorageError(f"{address}: not done within {self.settings.deadline:g} s, last: {reason}")
         if _status(error) == 404:
-            return StorageError(f"{address}: no such object, or no such bucket as {self.bucket.name}")
+            return MissingError(f"{address}: no such object, or no such bucket as {self.bucket.name}")
         if _status(error) in (401, 403):
             return StorageError(f"{address}: refused ({_reason(error)}), expected a role such as storage.objectUser")
         return StorageError(f"{address}: {_reason(error)}")
@@ -301,6 +326,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, InvalidResponse):
         text = " ".join(str(error.response.text).split())[:200]
         return f"HTTP {error.response.status_code} {text}".strip()
+    if isinstance(error, requests.ConnectionError) and error.args:
+        error = getattr(error.args[0], "reason", error)  # what urllib3 says beneath its count of retries
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 

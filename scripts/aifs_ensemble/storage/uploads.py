@@ -7,8 +7,9 @@ and goes on there, one that is gone starts again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, BinaryIO
 
 import requests
@@ -16,7 +17,8 @@ from google.resumable_media import InvalidResponse
 from google.resumable_media.common import RetryStrategy
 from google.resumable_media.requests import MultipartUpload, ResumableUpload
 
-TIMEOUT = (10, 60)  # seconds to connect, and between bytes
+TIMEOUT = (10, 60)  # seconds to connect or to send a piece, and to wait for bytes
+PIECE = 1 << 20  # bytes
 CONTENT_TYPE = "application/octet-stream"
 _SESSION_GONE = {404, 410}
 
@@ -26,7 +28,62 @@ class TryAgainError(Exception):
 
 
 class ChecksumRefusedError(TryAgainError):
-    """The service found another checksum than was stated: damage on the way, or in the file."""
+    """The content cannot have the checksum that was stated: damage on the way, or in the file."""
+
+
+class Pieces:
+    """`size` bytes of a stream from `start` on as the body of a request, read while they are sent.
+
+    A socket's timeout is for all that one call sends: in one piece a large body would not get over a slow line.
+    """
+
+    def __init__(self, stream: BinaryIO, start: int, size: int):
+        self._stream, self._start, self._size = stream, start, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._stream.seek(self._start)
+        left = self._size
+        while left:
+            piece = self._stream.read(min(PIECE, left))
+            if not piece:
+                raise ChecksumRefusedError("the file became shorter while it was sent")
+            left -= len(piece)
+            yield piece
+
+
+class PiecewiseStream:
+    """A stream of `size` bytes, of which the upload only seems to read: it gets `Pieces` to send."""
+
+    def __init__(self, stream: BinaryIO, size: int):
+        self._stream, self._size = stream, size
+        self._position = 0
+
+    def tell(self) -> int:
+        """Return the position in bytes."""
+        return self._position
+
+    def seek(self, position: int) -> None:
+        """Go to a position in bytes."""
+        self._position = position
+
+    def read(self, size: int) -> Pieces:
+        """Return the next bytes, at most `size`."""
+        start = self._position
+        self._position = min(start + size, self._size)
+        return Pieces(self._stream, start, self._position - start)
+
+
+class _SendingPieces:
+    """A session that sends bodies in pieces."""
+
+    def __init__(self, session: requests.Session):
+        self._session = session
+
+    def request(self, method: str, url: str, *, data: bytes, **options: Any) -> requests.Response:
+        return self._session.request(method, url, data=Pieces(BytesIO(data), 0, len(data)), **options)
 
 
 @dataclass
@@ -42,7 +99,8 @@ class WholeUpload:
         self.stream.seek(0)
         upload = _once(MultipartUpload(self.url))
         try:
-            answer = upload.transmit(self.session, self.stream.read(), self.metadata, CONTENT_TYPE, timeout=TIMEOUT)
+            session = _SendingPieces(self.session)
+            answer = upload.transmit(session, self.stream.read(), self.metadata, CONTENT_TYPE, timeout=TIMEOUT)
         except InvalidResponse as error:
             raise _refusal(error) from error
         return _json(answer)
@@ -52,14 +110,14 @@ class WholeUpload:
 class ChunkedUpload:
     """Sends `stream` (of `size` bytes) through a resumable session, going on where the last call stopped.
 
-    `chunk` is a multiple of 256 KiB; no more than two chunks are in memory. `renewed` is called whenever
-    a session had to be given up.
+    `chunk` is a multiple of 256 KiB; a piece of it is in memory. `renewed` is called whenever a session had to be
+    given up.
     """
 
     session: requests.Session
     url: str
     metadata: dict[str, str]
-    stream: BinaryIO
+    stream: PiecewiseStream
     size: int
     chunk: int
     renewed: Callable[[], None]
