@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from aifs_ensemble.cards import one_card
+from aifs_ensemble.compile_cache import CompileCache
 from aifs_ensemble.config import Config
 from aifs_ensemble.forecast import ForecastRequest, link, run_forecast
 from aifs_ensemble.manifest import MemberManifest
@@ -29,6 +30,8 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
             stack.enter_context(one_card())
         sampler = MetricsSampler(config.scratch.metrics(member), config.leads[-1])
         observers.append(stack.enter_context(sampler))
+        if request.compile:
+            observers.append(CompileCache.of(config))
         if config["delivery"]["streaming"]:
             from aifs_ensemble.cloud.status import StatusObserver
             from aifs_ensemble.preflight import check_room

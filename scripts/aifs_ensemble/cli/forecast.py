@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.compile_cache import CompileCache
 from aifs_ensemble.errors import WorkflowError
 from aifs_ensemble.forecast import ForecastRequest, run_forecast
 from aifs_ensemble.manifest import LeadRecord, MemberManifest
 from aifs_ensemble.names import parse_members
+from aifs_ensemble.observers import ForecastObserver
 from aifs_ensemble.progress import Progress
 
 HELP = "forecast members on this machine"
@@ -49,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
         raise WorkflowError(f"--initial: {args.initial} is one member's, expected one of {len(members)} members")
     for member in members:
         request = ForecastRequest.from_config(config, member, checkpoint=args.checkpoint, initial=args.initial)
-        observers = [TerminalProgress()] if sys.stderr.isatty() and request.progress else []
+        observers: list[ForecastObserver] = [TerminalProgress()] if sys.stderr.isatty() and request.progress else []
+        if request.compile:
+            observers.append(CompileCache.of(config))
         manifest = run_forecast(request, observers)
         print(
             f"member {member}: {len(manifest.leads)} leads, {manifest.fields} fields, {manifest.bytes / 1e6:.1f} MB, "
