@@ -49,9 +49,6 @@ _CLASSES = (
     "torch_geometric.nn.conv",
 )
 
-_BUILTINS = (
-    "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple".split()  # noqa: SIM905
-)
 _NAMES = frozenset(
     {
         *(
