@@ -24,6 +24,10 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
     request = ForecastRequest.from_config(config, member, checkpoint=checkpoint, initial=initial_state)
     observers: list[ForecastObserver] = []
     with ExitStack() as stack:
+        if config["delivery"]["streaming"]:
+            from aifs_ensemble.metrics_delivery import MetricsDelivery
+
+            stack.enter_context(MetricsDelivery(config, member))
         sampler = MetricsSampler(config.scratch.metrics(member), config.leads[-1])
         observers.append(stack.enter_context(sampler))
         if config["delivery"]["streaming"]:

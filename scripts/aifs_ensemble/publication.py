@@ -24,7 +24,7 @@ PACKAGES = ("torch", "anemoi-inference", "anemoi-models", "earthkit-data", "ecco
 
 
 def machine() -> dict[str, Any]:
-    """Return what this machine is: name, processor, cores, memory in bytes, and what Google says of its own machines."""
+    """Return what this machine is: name, processor, cores, memory in bytes, and what Google says of its own."""
     return {
         "name": platform.node(),
         "system": platform.platform(),
