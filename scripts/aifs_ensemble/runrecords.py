@@ -13,7 +13,7 @@ import pandas as pd
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import InputError, WorkflowError
-from aifs_ensemble.manifest import MemberManifest, read_member_manifest
+from aifs_ensemble.manifest import MemberManifest, machine_name, read_member_manifest
 from aifs_ensemble.metrics import COLUMNS
 from aifs_ensemble.names import file_name, member_name
 from aifs_ensemble.throughput import PHASES, phase_seconds
@@ -37,7 +37,8 @@ class Attempt:
     """One process that worked on a member; times in seconds since 1970.
 
     `phases` are seconds by `throughput.PHASES`. An attempt that did not finish has none: its time is `lost` (what it
-    published counts for the next attempt all the same).
+    published counts for the next attempt all the same). `type`, `region` and `spot` are what the
+    machine said of itself, empty and None where it did not.
     """
 
     member: int
@@ -47,6 +48,9 @@ class Attempt:
     ended: float
     outcome: str
     phases: Mapping[str, float]
+    type: str = ""
+    region: str = ""
+    spot: bool | None = None
 
     @property
     def seconds(self) -> float:
@@ -181,11 +185,14 @@ def _attempts(manifest: MemberManifest, metrics: pd.DataFrame) -> list[Attempt]:
             Attempt(
                 member=manifest.member,
                 number=place + 1,
-                machine=str(machine.get("name", "?")),
+                machine=machine_name(machine),
                 began=began,
                 ended=max(ended, began),
                 outcome=outcome,
                 phases={name: float(phases.get(name, 0.0)) for name in PHASES},
+                type=str(machine.get("type", "")),
+                region=str(machine.get("region", "")),
+                spot=machine.get("spot"),
             )
         )
     return found
