@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -110,13 +110,14 @@ def read_run(config: Config, benchmarks: Path | None = BENCHMARKS) -> Run:
     return Run(
         manifests=tuple(manifests[member] for member in sorted(manifests)),
         metrics=pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(),
-        jobs=tuple(read_benchmarks(benchmarks, config.cycle)) if benchmarks is not None else (),
+        jobs=_job_times((history(config) / "benchmarks", benchmarks), config.cycle) if benchmarks is not None else (),
     )
 
 
 def fetch_run(config: Config) -> int:
-    """Copy members' manifests and metrics from the destination into `history`; return how many members.
+    """Copy members' manifests and metrics, and benchmark files, into `history`; return how many members.
 
+    Jobs on rented machines leave Snakemake's benchmark files at the destination, beside the cycles' folders.
     Raises StorageError when the destination does not answer.
     """
     from aifs_ensemble.storage import open_destination
@@ -130,7 +131,17 @@ def fetch_run(config: Config) -> int:
             if name.startswith("member"):
                 store.get_file(info.key, folder / name)
                 count += name.endswith(".json")
+    for info in store.list(f"{BENCHMARKS.as_posix()}/"):
+        rule, cycle = info.key.split("/")[-3:-1]
+        if cycle == config.cycle:
+            store.get_file(info.key, folder / "benchmarks" / rule / cycle / file_name(info.key))
     return count
+
+
+def _job_times(folders: Iterable[Path], cycle: str) -> tuple[JobTime, ...]:
+    """Return the jobs that any of the folders knows, by the last that does."""
+    found = {(job.rule, job.member): job for folder in folders for job in read_benchmarks(folder, cycle)}
+    return tuple(found[key] for key in sorted(found))
 
 
 def read_metrics(path: Path) -> pd.DataFrame:

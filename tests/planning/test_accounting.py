@@ -274,7 +274,16 @@ def test_fetching_brings_manifests_and_metrics_from_the_destination(tmp_path: Pa
             there = tmp_path / "there" / key
             there.parent.mkdir(parents=True, exist_ok=True)
             there.write_bytes(file.read_bytes())
+    for cycle in (config.cycle, "20200101_0000"):
+        synthetic.write_benchmarks(tmp_path / "there/logs/benchmarks", {"initial_member": {1: 50.0, 2: 60.0}}, cycle)
     assert fetch_run(config) == 2
+    here = tmp_path / "here"
+    synthetic.write_benchmarks(here, {"initial_member": {2: 70.0}, "initial_cycle": {0: 80.0}})
+    assert {(job.rule, job.member): job.seconds for job in read_run(config, here).jobs} == {
+        ("initial_cycle", 0): 80.0,
+        ("initial_member", 1): 50.0,
+        ("initial_member", 2): 70.0,
+    }
     run = read_run(config, None)
     assert [manifest.member for manifest in run.manifests] == [1, 2]
     assert isinstance(run.metrics, pd.DataFrame)
