@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -21,14 +21,15 @@ from aifs_ensemble.intervals import Intervals, difference, length, union
 from aifs_ensemble.machines import Machines, MachineType
 from aifs_ensemble.manifest import MemberManifest
 from aifs_ensemble.planning import default_profile
-from aifs_ensemble.runrecords import Attempt, Run
+from aifs_ensemble.runrecords import Attempt, JobTime, Run
 from aifs_ensemble.throughput import gpu_name
 
 LOG = logging.getLogger(__name__)
 # Where a machine's seconds went; they add up to the time from its first member's start to its last one's end.
 USES = ("computing", "start_up", "wait_output", "between", "drain", "lost", "gap")
 FORECAST = "forecast_member"
-COORDINATOR_RULES = ("ensemble_manifest",)  # no machine is rented for them
+NOT_CPU_RULES = (FORECAST, "ensemble_manifest")  # the coordinator writes the latter
+INITIAL_RULES = ("initial_cycle", "initial_member", "initial_members")  # on one machine, as the profiles group them
 _GB = 1e9
 _NAN = float("nan")
 
@@ -121,7 +122,7 @@ class Account:
         lines = []
         for what, number in Counter(what for stay in self.stays for what in stay.rates.assumed).items():
             lines.append(f"{what}: {number} of {len(self.stays)} stays")
-        if self.cpu_rates.hour and any(job.rule != FORECAST for job in self.run.jobs):
+        if self.cpu_rates.hour and any(job.rule not in NOT_CPU_RULES for job in self.run.jobs):
             lines.append(f"CPU jobs record no machine: priced as {self.cpu_rates.label}")
         return lines
 
@@ -317,6 +318,17 @@ def _machine_costs(seconds: float, rates: Rates, category: str) -> dict[str, flo
     }
 
 
+def _cpu_costs(jobs: Sequence[JobTime], rates: Rates, cores: int) -> Iterator[tuple[JobTime, dict[str, float]]]:
+    """Yield jobs and what they cost; initial states are made on one machine, as many at once as it has cores."""
+    initial = [job for job in jobs if job.rule in INITIAL_RULES]
+    at_once = min(cores, sum(job.rule == "initial_member" for job in initial))
+    for job in jobs:
+        share = 1 / len(initial) if job.rule in INITIAL_RULES else 1.0
+        started = replace(rates, start_seconds=rates.start_seconds * share, pull_seconds=rates.pull_seconds * share)
+        seconds = job.seconds / at_once if job.rule == "initial_member" else job.seconds
+        yield job, _machine_costs(seconds, started, "cpu compute")
+
+
 def _delivery_costs(manifest: MemberManifest, machines: Machines, egress_gb: float) -> dict[str, float]:
     files = 2 * len(manifest.leads) + 4
     return {
@@ -344,9 +356,9 @@ def account(
     for stay in stays:
         ledger.add(FORECAST, stay.costs, _shares(stay.attempts))
     cpu_rates = pricing.cpu()
-    for job in run.jobs:
-        if job.rule not in (FORECAST, *COORDINATOR_RULES):
-            ledger.add(job.rule, _machine_costs(job.seconds, cpu_rates, "cpu compute"), {job.member: 1.0})
+    cores = machines.for_class("cpu", config).vcpus
+    for job, parts in _cpu_costs([job for job in run.jobs if job.rule not in NOT_CPU_RULES], cpu_rates, cores):
+        ledger.add(job.rule, parts, {job.member: 1.0})
     if not pricing.free:
         regions = _last_regions(stays)
         for manifest in run.manifests:

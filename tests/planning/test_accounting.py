@@ -175,6 +175,17 @@ def test_the_configuration_fills_in_only_what_nobody_recorded(tmp_path: Path, ma
     assert "machine type a2-ultragpu-1g: 1 of 3 stays" in text
 
 
+def test_initial_states_share_a_machine(tmp_path: Path, machines: Machines) -> None:
+    """One machine of two processors boots and pulls once, for the cycle and then two members at once."""
+    jobs = {"initial_cycle": {0: 80.0}, "initial_member": {1: 50.0, 2: 60.0}, "checkpoint_prepare": {0: 30.0}}
+    synthetic.write_benchmarks(tmp_path / "benchmarks", jobs)
+    found = run_of(tmp_path, {1: [Piece(0.0)], 2: [Piece(50.0)]}, machines)
+    boot = machines.assumptions.vm_boot_seconds
+    seconds = (boot + 80 + (50 + 60) / 2) + (boot + 30)
+    assert found.costs["cpu compute"] == pytest.approx(seconds / 3600 * 0.097118)
+    assert found.assumptions[-1].startswith("CPU jobs record no machine: priced as n2-standard-2")
+
+
 def test_members_on_different_machines_of_one_name(tmp_path: Path, machines: Machines) -> None:
     """Hosts of containers may share a name; what they say of themselves tells them apart."""
     kinds = ("a2-ultragpu-1g", "a3-highgpu-1g")
