@@ -1,20 +1,21 @@
 """What a run really took and cost.
 
-Money is rented machine time times the price of its list, split over members by the time each held the machine; what
-nobody recorded (booting, pulling an image, the wait before a machine is given back) is taken from the assumptions of
-config/machines.yaml. docs/accounting.md explains every figure.
+Money is rented machine time times the price of that machine where it stood, split over members by the time each held
+it. What a machine did not say of itself is the configuration's; what nobody records (booting, pulling an image, the
+wait before a machine is given back) is assumed in config/machines.yaml. docs/accounting.md explains every figure.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.errors import InputError
+from aifs_ensemble.errors import ConfigError, InputError
 from aifs_ensemble.estimates import CATEGORIES, crossing_price
 from aifs_ensemble.intervals import Intervals, difference, length, union
 from aifs_ensemble.machines import Machines, MachineType
@@ -26,29 +27,35 @@ from aifs_ensemble.throughput import gpu_name
 LOG = logging.getLogger(__name__)
 # Where a machine's seconds went; they add up to the time from its first member's start to its last one's end.
 USES = ("computing", "start_up", "wait_output", "between", "drain", "lost", "gap")
+FORECAST = "forecast_member"
+NOT_CPU_RULES = (FORECAST, "ensemble_manifest")  # the coordinator writes the latter
+INITIAL_RULES = ("initial_cycle", "initial_member", "initial_members")  # on one machine, as the profiles group them
 _GB = 1e9
 _NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What machines cost (USD an hour) and what is assumed of them (seconds), all 0 for this machine's own runs."""
+    """What a machine costs (USD an hour) and what is assumed of it (seconds), all 0 for this machine's own runs.
+
+    `assumed` says which of type, region and spot the machine did not say, or said as none that has a price.
+    """
 
     machine: str = "this machine"
     region: str = ""
     spot: bool = False
-    gpu_hour: float = 0.0
-    gpu_disk_hour: float = 0.0
-    gpu_management_hour: float = 0.0
-    gpu_start_seconds: float = 0.0
-    gpu_pull_seconds: float = 0.0
-    cpu_hour: float = 0.0
-    cpu_disk_hour: float = 0.0
-    cpu_management_hour: float = 0.0
-    cpu_start_seconds: float = 0.0
-    cpu_pull_seconds: float = 0.0
-    writes_per_1000: float = 0.0
-    egress_gb: float = 0.0
+    hour: float = 0.0
+    disk_hour: float = 0.0
+    management_hour: float = 0.0
+    start_seconds: float = 0.0
+    pull_seconds: float = 0.0
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The machine's type, and how and where it was rented."""
+        kind = "spot" if self.spot else "on demand"
+        return f"{self.machine} ({kind}, {self.region})" if self.region else self.machine
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Stay:
     """A machine from its first member's start to its last one's end; `uses` by `USES`, `costs` by category."""
 
     machine: str
+    rates: Rates
     began: float
     ended: float
     attempts: tuple[Attempt, ...]
@@ -98,15 +106,25 @@ class Account:
     """The account of one run; the USD of `members`, of `costs` and of `stages` each add up to `usd`."""
 
     run: Run
-    rates: Rates
     stays: tuple[Stay, ...]
     members: tuple[MemberAccount, ...]
     stages: Mapping[str, float]
     costs: Mapping[str, float]
+    cpu_rates: Rates
 
     @property
     def usd(self) -> float:
         return sum(self.costs.values())
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What this account took from the configuration, because nobody recorded it, in lines."""
+        lines = []
+        for what, number in Counter(what for stay in self.stays for what in stay.rates.assumed).items():
+            lines.append(f"{what}: {number} of {len(self.stays)} stays")
+        if self.cpu_rates.hour and any(job.rule not in NOT_CPU_RULES for job in self.run.jobs):
+            lines.append(f"CPU jobs record no machine: priced as {self.cpu_rates.label}")
+        return lines
 
     @property
     def uses(self) -> dict[str, float]:
@@ -159,13 +177,17 @@ def machine_uses(attempts: Sequence[Attempt]) -> dict[str, float]:
 
 
 def group_stays(attempts: Sequence[Attempt], idle_seconds: float) -> list[list[Attempt]]:
-    """Return attempts by machine stay: one that stood idle for longer than `idle_seconds` had been given back."""
+    """Return attempts by machine stay: one that stood idle for longer than `idle_seconds` had been given back.
+
+    Machines of one name that say different things of themselves are different machines.
+    """
     stays: list[list[Attempt]] = []
-    current: dict[str, list[Attempt]] = {}
+    current: dict[tuple[str, str, str, bool | None], list[Attempt]] = {}
     for attempt in sorted(attempts, key=lambda attempt: attempt.began):
-        mine = current.get(attempt.machine)
+        machine = (attempt.machine, attempt.type, attempt.region, attempt.spot)
+        mine = current.get(machine)
         if mine is None or attempt.began > max(other.ended for other in mine) + idle_seconds:
-            mine = current[attempt.machine] = []
+            mine = current[machine] = []
             stays.append(mine)
         mine.append(attempt)
     return stays
@@ -182,134 +204,201 @@ def _mean_gpu(metrics: pd.DataFrame, attempts: Sequence[Attempt]) -> float:
     return float(mine.groupby(mine["time"].round())["gpu_util_percent"].mean().mean())
 
 
-def find_rates(
-    config: Config, machines: Machines, run: Run, *, profile: str | None = None, spot: bool | None = None
-) -> Rates:
-    """Return the prices of the machines that ran; none for profile ``local``.
+@dataclass(frozen=True)
+class Pricing:
+    """What the configuration says of machines that did not say it themselves; `spot` None leaves it to cloud.spot."""
 
-    The machine type is what the manifests say (`machine.type`), else the configuration's.
-    """
-    profile = profile or default_profile(config)
-    if profile == "local":
-        return Rates()
-    gpu = _gpu_machine(config, machines, run)
-    cpu = machines.for_class("cpu", config)
-    spot = bool(config["cloud"]["spot"]) if spot is None else spot
-    region = str(config["cloud"]["regions"][0])
-    assume = machines.assumptions
-    gpu_price, cpu_price = gpu.price(region), cpu.price(region)
-    coiled = profile.startswith("coiled")
-    return Rates(
-        machine=gpu.name,
-        region=region,
-        spot=spot,
-        gpu_hour=gpu_price.spot if spot else gpu_price.on_demand,
-        gpu_disk_hour=machines.disk_hour(gpu),
-        gpu_management_hour=machines.coiled_hour(gpu) if coiled else 0.0,
-        gpu_start_seconds=assume.vm_boot_seconds + assume.idle_tail_seconds,
-        gpu_pull_seconds=assume.image_gb["gpu"] * 1000 / assume.image_pull_mb_s,
-        cpu_hour=cpu_price.spot if spot else cpu_price.on_demand,
-        cpu_disk_hour=machines.disk_hour(cpu),
-        cpu_management_hour=machines.coiled_hour(cpu) if coiled else 0.0,
-        cpu_start_seconds=assume.vm_boot_seconds,
-        cpu_pull_seconds=assume.image_gb["cpu"] * 1000 / assume.image_pull_mb_s,
-        writes_per_1000=machines.service("bucket_writes_per_1000"),
-        egress_gb=crossing_price(machines, region, config["cloud"]["bucket_region"]),
-    )
+    config: Config
+    machines: Machines
+    profile: str
+    spot: bool | None = None
 
+    @property
+    def free(self) -> bool:
+        """Whether the run was on one's own machine, which costs nothing."""
+        return self.profile == "local"
 
-def _gpu_machine(config: Config, machines: Machines, run: Run) -> MachineType:
-    named = sorted({str(m.machine.get("type", "")) for m in run.manifests} & set(machines.types))
-    if len(named) > 1:
-        raise InputError(
-            f"{config.cycle}: members ran on {' and '.join(named)}, account for each with --config members=..."
+    @property
+    def region(self) -> str:
+        """The region that stands for one not recorded."""
+        return str(self.config["cloud"]["regions"][0])
+
+    def forecast(self, attempt: Attempt) -> Rates:
+        """Return the rates of the machine that an attempt ran on."""
+        if self.free:
+            return Rates()
+        usual = self.machines.for_class("gpu", self.config)
+        machine = self.machines.types.get(attempt.type)
+        assumed = []
+        if machine is None:
+            assumed.append(f"machine type {_instead(attempt.type)}{usual.name}")
+        return self._rates(machine or usual, attempt.region, attempt.spot, assumed)
+
+    def cpu(self) -> Rates:
+        """Return the rates of the machines of CPU jobs, which record nothing."""
+        if self.free:
+            return Rates()
+        rates = self._rates(self.machines.for_class("cpu", self.config), "", None, [])
+        # they are given back as soon as their job ends
+        return replace(rates, start_seconds=self.machines.assumptions.vm_boot_seconds)
+
+    def egress_gb(self, region: str) -> float:
+        """Return what a GB costs on its way from a region to the bucket, USD."""
+        return 0.0 if self.free else crossing_price(self.machines, region, self.config["cloud"]["bucket_region"])
+
+    def _rates(self, machine: MachineType, region: str, spot: bool | None, assumed: list[str]) -> Rates:
+        priced = region if region in machine.prices else self.region if self.region in machine.prices else ""
+        priced = priced or next(iter(machine.prices), "")
+        if not priced:
+            raise ConfigError(f"machines.yaml: no price of {machine.name} in any region, add one with cloud.prices")
+        if priced != region:
+            assumed.append(f"region {_instead(region, 'without a price')}{priced}")
+        if spot is None:
+            spot = bool(self.config["cloud"]["spot"]) if self.spot is None else self.spot
+            assumed.append("spot" if spot else "on demand")
+        assume, price = self.machines.assumptions, machine.price(priced)
+        management = 0.0
+        if self.profile.startswith("coiled"):
+            management = self.machines.coiled_hour(machine) + (self._scheduler_hour(priced) if spot else 0.0)
+        return Rates(
+            machine=machine.name,
+            region=region or priced,
+            spot=spot,
+            hour=price.spot if spot else price.on_demand,
+            disk_hour=self.machines.disk_hour(machine),
+            management_hour=management,
+            start_seconds=assume.vm_boot_seconds + assume.idle_tail_seconds,
+            pull_seconds=assume.image_gb[machine.machine_class] * 1000 / assume.image_pull_mb_s,
+            assumed=tuple(assumed),
         )
-    gpu = machines.machine(named[0]) if named else machines.for_class("gpu", config)
+
+    def _scheduler_hour(self, region: str) -> float:
+        """Return what the small machine beside a preemptible one costs, which Coiled rents on demand, USD an hour."""
+        small = self.machines.for_class("cpu", self.config)
+        price = small.prices.get(region) or small.price(self.region)
+        return price.on_demand + self.machines.coiled_hour(small)
+
+
+def _instead(said: str, problem: str = "not in machines.yaml") -> str:
+    return f"{said} ({problem}) priced as " if said else ""
+
+
+def _check_cards(stays: Sequence[Stay], run: Run, machines: Machines) -> None:
+    """Warn when manifests name another card than those of the machines that are charged."""
+    types = {stay.rates.machine for stay in stays} & set(machines.types)
+    priced = {gpu.name for name in types if (gpu := machines.machine(name).gpu) is not None}
     cards = {gpu_name(manifest.device, machines.gpu_specs) for manifest in run.manifests}
-    if gpu.gpu is not None and cards != {gpu.gpu.name}:
-        LOG.warning("account: members ran on %s, priced as %s", ", ".join(sorted(cards)), gpu.name)
-    return gpu
+    if priced and not cards <= priced:
+        LOG.warning("account: members ran on %s, priced as %s", ", ".join(sorted(cards)), ", ".join(sorted(types)))
 
 
 def _stay(attempts: Sequence[Attempt], metrics: pd.DataFrame, rates: Rates) -> Stay:
     began, ended = min(a.began for a in attempts), max(a.ended for a in attempts)
-    compute = (ended - began + rates.gpu_start_seconds) / 3600
-    pull = rates.gpu_pull_seconds / 3600
     return Stay(
         machine=attempts[0].machine,
+        rates=rates,
         began=began,
         ended=ended,
         attempts=tuple(attempts),
         uses=machine_uses(attempts),
         gpu_percent=_mean_gpu(metrics, attempts),
-        costs={
-            "gpu compute": compute * rates.gpu_hour,
-            "image pulls": pull * rates.gpu_hour,
-            "disks": (compute + pull) * rates.gpu_disk_hour,
-            "management": (compute + pull) * rates.gpu_management_hour,
-        },
+        costs=_machine_costs(ended - began, rates, "gpu compute"),
     )
 
 
-def _job_costs(job: JobTime, rates: Rates) -> dict[str, float]:
-    compute = (job.seconds + rates.cpu_start_seconds) / 3600
-    pull = rates.cpu_pull_seconds / 3600
+def _machine_costs(seconds: float, rates: Rates, category: str) -> dict[str, float]:
+    """Return what so many seconds of work on a machine cost, with its start and its image, USD by category."""
+    compute = (seconds + rates.start_seconds) / 3600
+    pull = rates.pull_seconds / 3600
     return {
-        "cpu compute": compute * rates.cpu_hour,
-        "image pulls": pull * rates.cpu_hour,
-        "disks": (compute + pull) * rates.cpu_disk_hour,
-        "management": (compute + pull) * rates.cpu_management_hour,
+        category: compute * rates.hour,
+        "image pulls": pull * rates.hour,
+        "disks": (compute + pull) * rates.disk_hour,
+        "management": (compute + pull) * rates.management_hour,
     }
 
 
-def _delivery_costs(manifest: MemberManifest, rates: Rates) -> dict[str, float]:
+def _cpu_costs(jobs: Sequence[JobTime], rates: Rates, cores: int) -> Iterator[tuple[JobTime, dict[str, float]]]:
+    """Yield jobs and what they cost; initial states are made on one machine, as many at once as it has cores."""
+    initial = [job for job in jobs if job.rule in INITIAL_RULES]
+    at_once = min(cores, sum(job.rule == "initial_member" for job in initial))
+    for job in jobs:
+        share = 1 / len(initial) if job.rule in INITIAL_RULES else 1.0
+        started = replace(rates, start_seconds=rates.start_seconds * share, pull_seconds=rates.pull_seconds * share)
+        seconds = job.seconds / at_once if job.rule == "initial_member" else job.seconds
+        yield job, _machine_costs(seconds, started, "cpu compute")
+
+
+def _delivery_costs(manifest: MemberManifest, machines: Machines, egress_gb: float) -> dict[str, float]:
     files = 2 * len(manifest.leads) + 4
     return {
-        "network": manifest.bytes / _GB * rates.egress_gb,
-        "storage operations": files / 1000 * rates.writes_per_1000,
+        "network": manifest.bytes / _GB * egress_gb,
+        "storage operations": files / 1000 * machines.service("bucket_writes_per_1000"),
     }
 
 
 def account(
     config: Config, machines: Machines, run: Run, *, profile: str | None = None, spot: bool | None = None
 ) -> Account:
-    """Return the account of a run; InputError when its manifests name no attempt."""
-    rates = find_rates(config, machines, run, profile=profile, spot=spot)
+    """Return the account of a run; InputError when its manifests name no attempt.
+
+    `spot` stands for attempts that did not record whether their machine was preemptible.
+    """
     attempts = run.attempts()
     if not attempts:
         raise InputError(f"{config.cycle}: the manifests name no attempt, nothing can be accounted for")
+    pricing = Pricing(config, machines, profile or default_profile(config), spot)
     idle = config["cloud"]["idle_minutes"] * 60
-    stays = [_stay(part, run.metrics, rates) for part in group_stays(attempts, idle)]
-    numbers = [manifest.member for manifest in run.manifests]
-    usd = dict.fromkeys(numbers, 0.0)
-    costs = dict.fromkeys(CATEGORIES, 0.0)
-    stages: dict[str, float] = {}
-
-    def add(stage: str, parts: Mapping[str, float], shares: Mapping[int, float]) -> None:
-        total = sum(parts.values())
-        stages[stage] = stages.get(stage, 0.0) + total
-        for name, value in parts.items():
-            costs[name] += value
-        for member, share in shares.items():
-            usd[member] += share * total
-
-    everyone = dict.fromkeys(numbers, 1 / len(numbers))
+    stays = [_stay(part, run.metrics, pricing.forecast(part[0])) for part in group_stays(attempts, idle)]
+    if not pricing.free:
+        _check_cards(stays, run, machines)
+    ledger = _Ledger([manifest.member for manifest in run.manifests])
     for stay in stays:
-        add("forecast_member", stay.costs, _shares(stay.attempts))
-    for job in run.jobs:
-        if job.rule != "forecast_member":
-            add(job.rule, _job_costs(job, rates), {job.member: 1.0} if job.member in usd else everyone)
-    for manifest in run.manifests:
-        add("delivery", _delivery_costs(manifest, rates), {manifest.member: 1.0})
+        ledger.add(FORECAST, stay.costs, _shares(stay.attempts))
+    cpu_rates = pricing.cpu()
+    cores = machines.for_class("cpu", config).vcpus
+    for job, parts in _cpu_costs([job for job in run.jobs if job.rule not in NOT_CPU_RULES], cpu_rates, cores):
+        ledger.add(job.rule, parts, {job.member: 1.0})
+    if not pricing.free:
+        regions = _last_regions(stays)
+        for manifest in run.manifests:
+            egress_gb = pricing.egress_gb(regions.get(manifest.member, pricing.region))
+            ledger.add("delivery", _delivery_costs(manifest, machines, egress_gb), {manifest.member: 1.0})
     members = tuple(
         MemberAccount(
             manifest,
             tuple(attempt for attempt in attempts if attempt.member == manifest.member),
-            usd[manifest.member],
+            ledger.members[manifest.member],
         )
         for manifest in run.manifests
     )
-    return Account(run, rates, tuple(stays), members, stages, costs)
+    return Account(run, tuple(stays), members, ledger.stages, ledger.costs, cpu_rates)
+
+
+class _Ledger:
+    """USD by member, by stage and by category; whatever is added is added to all three."""
+
+    def __init__(self, members: Sequence[int]):
+        self.members = dict.fromkeys(members, 0.0)
+        self.stages: dict[str, float] = {}
+        self.costs = dict.fromkeys(CATEGORIES, 0.0)
+
+    def add(self, stage: str, parts: Mapping[str, float], shares: Mapping[int, float]) -> None:
+        """Add costs by category, `shares` of them to members; what none of those ran for is shared by all alike."""
+        total = sum(parts.values())
+        self.stages[stage] = self.stages.get(stage, 0.0) + total
+        for name, value in parts.items():
+            self.costs[name] += value
+        if not shares.keys() <= self.members.keys():
+            shares = dict.fromkeys(self.members, 1 / len(self.members))
+        for member, share in shares.items():
+            self.members[member] += share * total
+
+
+def _last_regions(stays: Sequence[Stay]) -> dict[int, str]:
+    """Return the region of each member's last machine, which stands for those that delivered it."""
+    placed = [(attempt.began, attempt.member, stay.rates.region) for stay in stays for attempt in stay.attempts]
+    return {member: region for _, member, region in sorted(placed)}
 
 
 def _shares(attempts: Sequence[Attempt]) -> dict[int, float]:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.manifest import LeadRecord, MemberManifest
+from aifs_ensemble.metrics import card_handle, visible_card
 from aifs_ensemble.observers import SilentObserver
 from aifs_ensemble.storage import MissingError, Storage, open_destination
 
@@ -43,17 +44,13 @@ def cache_name(card: str) -> str:
 
 
 def card_name() -> str:
-    """Return the first visible NVIDIA card's name, empty where there is none."""
-    from aifs_ensemble.cards import visible_cards
-
+    """Return the name of the NVIDIA card that this process uses, empty where there is none."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        card = next(iter(visible_cards()))
-        index = int(card) if card.isdigit() else None
-        by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
-        return str(pynvml.nvmlDeviceGetName(by_uuid(card) if index is None else by_index(index)))
+        name = visible_card(os.environ)
+        return "" if name is None else str(pynvml.nvmlDeviceGetName(card_handle(pynvml, name)))
     except Exception as error:  # no driver, no library, no card: all the same here
         LOG.debug("no NVIDIA card: %s", error)
         return ""

@@ -159,6 +159,7 @@ def compute(job: Job) -> dict[int, LeadRecord]:
         run = _Run(job, stop, rollout, pool)
         run.go(loaded, first=after // request.model.timestep_hours + 1)
         job.note({"steps": len(run.step_seconds), "step_seconds": [round(s, 5) for s in run.step_seconds]})
+        job.note({"peak_gpu_mb": round(torch.cuda.max_memory_reserved() / 1e6, 1)})
         return run.records
 
 

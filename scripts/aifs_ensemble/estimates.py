@@ -272,12 +272,14 @@ def _cpu_stage(case: Case) -> CpuStage:
         (int(case.work.checkpoint), case.initial_seconds, 1),
         (min(states, 1), case.initial_seconds, states),
         (synced, sync_seconds, math.ceil(synced / cores) if case.local else 1),
-        (int(case.work.ensemble_manifest), _MANIFEST_SECONDS, 1),
     ]
+    # the coordinator writes it, on no machine of its own
+    manifest = _MANIFEST_SECONDS * int(case.work.ensemble_manifest)
     return CpuStage(
         hours=sum(machines * (start + seconds * (1 if case.local else jobs)) for machines, seconds, jobs in stages)
         / 3600,
-        wall_hours=sum(wait + start + jobs * seconds for machines, seconds, jobs in stages if machines) / 3600,
+        wall_hours=(manifest + sum(wait + start + jobs * seconds for machines, seconds, jobs in stages if machines))
+        / 3600,
         starts=sum(machines for machines, _, _ in stages),
     )
 

@@ -28,6 +28,10 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
     with ExitStack() as stack:
         if request.device != "cpu":
             stack.enter_context(one_card())
+        if config["delivery"]["streaming"]:
+            from aifs_ensemble.metrics_delivery import MetricsDelivery
+
+            stack.enter_context(MetricsDelivery(config, member))
         sampler = MetricsSampler(config.scratch.metrics(member), config.leads[-1])
         observers.append(stack.enter_context(sampler))
         if request.compile:

@@ -81,6 +81,11 @@ class MemberManifest:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def machine_name(machine: Mapping[str, Any]) -> str:
+    """Return the name under which members that shared a machine find each other: the instance's, else the host's."""
+    return str(machine.get("instance") or machine.get("name") or "?")
+
+
 def write_member_manifest(path: Path, manifest: MemberManifest) -> None:
     """Write a member's manifest atomically."""
     content = {"schema": MEMBER_SCHEMA, "content_digest": manifest.content_digest, **asdict(manifest)}

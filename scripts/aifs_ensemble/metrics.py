@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -46,8 +46,42 @@ COLUMNS = (
 )
 
 
+def visible_card(environment: Mapping[str, str]) -> str | None:
+    """Return the index or UUID of the card that torch calls ``cuda:0``, None where CUDA is shown none.
+
+    CUDA numbers the cards of ``CUDA_VISIBLE_DEVICES`` anew and shows none after the first entry that is no card; a
+    forecast takes the first. NVML, which knows nothing of that variable, lists them all.
+    """
+    if "CUDA_VISIBLE_DEVICES" not in environment:
+        return "0"
+    first = environment["CUDA_VISIBLE_DEVICES"].split(",")[0].strip()
+    return first if first.isdigit() or first.startswith(("GPU-", "MIG-")) else None
+
+
+def card_handle(nvml: Any, name: str) -> Any:
+    """Return NVML's handle of a card by its index or UUID, of which CUDA takes the first letters too.
+
+    ``MIG-GPU-uuid/instance/compute-instance`` is what drivers before R470 call a slice of a card. An index stands for
+    the card's first slice where it is cut into slices. Raises NVMLError when there is no such card.
+    """
+    if name.startswith(("GPU-", "MIG-")):
+        cards = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        for card in cards:
+            if name.startswith("GPU-") and str(nvml.nvmlDeviceGetUUID(card)).startswith(name):
+                return card
+        return nvml.nvmlDeviceGetHandleByUUID(name)
+    card = nvml.nvmlDeviceGetHandleByIndex(int(name))
+    with suppress(nvml.NVMLError):
+        if nvml.nvmlDeviceGetMigMode(card)[0]:
+            return nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, 0)
+    return card
+
+
 class _Gpu:
-    """The first visible NVIDIA card, through NVML; reads nothing where there is none."""
+    """The card of this process, through NVML; reads nothing where there is none.
+
+    Of a slice of a card (MIG) NVML tells the memory, not the utilisation.
+    """
 
     def __init__(self) -> None:
         self._handle: Any = None
@@ -56,11 +90,8 @@ class _Gpu:
 
             pynvml.nvmlInit()
             self._nvml = pynvml
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
-            if visible.isdigit():
-                self._handle = pynvml.nvmlDeviceGetHandleByIndex(int(visible))
-            else:
-                self._handle = pynvml.nvmlDeviceGetHandleByUUID(visible)
+            name = visible_card(os.environ)
+            self._handle = None if name is None else card_handle(pynvml, name)
         except Exception as error:  # no driver, no library, no such card: all the same here
             LOG.debug("no GPU metrics: %s", error)
 

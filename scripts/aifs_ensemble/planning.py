@@ -206,7 +206,7 @@ def _jobs(case: Case) -> tuple[Job, ...]:
         ("initial_members", "cpu", int(any(member.initial for member in work.members))),
         ("forecast_member", "gpu", len(work.to_forecast)),
         ("sync_member", "cpu", 0 if case.config["delivery"]["streaming"] else len(work.to_deliver)),
-        ("ensemble_manifest", "cpu", int(work.ensemble_manifest)),
+        ("ensemble_manifest", "local", int(work.ensemble_manifest)),
     ]
     return tuple(Job(rule, "local" if case.local else kind, count) for rule, kind, count in counts if count)
 

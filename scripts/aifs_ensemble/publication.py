@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble import noise
+from aifs_ensemble.cloud.instance import instance
 from aifs_ensemble.files import temporary
 from aifs_ensemble.journal import KnownFile, WorkFolder
 from aifs_ensemble.manifest import LeadRecord, MemberManifest, write_member_manifest
@@ -23,13 +24,14 @@ PACKAGES = ("torch", "anemoi-inference", "anemoi-models", "earthkit-data", "ecco
 
 
 def machine() -> dict[str, Any]:
-    """Return what this machine is: name, processor, cores available, memory in bytes."""
+    """Return what this machine is: name, processor, cores, memory in bytes, and what Google says of its own."""
     return {
         "name": platform.node(),
         "system": platform.platform(),
         "processor": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        **instance(),
     }
 
 
@@ -74,7 +76,7 @@ def member_manifest(
         versions=told.get("versions", {}),
         settings=settings,
         device=told.get("device", ""),
-        machine=told.get("machine", {}),
+        machine=told.get("machine", {}) | {key: told[key] for key in ("peak_gpu_mb",) if told.get(key)},
         timings=told.get("timings", {}),
         step_seconds=tuple(told.get("step_seconds", ())),
         attempts=tuple({key: value for key, value in attempt.items() if key not in long} for attempt in attempts),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ import pandas as pd
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import InputError, WorkflowError
-from aifs_ensemble.manifest import MemberManifest, read_member_manifest
+from aifs_ensemble.manifest import MemberManifest, machine_name, read_member_manifest
 from aifs_ensemble.metrics import COLUMNS
 from aifs_ensemble.names import file_name, member_name
 from aifs_ensemble.throughput import PHASES, phase_seconds
@@ -37,7 +37,8 @@ class Attempt:
     """One process that worked on a member; times in seconds since 1970.
 
     `phases` are seconds by `throughput.PHASES`. An attempt that did not finish has none: its time is `lost` (what it
-    published counts for the next attempt all the same).
+    published counts for the next attempt all the same). `type`, `region` and `spot` are what the
+    machine said of itself, empty and None where it did not.
     """
 
     member: int
@@ -47,6 +48,9 @@ class Attempt:
     ended: float
     outcome: str
     phases: Mapping[str, float]
+    type: str = ""
+    region: str = ""
+    spot: bool | None = None
 
     @property
     def seconds(self) -> float:
@@ -106,13 +110,14 @@ def read_run(config: Config, benchmarks: Path | None = BENCHMARKS) -> Run:
     return Run(
         manifests=tuple(manifests[member] for member in sorted(manifests)),
         metrics=pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(),
-        jobs=tuple(read_benchmarks(benchmarks, config.cycle)) if benchmarks is not None else (),
+        jobs=_job_times((history(config) / "benchmarks", benchmarks), config.cycle) if benchmarks is not None else (),
     )
 
 
 def fetch_run(config: Config) -> int:
-    """Copy members' manifests and metrics from the destination into `history`; return how many members.
+    """Copy members' manifests and metrics, and benchmark files, into `history`; return how many members.
 
+    Jobs on rented machines leave Snakemake's benchmark files at the destination, beside the cycles' folders.
     Raises StorageError when the destination does not answer.
     """
     from aifs_ensemble.storage import open_destination
@@ -126,7 +131,17 @@ def fetch_run(config: Config) -> int:
             if name.startswith("member"):
                 store.get_file(info.key, folder / name)
                 count += name.endswith(".json")
+    for info in store.list(f"{BENCHMARKS.as_posix()}/"):
+        rule, cycle = info.key.split("/")[-3:-1]
+        if cycle == config.cycle:
+            store.get_file(info.key, folder / "benchmarks" / rule / cycle / file_name(info.key))
     return count
+
+
+def _job_times(folders: Iterable[Path], cycle: str) -> tuple[JobTime, ...]:
+    """Return the jobs that any of the folders knows, by the last that does."""
+    found = {(job.rule, job.member): job for folder in folders for job in read_benchmarks(folder, cycle)}
+    return tuple(found[key] for key in sorted(found))
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
@@ -181,11 +196,14 @@ def _attempts(manifest: MemberManifest, metrics: pd.DataFrame) -> list[Attempt]:
             Attempt(
                 member=manifest.member,
                 number=place + 1,
-                machine=str(machine.get("name", "?")),
+                machine=machine_name(machine),
                 began=began,
                 ended=max(ended, began),
                 outcome=outcome,
                 phases={name: float(phases.get(name, 0.0)) for name in PHASES},
+                type=str(machine.get("type", "")),
+                region=str(machine.get("region", "")),
+                spot=machine.get("spot"),
             )
         )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
@@ -152,6 +153,9 @@ def account_frames(found: Account) -> dict[str, pd.DataFrame]:
             "member": a.member,
             "attempt": a.number,
             "machine": a.machine,
+            "type": a.type,
+            "region": a.region,
+            "spot": a.spot,
             "began": pd.Timestamp(a.began, unit="s", tz="UTC"),
             "ended": pd.Timestamp(a.ended, unit="s", tz="UTC"),
             "outcome": a.outcome,
@@ -165,6 +169,10 @@ def account_frames(found: Account) -> dict[str, pd.DataFrame]:
     machines = [
         {
             "machine": stay.machine,
+            "type": stay.rates.machine,
+            "region": stay.rates.region,
+            "spot": stay.rates.spot,
+            "assumed": "; ".join(stay.rates.assumed),
             "began": pd.Timestamp(stay.began, unit="s", tz="UTC"),
             "ended": pd.Timestamp(stay.ended, unit="s", tz="UTC"),
             "seconds": stay.seconds,
@@ -227,6 +235,7 @@ def plan_against_actual(plan: Plan, found: Account) -> pd.DataFrame:
     `plan` is of the whole ensemble, made without this run's own corrections.
     """
     way, manifests = plan.chosen, [member.manifest for member in found.members]
+    spot = any(stay.rates.spot for stay in found.stays)
     speed = way.speed
     phases = [phase_seconds(m.timings, m.step_seconds) for m in manifests if m.step_seconds]
     planned = max(len(plan.case.work.to_forecast), 1)
@@ -236,7 +245,7 @@ def plan_against_actual(plan: Plan, found: Account) -> pd.DataFrame:
         ("drain of a member, s", speed.drain_seconds, median(p["drain"] for p in phases) if phases else None),
         ("machine time, h", way.busy_hours, sum(stay.seconds for stay in found.stays) / 3600),
         ("bytes a lead, MB", plan.case.lead_bytes / 1e6, median(m.bytes / len(m.leads) for m in manifests) / 1e6),
-        ("cost a member, USD", (way.spot_usd if found.rates.spot else way.usd) / planned, found.usd / len(manifests)),
+        ("cost a member, USD", (way.spot_usd if spot else way.usd) / planned, found.usd / len(manifests)),
     ]
     return pd.DataFrame(
         [
@@ -265,10 +274,10 @@ def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]
 def account_text(found: Account, compared: Mapping[str, pd.DataFrame]) -> str:
     """Return an account as a person reads it on a terminal; `compared` are further tables by title."""
     total = totals_frame(found).iloc[0]
-    kind = "spot" if found.rates.spot else "on demand"
+    kinds = Counter(stay.rates.label for stay in found.stays).most_common()
+    stays = [f"{number} stay{'s' if number > 1 else ''} of {label}" for label, number in kinds]
     lines = [
-        f"{total['members']:.0f} members in {duration(found.hours)}, {len(found.stays)} stays of {found.rates.machine}"
-        + (f" ({kind}, {found.rates.region})" if found.rates.region else ""),
+        f"{total['members']:.0f} members in {duration(found.hours)}, {', '.join(stays)}",
         f"{money(found.usd)}, {money(total['usd_per_member'])} a member; "
         f"{total['fields_per_second']:.0f} fields/s, {total['gb_per_second']:.3g} GB/s, {size(total['bytes'])}",
         f"card computing {total['computing_percent']:.0f} % of {duration(total['machine_hours'])}"
@@ -284,6 +293,8 @@ def account_text(found: Account, compared: Mapping[str, pd.DataFrame]) -> str:
     if found.usd:
         lines += ["", *table([(name, money(usd)) for name, usd in found.costs.items() if usd], ("category", "USD"))]
         lines += ["", *table([(name, money(usd)) for name, usd in found.stages.items() if usd], ("stage", "USD"))]
+    if found.assumptions:
+        lines += ["", "taken from the configuration, not recorded:", *(f"  {line}" for line in found.assumptions)]
     for title, frame in compared.items():
         rows = [
             [f"{value:.4g}" if isinstance(value, float) else value for value in row]

@@ -18,7 +18,7 @@ from aifs_ensemble.errors import ConfigError, WorkflowError
 from aifs_ensemble.files import read_json, write_json
 from aifs_ensemble.intervals import Intervals, length, union
 from aifs_ensemble.machines import Gpu
-from aifs_ensemble.manifest import MemberManifest, read_member_manifest
+from aifs_ensemble.manifest import MemberManifest, machine_name, read_member_manifest
 
 TABLE = Path(__file__).parents[2] / "config" / "throughput.json"
 SCHEMA = "aifs-ensemble/throughput/1"
@@ -240,7 +240,8 @@ def engine_result(content: Mapping[str, Any]) -> dict[str, Any]:
     forward = modes.get("forward", {})
     cold = modes.get("engine-cold", {}).get("startup_seconds")
     cards = [found["gpu"] for found in modes.values() if found.get("gpu")]
-    peak = forward.get("peak_gpu_mb") or engine.get("gpu_mem_mib_max", 0) * 1.048576
+    # what the driver counts of the whole job has to fit on the card, not what torch has in use
+    peak = engine.get("gpu_mem_mib_max", 0) * 1.048576 or forward.get("peak_gpu_mb", 0.0)
     on_card = content.get("device") == "cuda"
     model = str(content["model"])
     return {
@@ -322,7 +323,7 @@ def card_step_seconds(manifests: Iterable[MemberManifest]) -> float:
         last = manifest.attempts[-1] if manifest.attempts else {}
         began = datetime.fromisoformat(str(last["began"])).timestamp() if "began" in last else 0.0
         # without a start, whoever shared the card is not known
-        machine = str(manifest.machine.get("name", "")) if "began" in last else f"unknown {number}"
+        machine = machine_name(manifest.machine) if "began" in last else f"unknown {number}"
         first = began + phases["start_up"]
         loop = phases["compute"] + phases["wait_output"] + phases["between"]
         loops.setdefault(machine, []).append((first, first + loop))

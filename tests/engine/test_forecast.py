@@ -27,7 +27,7 @@ from aifs_ensemble.errors import (
     StoppedError,
     WorkflowError,
 )
-from aifs_ensemble.forecast import ForecastRequest, run_forecast
+from aifs_ensemble.forecast import ForecastRequest, Timings, run_forecast
 from aifs_ensemble.gribcode import grib_parameter
 from aifs_ensemble.index import read_fields
 from aifs_ensemble.manifest import LeadRecord, MemberManifest, check_leads, read_member_manifest
@@ -91,12 +91,12 @@ def loaded_once(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
     """
     load = engine.load
 
-    def from_memory(request: ForecastRequest, device: torch.device) -> engine.Loaded:
+    def from_memory(request: ForecastRequest, device: torch.device, timings: Timings) -> engine.Loaded:
         if request.checkpoint != checkpoint:
-            return load(request, device)
+            return load(request, device, timings)
         key = (checkpoint, request.precision)
         if key not in LOADED:
-            LOADED[key] = load(request, device)
+            LOADED[key] = load(request, device, timings)
         return LOADED[key]
 
     monkeypatch.setattr(engine, "load", from_memory)

@@ -54,6 +54,15 @@ class Piece:
     machine: str = "vm-1"
     outcome: str = "finished"
     ended: float | None = None
+    kind: str = ""
+    region: str = ""
+    spot: bool | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What the machine recorded of itself."""
+        told = {"type": self.kind, "region": self.region, "spot": self.spot}
+        return {"name": self.machine, **{key: value for key, value in told.items() if value not in ("", None)}}
 
     @property
     def total(self) -> float:
@@ -65,7 +74,7 @@ def _iso(seconds: float) -> str:
 
 
 def _attempt(piece: Piece) -> dict[str, Any]:
-    told: dict[str, Any] = {"began": _iso(piece.began), "machine": {"name": piece.machine}, "outcome": piece.outcome}
+    told: dict[str, Any] = {"began": _iso(piece.began), "machine": piece.said, "outcome": piece.outcome}
     if piece.outcome == "finished":
         told["timings"] = {
             "load": piece.start_up,

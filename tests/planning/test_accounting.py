@@ -12,9 +12,10 @@ from aifs_ensemble.errors import InputError
 from aifs_ensemble.estimates import CATEGORIES
 from aifs_ensemble.intervals import difference, length, union
 from aifs_ensemble.machines import Machines
-from aifs_ensemble.runrecords import Attempt, read_benchmarks, read_metrics, read_run
+from aifs_ensemble.runrecords import Attempt, JobTime, Run, read_benchmarks, read_metrics, read_run
+from aifs_ensemble.tables import account_text
 from aifs_ensemble.throughput import PHASES
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planning import synthetic
@@ -114,7 +115,8 @@ def test_a_whole_ensemble_adds_up(ensemble_account: Account) -> None:
     for stay in found.stays:
         assert sum(stay.uses.values()) == pytest.approx(stay.seconds)
     assert sum(member.interrupted for member in found.members) == 3
-    assert found.stages["initial_member"] > found.stages["ensemble_manifest"] > 0
+    assert found.stages["initial_member"] > found.stages["initial_cycle"] > 0
+    assert "ensemble_manifest" not in found.stages, "the coordinator writes it, on no rented machine"
     assert "forecast_member" in found.stages
 
 
@@ -122,19 +124,73 @@ def test_a_local_run_costs_nothing(tmp_path: Path, machines: Machines) -> None:
     config = {"model": "demo", "lead_hours": 72, "forecast": {"device": "cpu", "gpu_mem_mb": 0}}
     found = run_of(tmp_path, {1: [Piece(0.0)], 2: [Piece(50.0)]}, machines, **config)
     assert found.usd == 0
-    assert found.rates.machine == "this machine"
+    assert {stay.rates.machine for stay in found.stays} == {"this machine"}
+    assert found.assumptions == []
 
 
-def test_machines_named_in_manifests_stand_over_the_configuration(tmp_path: Path, machines: Machines) -> None:
-    from aifs_ensemble.manifest import write_member_manifest
+def test_every_stay_is_priced_by_what_it_was(tmp_path: Path, machines: Machines) -> None:
+    """First on spot, then on demand on another type in another region, whatever the configuration says."""
+    first = Piece(0.0, outcome="killed", ended=80.0, kind="a2-ultragpu-1g", region="us-central1", spot=True)
+    second = Piece(400.0, machine="vm-2", kind="a3-highgpu-1g", region="europe-west4", spot=False)
+    over = {"cloud": {"gpu": "g2-standard-8", "spot": True, "bucket_region": "us-central1"}}
+    found = run_of(tmp_path, {1: [first, second]}, machines, **over)
+    (killed,), (finished,) = ([s for s in found.stays if s.machine == name] for name in ("vm-1", "vm-2"))
+    rest = machines.assumptions.vm_boot_seconds + machines.assumptions.idle_tail_seconds
+    spot = machines.machine("a2-ultragpu-1g").price("us-central1").spot
+    usual = machines.machine("a3-highgpu-1g").price("europe-west4").on_demand
+    assert killed.costs["gpu compute"] == pytest.approx((killed.seconds + rest) / 3600 * spot)
+    assert finished.costs["gpu compute"] == pytest.approx((110 + rest) / 3600 * usual)
+    # beside a preemptible machine Coiled rents a small one on demand
+    small = machines.machine("n2-standard-2").price("us-central1").on_demand + 2 * 0.05
+    hours = (killed.seconds + rest + killed.rates.pull_seconds) / 3600
+    assert killed.costs["management"] == pytest.approx(hours * (1.6 + small))
+    # what the second delivered had to cross an ocean
+    manifest = found.members[0].manifest
+    assert found.costs["network"] == pytest.approx(manifest.bytes / 1e9 * machines.service("egress_other_continent_gb"))
+    assert found.assumptions == []
+    assert "1 stay of a3-highgpu-1g (on demand, europe-west4)" in account_text(found, {})
 
-    config = synthetic.config(tmp_path, members="1-2")
-    for member, kind in ((1, "a3-highgpu-1g"), (2, "a3-highgpu-1g")):
-        made = synthetic.manifest(config, member, [Piece(0.0)])
-        write_member_manifest(
-            config.scratch.manifest(member), dataclasses.replace(made, machine={"name": "vm-1", "type": kind})
-        )
-    assert account(config, machines, read_run(config, None)).rates.machine == "a3-highgpu-1g"
+
+def test_the_configuration_fills_in_only_what_nobody_recorded(tmp_path: Path, machines: Machines) -> None:
+    members = {
+        1: [Piece(0.0, kind="a2-highgpu-1g", region="europe-west4", spot=True)],
+        2: [Piece(0.0, machine="vm-2", region="europe-west4")],
+        3: [Piece(0.0, machine="vm-3", kind="a4-new-1g", region="asia-east1", spot=True)],
+    }
+    found = run_of(tmp_path, members, machines)
+    rates = {stay.machine: stay.rates for stay in found.stays}
+    assert rates["vm-1"].assumed == ()
+    assert (rates["vm-2"].machine, rates["vm-2"].region, rates["vm-2"].spot) == (
+        "a2-ultragpu-1g",
+        "europe-west4",
+        False,
+    )
+    assert rates["vm-2"].assumed == ("machine type a2-ultragpu-1g", "on demand")
+    assert rates["vm-3"].assumed == (
+        "machine type a4-new-1g (not in machines.yaml) priced as a2-ultragpu-1g",
+        "region asia-east1 (without a price) priced as us-central1",
+    )
+    text = account_text(found, {})
+    assert "not recorded:" in text
+    assert "machine type a2-ultragpu-1g: 1 of 3 stays" in text
+
+
+def test_initial_states_share_a_machine(tmp_path: Path, machines: Machines) -> None:
+    """One machine of two processors boots and pulls once, for the cycle and then two members at once."""
+    jobs = {"initial_cycle": {0: 80.0}, "initial_member": {1: 50.0, 2: 60.0}, "checkpoint_prepare": {0: 30.0}}
+    synthetic.write_benchmarks(tmp_path / "benchmarks", jobs)
+    found = run_of(tmp_path, {1: [Piece(0.0)], 2: [Piece(50.0)]}, machines)
+    boot = machines.assumptions.vm_boot_seconds
+    seconds = (boot + 80 + (50 + 60) / 2) + (boot + 30)
+    assert found.costs["cpu compute"] == pytest.approx(seconds / 3600 * 0.097118)
+    assert found.assumptions[-1].startswith("CPU jobs record no machine: priced as n2-standard-2")
+
+
+def test_members_on_different_machines_of_one_name(tmp_path: Path, machines: Machines) -> None:
+    """Hosts of containers may share a name; what they say of themselves tells them apart."""
+    kinds = ("a2-ultragpu-1g", "a3-highgpu-1g")
+    found = run_of(tmp_path, {number + 1: [Piece(0.0, kind=kind)] for number, kind in enumerate(kinds)}, machines)
+    assert sorted(stay.rates.machine for stay in found.stays) == sorted(kinds)
 
 
 def test_nothing_finished_is_one_line(tmp_path: Path) -> None:
@@ -229,9 +285,63 @@ def test_fetching_brings_manifests_and_metrics_from_the_destination(tmp_path: Pa
             there = tmp_path / "there" / key
             there.parent.mkdir(parents=True, exist_ok=True)
             there.write_bytes(file.read_bytes())
+    for cycle in (config.cycle, "20200101_0000"):
+        synthetic.write_benchmarks(tmp_path / "there/logs/benchmarks", {"initial_member": {1: 50.0, 2: 60.0}}, cycle)
     assert fetch_run(config) == 2
+    here = tmp_path / "here"
+    synthetic.write_benchmarks(here, {"initial_member": {2: 70.0}, "initial_cycle": {0: 80.0}})
+    assert {(job.rule, job.member): job.seconds for job in read_run(config, here).jobs} == {
+        ("initial_cycle", 0): 80.0,
+        ("initial_member", 1): 50.0,
+        ("initial_member", 2): 70.0,
+    }
     run = read_run(config, None)
     assert [manifest.member for manifest in run.manifests] == [1, 2]
     assert isinstance(run.metrics, pd.DataFrame)
     assert set(run.metrics["member"]) == {1, 2}
     assert history(config).is_dir()
+
+
+@st.composite
+def mixed_members(draw: st.DrawFn) -> dict[int, list[Piece]]:
+    """Return members whose attempts ran on machines of any kind, said or not."""
+    found: dict[int, list[Piece]] = {}
+    for member in range(1, draw(st.integers(1, 4)) + 1):
+        pieces: list[Piece] = []
+        began = draw(st.integers(0, 500))
+        for number in range(count := draw(st.integers(1, 3))):
+            last = number == count - 1
+            place = {
+                "machine": f"vm-{draw(st.integers(1, 3))}",
+                "kind": draw(st.sampled_from(["", "a2-ultragpu-1g", "a3-highgpu-1g", "g2-standard-8", "unheard-of"])),
+                "region": draw(st.sampled_from(["", "us-central1", "europe-west4", "asia-east1"])),
+                "spot": draw(st.sampled_from([None, True, False])),
+            }
+            ended = None if last else float(began + draw(st.integers(0, 400)))
+            pieces.append(Piece(float(began), outcome="finished" if last else "killed", ended=ended, **place))
+            began += draw(st.integers(400, 3000))
+        found[member] = pieces
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(mixed_members(), st.sampled_from(["coiled-gpu", "googlebatch", "local"]), st.booleans())
+def test_every_account_adds_up(machines: Machines, members: dict[int, list[Piece]], profile: str, spot: bool) -> None:
+    """Members, categories and stages, whatever ran where; and each stay costs what its own machine costs."""
+    config = synthetic.config(
+        Path("none"), lead_hours=12, members=f"1-{len(members)}", cloud={"bucket_region": "us-central1"}
+    )
+    manifests = tuple(synthetic.manifest(config, member, pieces) for member, pieces in members.items())
+    jobs = (JobTime("initial_cycle", 0, 80.0), JobTime("initial_member", 1, 50.0), JobTime("initial_member", 49, 50.0))
+    found = account(config, machines, Run(manifests, pd.DataFrame(), jobs), profile=profile, spot=spot)
+    assert sum(member.usd for member in found.members) == pytest.approx(found.usd)
+    assert sum(found.stages.values()) == pytest.approx(found.usd)
+    assert sum(stay.usd for stay in found.stays) == pytest.approx(found.stages["forecast_member"])
+    assert min(found.costs.values()) >= 0
+    assert (found.usd == 0) == (profile == "local")
+    for stay in found.stays if profile != "local" else ():
+        attempt = stay.attempts[0]
+        kind = attempt.type if attempt.type in machines.types else config["cloud"]["gpu"]
+        price = machines.machine(kind).price(attempt.region if attempt.region in ("europe-west4",) else "us-central1")
+        charged = price.spot if (spot if attempt.spot is None else attempt.spot) else price.on_demand
+        assert stay.costs["gpu compute"] == pytest.approx((stay.seconds + 150) / 3600 * charged)

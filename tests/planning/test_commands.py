@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from aifs_ensemble.cli import main
-from aifs_ensemble.cli.benchmark import rent_command
+from aifs_ensemble.cli.benchmark import profile_files
 from aifs_ensemble.throughput import TABLE
 
 from planning import synthetic
@@ -108,11 +108,20 @@ def test_benchmark_takes_results_in(configfile: str, tmp_path: Path, capsys: pyt
     assert f"${price:.3f}" in line
 
 
-def test_benchmark_rents_through_the_profile() -> None:
-    command = rent_command("g2-standard-8", "coiled-gpu")
-    setting = 'cloud={"gpu": "g2-standard-8"}'
-    assert command[1:-2] == ["-m", "snakemake", "--profile", "coiled-gpu", "--config", setting]
-    assert command[-2:] == ["--", "benchmark_engine"]
+def test_benchmark_takes_the_configuration_of_the_profile(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    assert profile_files("coiled-gpu") == [Path("config/config.yaml"), Path("config/operational.yaml")]
+    assert (
+        profile_files("profiles/local") == profile_files(None) == profile_files("none") == [Path("config/config.yaml")]
+    )
+
+
+def test_benchmark_without_a_bucket_rents_nothing(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["benchmark", "--configfile", configfile, "--machines", "g2-standard-8", "--profile", "coiled-gpu"]
+    assert main([*command, "--config", "destination=results"]) == 2
+    assert "expected gs://BUCKET" in capsys.readouterr().err
+    assert main([*command, "--config", "destination=gs://bucket", "--", "--steps", "4"]) == 1
+    assert "the rule benchmark_engine decides" in capsys.readouterr().err
 
 
 def test_benchmark_on_machines_needs_a_profile(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:

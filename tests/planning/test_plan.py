@@ -116,16 +116,16 @@ def test_the_arithmetic_by_hand(frozen: tuple[Machines, Throughput], tmp_path: P
     assert way.vm_hours == pytest.approx(billed / 3600)
     price = 26 * 0.5
     assert way.costs["gpu compute"] == pytest.approx((billed - 50) / 3600 * price)
-    # three small machines of two processors boot and pull a gigabyte: for the checkpoint, for the initial states
-    # (the cycle's, then ten members two by two), and for the manifest
-    pulls = 50 / 3600 * price + 3 * 10 / 3600 * 1.0
+    # two small machines of two processors boot and pull a gigabyte: for the checkpoint and for the initial states
+    # (the cycle's, then ten members two by two); the coordinator writes the manifest
+    pulls = 50 / 3600 * price + 2 * 10 / 3600 * 1.0
     assert way.costs["image pulls"] == pytest.approx(pulls)
-    cpu = 3 * 110 + 60 + 6 * 60 + 5
+    cpu = 2 * 110 + 60 + 6 * 60
     assert way.cpu_vm_hours == pytest.approx(cpu / 3600)
-    assert way.costs["cpu compute"] == pytest.approx((cpu - 30) / 3600 * 1.0)
+    assert way.costs["cpu compute"] == pytest.approx((cpu - 20) / 3600 * 1.0)
     assert way.costs["management"] == pytest.approx((billed * (26 * 0.1 + 1) + cpu * 0.2) / 3600)
     assert way.costs["storage operations"] == pytest.approx(10 * (2 * 132 + 4) / 1000 * 0.1)
-    assert way.wall_hours == pytest.approx((100 + billed + cpu + 3 * 100) / 3600)
+    assert way.wall_hours == pytest.approx((100 + billed + cpu + 2 * 100 + 5) / 3600)
     assert way.busy_hours == pytest.approx(busy / 3600)
 
 

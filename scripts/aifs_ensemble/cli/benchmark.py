@@ -1,8 +1,8 @@
 """Measure machine types: run the engine benchmark on each, keep its JSON, correct the throughput table, show prices.
 
 Without --machines it runs here, on the card of this machine. With --machines and --profile it runs through Snakemake
-on each machine type, which writes benchmarks/MACHINE.json to the destination. --results takes in files that were
-measured elsewhere.
+on each machine type, which writes benchmarks/MACHINE.json to the destination; the configuration is then the profile's
+unless --configfile names another. --results takes in files that were measured elsewhere.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.config import Config
-from aifs_ensemble.errors import WorkflowError
-from aifs_ensemble.files import read_json
+import yaml
+
+from aifs_ensemble.cli._common import DEFAULT_CONFIG, add_config_arguments, config_from
+from aifs_ensemble.cloud.bucket import bucket_problem
+from aifs_ensemble.config import Config, merge, read_files
+from aifs_ensemble.errors import ConfigError, WorkflowError
+from aifs_ensemble.files import read_json, write_bytes
 from aifs_ensemble.machines import Machines, load_machines
 from aifs_ensemble.plan_text import table
 from aifs_ensemble.planning import member_price
@@ -30,6 +33,7 @@ TARGET = "benchmark_engine"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
+    parser.set_defaults(configfile=None)
     parser.add_argument("--machines", nargs="+", metavar="TYPE", help="machine types of config/machines.yaml to rent")
     parser.add_argument("--profile", help="Snakemake profile that rents them")
     parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help="take these results in, run nothing")
@@ -40,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    args.configfile = args.configfile or profile_files(args.profile)
     config = config_from(args)
     prices = config["cloud"]["prices"]
     machines = load_machines(prices=Path(prices) if prices else None)
@@ -55,27 +60,49 @@ def _results(args: argparse.Namespace, config: Config, machines: Machines) -> Se
     if args.results:
         return args.results
     if args.machines:
-        return [rent(config, machines.machine(name).name, args.profile, args.output) for name in args.machines]
+        if args.engine:
+            raise WorkflowError(
+                f"benchmark: {' '.join(args.engine)}: with --machines the rule benchmark_engine decides"
+            )
+        names = [machines.machine(name).name for name in args.machines]  # all known before one is rented
+        return [rent(config, name, args.profile, args.output) for name in names]
     out = args.output / "here.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     _call([sys.executable, str(ENGINE), "--out", str(out), *args.engine])
     return [out]
 
 
-def rent_command(machine: str, profile: str) -> list[str]:
-    """Return the Snakemake command that runs the engine benchmark on a machine type."""
-    setting = f'cloud={{"gpu": "{machine}"}}'
-    return [sys.executable, "-m", "snakemake", "--profile", profile, "--config", setting, "--", TARGET]
+def profile_files(profile: str | None) -> list[Path]:
+    """Return the configuration files that a Snakemake profile names, else the default one."""
+    path = Path(profile or "") / "config.yaml"
+    named = read_files(path).get("configfile") if profile and path.exists() else None
+    return [Path(file) for file in ([named] if isinstance(named, str) else named or [DEFAULT_CONFIG])]
+
+
+def rent_command(profile: str, configfile: Path) -> list[str]:
+    """Return the Snakemake command that runs the engine benchmark, whatever an earlier run left at the destination."""
+    options = ["--profile", profile, "--configfile", str(configfile), "--forcerun", TARGET]
+    return [sys.executable, "-m", "snakemake", *options, "--", TARGET]
 
 
 def rent(config: Config, machine: str, profile: str | None, output: Path) -> Path:
-    """Run the engine benchmark on a machine type and return its result, fetched from the destination."""
+    """Run the engine benchmark on a machine type and return its result, fetched from the destination.
+
+    Snakemake gets this very configuration, as a file beside the result. Raises ConfigError without a bucket, over which
+    the result comes.
+    """
     if not profile:
         raise WorkflowError("benchmark: --machines needs --profile, expected the profile that rents them")
+    if problem := bucket_problem(config):
+        raise ConfigError(problem)
     from aifs_ensemble.storage import open_destination
 
     store = open_destination(config)
-    _call(rent_command(machine, profile))
+    settings = dict(config)
+    merge(settings, {"cloud": {"gpu": machine}})
+    configfile = output / f"{machine}.yaml"
+    write_bytes(configfile, yaml.safe_dump(settings).encode())
+    _call(rent_command(profile, configfile))
     path = output / f"{machine}.json"
     store.get_file(f"benchmarks/{machine}.json", path)
     return path
