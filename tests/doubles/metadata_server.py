@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -78,7 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Metadata-Flavor", "Google")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(text.encode())
+        with suppress(BrokenPipeError):  # who asked may have lost patience
+            self.wfile.write(text.encode())
 
 
 @contextmanager
