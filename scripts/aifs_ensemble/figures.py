@@ -235,6 +235,7 @@ def costs(stacks: Mapping[str, Mapping[str, float]], theme: Theme, members: int)
             total + 0.01 * largest,
             place,
             f"{money(total)}, {money(total / members)} a member",
+            parse_math=False,  # two dollar signs would be a formula
             va="center",
             color=theme.ink,
             fontsize=9,

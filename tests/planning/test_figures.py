@@ -22,6 +22,7 @@ from aifs_ensemble.runrecords import read_run
 from aifs_ensemble.themes import DARK, LIGHT, THEMES, Theme
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from planning import synthetic
 from planning.synthetic import Piece
@@ -68,6 +69,12 @@ def test_figures_say_what_they_show(ensemble_account: Account, name: str) -> Non
     shown = texts(account_figures(ensemble_account, None, 443)[name](LIGHT))
     for words in EXPECTED[name]:
         assert words in shown
+
+
+def test_amounts_are_not_taken_for_formulas(ensemble_account: Account) -> None:
+    figure = account_figures(ensemble_account, None, 443)["costs"](LIGHT)
+    amounts = [text for text in figure.findobj(Text) if text.get_text().count("$") > 1]
+    assert amounts and not any(text.get_parse_math() for text in amounts)
 
 
 def test_bars_are_as_long_as_what_they_stand_for(ensemble_account: Account) -> None:
