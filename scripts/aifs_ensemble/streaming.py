@@ -1,11 +1,15 @@
 """Delivery while the forecast runs: each lead goes to the destination as soon as it is published.
 
 The forecast's thread only puts names into a queue. A few threads send, each holding at most one small file or two
-chunks of a large one. The forecast waits in one case: scratch has no room for another lead until one is delivered.
+chunks of a large one. What is earlier in the forecast goes first, a restart state before every later lead, so that
+another machine can go on from it as soon as may be. The forecast waits in one case: scratch has no room for another
+lead until one is delivered.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import os
 import shutil
@@ -59,6 +63,8 @@ class StreamingDelivery(SilentObserver):
         self._mirrored: set[int] = set()
         self._points: list[int] = []
         self._restarts: set[int] = set()
+        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._number = itertools.count()
         self._tasks = 0
         self._closing = False
         self._error: BaseException | None = None
@@ -85,7 +91,7 @@ class StreamingDelivery(SilentObserver):
         os.link(path, kept)
         with self._changed:
             self._restarts.add(lead)
-        self._submit(self._mirror, lead, kept)
+        self._submit(lead, self._mirror, lead, kept)
 
     def finished(self, manifest: MemberManifest) -> None:
         """Wait until every lead is delivered, then leave receipt and manifest."""
@@ -122,7 +128,7 @@ class StreamingDelivery(SilentObserver):
             if record in (self._waiting.get(record.lead), self._delivered.get(record.lead)):
                 return
             self._waiting[record.lead] = record
-        self._submit(self._send_old if old else self._send, record)
+        self._submit(record.lead, self._send_old if old else self._send, record)
 
     def _send_old(self, record: LeadRecord) -> None:
         """Send a lead of an earlier attempt; one that is damaged the forecast makes again."""
@@ -135,7 +141,9 @@ class StreamingDelivery(SilentObserver):
                     del self._waiting[record.lead]
                 self._changed.notify_all()
 
-    def _submit(self, task: Callable[..., None], *arguments: Any) -> None:
+    def _submit(self, hours: int, task: Callable[..., None], *arguments: Any) -> None:
+        """Queue a task of the lead or restart state at `hours`; earlier hours go first."""
+
         def run() -> None:
             try:
                 if self._error is None:
@@ -150,7 +158,13 @@ class StreamingDelivery(SilentObserver):
 
         with self._changed:
             self._tasks += 1
-        self._pool.submit(run)
+            heapq.heappush(self._queue, (hours, next(self._number), run))
+        self._pool.submit(self._run_first)
+
+    def _run_first(self) -> None:
+        with self._changed:
+            _, _, run = heapq.heappop(self._queue)
+        run()
 
     def _send(self, record: LeadRecord) -> None:
         self._opening.result().send_lead(record)

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -59,45 +60,47 @@ def configure(project: Project, name: str) -> Config:
 
 
 class Preemptions:
-    """Takes machines of the forecast away, each after a random number of new leads, `limit` times."""
+    """Takes machines of the forecast away, `limit` times in all.
+
+    A machine goes once its members together have published a random number of leads, and a random moment
+    later; or when one of them is about to end, because there would be nothing left to take away.
+    """
 
     def __init__(self, server: CoiledServer, config: Config, limit: int):
         self.server, self.config, self.limit = server, config, limit
         self.random = random.Random(SEED)
         self.lock = threading.Lock()
-        self.done: list[tuple[int, int]] = []
-        self.leads = open_destination(config)
-
-    def members(self, cluster: Cluster) -> list[int]:
-        text = re.search(r"forecast_member ([\d,-]*\d)", cluster.title)
-        if text is None:
-            return []
-        spans = [item.partition("-") for item in text[1].split(",")]
-        return [m for first, _, last in spans for m in range(int(first), int(last or first) + 1)]
-
-    def delivered(self, members: list[int]) -> int:
-        names = [info.key for info in self.leads.list(f"{self.config.cycle}/forecasts/")]
-        return sum(f"member{m:03d}_" in name and name.endswith(".grib2") for m in members for name in names)
+        self.taken: list[int] = []
 
     def watch(self, cluster: Cluster) -> None:
-        members = self.members(cluster)
-        if members:
-            threading.Thread(target=self._take, args=(cluster, members), daemon=True).start()
+        if "forecast_member" in cluster.title:
+            threading.Thread(target=self._take, args=(cluster,), daemon=True).start()
 
-    def _take(self, cluster: Cluster, members: list[int]) -> None:
+    def _take(self, cluster: Cluster) -> None:
         with self.lock:
-            wanted = self.delivered(members) + self.random.randint(0, 6)
-            pause = self.random.uniform(0, 1.5)
+            wanted, pause = self.random.randint(0, 6), self.random.uniform(0, 0.5)
+        late = LEAD_HOURS - RESTART_HOURS // 2
         while cluster.process.poll() is None:
-            if self.delivered(members) >= wanted:
-                time.sleep(pause)
+            leads = [lead for found in published_on(cluster, self.config).values() for lead in found]
+            if len(leads) >= wanted or max(leads, default=0) >= late:
+                time.sleep(pause if len(leads) >= wanted and max(leads, default=0) < late else 0)
                 with self.lock:
-                    if len(self.done) >= self.limit or cluster.process.poll() is not None:
+                    if len(self.taken) >= self.limit or cluster.process.poll() is not None:
                         return
-                    self.done.append((cluster.id, self.delivered(members)))
+                    self.taken.append(cluster.id)
                 self.server.preempt(cluster)
                 return
-            time.sleep(0.1)
+            time.sleep(0.02)
+
+
+def published_on(cluster: Cluster, config: Config) -> dict[int, list[int]]:
+    """Return the leads that a machine has published itself, by member that has begun there."""
+    return {
+        member: published(scratch, config.cycle, member)
+        for scratch in cluster.folder.glob("job.*/scratch")
+        for member in config.members
+        if (scratch / config.cycle / "work" / f"member{member:03d}").exists()
+    }
 
 
 def manifests(config: Config) -> dict[int, dict]:
@@ -105,23 +108,17 @@ def manifests(config: Config) -> dict[int, dict]:
     return {m: json.loads(storage.get_bytes(config.keys_.manifest(m))) for m in config.members}
 
 
-def lost_leads(server: CoiledServer, config: Config) -> list[int]:
+def lost_leads(clusters: Iterable[Cluster], config: Config) -> list[int]:
     """Return, for each time a member went on elsewhere, how many leads it had published and made again."""
-    lost = []
-    for member in config.members:
-        published = 0
-        for cluster in server.clusters.values():
-            folders = list(cluster.folder.glob(f"job.*/scratch/{config.cycle}/work/member{member:03d}"))
-            if not folders:
-                continue
-            log = (cluster.folder / "log").read_text(errors="replace")
-            again = re.search(rf"member {member}: \d+ leads are at \S+, going on after h(\d+)", log)
-            start = int(again[1]) // 6 if again else 0
-            if published:
-                lost.append(max(0, published - start))
-            journal = folders[0] / "journal.jsonl"
-            own = len(journal.read_text().splitlines()) if journal.exists() else 0
-            published = max(published if again is None else 0, start + own)
+    lost, reached = [], dict.fromkeys(config.members, 0)
+    for cluster in clusters:
+        log = (cluster.folder / "log").read_text(errors="replace")
+        for member, own in published_on(cluster, config).items():
+            found = re.search(rf"member {member}: (\d+) leads are at \S+, going on after", log)
+            start = 6 * int(found[1]) if found else 0
+            if reached[member]:
+                lost.append(max(0, reached[member] - start) // 6)
+            reached[member] = max([start, *own])
     return lost
 
 
@@ -140,9 +137,9 @@ def test_twenty_preemptions(whole: Project, coiled: CoiledServer):
     code, output = whole.run(*arguments, timeout=3000)
     assert code == 0, output[-5000:]
     found = {m: manifest["content_digest"] for m, manifest in manifests(config).items()}
-    lost = lost_leads(coiled, config)
-    print(f"preemptions {len(storm.done)}, machines {len(coiled.clusters)}, leads made again {sorted(lost)}")
-    assert len(storm.done) == PREEMPTIONS, f"the run ended after {len(storm.done)} preemptions"
+    lost = lost_leads(coiled.clusters.values(), config)
+    print(f"preemptions {len(storm.taken)}, machines {len(coiled.clusters)}, leads made again {sorted(lost)}")
+    assert len(storm.taken) == PREEMPTIONS
     assert found == expected
     assert lost and max(lost) <= RESTART_HOURS // 6, f"leads made again: {sorted(lost)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from aifs_ensemble.errors import DiskFullError, StorageError, WorkflowError
 from aifs_ensemble.files import write_bytes
 from aifs_ensemble.journal import WorkFolder
 from aifs_ensemble.manifest import LeadRecord
-from aifs_ensemble.storage import open_storage
+from aifs_ensemble.storage import open_destination, open_storage
 from aifs_ensemble.verify import verify_member
 from doubles.gcs_fault_proxy import FaultProxy, Schedule
 
@@ -88,6 +89,29 @@ def test_a_lost_machine_goes_on_from_the_newest_resume_point(config: Config) -> 
     storage.delete(config.keys_.lead(1, 18))
     shutil.rmtree(config.scratch.root)
     assert restore_member(config, 1).restart == 12
+
+
+def test_what_another_machine_goes_on_from_is_sent_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one transfer at a time and a queue: a restart state overtakes the leads that come after it."""
+    settings = {"mirror_restarts": True, "streaming": True, "threads": 1}
+    config = make_config(tmp_path / "scratch", str(tmp_path / "out"), members="1", delivery=settings)
+    storage = open_destination(config)
+    asked, sent, put = threading.Event(), [], storage.put_file
+    monkeypatch.setattr(storage, "tidy", lambda prefix: asked.wait(30))
+    monkeypatch.setattr(
+        storage, "put_file", lambda path, key, **more: (sent.append(path.name), put(path, key, **more))[1]
+    )
+    delivery = StreamingDelivery(config, 1, storage)
+    records = {lead: publish_lead(config, 1, lead) for lead in (6, 12, 18)}
+    for record in records.values():
+        delivery.lead_published(record, work_of(config).leads)
+    state = work_of(config).restarts / "h006.safetensors"
+    write_bytes(state, b"state")
+    delivery.restart_written(6, state)
+    asked.set()
+    delivery.failed(KeyboardInterrupt())
+    gribs = [records[lead].grib.name for lead in (6, 12, 18)]
+    assert [name for name in sent if not name.endswith(".index")] == [gribs[0], state.name, *gribs[1:]]
 
 
 def test_a_finished_member_is_known_on_another_machine(config: Config) -> None:
