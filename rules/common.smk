@@ -1,7 +1,9 @@
 # Paths, resources and announcements that several stages share.
 import atexit
+import functools
 import re
 import sys
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError as SnakemakeError
@@ -14,6 +16,8 @@ from aifs_ensemble import errors as aifs_errors
 from aifs_ensemble import files as aifs_files
 from aifs_ensemble import machines as aifs_machines
 from aifs_ensemble import names as aifs_names
+from aifs_ensemble import outdated as aifs_outdated
+from aifs_ensemble import storage as aifs_storage
 from aifs_ensemble.cloud import bucket as aifs_bucket
 from aifs_ensemble.cloud import routing as aifs_routing
 
@@ -109,16 +113,34 @@ def dry_run():
     )
 
 
-def wanted_members():
-    """A file that changes with the members asked for, so that the ensemble's manifest follows them."""
-    if RENTED:
-        return []
-    path = CONFIG.scratch.base / "wanted.txt"
-    text = f"{aifs_names.format_members(CONFIG.members)} of at least {CONFIG.min_members}\n"
-    if workflow.is_main_process and not dry_run():
-        if not path.exists() or path.read_text() != text:
-            aifs_files.write_bytes(path, text.encode())
-    return [str(path)] if path.exists() else []
+@functools.cache
+def outdated_manifests():
+    """Manifests that hold something else than is asked for; read once, by the coordinator alone."""
+    if not workflow.is_main_process or (RENTED and aifs_bucket.bucket_problem(CONFIG)):
+        return set()
+    manifests = {
+        delivered("manifest.json"),
+        *expand([forecast_outputs()[0], member_files()[0]], member=MEMBERS),
+    }
+    try:
+        place = aifs_storage.open_destination(CONFIG) if RENTED else None
+        return set(aifs_outdated.outdated(CONFIG, manifests, place))
+    except aifs_errors.WorkflowError as error:
+        raise SnakemakeError(str(error)) from None
+
+
+def made_again(manifest):
+    """An input that is newer than a manifest if that is outdated, and none at all otherwise."""
+
+    def mark(wildcards):
+        if manifest.format(**wildcards) not in outdated_manifests():
+            return []
+        path = Path(".snakemake", "outdated", manifest.format(**wildcards).lstrip("/"))
+        # never the same content twice: Snakemake would take it for unchanged
+        aifs_files.write_bytes(path, str(time.time_ns()).encode())
+        return local(str(path)) if RENTED else str(path)
+
+    return mark
 
 
 def announce_plan():
