@@ -41,6 +41,15 @@ def test_nothing_is_done_twice(finished: Project) -> None:
     assert "Nothing to be done" in finished.run()
 
 
+def test_jobs_use_the_library_of_the_checkout(fresh: Project) -> None:
+    """And not one that is installed, as in an environment made for another checkout."""
+    with open(fresh.folder / "scripts" / "aifs_ensemble" / "initial" / "build.py", "a") as module:
+        module.write('\nraise InputError(f"the library of {Path(__file__).parents[3].name}")\n')
+    said = fresh.snakemake("--forcerun", "initial_cycle", "--until", "initial_cycle")
+    assert fresh.code != 0
+    assert "the library of project" in said
+
+
 def test_one_member_is_rerun_alone_with_the_same_bytes(fresh: Project) -> None:
     before, stamps = fresh.leads(), fresh.stamps(other_than=2)
     shutil.rmtree(fresh.scratch / "work" / "member002")

@@ -27,9 +27,16 @@ DEFAULT_FILES = (Path("config/config.yaml"), Path("config/operational.yaml"))
 
 
 def publish(config: Mapping[str, Any]) -> None:
-    """Leave the configuration, this interpreter and this library to the commands that Snakemake starts."""
+    """Leave the configuration to the commands that Snakemake starts."""
     os.environ[VARIABLE] = json.dumps(dict(config))
-    # snakemake may have been started by its path, without its environment activated
+
+
+def use_this_library() -> None:
+    """Have jobs and commands run with this interpreter and this library, whatever else is installed.
+
+    snakemake may have been started by its path, without its environment activated; and it puts the folder of a
+    script behind everything that is installed.
+    """
     _put_first("PATH", Path(sys.executable).parent)
     _put_first("PYTHONPATH", Path(__file__).parents[2])
 

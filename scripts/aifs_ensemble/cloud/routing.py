@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aifs_ensemble.cloud import batch
-from aifs_ensemble.cloud.context import publish, stop_machines_at_exit
+from aifs_ensemble.cloud.context import publish, stop_machines_at_exit, use_this_library
 from aifs_ensemble.config import Config
 from aifs_ensemble.machines import Machines
 
@@ -37,6 +37,7 @@ def provider(workflow: Any) -> str:
 def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     """Add to every rule of a machine class the resources that its provider needs; nothing in the local profile."""
     name = provider(workflow)
+    use_this_library()
     if name == "local":
         return
     publish(config)
