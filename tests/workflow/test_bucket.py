@@ -48,17 +48,29 @@ def test_an_ensemble_goes_to_a_bucket(tmp_path: Path, monkeypatch: pytest.Monkey
         assert storage.stat(f"{CYCLE}/forecasts/{name}") is not None
 
 
-def test_rented_machines_plan_with_a_bucket(tmp_path: Path) -> None:
-    """With a bucket every path of a rule becomes an object: the real rules must still parse, and plan."""
+def machine_of(said: str, rule: str) -> str:
+    """Return the class of machine that a rule's first job asks for."""
+    return said.partition(f"rule {rule}:")[2].partition("machine=")[2].partition(",")[0].strip()
+
+
+@pytest.mark.parametrize(("model", "prepares"), [("demo", "gpu"), ("aifs-ens-1.0", "cpu")])
+def test_rented_machines_plan_with_a_bucket(tmp_path: Path, model: str, prepares: str) -> None:
+    """With a bucket every path of a rule becomes an object: the real rules must still parse, and plan.
+
+    A checkpoint is fetched on a small machine, and built where torch is.
+    """
     project = Project.copy(tmp_path / "project")
     with gcs_server() as server, fault_proxy(server) as proxy:
         emulator = {"STORAGE_EMULATOR_HOST": proxy.url, "NO_GCE_CHECK": "true", "GOOGLE_CLOUD_PROJECT": "test"}
         said = project.run(
-            "-n", "--config", "destination=gs://ensembles/weekly", "members=1-3", profile="coiled-gpu",
-            environment=emulator,
+            "-n", "--config", "destination=gs://ensembles/weekly", "members=1-3", f"model={model}",
+            profile="coiled-gpu", environment=emulator,
         )  # fmt: skip
     assert "gs://ensembles/weekly/20250819_0000/initial/members.json" in said
     assert said.count("provisioning=standard") >= 3
+    assert machine_of(said, "checkpoint_prepare") == prepares
+    assert machine_of(said, "initial_member") == "cpu"
+    assert machine_of(said, "forecast_member") == "gpu"
 
 
 def test_what_a_bucket_has_is_compared_with_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
