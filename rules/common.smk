@@ -3,7 +3,6 @@ import atexit
 import functools
 import re
 import sys
-import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError as SnakemakeError
@@ -13,11 +12,11 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 # modules, not names: a Snakefile shares its namespace with Snakemake itself
 from aifs_ensemble import config as aifs_config
 from aifs_ensemble import errors as aifs_errors
-from aifs_ensemble import files as aifs_files
 from aifs_ensemble import machines as aifs_machines
 from aifs_ensemble import names as aifs_names
 from aifs_ensemble import outdated as aifs_outdated
 from aifs_ensemble import storage as aifs_storage
+from aifs_ensemble.cloud import batch_jobs as aifs_batch_jobs
 from aifs_ensemble.cloud import bucket as aifs_bucket
 from aifs_ensemble.cloud import routing as aifs_routing
 
@@ -64,7 +63,7 @@ def checkpoint_file():
     if named and str(named).startswith("gs://"):
         return storage.gcs(named)
     if named:
-        return local(named) if RENTED else named
+        return named
     return between_machines(f"checkpoints/{CONFIG.model.name}.ckpt")
 
 
@@ -130,17 +129,16 @@ def outdated_manifests():
 
 
 def made_again(manifest):
-    """An input that is newer than a manifest if that is outdated, and none at all otherwise."""
+    """No input, but the job runs if its manifest is outdated, as if --forcerun had named it."""
 
-    def mark(wildcards):
-        if manifest.format(**wildcards) not in outdated_manifests():
-            return []
-        path = Path(".snakemake", "outdated", manifest.format(**wildcards).lstrip("/"))
-        # never the same content twice: Snakemake would take it for unchanged
-        aifs_files.write_bytes(path, str(time.time_ns()).encode())
-        return local(str(path)) if RENTED else str(path)
+    def force(wildcards):
+        path = manifest.format(**wildcards)
+        if path in outdated_manifests():
+            spelled = workflow.modifier.path_modifier.apply_default_storage(path)
+            workflow.dag.forcefiles.add(spelled)
+        return []
 
-    return mark
+    return force
 
 
 def announce_plan():
@@ -164,6 +162,9 @@ def announce_start():
         if RENTED:
             aifs_bucket.refuse_without_bucket(CONFIG)
             preflight.check_places(CONFIG)
+            if aifs_routing.provider(workflow) == "googlebatch":
+                for line in aifs_batch_jobs.left_running(CONFIG):
+                    print(line, file=sys.stderr)
         elif CONFIG["destination"] is None:
             raise aifs_errors.ConfigError(
                 "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]"

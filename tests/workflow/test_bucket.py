@@ -48,6 +48,13 @@ def test_an_ensemble_goes_to_a_bucket(tmp_path: Path, monkeypatch: pytest.Monkey
         assert storage.stat(f"{CYCLE}/forecasts/{name}") is not None
 
 
+def test_a_checkpoint_that_only_this_machine_has_is_refused(tmp_path: Path) -> None:
+    project = Project.copy(tmp_path / "project", checkpoint="/data/own.ckpt")
+    said = project.snakemake("-n", profile="coiled-gpu")
+    assert project.code != 0
+    assert "checkpoint: '/data/own.ckpt' is a file of this machine, expected gs://" in said
+
+
 def machine_of(said: str, rule: str) -> str:
     """Return the class of machine that a rule's first job asks for."""
     return said.partition(f"rule {rule}:")[2].partition("machine=")[2].partition(",")[0].strip()
