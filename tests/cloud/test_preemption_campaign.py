@@ -16,7 +16,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -24,13 +23,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import yaml
 from aifs_ensemble.config import Config, merge, read_files
 from aifs_ensemble.storage import open_destination
 from doubles.coiled_server import Cluster, CoiledServer
 
 from cloud import member_machine
-from cloud.conftest import BUCKET, ROOT, SETTINGS, Project
+from cloud.conftest import BUCKET, ROOT, SETTINGS, Project, published, published_on
 
 pytestmark = [pytest.mark.cloud, pytest.mark.long, pytest.mark.timeout(3600)]
 
@@ -39,26 +37,15 @@ PREEMPTIONS = 20
 SEED = int(os.environ.get("CAMPAIGN_SEED", "20251123"))
 
 
-@pytest.fixture
-def whole(project: Project) -> Project:
-    """The real Snakefile and rules instead of the small ones."""
-    for name in ("rules", "report", "envs"):
-        shutil.copytree(ROOT / name, project.folder / name)
-    shutil.copy(ROOT / "Snakefile", project.folder / "Snakefile")
-    return project
-
-
 def configure(project: Project, name: str) -> Config:
-    settings = yaml.safe_load((ROOT / "config" / "operational.yaml").read_text())
-    merge(settings, SETTINGS)
-    forecast = {"restart_hours": RESTART_HOURS}
-    merge(settings, {"members": f"1-{MEMBERS}", "lead_hours": LEAD_HOURS, "forecast": forecast})
-    merge(settings, {"destination": f"gs://{BUCKET}/{name}", "delivery": {"streaming": True, "mirror_restarts": True}})
-    merge(settings, {"cloud": {"spot": True, "spot_attempts": 1000}})
-    path = project.folder / "config" / "operational.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    subprocess.run(["git", "add", "-A"], cwd=project.folder, check=True)
-    return Config(read_files(project.folder / "config" / "config.yaml", path))
+    return project.configure(
+        members=f"1-{MEMBERS}",
+        lead_hours=LEAD_HOURS,
+        destination=f"gs://{BUCKET}/{name}",
+        forecast={"restart_hours": RESTART_HOURS},
+        delivery={"streaming": True, "mirror_restarts": True},
+        cloud={"spot": True, "spot_attempts": 1000},
+    )
 
 
 class Preemptions:
@@ -95,16 +82,6 @@ class Preemptions:
             time.sleep(0.02)
 
 
-def published_on(cluster: Cluster, config: Config) -> dict[int, list[int]]:
-    """Return the leads that a machine has published itself, by member that has begun there."""
-    return {
-        member: published(scratch, config.cycle, member)
-        for scratch in cluster.folder.glob("job.*/scratch")
-        for member in config.members
-        if (scratch / config.cycle / "work" / f"member{member:03d}").exists()
-    }
-
-
 def manifests(config: Config) -> dict[int, dict]:
     storage = open_destination(config)
     return {m: json.loads(storage.get_bytes(config.keys_.manifest(m))) for m in config.members}
@@ -124,7 +101,7 @@ def losses(clusters: Iterable[Cluster], config: Config) -> list[tuple[int, int]]
             start = 6 * int(delivered[1]) if delivered else 0
             if member in before:
                 reached, state = before[member]
-                found.append((max(0, reached - max(state, start)) // 6, max(0, state - start) // 6))
+                found.append((max(0, reached - max(state, start)) // 6, max(0, min(state, reached) - start) // 6))
             states = cluster.folder.glob(
                 f"job.*/scratch/{config.cycle}/work/member{member:03d}/restarts/h*.safetensors"
             )
@@ -175,13 +152,6 @@ def kill_machine(process) -> None:
         # no group yet when it has only just started
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
-
-
-def published(scratch: Path, cycle: str, member: int) -> list[int]:
-    """Leads that a machine has published, whether delivered or not."""
-    journal = scratch / cycle / "work" / f"member{member:03d}" / "journal.jsonl"
-    lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
-    return sorted({json.loads(line)["lead"] for line in lines})
 
 
 def started_at(log: Path) -> int:

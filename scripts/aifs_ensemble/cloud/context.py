@@ -41,6 +41,15 @@ def use_this_library() -> None:
     _put_first("PYTHONPATH", Path(__file__).parents[2])
 
 
+def config_secrets(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variables that ``cloud.secrets`` names with their values here; ConfigError for one that is not set."""
+    names = config["cloud"]["secrets"]
+    absent = [name for name in names if not os.environ.get(name)]
+    if absent:
+        raise ConfigError(f"config: cloud.secrets: {', '.join(absent)} not set in this environment, expected a value")
+    return {name: os.environ[name] for name in names}
+
+
 def stop_machines_at_exit() -> None:
     """Stop, when this coordinator ends, whatever still runs for it; one that is killed leaves its machines running.
 
