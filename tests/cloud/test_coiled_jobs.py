@@ -171,6 +171,24 @@ def test_ends(case, server, journal):
     assert server.clusters[1].state == "stopped"
 
 
+def test_a_job_that_ends_between_two_looks_is_no_failure(server, journal, tmp_path):
+    """Its tasks and its machine are asked for one after the other; both end in between."""
+    config = settings()
+    end = tmp_path / "end"
+    command = f"while [ ! -e {end} ]; do sleep 0.05; done"
+    job_id = coiled_jobs.submit(job(command), config, MACHINES, ["us-central1"], journal)
+
+    def ends(cluster):
+        end.touch()
+        cluster.process.wait()
+        server._ended(cluster, 0)
+
+    while not server.running():
+        time.sleep(0.02)
+    server.after_tasks = ends
+    assert finish(journal, job_id, config).state == "success"
+
+
 def test_preempted(server, journal):
     config = settings()
     job_id = coiled_jobs.submit(job("sleep 60", spot=True), config, MACHINES, ["us-central1"], journal)

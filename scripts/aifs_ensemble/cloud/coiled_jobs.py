@@ -323,8 +323,9 @@ def _look(
 ) -> None:
     import coiled.batch
 
-    jobs = coiled.batch.status(cluster=request.cluster_id, workspace=cloud.default_workspace)
+    # in this order: of a machine that has stopped, nothing more is heard, while one may stop after its tasks were asked
     cluster = cloud.cluster_details(request.cluster_id)["current_state"]
+    jobs = coiled.batch.status(cluster=request.cluster_id, workspace=cloud.default_workspace)
     verdict, why = judge(jobs, cluster)
     if verdict == "running" and _waits_too_long(jobs, request, config):
         verdict, why = "no-machine", f"no machine within {config['cloud']['idle_minutes']:g} minutes"
