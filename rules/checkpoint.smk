@@ -11,7 +11,8 @@ if not CONFIG["checkpoint"]:
         conda:
             "../envs/gpu.yaml"
         resources:
-            machine="cpu",
+            # building takes torch, which only the GPU machines have
+            machine="gpu" if CONFIG.model.built else "cpu",
             mem_mb=4000,
             runtime=60,
         script:

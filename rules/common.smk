@@ -1,5 +1,6 @@
 # Paths, resources and announcements that several stages share.
 import atexit
+import functools
 import re
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 # modules, not names: a Snakefile shares its namespace with Snakemake itself
 from aifs_ensemble import config as aifs_config
 from aifs_ensemble import errors as aifs_errors
-from aifs_ensemble import files as aifs_files
 from aifs_ensemble import machines as aifs_machines
 from aifs_ensemble import names as aifs_names
+from aifs_ensemble import outdated as aifs_outdated
+from aifs_ensemble import storage as aifs_storage
+from aifs_ensemble.cloud import batch_jobs as aifs_batch_jobs
 from aifs_ensemble.cloud import bucket as aifs_bucket
 from aifs_ensemble.cloud import routing as aifs_routing
 
@@ -60,7 +63,7 @@ def checkpoint_file():
     if named and str(named).startswith("gs://"):
         return storage.gcs(named)
     if named:
-        return local(named) if RENTED else named
+        return named
     return between_machines(f"checkpoints/{CONFIG.model.name}.ckpt")
 
 
@@ -109,16 +112,33 @@ def dry_run():
     )
 
 
-def wanted_members():
-    """A file that changes with the members asked for, so that the ensemble's manifest follows them."""
-    if RENTED:
+@functools.cache
+def outdated_manifests():
+    """Manifests that hold something else than is asked for; read once, by the coordinator alone."""
+    if not workflow.is_main_process or (RENTED and aifs_bucket.bucket_problem(CONFIG)):
+        return set()
+    manifests = {
+        delivered("manifest.json"),
+        *expand([forecast_outputs()[0], member_files()[0]], member=MEMBERS),
+    }
+    try:
+        place = aifs_storage.open_destination(CONFIG) if RENTED else None
+        return set(aifs_outdated.outdated(CONFIG, manifests, place))
+    except aifs_errors.WorkflowError as error:
+        raise SnakemakeError(str(error)) from None
+
+
+def made_again(manifest):
+    """No input, but the job runs if its manifest is outdated, as if --forcerun had named it."""
+
+    def force(wildcards):
+        path = manifest.format(**wildcards)
+        if path in outdated_manifests():
+            spelled = workflow.modifier.path_modifier.apply_default_storage(path)
+            workflow.dag.forcefiles.add(spelled)
         return []
-    path = CONFIG.scratch.base / "wanted.txt"
-    text = f"{aifs_names.format_members(CONFIG.members)} of at least {CONFIG.min_members}\n"
-    if workflow.is_main_process and not dry_run():
-        if not path.exists() or path.read_text() != text:
-            aifs_files.write_bytes(path, text.encode())
-    return [str(path)] if path.exists() else []
+
+    return force
 
 
 def announce_plan():
@@ -142,6 +162,9 @@ def announce_start():
         if RENTED:
             aifs_bucket.refuse_without_bucket(CONFIG)
             preflight.check_places(CONFIG)
+            if aifs_routing.provider(workflow) == "googlebatch":
+                for line in aifs_batch_jobs.left_running(CONFIG):
+                    print(line, file=sys.stderr)
         elif CONFIG["destination"] is None:
             raise aifs_errors.ConfigError(
                 "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]"

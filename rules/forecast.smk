@@ -4,6 +4,7 @@ rule forecast_member:
     input:
         state=rules.initial_member.output.state,
         checkpoint=checkpoint_file(),
+        again=made_again(forecast_outputs()[0]),
     output:
         forecast_outputs(),
     log:

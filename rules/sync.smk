@@ -4,6 +4,7 @@ if not STREAMING:
     rule sync_member:
         input:
             rules.forecast_member.output,
+            again=made_again(sync_outputs()[0]),
         output:
             sync_outputs(),
         log:
@@ -24,7 +25,7 @@ rule ensemble_manifest:
     input:
         members=expand(delivered("manifests/member{member}.json"), member=MEMBERS),
         initial=rules.initial_members.output,
-        wanted=wanted_members(),
+        again=made_again(delivered("manifest.json")),
     output:
         delivered("manifest.json"),
     log:

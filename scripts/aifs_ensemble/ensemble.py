@@ -102,21 +102,28 @@ def read_ensemble_manifest(config: Config, storage: Storage | None = None) -> Ma
     return remote_json(storage, config.keys_.ensemble_manifest)
 
 
-def _content(config: Config, status: EnsembleStatus, entries: list[dict[str, Any]]) -> dict[str, Any]:
+def asked_for(config: Config) -> dict[str, Any]:
+    """Return what the ensemble's manifest says of the configuration: another one needs another manifest."""
     return {
-        "schema": ENSEMBLE_SCHEMA,
         "cycle": config.cycle,
         "model": config.model.name,
         "untrained": config.model.untrained,
         "grid": config.model.grid,
-        "state": status.state,
-        "wanted": format_members(status.wanted),
-        "delivered": format_members(status.delivered),
-        "missing": format_members(status.missing),
-        "min_members": status.min_members,
+        "wanted": format_members(config.members),
+        "min_members": config.min_members,
         "ensemble_size": config["ensemble_size"],
         "lead_hours": list(config.leads),
         "layout": config["delivery"]["layout"],
+    }
+
+
+def _content(config: Config, status: EnsembleStatus, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "schema": ENSEMBLE_SCHEMA,
+        **asked_for(config),
+        "state": status.state,
+        "delivered": format_members(status.delivered),
+        "missing": format_members(status.missing),
         "bytes": status.bytes,
         "fields": status.fields,
         "members": entries,

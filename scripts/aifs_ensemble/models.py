@@ -44,6 +44,11 @@ class Model:
     grib_process: int = 255
 
     @property
+    def built(self) -> bool:
+        """Whether the checkpoint is built by the workflow, which takes the software of the GPU machines."""
+        return bool(self.checkpoint.get("build"))
+
+    @property
     def pressure_variables(self) -> tuple[str, ...]:
         return tuple(f"{param}_{level}" for param in self.pressure for level in self.levels)
 

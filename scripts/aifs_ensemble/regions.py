@@ -55,9 +55,12 @@ def image_region(image: str | None) -> str | None:
 
 
 def near(place: str, region: str) -> bool:
-    """Tell whether a bucket or registry at `place` (region, dual- or multi-region) serves `region` without a charge."""
+    """Tell whether a bucket or registry at `place` serves `region` without a charge.
+
+    `place` is a region, a dual-region (a configurable one reports its two joined by ``+``) or a multi-region.
+    """
     place = place.lower()
-    if place == region:
+    if region in place.split("+"):
         return True
     return region in _DUAL.get(place, ()) or region.startswith(_MULTI.get(place, ("\0",)))
 
@@ -74,13 +77,16 @@ def mismatches(
 ) -> list[Mismatch]:
     """Return what lies away from a region in which machines may be rented.
 
+    Regions away from the bucket are left out where ``delivery.allow_cross_region`` is not set and others are near.
     `run_bytes` go to the bucket in a run, and each machine pulls its image. Sizes of images and prices are those of
     config/machines.yaml.
     """
     table = machines or load_machines()
     cloud = config["cloud"]
     found = []
-    for region in cloud["regions"]:
+    close = [region for region in cloud["regions"] if bucket_location and near(bucket_location, region)]
+    left_out = close and not config["delivery"]["allow_cross_region"]
+    for region in close if left_out else cloud["regions"]:
         if bucket_location and not near(bucket_location, region):
             found.append(_mismatch(table, "the bucket", bucket_location.lower(), region, run_bytes))
         for kind, gigabytes in table.assumptions.image_gb.items():

@@ -1,11 +1,16 @@
 """Delivery while the forecast runs: each lead goes to the destination as soon as it is published.
 
 The forecast's thread only puts names into a queue. A few threads send, each holding at most one small file or a
-piece of a large one. The forecast waits in one case: scratch has no room for another lead until one is delivered.
+piece of a large one. What is earlier in the forecast goes first, a restart state before every later lead, so that
+another machine can go on from it as soon as may be. The forecast waits in two cases: scratch has no room for another
+lead until one is delivered; or a restart state is an interval old and not at the destination yet, so that a preemption
+would cost more than two.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import shutil
 import threading
@@ -59,6 +64,9 @@ class StreamingDelivery(SilentObserver):
         self._mirrored: set[int] = set()
         self._points: list[int] = []
         self._restarts: set[int] = set()
+        self._under_way: set[int] = set()
+        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._number = itertools.count()
         self._tasks = 0
         self._closing = False
         self._error: BaseException | None = None
@@ -72,10 +80,12 @@ class StreamingDelivery(SilentObserver):
                 self._enqueue(record, old=True)
 
     def lead_published(self, record: LeadRecord, folder: Path) -> None:
-        """Queue a lead; wait only when scratch has no room for another like it."""
+        """Queue a lead; wait only for room on scratch for another like it, and for a restart state that is overdue."""
         self._raise_error()
         self._enqueue(record)
         self._make_room(record)
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None or not self._overdue(record.lead))
 
     def restart_written(self, lead: int, path: Path) -> None:
         """Queue a restart state when these are mirrored; a link keeps it while the forecast tidies up."""
@@ -86,7 +96,8 @@ class StreamingDelivery(SilentObserver):
         link(path, kept)
         with self._changed:
             self._restarts.add(lead)
-        self._submit(self._mirror, lead, kept)
+            self._under_way.add(lead)
+        self._submit(lead, self._mirror, lead, kept)
 
     def finished(self, manifest: MemberManifest) -> None:
         """Wait until every lead is delivered, then leave receipt and manifest."""
@@ -126,7 +137,7 @@ class StreamingDelivery(SilentObserver):
                 return
             self._waiting[record.lead] = record
             self._removed.discard(record.lead)
-        self._submit(self._send_old if old else self._send, record)
+        self._submit(record.lead, self._send_old if old else self._send, record)
 
     def _send_old(self, record: LeadRecord) -> None:
         """Send a lead of an earlier attempt; one that is damaged the forecast makes again."""
@@ -139,7 +150,9 @@ class StreamingDelivery(SilentObserver):
                     del self._waiting[record.lead]
                 self._changed.notify_all()
 
-    def _submit(self, task: Callable[..., None], *arguments: Any) -> None:
+    def _submit(self, hours: int, task: Callable[..., None], *arguments: Any) -> None:
+        """Queue a task of the lead or restart state at `hours`; earlier hours go first."""
+
         def run() -> None:
             try:
                 if self._error is None:
@@ -154,7 +167,13 @@ class StreamingDelivery(SilentObserver):
 
         with self._changed:
             self._tasks += 1
-        self._pool.submit(run)
+            heapq.heappush(self._queue, (hours, next(self._number), run))
+        self._pool.submit(self._run_first)
+
+    def _run_first(self) -> None:
+        with self._changed:
+            _, _, run = heapq.heappop(self._queue)
+        run()
 
     def _send(self, record: LeadRecord) -> None:
         self._opening.result().send_lead(record)
@@ -196,6 +215,9 @@ class StreamingDelivery(SilentObserver):
             key = delivery.keys.resume_point(self.member, lead)
             self._storage.put_bytes(json_bytes(point), key, overwrite=True)
             log.info("member %d: resume point %s at %s", self.member, lead_name(lead), self._storage.url)
+            with self._changed:
+                self._under_way = {other for other in self._under_way if other > lead}
+                self._changed.notify_all()
             self._remove_old_points(delivery, lead)
 
     def _remove_old_points(self, delivery: MemberDelivery, lead: int) -> None:
@@ -209,6 +231,15 @@ class StreamingDelivery(SilentObserver):
         for info in list(self._storage.list(f"{folder}/")):
             if info.key not in kept:
                 self._storage.delete(info.key, generation=info.generation)
+
+    def _overdue(self, lead: int) -> bool:
+        """Tell whether a restart state of an interval before `lead` waits for nothing but its own transfers."""
+        known = self._waiting.keys() | self._delivered.keys()
+        before = lead - self.config["forecast"]["restart_hours"]
+        return any(
+            state <= before and known.issuperset(hours for hours in self.config.leads if hours <= state)
+            for state in self._under_way
+        )
 
     def _make_room(self, record: LeadRecord) -> None:
         """Remove delivered leads until another lead fits, waiting for deliveries while some are under way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from aifs_ensemble.config import Config, merge, read_files
 from doubles.batch_server import BatchServer
-from doubles.coiled_server import CoiledServer
+from doubles.coiled_server import Cluster, CoiledServer
 from doubles.gcs_server import gcs_server
 from plainlog import use_plain_log
 
@@ -69,7 +70,8 @@ class Project:
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
-            env={**os.environ, **self.env},
+            # what the doubles need for themselves is not the coordinator's
+            env={**{k: v for k, v in os.environ.items() if k != "GRPC_ENABLE_FORK_SUPPORT"}, **self.env},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -108,6 +110,33 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     made.configure()
     monkeypatch.chdir(folder)
     return made
+
+
+@pytest.fixture
+def whole(project: Project) -> Project:
+    """The real Snakefile and rules instead of the small ones."""
+    for name in ("rules", "report", "envs"):
+        shutil.copytree(ROOT / name, project.folder / name)
+    shutil.copy(ROOT / "Snakefile", project.folder / "Snakefile")
+    subprocess.run(["git", "add", "-A"], cwd=project.folder, check=True)
+    return project
+
+
+def published(scratch: Path, cycle: str, member: int) -> list[int]:
+    """Return the leads that a machine has published itself, whether delivered or not."""
+    journal = scratch / cycle / "work" / f"member{member:03d}" / "journal.jsonl"
+    lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
+    return sorted({json.loads(line)["lead"] for line in lines})
+
+
+def published_on(cluster: Cluster, config: Config) -> dict[int, list[int]]:
+    """Return the leads that a machine has published itself, by member that has begun there."""
+    return {
+        member: published(scratch, config.cycle, member)
+        for scratch in cluster.folder.glob("job.*/scratch")
+        for member in config.members
+        if (scratch / config.cycle / "work" / f"member{member:03d}").exists()
+    }
 
 
 @pytest.fixture

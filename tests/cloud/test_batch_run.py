@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+import uuid
 
 import pytest
+from aifs_ensemble.cloud.batch_jobs import left_running
 from aifs_ensemble.cloud.delivered import undelivered
+from google.cloud import batch_v1
 
 from cloud.test_coiled_run import wait_for
 
 pytestmark = [pytest.mark.cloud, pytest.mark.workflow, pytest.mark.timeout(1200)]
 ARGUMENTS = ["--profile", "googlebatch", "--group-components", "members=2", "initial=1000"]
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def gpu_requests(server):
@@ -21,7 +33,10 @@ def gpu_requests(server):
 
 def test_preemption_failure_and_success(project, batch, tmp_path):
     """One machine is taken away (50001), one member exits 7, Snakemake repeats both, and all is delivered."""
-    config = project.configure(destination="gs://ensembles/batch", cloud={"service_account": "machines@p.iam"})
+    config = project.configure(
+        destination="gs://ensembles/batch", cloud={"service_account": "machines@p.iam", "secrets": ["TOKEN"]}
+    )
+    project.env["TOKEN"] = "for the machines"
     batch.machine_env |= {"SMALL_FAIL": "2:7", "SMALL_FAIL_ONCE": str(tmp_path / "failed"), "SMALL_STEP_SECONDS": "0.3"}
     taken = []
 
@@ -48,29 +63,49 @@ def test_preemption_failure_and_success(project, batch, tmp_path):
     assert job.labels["workflow"] == "aifs-ensemble" and job.task_groups[0].task_spec.max_run_duration.seconds == 21600
     container = job.task_groups[0].task_spec.runnables[-1].container
     assert container.image_uri == "registry/gpu"
+    assert job.task_groups[0].task_spec.runnables[-1].environment.variables["TOKEN"] == "for the machines"
+
+
+def batch_cancel(project, *arguments):
+    """Run ``aifs-ensemble batch-cancel`` in the coordinator's folder; return its lines."""
+    done = subprocess.run(
+        [sys.executable, "-m", "aifs_ensemble", "batch-cancel", *arguments],
+        cwd=project.folder,
+        env={**os.environ, **project.env},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout.splitlines()
 
 
 @pytest.mark.long
 def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
-    """What was delivered stays; a rerun makes no delivered member again; Ctrl-C deletes the jobs."""
+    """What was delivered stays; jobs left running are told of and deleted; Ctrl-C deletes the jobs."""
     config = project.configure(destination="gs://ensembles/batch-dies")
     code, output = project.run(*ARGUMENTS, "--config", "members=1-2", timeout=400)
     assert code == 0, output
+    assert "on Google Batch already" not in output
     before = len(gpu_requests(batch))
     batch.machine_env |= {"SMALL_STEP_SECONDS": "20"}
     process = project.start(*ARGUMENTS)
     wait_for(lambda: len(gpu_requests(batch)) == before + 1, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for name in batch.running():
-        batch.kill(name)
     project.run("--profile", "googlebatch", "--unlock")
+    left = batch.running()
+    assert len(left) == 1, "nothing goes on that somebody would have to find"
 
     process = project.start(*ARGUMENTS)
     wait_for(lambda: len(gpu_requests(batch)) == before + 2, process)
+    assert [line.split()[-1] for line in batch_cancel(project, "--list")] == batch.running()
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=240)
-    assert len(batch.deleted) == 1 and not batch.running()
+    output, _ = process.communicate(timeout=240)
+    assert f"1 jobs of {config.cycle} are on Google Batch already" in output
+    assert len(batch.deleted) == 1 and batch.running() == left
+    assert [line.split()[-1] for line in batch_cancel(project)] == left
+    assert not batch.running() and batch_cancel(project, "--list") == []
 
     batch.machine_env |= {"SMALL_STEP_SECONDS": "0"}
     code, output = project.run(*ARGUMENTS, timeout=400)
@@ -78,3 +113,42 @@ def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     assert undelivered(config, config.members) == {}
     logs = [path.read_text() for path in batch.folder.glob("members*/task.log")]
     assert sum("member 1: made [6" in text for text in logs) == 1, "a delivered member was made again"
+
+
+def ask(client, cycle, region="us-central1", **labels):
+    """Ask for a job that sleeps, labelled as one of a cycle."""
+    runnable = batch_v1.Runnable(script=batch_v1.Runnable.Script(text="sleep 60"))
+    group = batch_v1.TaskGroup(task_spec=batch_v1.TaskSpec(runnables=[runnable]))
+    job = batch_v1.Job(task_groups=[group], labels={"workflow": "aifs-ensemble", "cycle": cycle, **labels})
+    number = f"job{uuid.uuid4().hex[:8]}"
+    return client.create_job(parent=f"projects/loopback/locations/{region}", job_id=number, job=job).name
+
+
+def test_jobs_are_found_by_labels_and_deleted(project, batch, monkeypatch):
+    """Those of the cycle and of this workflow, in every configured region, that have not ended."""
+    for name, value in project.env.items():
+        monkeypatch.setenv(name, value)
+    config = project.configure(cloud={"regions": ["us-central1", "europe-west4"]})
+    client = batch_v1.BatchServiceClient()
+    here = [ask(client, config.cycle), ask(client, config.cycle, "europe-west4")]
+    other = ask(client, "20250820_0000")
+    foreign = ask(client, config.cycle, workflow="another")
+    ended = ask(client, config.cycle)
+    wait_until(lambda: len(batch.running()) == 5)
+    batch.kill(ended)
+    wait_until(lambda: batch.jobs[ended].status.state.name == "FAILED")
+    assert list(left_running(config)) != []
+    assert [line.split()[-1] for line in batch_cancel(project)] == here
+    assert sorted(batch.running()) == sorted([other, foreign])
+    assert list(left_running(config)) == []
+    assert [line.split()[-1] for line in batch_cancel(project, "--cycle", "all")] == [other]
+    assert batch.running() == [foreign]
+
+
+def test_batch_that_does_not_answer_stops_no_run(project, batch, monkeypatch):
+    for name, value in project.env.items():
+        monkeypatch.setenv(name, value)
+    config = project.configure()
+    batch.refuses = True
+    said = list(left_running(config))
+    assert len(said) == 1 and "unknown: Google Batch: 403 batch.jobs.list denied" in said[0]

@@ -133,6 +133,21 @@ def test_request(case, server, journal):
     assert [file["path"] for file in sent["user_files"]] == ["script"], "local files were uploaded"
 
 
+def test_secrets_reach_the_machine_and_nothing_else(server, journal, monkeypatch):
+    config = settings(cloud={"secrets": ["HF_TOKEN"]})
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(ConfigError, match=r"cloud\.secrets: HF_TOKEN not set"):
+        coiled_jobs.submit(job(), config, MACHINES, ["us-central1"], journal)
+    monkeypatch.setenv("HF_TOKEN", "hidden-value")
+    asked = job('test "$HF_TOKEN" = hidden"-value"')
+    record = finish(journal, coiled_jobs.submit(asked, config, MACHINES, ["us-central1"], journal), config)
+    assert record.state == "success", record.reason
+    (sent,) = (content for content in server.jobs.values() if content["secret_env_vars"])
+    others = {name: value for name, value in sent.items() if name != "secret_env_vars"}
+    assert "hidden-value" not in repr(others) + repr(server.clusters[1].request)
+    assert not [path for path in journal.folder.iterdir() if "hidden-value" in path.read_text()]
+
+
 def test_environment_instead_of_image(server, journal):
     config = settings(cloud={"gpu_image": "aifs-ensemble-gpu"})
     coiled_jobs.submit(job(), config, MACHINES, ["us-central1"], journal)
@@ -154,6 +169,24 @@ def test_ends(case, server, journal):
     record = finish(journal, coiled_jobs.submit(job(command), config, MACHINES, ["us-central1"], journal), config)
     assert record.state == state and reason in record.reason
     assert server.clusters[1].state == "stopped"
+
+
+def test_a_job_that_ends_between_two_looks_is_no_failure(server, journal, tmp_path):
+    """Its tasks and its machine are asked for one after the other; both end in between."""
+    config = settings()
+    end = tmp_path / "end"
+    command = f"while [ ! -e {end} ]; do sleep 0.05; done"
+    job_id = coiled_jobs.submit(job(command), config, MACHINES, ["us-central1"], journal)
+
+    def ends(cluster):
+        end.touch()
+        cluster.process.wait()
+        server._ended(cluster, 0)
+
+    while not server.running():
+        time.sleep(0.02)
+    server.after_tasks = ends
+    assert finish(journal, job_id, config).state == "success"
 
 
 def test_preempted(server, journal):

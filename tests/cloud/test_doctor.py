@@ -33,6 +33,7 @@ BAD = {
     "checkpoint": ("gpu", {"checkpoint": "/nowhere/x.ckpt"}, "checkpoint", "failure"),
     "no destination": ("cpu", {"destination": None}, "destination", "warning"),
     "images": ("coordinator", {}, "cloud", "warning"),
+    "secret": ("coordinator", {"cloud": {"secrets": ["NO_SUCH_TOKEN"]}}, "secret", "failure"),
 }
 
 

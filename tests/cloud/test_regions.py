@@ -1,7 +1,7 @@
 """Regions: where to try, in which order, and which messages mean that another one may help."""
 
 import pytest
-from aifs_ensemble.cloud.regions import aligned, is_stock_out, next_region, usable_regions
+from aifs_ensemble.cloud.regions import is_stock_out, next_region, usable_regions
 from aifs_ensemble.errors import CloudError
 
 MESSAGES = {
@@ -19,23 +19,6 @@ MESSAGES = {
 @pytest.mark.parametrize("message", MESSAGES)
 def test_stock_out_messages(message):
     assert is_stock_out(message) is MESSAGES[message]
-
-
-ALIGNED = [
-    ("us-central1", "US-CENTRAL1", True),
-    ("us-east4", "US-CENTRAL1", False),
-    ("us-east4", "US", True),
-    ("europe-west4", "EU", True),
-    ("europe-west4", "US", False),
-    ("us-east1", "NAM4", True),
-    ("us-east4", "NAM4", False),
-    ("us-east4", "US-EAST4+US-CENTRAL1", True),
-]
-
-
-@pytest.mark.parametrize(("region", "location", "expected"), ALIGNED)
-def test_aligned(region, location, expected):
-    assert aligned(region, location) is expected
 
 
 def test_order():

@@ -17,6 +17,7 @@ from aifs_ensemble.cloud.jobscript import parse_job
 from aifs_ensemble.cloud.routing import provisioning
 from aifs_ensemble.errors import CloudError, ConfigError
 from aifs_ensemble.machines import load_machines
+from doubles.gcs_fault_proxy import fault_proxy
 from plainlog import use_plain_log
 
 from cloud.conftest import ROOT
@@ -37,7 +38,8 @@ def test_spot_first_then_on_demand():
 
 
 def test_batch_resources():
-    config = settings(cloud={"service_account": "aifs@p.iam", "network": "n", "regions": ["a1", "b1"]})
+    cloud = {"service_account": "aifs@p.iam", "network": "n", "regions": ["a1", "b1"]}
+    config = settings(destination=None, cloud=cloud)
     asked = batch.resources(config, MACHINES, "gpu")
     region = asked.pop("googlebatch_region")
     assert [region(None, attempt) for attempt in (1, 2, 3)] == ["a1", "b1", "a1"]
@@ -47,6 +49,21 @@ def test_batch_resources():
     assert asked["googlebatch_service_account"] == "aifs@p.iam"
     assert "nvidia_gpu" not in batch.resources(config, MACHINES, "cpu")
     assert "cycle=20250819_0000" in asked["googlebatch_labels"]
+
+
+def test_batch_stays_where_the_bucket_is(gcs, monkeypatch):
+    """Each attempt takes the next region; those away from the bucket are left out unless that is allowed."""
+    cloud = {"regions": ["europe-west4", "us-central1", "us-east4"]}
+    with fault_proxy(gcs) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        proxy.locations["ensembles"] = "US"
+        for allowed, expected in (
+            (False, ["us-central1", "us-east4"] * 2),
+            (True, ["us-central1", "us-east4", "europe-west4"]),
+        ):
+            config = settings(cloud=cloud, delivery={"allow_cross_region": allowed})
+            region = batch.resources(config, MACHINES, "gpu")["googlebatch_region"]
+            assert [region(None, attempt) for attempt in range(1, len(expected) + 1)] == expected
 
 
 def test_batch_needs_an_image():

@@ -13,6 +13,7 @@ exit code 50001, which is how Batch reports one.
 from __future__ import annotations
 
 import datetime
+import functools
 import ipaddress
 import json
 import os
@@ -26,6 +27,10 @@ from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+# Read when gRPC starts. With its handlers of a fork, processes that tests started were aborted before they began,
+# and the server here stopped answering, now and then.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 import grpc
 from cryptography import x509
@@ -47,8 +52,12 @@ def _pem(key: Any) -> bytes:
     )
 
 
+@functools.cache
 def certificate(*names: str) -> tuple[bytes, bytes]:
-    """Return a self-signed certificate for `names` and its key, both PEM."""
+    """Return a self-signed certificate for `names` and its key, both PEM.
+
+    The same for every server of a process, because gRPC reads its roots once a process.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     now = datetime.datetime.now(datetime.UTC)
@@ -70,13 +79,14 @@ def certificate(*names: str) -> tuple[bytes, bytes]:
 
 @dataclass
 class BatchServer:
-    """The service. `machine_env` is all that tasks find in their environment."""
+    """The service. `machine_env` is all that tasks find in their environment; `refuses` to list jobs."""
 
     folder: Path
     machine_env: dict[str, str] = field(default_factory=dict)
     on_start: Callable[[str, batch_v1.Job], None] = lambda name, job: None
     created: list[batch_v1.CreateJobRequest] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
+    refuses: bool = False
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
@@ -129,6 +139,7 @@ class BatchServer:
         jobs = {
             "CreateJob": unary(self.create, batch_v1.CreateJobRequest.deserialize, batch_v1.Job.serialize),
             "GetJob": unary(self.get, batch_v1.GetJobRequest.deserialize, batch_v1.Job.serialize),
+            "ListJobs": unary(self.list, batch_v1.ListJobsRequest.deserialize, batch_v1.ListJobsResponse.serialize),
             "DeleteJob": unary(self.delete, batch_v1.DeleteJobRequest.deserialize, done),
         }
         logs = {
@@ -156,6 +167,7 @@ class BatchServer:
         job.name = f"{request.parent}/jobs/{request.job_id}"
         job.uid = f"{request.job_id}-{uuid.uuid4().hex[:8]}"
         job.status.state = State.QUEUED
+        job.create_time = datetime.datetime.now(datetime.UTC)
         with self.lock:
             self.created.append(request)
             self.jobs[job.name] = job
@@ -167,6 +179,17 @@ class BatchServer:
             if request.name not in self.jobs:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} not found")
             return self.jobs[request.name]
+
+    def list(self, request: batch_v1.ListJobsRequest, context: grpc.ServicerContext) -> batch_v1.ListJobsResponse:
+        """Return the jobs of a location, one a page."""
+        if self.refuses:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "batch.jobs.list denied")
+        with self.lock:
+            names = sorted(name for name in self.jobs if name.startswith(f"{request.parent}/jobs/"))
+            place = int(request.page_token or 0)
+            more = str(place + 1) if place + 1 < len(names) else ""
+            page = [self.jobs[name] for name in names[place : place + 1]]
+            return batch_v1.ListJobsResponse(jobs=page, next_page_token=more)
 
     def delete(self, request: batch_v1.DeleteJobRequest, context: grpc.ServicerContext) -> operations_pb2.Operation:
         with self.lock:

@@ -64,6 +64,7 @@ class CoiledServer:
 
     `no_machines` : regions without machines; with `refuse_at_once` the request itself fails.
     `on_start` : called with every cluster whose process has started.
+    `after_tasks` : called with a cluster when its tasks were asked for and the answer stands.
     """
 
     folder: Path
@@ -73,6 +74,8 @@ class CoiledServer:
     refuse_at_once: bool = False
     failing: int = 0
     on_start: Callable[[Cluster], None] = lambda cluster: None
+    after_tasks: Callable[[Cluster], None] = lambda cluster: None
+    after_tasks: Callable[[Cluster], None] = lambda cluster: None
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     clusters: dict[int, Cluster] = field(default_factory=dict)
@@ -200,6 +203,7 @@ class CoiledServer:
             "stop": when(cluster.stopped),
         }
         job = {"cluster_id": cluster.id, "cluster_state": cluster.state, "user_command": "script", "tasks": [task]}
+        self.after_tasks(cluster)
         return 200, [job]
 
     def cluster_details(self, cluster_id: str, content: Any, query: Any) -> tuple[int, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from aifs_ensemble.errors import InputError
-from aifs_ensemble.initial.summaries import check_members_differ, write_summary
+from aifs_ensemble.initial.summaries import check_members_differ, refuse_twin, write_summary
 from aifs_ensemble.state import State
 
 
@@ -33,6 +33,15 @@ def test_identical_members_are_named(tmp_path: Path, values: tuple[float, ...], 
     with pytest.raises(InputError, match=f"members {named} have identical fields"):
         check_members_differ(paths, tmp_path / "members.json")
     assert not (tmp_path / "members.json").exists()
+
+
+def test_a_twin_is_refused_when_it_is_made(tmp_path: Path) -> None:
+    first, second, twin = (summary(tmp_path, member, value) for member, value in ((1, 1.0), (2, 2.0), (7, 1.0)))
+    (tmp_path / "members.json").write_text("{}")
+    refuse_twin(second)
+    for path in (first, twin):
+        with pytest.raises(InputError, match="members 1,7 have identical fields"):
+            refuse_twin(path)
 
 
 def test_something_else_is_no_summary(tmp_path: Path) -> None:

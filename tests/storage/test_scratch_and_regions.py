@@ -152,6 +152,9 @@ def test_regions_in_image_names(image: str | None, region: str | None) -> None:
         ("EU", "europe-west4", True),
         ("NAM4", "us-central1", True),
         ("NAM4", "us-west1", False),
+        ("US-EAST4+US-CENTRAL1", "us-east4", True),
+        ("US-EAST4+US-CENTRAL1", "us-east1", False),
+        ("US-EAST1", "us-east", False),
         ("EUROPE-WEST4", "us-central1", False),
         ("europe", "europe-west4", True),
     ],
@@ -178,6 +181,8 @@ def test_a_bucket_in_another_region_stops_the_run_and_says_what_it_costs(tmp_pat
     assert check_regions(allowed, 800 * GB)[0].dollars == pytest.approx(40)
     home = make_config(tmp_path, "gs://ensembles/x", cloud={"regions": ["europe-west4"]})
     assert check_regions(home, 800 * GB) == []
+    both = {"regions": ["us-central1", "europe-west4"], "gpu_image": "europe-west4-docker.pkg.dev/p/r/i"}
+    assert check_regions(make_config(tmp_path, "gs://ensembles/x", cloud=both), 800 * GB) == [], "one is left out"
     assert check_regions(make_config(tmp_path, str(tmp_path)), 800 * GB) == []
 
 

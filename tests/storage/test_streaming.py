@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aifs_ensemble import streaming
@@ -16,7 +18,7 @@ from aifs_ensemble.errors import DiskFullError, StorageError, VerificationError,
 from aifs_ensemble.files import write_bytes
 from aifs_ensemble.journal import WorkFolder
 from aifs_ensemble.manifest import LeadRecord
-from aifs_ensemble.storage import open_storage
+from aifs_ensemble.storage import ObjectInfo, open_destination, open_storage
 from aifs_ensemble.verify import verify_member
 from doubles.gcs_fault_proxy import FaultProxy, Schedule
 
@@ -90,6 +92,66 @@ def test_a_lost_machine_goes_on_from_the_newest_resume_point(config: Config) -> 
     storage.delete(config.keys_.lead(1, 18))
     shutil.rmtree(config.scratch.root)
     assert restore_member(config, 1).restart == 12
+
+
+def test_what_another_machine_goes_on_from_is_sent_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one transfer at a time and a queue: a restart state overtakes the leads that come after it."""
+    settings = {"mirror_restarts": True, "streaming": True, "threads": 1}
+    config = make_config(tmp_path / "scratch", str(tmp_path / "out"), members="1", delivery=settings)
+    storage = open_destination(config)
+    asked, sent, put = threading.Event(), [], storage.put_file
+    monkeypatch.setattr(storage, "tidy", lambda prefix: asked.wait(30))
+    monkeypatch.setattr(
+        storage, "put_file", lambda path, key, **more: (sent.append(path.name), put(path, key, **more))[1]
+    )
+    delivery = StreamingDelivery(config, 1, storage)
+    records = {lead: publish_lead(config, 1, lead) for lead in (6, 12, 18)}
+    for record in records.values():
+        delivery.lead_published(record, work_of(config).leads)
+    state = work_of(config).restarts / "h006.safetensors"
+    write_bytes(state, b"state")
+    delivery.restart_written(6, state)
+    asked.set()
+    delivery.failed(KeyboardInterrupt())
+    gribs = [records[lead].grib.name for lead in (6, 12, 18)]
+    assert [name for name in sent if not name.endswith(".index")] == [gribs[0], state.name, *gribs[1:]]
+
+
+@pytest.mark.parametrize("published", [True, False], ids=["being sent", "its lead not published"])
+def test_the_forecast_waits_for_a_state_that_is_an_interval_old(
+    published: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only while transfers alone are to be waited for: a lead that only the forecast can publish never comes else."""
+    settings = {"mirror_restarts": True, "streaming": True}
+    config = make_config(
+        tmp_path / "scratch", str(tmp_path / "out"), members="1", delivery=settings, forecast={"restart_hours": 6}
+    )
+    storage = open_destination(config)
+    sent, put = threading.Event(), storage.put_file
+
+    def slow(path: Path, key: str, **more: Any) -> ObjectInfo:
+        if path.suffix == ".safetensors":
+            sent.wait(60)
+        return put(path, key, **more)
+
+    monkeypatch.setattr(storage, "put_file", slow)
+    delivery = StreamingDelivery(config, 1, storage)
+    state = work_of(config).restarts / "h006.safetensors"
+    write_bytes(state, b"state")
+    delivery.restart_written(6, state)
+    if published:
+        delivery.lead_published(publish_lead(config, 1, 6), work_of(config).leads)
+    record = publish_lead(config, 1, 12)
+    waiting = threading.Thread(target=delivery.lead_published, args=(record, work_of(config).leads), daemon=True)
+    waiting.start()
+    waiting.join(timeout=1 if published else 60)
+    assert waiting.is_alive() == published
+    sent.set()
+    waiting.join(timeout=60)
+    assert not waiting.is_alive()
+    if published:
+        assert storage.stat(config.keys_.resume_point(1, 6)) is not None
+    delivery.failed(KeyboardInterrupt())
 
 
 def test_a_finished_member_is_known_on_another_machine(config: Config) -> None:

@@ -98,7 +98,7 @@ def jobs_run(said: str, rule: str) -> list[str]:
     """Return the members for which a run started a rule's job."""
     found, current = [], ""
     for line in said.splitlines():
-        if line.startswith(("rule ", "localrule ")):
+        if line.strip().startswith(("rule ", "localrule ")):
             current = line.split()[1].rstrip(":")
         elif line.strip().startswith("wildcards: member=") and current == rule:
             found.append(line.split("member=")[1].strip())

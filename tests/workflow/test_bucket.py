@@ -10,9 +10,12 @@ import json
 from pathlib import Path
 
 import pytest
+from aifs_ensemble.delivery import deliver_member
+from aifs_ensemble.ensemble import write_ensemble_manifest
 from aifs_ensemble.storage import open_storage
 from doubles.gcs_fault_proxy import fault_proxy
 from doubles.gcs_server import gcs_server
+from storage.members import make_config, make_member
 
 from workflow.project import CYCLE, Project, jobs_run
 
@@ -45,14 +48,65 @@ def test_an_ensemble_goes_to_a_bucket(tmp_path: Path, monkeypatch: pytest.Monkey
         assert storage.stat(f"{CYCLE}/forecasts/{name}") is not None
 
 
-def test_rented_machines_plan_with_a_bucket(tmp_path: Path) -> None:
-    """With a bucket every path of a rule becomes an object: the real rules must still parse, and plan."""
+def test_a_checkpoint_that_only_this_machine_has_is_refused(tmp_path: Path) -> None:
+    project = Project.copy(tmp_path / "project", checkpoint="/data/own.ckpt")
+    said = project.snakemake("-n", profile="coiled-gpu")
+    assert project.code != 0
+    assert "checkpoint: '/data/own.ckpt' is a file of this machine, expected gs://" in said
+
+
+def machine_of(said: str, rule: str) -> str:
+    """Return the class of machine that a rule's first job asks for."""
+    return said.partition(f"rule {rule}:")[2].partition("machine=")[2].partition(",")[0].strip()
+
+
+@pytest.mark.parametrize(("model", "prepares"), [("demo", "gpu"), ("aifs-ens-1.0", "cpu")])
+def test_rented_machines_plan_with_a_bucket(tmp_path: Path, model: str, prepares: str) -> None:
+    """With a bucket every path of a rule becomes an object: the real rules must still parse, and plan.
+
+    A checkpoint is fetched on a small machine, and built where torch is.
+    """
     project = Project.copy(tmp_path / "project")
     with gcs_server() as server, fault_proxy(server) as proxy:
         emulator = {"STORAGE_EMULATOR_HOST": proxy.url, "NO_GCE_CHECK": "true", "GOOGLE_CLOUD_PROJECT": "test"}
         said = project.run(
-            "-n", "--config", "destination=gs://ensembles/weekly", "members=1-3", profile="coiled-gpu",
-            environment=emulator,
+            "-n", "--config", "destination=gs://ensembles/weekly", "members=1-3", f"model={model}",
+            profile="coiled-gpu", environment=emulator,
         )  # fmt: skip
     assert "gs://ensembles/weekly/20250819_0000/initial/members.json" in said
     assert said.count("provisioning=standard") >= 3
+    assert machine_of(said, "checkpoint_prepare") == prepares
+    assert machine_of(said, "initial_member") == "cpu"
+    assert machine_of(said, "forecast_member") == "gpu"
+
+
+def test_what_a_bucket_has_is_compared_with_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member delivered with fewer leads goes on, and the ensemble's manifest follows the members."""
+    project = Project.copy(tmp_path / "project")
+    with gcs_server() as server, fault_proxy(server) as proxy:
+        emulator = {"STORAGE_EMULATOR_HOST": proxy.url, "NO_GCE_CHECK": "true", "GOOGLE_CLOUD_PROJECT": "test"}
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        bucket = open_storage("gs://ensembles/weekly")
+        states = [f"initial/member00{member}.{kind}" for member in (1, 2) for kind in ("safetensors", "json")]
+        made = [f"{CYCLE}/{name}" for name in ("initial/cycle.json", *states, "initial/members.json")]
+        made.append("checkpoints/demo.ckpt")
+        for key in made:
+            bucket.put_bytes(b"made before", key)
+        for member, hours in ((1, 24), (2, 12)):
+            config = make_config(
+                tmp_path / f"s{member}", "gs://ensembles/weekly", members=str(member), lead_hours=hours
+            )
+            make_member(config, member)
+            deliver_member(config, member)
+        write_ensemble_manifest(make_config(tmp_path / "s1", "gs://ensembles/weekly", members="1"))
+
+        def plan(*keys: str) -> str:
+            common = ("model=demo", "destination=gs://ensembles/weekly", "lead_hours=24")
+            return project.run("-n", "--config", *common, *keys, profile="coiled-gpu", environment=emulator)
+
+        assert "Nothing to be done" in plan("members=1")
+        said = plan("members=1-3")
+        assert jobs_run(said, "forecast_member") == ["002", "003"]
+        said = plan("members=1", "delivery={layout: both}")
+        assert jobs_run(said, "forecast_member") == []
+        assert "rule ensemble_manifest:" in said

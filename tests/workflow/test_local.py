@@ -41,6 +41,15 @@ def test_nothing_is_done_twice(finished: Project) -> None:
     assert "Nothing to be done" in finished.run()
 
 
+def test_jobs_use_the_library_of_the_checkout(fresh: Project) -> None:
+    """And not one that is installed, as in an environment made for another checkout."""
+    with open(fresh.folder / "scripts" / "aifs_ensemble" / "initial" / "build.py", "a") as module:
+        module.write('\nraise InputError(f"the library of {Path(__file__).parents[3].name}")\n')
+    said = fresh.snakemake("--forcerun", "initial_cycle", "--until", "initial_cycle")
+    assert fresh.code != 0
+    assert "the library of project" in said
+
+
 def test_one_member_is_rerun_alone_with_the_same_bytes(fresh: Project) -> None:
     before, stamps = fresh.leads(), fresh.stamps(other_than=2)
     shutil.rmtree(fresh.scratch / "work" / "member002")
@@ -66,9 +75,32 @@ def test_one_lead_can_be_asked_for(fresh: Project) -> None:
 def test_the_ensembles_manifest_follows_the_members_asked_for(fresh: Project) -> None:
     fresh.run("--config", "members=2")
     assert json.loads((fresh.results / "manifest.json").read_text())["wanted"] == "2"
+    assert "rule ensemble_manifest:" in fresh.run("-n")
     said = fresh.run()
     assert jobs_run(said, "forecast_member") == []
     assert json.loads((fresh.results / "manifest.json").read_text())["wanted"] == "1-2"
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["synced", "streamed"])
+def test_more_leads_are_made_where_none_are_declared(fresh: Project, streaming: bool) -> None:
+    """Only the leads that are new, although each member's declared output is there; on another machine too."""
+    settings = {"declare_leads": False, "delivery": {"streaming": streaming}}
+    fresh.configure(**settings, keep_scratch=True)
+    fresh.run()
+    before = fresh.leads()
+    if streaming:
+        for name in ("work", "forecasts", "manifests", "receipts"):
+            shutil.rmtree(fresh.scratch / name)
+    fresh.configure(lead_hours=24, members="1")
+    said = fresh.run()
+    assert jobs_run(said, "forecast_member") == ["001"]
+    after = fresh.leads()
+    assert {name for name in after if name not in before} == {
+        f"aifs_ens_forecast_{CYCLE}_member001_h024.{kind}" for kind in ("grib2", "index")
+    }
+    assert {name: after[name] for name in before} == before
+    assert json.loads((fresh.results / "manifest.json").read_text())["lead_hours"] == [6, 12, 18, 24]
+    assert "Nothing to be done" in fresh.run()
 
 
 def flip(path: Path) -> None:

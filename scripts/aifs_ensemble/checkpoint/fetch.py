@@ -43,7 +43,7 @@ def provide_checkpoint(
             f"model: models.yaml lists no sha256 for {model.name}: run `aifs-ensemble checkpoint fetch {model.name}`, "
             f"then `aifs-ensemble checkpoint register {model.name} PATH`, or set trust_checkpoint"
         )
-    if source or not model.checkpoint.get("build"):
+    if source or not model.built:
         return fetch_checkpoint(model, path, source=source, trust=trust, policy=policy)
     policy = policy or Policy()
     with _alone(path, Deadline(policy.deadline_seconds)):

@@ -22,8 +22,11 @@ for a machine waits without end; a coordinator that was killed does not take its
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+from aifs_ensemble.cloud.bucket import bucket_location
+from aifs_ensemble.cloud.regions import usable_regions
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.machines import Machines, MachineType
@@ -63,7 +66,7 @@ def resources(config: Config, machines: Machines, machine_class: str) -> dict[st
         "googlebatch_memory": str(_usable_memory(machine)),
         "googlebatch_max_run_duration": f"{round(3600 * cloud['max_hours'])}s",
         "googlebatch_labels": labels(config, machine_class),
-        "googlebatch_region": _region(cloud["regions"]),
+        "googlebatch_region": _region(config),
     }
     if machine.gpu is not None:
         asked["nvidia_gpu"] = machine.gpu.googlebatch
@@ -78,10 +81,16 @@ def _usable_memory(machine: MachineType) -> int:
     return round(machine.memory_mb * 0.95)
 
 
-def _region(regions: list[str]) -> Callable[..., str]:
+def _region(config: Config) -> Callable[..., str]:
+    @cache
+    def regions() -> tuple[str, ...]:
+        """Where the bucket is is asked once, and only when a job is about to be made."""
+        location = bucket_location(config) if config.cloud_destination else None
+        return usable_regions(config["cloud"]["regions"], location, config["delivery"]["allow_cross_region"])
+
     def resource(wildcards: Any, attempt: int) -> str:
         """The region of an attempt: the next one each time, since a failure may be the region's."""
-        return regions[(attempt - 1) % len(regions)]
+        return regions()[(attempt - 1) % len(regions())]
 
     return resource
 

@@ -41,7 +41,8 @@ def use_bucket(workflow: Any, config: Mapping[str, Any]) -> bool:
     Call it in the Snakefile before the rules are included. Where files are shared (local profile)
     nothing changes. Without a bucket a dry-run plans on local paths, so it needs no credentials;
     anything more is refused by `refuse_without_bucket`. Called again inside a remote job, whose
-    command line names provider and prefix already, it changes nothing.
+    command line names provider and prefix already, it changes nothing. Raises ConfigError for a
+    checkpoint that only this machine has.
     """
     from snakemake.settings.types import SharedFSUsage
 
@@ -50,6 +51,7 @@ def use_bucket(workflow: Any, config: Mapping[str, Any]) -> bool:
     settings = workflow.storage_settings
     if SharedFSUsage.INPUT_OUTPUT in settings.shared_fs_usage:
         return False
+    _refuse_local_checkpoint(config)
     if problem := bucket_problem(config):
         if provider(workflow) == "googlebatch":
             # this executor lets nobody say that files are shared, not even for a dry-run
@@ -71,6 +73,16 @@ def refuse_without_bucket(config: Mapping[str, Any]) -> None:
     problem = bucket_problem(config)
     if problem:
         raise ConfigError(problem)
+
+
+def _refuse_local_checkpoint(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a checkpoint that is a file here: Snakemake would run all its forecasts here, too."""
+    named = config["checkpoint"]
+    if named and not str(named).startswith("gs://"):
+        raise ConfigError(
+            f"config: checkpoint: {named!r} is a file of this machine, expected gs://BUCKET/OBJECT or null: "
+            "rented machines share no files with it"
+        )
 
 
 def _set_project(workflow: Any, config: Mapping[str, Any]) -> None:

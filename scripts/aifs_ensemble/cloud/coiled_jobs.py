@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from aifs_ensemble.cloud.context import COORDINATOR
+from aifs_ensemble.cloud.context import COORDINATOR, config_secrets
 from aifs_ensemble.cloud.jobscript import RemoteJob
 from aifs_ensemble.cloud.journal import JobRecord, Journal, Request
 from aifs_ensemble.cloud.regions import is_stock_out, next_region
@@ -117,7 +117,7 @@ def run_arguments(job: RemoteJob, job_id: str, config: Config, machines: Machine
         "scheduler_vm_type": [cloud["cpu"]] if job.spot else None,
         "disk_size": str(disk),
         "env": {"AIFS_ENSEMBLE_JOB": job_id, "PYTHONUNBUFFERED": "1"},
-        "secret_env": {},
+        "secret_env": config_secrets(config),
         "tag": _tags(job, config),
         "host_setup_script_content": host_setup(config),
         "job_timeout": f"{seconds} seconds",
@@ -323,8 +323,9 @@ def _look(
 ) -> None:
     import coiled.batch
 
-    jobs = coiled.batch.status(cluster=request.cluster_id, workspace=cloud.default_workspace)
+    # in this order: of a machine that has stopped, nothing more is heard, while one may stop after its tasks were asked
     cluster = cloud.cluster_details(request.cluster_id)["current_state"]
+    jobs = coiled.batch.status(cluster=request.cluster_id, workspace=cloud.default_workspace)
     verdict, why = judge(jobs, cluster)
     if verdict == "running" and _waits_too_long(jobs, request, config):
         verdict, why = "no-machine", f"no machine within {config['cloud']['idle_minutes']:g} minutes"

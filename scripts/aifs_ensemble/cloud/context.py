@@ -27,11 +27,27 @@ DEFAULT_FILES = (Path("config/config.yaml"), Path("config/operational.yaml"))
 
 
 def publish(config: Mapping[str, Any]) -> None:
-    """Leave the configuration, this interpreter and this library to the commands that Snakemake starts."""
+    """Leave the configuration to the commands that Snakemake starts."""
     os.environ[VARIABLE] = json.dumps(dict(config))
-    # snakemake may have been started by its path, without its environment activated
+
+
+def use_this_library() -> None:
+    """Have jobs and commands run with this interpreter and this library, whatever else is installed.
+
+    snakemake may have been started by its path, without its environment activated; and it puts the folder of a
+    script behind everything that is installed.
+    """
     _put_first("PATH", Path(sys.executable).parent)
     _put_first("PYTHONPATH", Path(__file__).parents[2])
+
+
+def config_secrets(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variables that ``cloud.secrets`` names with their values here; ConfigError for one that is not set."""
+    names = config["cloud"]["secrets"]
+    absent = [name for name in names if not os.environ.get(name)]
+    if absent:
+        raise ConfigError(f"config: cloud.secrets: {', '.join(absent)} not set in this environment, expected a value")
+    return {name: os.environ[name] for name in names}
 
 
 def stop_machines_at_exit() -> None:

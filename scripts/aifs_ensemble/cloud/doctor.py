@@ -155,6 +155,9 @@ def _coiled(config: Config, role: str) -> Iterator[Finding]:
 
 def _cloud_settings(config: Config, role: str) -> Iterator[Finding]:
     cloud = config["cloud"]
+    for name in cloud["secrets"]:
+        known = bool(os.environ.get(name))
+        yield Finding("secret", OK if known else FAILURE, f"{name} is {'set' if known else 'not set here'}")
     missing = [key for key in ("project", "gpu_image", "cpu_image") if not cloud[key]]
     price = "spot" if cloud["spot"] else "on demand"
     text = f"regions {', '.join(cloud['regions'])}; {cloud['gpu']} and {cloud['cpu']}; {price}"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from aifs_ensemble.errors import CloudError
+from aifs_ensemble.regions import near
 
 # What Compute Engine, Batch and Coiled answer when a zone or region has none of the machines left, or
 # when the project may not have more of them there. Another region may help against either.
@@ -15,29 +16,11 @@ _NO_MACHINES = re.compile(
     r"|unable to (get|obtain|launch).{0,40}(instance|capacity)|QUOTA_EXCEEDED|quota .{0,60}exceeded",
     re.IGNORECASE,
 )
-# Multi-region buckets and the prefixes of the regions that are inside them.
-_MULTI_REGIONS = {"US": ("us-", "northamerica-northeast"), "EU": ("europe-",), "ASIA": ("asia-",)}
-# Predefined dual-regions; a bucket of a configurable dual-region reports its two regions joined by "+".
-_DUAL_REGIONS = {
-    "NAM4": ("us-central1", "us-east1"),
-    "EUR4": ("europe-north1", "europe-west4"),
-    "ASIA1": ("asia-northeast1", "asia-northeast2"),
-}
 
 
 def is_stock_out(message: str) -> bool:
     """Return whether a message says that the region has no such machine to give now."""
     return bool(_NO_MACHINES.search(message))
-
-
-def aligned(region: str, bucket_location: str) -> bool:
-    """Return whether traffic between machines in `region` and the bucket stays inside one location."""
-    location = bucket_location.upper()
-    if location in _DUAL_REGIONS:
-        return region in _DUAL_REGIONS[location]
-    if location in _MULTI_REGIONS:
-        return region.startswith(_MULTI_REGIONS[location])
-    return region.upper() in location.split("+")
 
 
 def usable_regions(regions: Sequence[str], bucket_location: str | None, allow_cross_region: bool) -> tuple[str, ...]:
@@ -49,9 +32,9 @@ def usable_regions(regions: Sequence[str], bucket_location: str | None, allow_cr
     """
     if bucket_location is None:
         return tuple(regions)
-    near = [region for region in regions if aligned(region, bucket_location)]
-    far = [region for region in regions if region not in near]
-    usable = (*near, *far) if allow_cross_region else tuple(near)
+    close = [region for region in regions if near(bucket_location, region)]
+    far = [region for region in regions if region not in close]
+    usable = (*close, *far) if allow_cross_region else tuple(close)
     if not usable:
         raise CloudError(
             f"config: cloud.regions: {', '.join(regions)}, expected one where the bucket is ({bucket_location}); "

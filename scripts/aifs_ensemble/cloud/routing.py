@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aifs_ensemble.cloud import batch
-from aifs_ensemble.cloud.context import publish, stop_machines_at_exit
+from aifs_ensemble.cloud.context import config_secrets, publish, stop_machines_at_exit, use_this_library
 from aifs_ensemble.config import Config
 from aifs_ensemble.machines import Machines
 
@@ -37,11 +37,14 @@ def provider(workflow: Any) -> str:
 def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     """Add to every rule of a machine class the resources that its provider needs; nothing in the local profile."""
     name = provider(workflow)
+    use_this_library()
     if name == "local":
         return
     publish(config)
     if name == "coiled" and not workflow.remote_exec:
         stop_machines_at_exit()
+    if name == "googlebatch" and workflow.is_main_process:
+        workflow.register_envvars(*config_secrets(config))
     _limit_gpu_memory(workflow, config, machines)
     from snakemake.resources import Resources
 

@@ -36,6 +36,25 @@ def write_summary(path: Path, state: State) -> None:
 
 def check_members_differ(paths: Iterable[Path], path: Path) -> dict[str, Any]:
     """Write what the members' summaries say together to `path`; InputError naming members with the same fields."""
+    members = _by_fields(paths)
+    found = {"members": sorted(m for group in members for m in group), "distinct": len(members)}
+    write_json(path, found)
+    return found
+
+
+def refuse_twin(path: Path) -> None:
+    """Compare a member's summary with those beside it; InputError naming members with the same fields.
+
+    A twin is refused as soon as it is made: its forecast is not paid for, and whether other members can be made
+    does not matter.
+    """
+    own = read_json(path)["fields_sha256"]
+    beside = (summary for summary in path.parent.glob("member*.json") if read_json(summary).get("fields_sha256") == own)
+    _by_fields(beside)
+
+
+def _by_fields(paths: Iterable[Path]) -> list[list[int]]:
+    """Return the members of summaries, those of the same fields together; InputError when there are such."""
     members: dict[str, list[int]] = defaultdict(list)
     for summary in paths:
         content = read_json(summary)
@@ -47,6 +66,4 @@ def check_members_differ(paths: Iterable[Path], path: Path) -> dict[str, Any]:
         raise InputError(
             f"initial conditions: members {' and '.join(same)} have identical fields, expected every member to differ"
         )
-    found = {"members": sorted(m for group in members.values() for m in group), "distinct": len(members)}
-    write_json(path, found)
-    return found
+    return list(members.values())
