@@ -22,7 +22,6 @@ localrules:
     all,
     forecasts,
     plan,
-    verify,
     ensemble_manifest,
 
 

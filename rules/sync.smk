@@ -45,5 +45,9 @@ rule verify:
         log_file("verify"),
     conda:
         "../envs/etl.yaml"
+    resources:
+        machine="cpu",
+        mem_mb=1000,
+        runtime=60,
     script:
         "../scripts/verify.py"

@@ -40,7 +40,7 @@ def crc32c_file(path: Path) -> str:
 
 def temporary(path: Path) -> Path:
     """Return the temporary name under which this thread makes `path`, hidden and in the same folder."""
-    return path.with_name(f".{path.name}.{threading.get_ident()}.{os.getpid()}.part")
+    return path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.part")
 
 
 @contextmanager

@@ -59,3 +59,16 @@ def test_a_failed_member_costs_itself_alone(whole: Project, coiled: CoiledServer
     assert (ensemble["state"], ensemble["wanted"], ensemble["lead_hours"]) == ("complete", "1-3", [6, 12, 18])
     code, output = whole.run(*ARGUMENTS)
     assert code == 0 and "Nothing to be done" in output, output
+
+    # a damaged lead is found by a CPU machine, which reads no lead
+    lead = config.keys_.lead(1, 6)
+    storage.put_bytes(b"damaged", lead, overwrite=True)
+    before = len(coiled.clusters)
+    code, output = whole.run(*ARGUMENTS, "--retries", "0", "verify")
+    assert code != 0 and "run again to make members 1" in output, output
+    (machine,) = [cluster for cluster in coiled.clusters.values() if cluster.id > before]
+    assert "verify" in machine.title
+    code, output = whole.run(*ARGUMENTS)
+    assert code == 0, output
+    code, output = whole.run(*ARGUMENTS, "verify")
+    assert code == 0, output

@@ -178,8 +178,9 @@ def test_a_field_that_is_not_finite_stops_the_member(tmp_path: Path, value: floa
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     name = lead_file(CYCLE, 3, 6)
     with EncoderPool(make_spec(FEW), tmp_path, 1) as pool:
-        # where the encoder is going to write its temporary file: a real device that is always full
-        (tmp_path / f".{name}.{process_ids(pool)[0]}.part").symlink_to("/dev/full")
+        # where the encoder's main thread is going to write its temporary file: a real device that is always full
+        (pid,) = process_ids(pool)
+        (tmp_path / f".{name}.{pid}.{pid}.part").symlink_to("/dev/full")
         fill(pool, 6)
         with pytest.raises(DiskFullError, match=rf"{name}: no space left on device"):
             pool.drain()
