@@ -120,7 +120,9 @@ def test_an_encoder_that_dies_fails_the_job(tmp_path: Path, call: str) -> None:
             while True:  # `completed` does not wait
                 getattr(pool, call)()
         os.kill(process_ids(pool)[0], signal.SIGCONT)
-    assert files(tmp_path) == [index_file(lead_file(CYCLE, 3, 6)), lead_file(CYCLE, 3, 6)][::-1]
+    pairs = [[lead_file(CYCLE, 3, lead), index_file(lead_file(CYCLE, 3, lead))] for lead in (6, 12)]
+    # the other encoder may still have finished lead 12 before it was told to stop: whole, or nothing of it
+    assert files(tmp_path) in (pairs[0], pairs[0] + pairs[1])
 
 
 def test_all_encoders_dead_at_submission(tmp_path: Path) -> None:
