@@ -101,15 +101,15 @@ class CompileCache(SilentObserver):
 
     def finished(self, manifest: MemberManifest) -> None:
         """Wait until it is sent, and leave the environment as it was."""
-        self._close()
-
-    def failed(self, error: BaseException) -> None:
-        """The same."""
-        self._close()
-
-    def _close(self) -> None:
         if self._sending is not None:
             self._sending.join(_PATIENCE_SECONDS)
+        self._restore_environment()
+
+    def failed(self, error: BaseException) -> None:
+        """Wait for nothing: a preempted machine has seconds left, and what to go on from needs them."""
+        self._restore_environment()
+
+    def _restore_environment(self) -> None:
         if self._set:
             for name in _VARIABLES:
                 os.environ.pop(name, None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from pathlib import Path
 
 import pytest
+from aifs_ensemble import compile_cache
 from aifs_ensemble.compile_cache import CompileCache, cache_name
-from aifs_ensemble.storage import open_storage
+from aifs_ensemble.storage import Storage, open_storage
 
 NAME = cache_name("NVIDIA H100 80GB HBM3")
 FILES = {"fx/graph": b"graph" * 1000, "triton/kernel.cubin": bytes(range(256))}
@@ -90,6 +92,29 @@ def test_a_damaged_or_unreachable_one_stops_nobody(tmp_path: Path, caplog: pytes
     unreachable = CompileCache(tmp_path / "b", NAME, lambda: open_storage("ftp://nowhere"))
     whole_member(unreachable)
     assert content(unreachable.folder) == FILES and "not kept at the destination" in caplog.text
+
+
+@pytest.mark.timeout(60)
+def test_a_member_that_stops_does_not_wait_for_the_sending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_cache, "_PATIENCE_SECONDS", threading.TIMEOUT_MAX)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Storage:
+        reached.set()
+        go_on.wait()
+        return open_storage(str(tmp_path / "destination"))
+
+    cache = CompileCache(tmp_path / "a", NAME, None)
+    cache.started(1, 4, 0)
+    compile_parts()
+    cache._storage, cache._new = slow, True
+    cache.lead_published(None, None)  # type: ignore[arg-type]
+    assert reached.wait(30)
+    cache.failed(ValueError())  # to wait would be to wait without end
+    assert not go_on.is_set() and "TRITON_CACHE_DIR" not in os.environ
+    go_on.set()
+    cache.finished(None)  # type: ignore[arg-type]
+    assert open_storage(str(tmp_path / "destination")).stat(f"compile-cache/{NAME}.tar.gz") is not None
 
 
 def test_caches_of_other_cards_and_versions_have_other_names() -> None:
