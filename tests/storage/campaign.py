@@ -1,10 +1,12 @@
 """The fault campaign: one member's delivery under seeded schedules of faults and kills.
 
 Each schedule draws a way of delivering (after the forecast, or streaming beside it), a layout, sizes, a rate of
-faults on the network and up to four kills, of which some take the machine's scratch with them. The delivery is
-started again after each until it ends. Some that stream then lose scratch and the manifest at the destination, as
-when Snakemake clears up after another member of the group, and are started once more. In the end the destination must
-equal the source byte for byte, and nothing else may be there. A command too:
+faults on the network and up to four kills, of which some take the machine's scratch with them. A kill comes some
+milliseconds after a drawn number of requests (of files, where a folder is delivered to), so that it finds the
+delivery at work however fast the machine is. The delivery is started again after each until it ends. Some that stream
+then lose scratch and the manifest at the destination, as when Snakemake clears up after another member of the group,
+and are started once more. In the end the destination must equal the source byte for byte, and nothing else may be
+there. A command too:
 
     PYTHONPATH=scripts:tests python -m storage.campaign --schedules 240
 """
@@ -21,7 +23,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from aifs_ensemble.config import Config
@@ -46,6 +50,14 @@ SETTINGS = TransferSettings(
 
 
 @dataclass(frozen=True)
+class Kill:
+    """When a start is killed: so many seconds after its n-th request, or its n-th file in a folder."""
+
+    after: int
+    delay: float
+
+
+@dataclass(frozen=True)
 class Case:
     """What a seed stands for."""
 
@@ -56,7 +68,7 @@ class Case:
     keep_scratch: bool
     rate: float
     sizes: tuple[int, ...]
-    kills: tuple[float, ...]
+    kills: tuple[Kill, ...]
     machine_lost: tuple[bool, ...]
     manifest_lost: bool
 
@@ -64,7 +76,8 @@ class Case:
     def draw(cls, seed: int, bucket: bool) -> Case:
         """Return the case of a seed, on the bucket or on a folder."""
         rng = random.Random(seed)
-        kills = tuple(rng.uniform(0.0, 0.6) for _ in range(rng.choice((0, 1, 2, 4))))
+        most = 40 if bucket else 8
+        kills = tuple(Kill(rng.randint(0, most), rng.uniform(0.0, 0.03)) for _ in range(rng.choice((0, 1, 2, 4))))
         streaming = rng.random() < 0.6
         return cls(
             seed=seed,
@@ -167,11 +180,18 @@ def run_case(case: Case, folder: Path, proxy: FaultProxy | None) -> Result:
     if proxy is not None:
         proxy.schedule = Schedule(case.seed, case.rate)
     began = time.perf_counter()
+
+    def progress() -> int:
+        return proxy.schedule.log["requests"] if proxy else sum(1 for _ in (folder / "destination").rglob("*.*"))
+
     for start in range(STARTS):
         result.starts += 1
         process = context.Process(target=run_once, args=(case, folder))
         process.start()
-        process.join(case.kills[start] if start < len(case.kills) else 60)
+        if start < len(case.kills):
+            _wait_for(case.kills[start], process, progress)
+        else:
+            process.join(60)
         if process.is_alive():
             process.kill()
             process.join()
@@ -197,6 +217,14 @@ def run_case(case: Case, folder: Path, proxy: FaultProxy | None) -> Result:
     if not result.differences:
         result.differences = differences(case, folder)
     return result
+
+
+def _wait_for(kill: Kill, process: BaseProcess, progress: Callable[[], int]) -> None:
+    """Return when the process has ended or it is time to kill it."""
+    began = progress()
+    while progress() < began + kill.after and process.is_alive():
+        process.join(0.002)
+    process.join(kill.delay)
 
 
 def _lose_manifest(case: Case, folder: Path) -> None:
