@@ -222,9 +222,11 @@ class StreamingDelivery(SilentObserver):
 
     def _remove_old_points(self, delivery: MemberDelivery, lead: int) -> None:
         """Remove what the resume point after `lead` replaces, and whatever earlier attempts left."""
+        most = self.config["forecast"]["restarts_kept"]
         with self._changed:
-            self._points = sorted([*self._points, lead])[-self.config["forecast"]["restarts_kept"] :]
-            self._restarts = {own for own in self._restarts if own >= self._points[0]}
+            self._points = sorted([*self._points, lead])[-most:]
+            if len(self._points) == most:  # until then an earlier one that is still on its way has its place
+                self._restarts = {own for own in self._restarts if own >= self._points[0]}
             names = (delivery.keys.restart, delivery.keys.resume_point)
             kept = {name(self.member, own) for own in self._restarts for name in names}
         folder = delivery.keys.restart(self.member, 0).rpartition("/")[0]

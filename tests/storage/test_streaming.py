@@ -94,6 +94,34 @@ def test_a_lost_machine_goes_on_from_the_newest_resume_point(config: Config) -> 
     assert restore_member(config, 1).restart == 12
 
 
+def test_a_restart_state_that_was_overtaken_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"mirror_restarts": True, "streaming": True, "threads": 2}
+    config = make_config(tmp_path / "scratch", str(tmp_path / "out"), members="1", delivery=settings)
+    storage = open_destination(config)
+    newest, put_file, put_bytes = threading.Event(), storage.put_file, storage.put_bytes
+
+    def file(path: Path, key: str, **more: Any) -> Any:
+        if path.name == "h012.safetensors":
+            assert newest.wait(30)
+        return put_file(path, key, **more)
+
+    def content(data: bytes, key: str, **more: Any) -> Any:
+        info = put_bytes(data, key, **more)
+        if key.endswith("h018.json"):
+            newest.set()
+        return info
+
+    monkeypatch.setattr(storage, "put_file", file)
+    monkeypatch.setattr(storage, "put_bytes", content)
+    delivery = StreamingDelivery(config, 1, storage)
+    delivery.started(1, 4, 0)
+    delivery.lead_published(publish_lead(config, 1, 6, SIZE), work_of(config).leads)
+    forecast(config, delivery, (12, 18), {})
+    delivery.failed(KeyboardInterrupt())
+    kept = [info.key.rpartition("/")[2] for info in storage.list(f"{config.cycle}/restarts/")]
+    assert kept == ["h012.json", "h012.safetensors", "h018.json", "h018.safetensors"]
+
+
 def test_what_another_machine_goes_on_from_is_sent_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one transfer at a time and a queue: a restart state overtakes the leads that come after it."""
     settings = {"mirror_restarts": True, "streaming": True, "threads": 1}
