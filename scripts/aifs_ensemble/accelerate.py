@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from aifs_ensemble import graph_attention as ga
 from aifs_ensemble.attention import window_mask
 from aifs_ensemble.conditional_norm import add_norm, pack
+from aifs_ensemble.determinism import places_written_once
 
 LOG = logging.getLogger(__name__)
 
@@ -346,7 +347,8 @@ class AcceleratedForward:
                 self._decode_rows(self.buffer[first:last], sources, row[first : last + 1])
                 for first, last in zip(self.bounds, self.bounds[1:], strict=False)
             ]
-            return self._assemble_output(torch.cat(parts), skip)
+            with places_written_once():  # residual and bounds are added and set by index
+                return self._assemble_output(torch.cat(parts), skip)
 
 
 def window_attention(nodes: int, window: int | None, device: torch.device, **options: Any) -> Callable[..., Tensor]:

@@ -127,12 +127,15 @@ class ForcingsAhead:
         """Write the next time's forcings into columns `index` of `target`, shape ``(value, variable)``."""
         import torch
 
+        from aifs_ensemble.determinism import places_written_once
+
         start = perf_counter()
         buffer = self._pending.popleft().result()
         self.waited += perf_counter() - start
         if buffer.uploaded is not None:
             torch.cuda.current_stream(self._device).wait_event(buffer.uploaded)
-        target.index_copy_(1, index, buffer.device.t())
+        with places_written_once():
+            target.index_copy_(1, index, buffer.device.t())
         if self._cuda:
             buffer.used = torch.cuda.current_stream(self._device).record_event()
         self._order(buffer)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from aifs_ensemble.determinism import places_written_once, set_deterministic
 from aifs_ensemble.errors import CheckpointError
 from aifs_ensemble.forcings import ComputedForcings, ForcingsAhead
 from aifs_ensemble.models import Model
@@ -127,7 +128,7 @@ class Stepper:
         self.device = device
         self.model: Any = model.to(device).eval()
         self._dtype = _AUTOCAST[precision]
-        torch.use_deterministic_algorithms(deterministic and device.type == "cuda", warn_only=True)
+        set_deterministic(deterministic and device.type == "cuda")
         _set_chunks(chunks)
         self.accelerated = compiled and self._dtype is not None and device.type == "cuda" and self._accelerate(chunks)
         if compiled and not self.accelerated:
@@ -266,13 +267,16 @@ class Rollout:
         else:
             torch.index_select(by_variable, 0, self._output, out=fields)
         if self.sums is not None:
-            fields.index_copy_(0, self._accumulated_row, self.sums)
+            with places_written_once():
+                fields.index_copy_(0, self._accumulated_row, self.sums)
 
     def advance(self, output: torch.Tensor) -> None:
         """Make a step's output the newest time of the input; its dynamic forcings are still to be written."""
         for old in range(1, self.layout.times):
             self.inputs[0, old - 1].copy_(self.inputs[0, old])
-        self.inputs[0, -1].index_copy_(1, self._prognostic_in, output.index_select(1, self._prognostic_out))
+        newest = output.index_select(1, self._prognostic_out)
+        with places_written_once():
+            self.inputs[0, -1].index_copy_(1, self._prognostic_in, newest)
 
     def snapshot(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return copies on the device of what a restart needs: prognostic fields and sums.
