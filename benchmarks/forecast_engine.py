@@ -10,8 +10,12 @@ forward-eager       anemoi-models' forward pass, autocast
 forward-compiled    the same, encoder, processor and decoder through torch.compile
 forward-compiled-deterministic   the same with torch's deterministic algorithms
 forward             ours (aifs_ensemble.accelerate): GPU only
-drift               ours against the eager forward pass, rolled out over 1, 12 and 132 steps: GPU only
+forward-graph       the same as a CUDA graph, and whether it gives the same bits: GPU only
+profile             kernels of the job's loop by device time, how long the card idles, what waits for it: GPU only
+drift               ours against the eager forward pass, rolled out over 1, 12 and 132 steps, beside what a step
+                    changes and what other noise does: GPU only
 engine-cold, engine the whole job, GRIB files, indexes and checksums included; without and with the compile cache
+engine-graph        the whole job with its forward pass as a CUDA graph
 engine-killed       killed halfway and started again: its bytes must be those of the others
 engine-streaming    the same, delivering to a folder as it goes
 engine-2, engine-3  two and three members at once, the encoder processes divided among them; they share the card,
@@ -24,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import logging
 import os
@@ -36,8 +41,10 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,11 +53,13 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from aifs_ensemble.config import Config, read_files  # noqa: E402
 
 MODES = (
-    "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "engine-cold", "engine",
-    "engine-streaming", "engine-killed", "engine-2", "engine-3", "anemoi-serial", "anemoi-parallel", "precisions",
-    "drift",
+    "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "forward-graph", "engine-cold",
+    "engine", "engine-graph", "engine-streaming", "engine-killed", "engine-2", "engine-3", "anemoi-serial",
+    "anemoi-parallel", "precisions", "drift", "profile",
 )  # fmt: skip
-GPU_ONLY = {"forward", "drift", "precisions", "forward-compiled", "forward-compiled-deterministic"}
+GPU_ONLY = {
+    "forward", "forward-graph", "drift", "profile", "precisions", "forward-compiled", "forward-compiled-deterministic",
+}  # fmt: skip
 CYCLE = "20250819_0000"
 
 
@@ -62,6 +71,7 @@ def configuration(args: argparse.Namespace, **over: Any) -> Config:
     raw["forecast"] = {
         "device": args.device, "precision": args.precision, "compile": args.device == "cuda",
         "encoders": args.encoders, "chunks": args.chunks, "restart_hours": 72, "progress": False,
+        "cuda_graph": args.cuda_graph,
     }  # fmt: skip
     for key, value in over.items():
         raw[key] = value
@@ -137,12 +147,15 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     import torch
 
     deterministic = kind not in ("forward-compiled", "forward-eager")
-    model = Loaded(args, compiled=kind == "forward", deterministic=deterministic)
+    args.cuda_graph = kind == "forward-graph"
+    model = Loaded(args, compiled=kind in ("forward", "forward-graph"), deterministic=deterministic)
     if kind.startswith("forward-compiled"):
         inner = model.loaded.stepper.model.model
         for part in ("encoder", "processor", "decoder"):
             setattr(inner, part, torch.compile(getattr(inner, part), dynamic=False))
-    _, first = timed(model.forward, model.device, 1)
+    launched, first = timed(model.forward, model.device, 1)
+    if kind == "forward-graph":
+        model.loaded.stepper.warm_up(model.rollout.inputs)
     timed(model.forward, model.device, 2)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
@@ -150,13 +163,19 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     result, seconds = timed(model.forward, model.device, args.repeats)
     again, _ = timed(model.forward, model.device, 1)
     found = {"step_seconds": seconds, "first_call_seconds": first, "repeatable": bool(torch.equal(result, again))}
+    if kind == "forward-graph":
+        found |= {"recorded": model.loaded.stepper.recorded, "same_as_launched": bool(torch.equal(result, launched))}
     if model.device.type == "cuda":
         found |= {"peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6, "gpu": torch.cuda.get_device_name()}
     return found
 
 
 def drift(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the relative difference between our forward pass and the eager one along a rollout."""
+    """Return how far our forward pass and the eager one are apart along a rollout.
+
+    Root mean squares over all points and prognostic variables, each divided by its standard deviation: of the
+    difference, of what changed since the start, and of the difference that another member's noise makes.
+    """
     import torch
     from aifs_ensemble.rollout import roll
 
@@ -174,13 +193,15 @@ def drift(args: argparse.Namespace) -> dict[str, Any]:
             return True
 
     kept = {}
-    for compiled in (False, True):
-        model = Loaded(args, compiled=compiled)
-        keep = Keep()
+    for kind in ("eager", "ours", "another member"):
+        model = Loaded(args, compiled=kind != "eager")
+        keep, seed = Keep(), model.request.seed
+        if kind == "another member":
+            seed = replace(model.request, member=2).seed
         steps = range(1, wanted[-1] + 1)
         roll(model.loaded.stepper, model.rollout, model.loaded.forcings, keep, start=model.request.start,
-             steps=steps, seed=model.request.seed)  # fmt: skip
-        kept[compiled] = keep.fields
+             steps=steps, seed=seed)  # fmt: skip
+        kept[kind] = keep.fields
         places = list(model.loaded.layout.prognostic_out)
         start = torch.from_numpy(model.initial.fields[-1].copy())
         rows = [model.request.model.inputs.index(name) for name in model.request.model.prognostic]
@@ -193,14 +214,106 @@ def drift(args: argparse.Namespace) -> dict[str, Any]:
         torch.cuda.empty_cache()
     found = {}
     for step in wanted:
-        a, b = (kept[c][step][:, places] for c in (True, False))
-        change = ((b - start) / scale).norm()
+        eager, ours, other = (fields[step][:, places] for fields in kept.values())
+
+        def rms(difference: Any) -> float:
+            return float((difference / scale).square().mean().sqrt())
+
+        apart, change, spread = rms(ours - eager), rms(eager - start), rms(other - ours)
         found[f"steps_{step}"] = {
-            "of_change": float(((a - b) / scale).norm() / change),
-            "rms_standard_deviations": float(((a - b) / scale).square().mean().sqrt()),
-            "change_standard_deviations": float(((b - start) / scale).square().mean().sqrt()),
+            "of_change": apart / change,
+            "of_spread": apart / spread,
+            "rms_standard_deviations": apart,
+            "change_standard_deviations": change,
+            "spread_standard_deviations": spread,
         }
     return found
+
+
+class Discard:
+    """Encoders that take fields and do nothing, and the sink that sends fields to them as the job does."""
+
+    def __init__(self, model: Loaded):
+        import numpy as np
+        from aifs_ensemble.transfer import FieldTransfer
+
+        outputs = model.request.model.outputs
+        self.buffer = np.zeros((3, len(outputs), model.loaded.layout.points), dtype=np.float32)
+        self._turn = itertools.cycle(SimpleNamespace(array=part) for part in self.buffer)
+        self.transfer = FieldTransfer(self, model.rollout, outputs, "profile")
+        self.steps: list[float] = []
+
+    def acquire(self) -> Any:
+        return next(self._turn)
+
+    def submit(self, slot: Any, lead: int) -> None:
+        """Leave the slot to be filled again."""
+
+    def completed(self) -> list[Any]:
+        return []
+
+    drain = completed
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+    def step(self, step: int, output: Any, seconds: Callable[[], float]) -> None:
+        self.steps += [seconds for _, seconds in self.transfer.arrivals()]
+        self.transfer.send(6 * step, output, seconds)
+
+    def advanced(self, step: int) -> bool:
+        return True
+
+
+def profile(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the device's time by kernel over steps of the job's loop, without encoders."""
+    import torch
+    from aifs_ensemble.rollout import roll
+    from torch.profiler import ProfilerActivity
+
+    model = Loaded(args, compiled=True, deterministic=True)
+    model.loaded.stepper.warm_up(model.rollout.inputs)
+
+    def steps(first: int, last: int) -> float:
+        sink = Discard(model)
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        with sink.transfer:
+            roll(model.loaded.stepper, model.rollout, model.loaded.forcings, sink, start=model.request.start,
+                 steps=range(first, last), seed=model.request.seed)  # fmt: skip
+            list(sink.transfer.arrivals())
+        torch.cuda.synchronize()
+        return (time.perf_counter() - begun) / (last - first)
+
+    steps(1, 5)
+    plain = steps(5, 5 + 2 * args.repeats)
+    with warnings.catch_warnings(record=True) as waits:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        steps(40, 42)
+        torch.cuda.set_sync_debug_mode("default")
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        steps(50, 50 + args.repeats)
+    on_card = torch.autograd.DeviceType.CUDA
+    events = [e for e in profiler.events() or () if e.device_type == on_card]
+    spans = sorted((e.time_range.start, e.time_range.end) for e in events)
+    busy, until = 0.0, spans[0][0]
+    for begin, end in spans:
+        busy += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    kernels: dict[str, list[float]] = {}
+    for event in events:
+        found = kernels.setdefault(event.name[:90], [0.0, 0])
+        found[0] += (event.time_range.end - event.time_range.start) / 1000 / args.repeats
+        found[1] += 1 / args.repeats
+    longest = sorted(kernels.items(), key=lambda item: -item[1][0])[:40]
+    return {
+        "loop_step_seconds": plain,
+        "busy_ms_per_step": busy / 1000 / args.repeats,
+        "idle_ms_per_step": (until - spans[0][0] - busy) / 1000 / args.repeats,
+        "waits": sorted({f"{w.filename}:{w.lineno}" for w in waits if "synchroniz" in str(w.message)}),
+        "kernels": {name: [round(ms, 4), round(count, 1)] for name, (ms, count) in longest},
+    }
 
 
 def precisions(args: argparse.Namespace) -> dict[str, Any]:
@@ -265,11 +378,9 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     command = [sys.executable, __file__, *args.passed, *encoders, "--job"]
     if kind == "engine-killed":
         killed_halfway([*command, "1"], environment, config.scratch.work(1) / "journal.jsonl", args.steps)
+    special = [f"--{word}" for word, mode in (("streaming", "streaming"), ("cuda-graph", "graph")) if mode in kind]
     start = time.perf_counter()
-    jobs = [
-        subprocess.Popen([*command, str(member), *(["--streaming"] if "streaming" in kind else [])], env=environment)
-        for member in config.members[:members]
-    ]
+    jobs = [subprocess.Popen([*command, str(member), *special], env=environment) for member in config.members[:members]]
     codes = [job.wait() for job in jobs]
     if any(codes):
         raise SystemExit(f"{kind}: a job failed")
@@ -386,8 +497,8 @@ def grib_template(grid: str, path: Path) -> Path:
 
 
 def run_mode(args: argparse.Namespace, mode: str) -> dict[str, Any]:
-    if mode in ("drift", "precisions"):
-        return (drift if mode == "drift" else precisions)(args)
+    if mode in ("drift", "precisions", "profile"):
+        return {"drift": drift, "precisions": precisions, "profile": profile}[mode](args)
     if mode.startswith("forward"):
         return forward(args, kind=mode)
     return engine(args, kind=mode) if mode.startswith("engine") else anemoi(args, kind=mode)
@@ -399,7 +510,7 @@ def same_bytes(modes: dict[str, Any]) -> str:
     different = [mode for mode, crc32c in made.items() if crc32c != next(iter(made.values()))]
     if different:
         raise ValueError(f"member 1 differs between {next(iter(made))} and {', '.join(different)}")
-    return f"member 1 is the same to the byte in {', '.join(made)}"
+    return f"member 1 is the same to the byte in {', '.join(made)}" if made else "no mode that writes members"
 
 
 def table(results: dict[str, Any]) -> list[str]:
@@ -434,6 +545,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--job", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--streaming", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--cuda-graph", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--mode", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.device is None:

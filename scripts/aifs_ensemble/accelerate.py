@@ -9,7 +9,8 @@ autocast, from the same weights:
 - the decoder goes through the data grid in parts, so that intermediates stay small;
 - keys and values, and queries and the skip connection, come from one product each;
 - residual sums, layer norms and their noise conditioning are one pass (`conditional_norm`);
-- one transformer block is compiled and used for all layers.
+- one transformer block is compiled and used for all layers;
+- the whole of it can be recorded as a CUDA graph, which the host then starts with one call instead of a thousand.
 
 Weights are held in the precision of the products. Sums, norms and softmax are in float32.
 """
@@ -297,6 +298,7 @@ class AcceleratedForward:
         self.chunks = next(n for n in range(chunks, self.nodes + 1) if self.nodes % n == 0)
         # the step's input, kept as a buffer because node attributes and padding never change
         self.buffer = torch.zeros((self.nodes, self.inputs + pad), dtype=dtype, device=data.device)
+        self.prognostic = torch.as_tensor(model._internal_input_idx, device=data.device)
         self.first_attribute = self.inputs - 1 - data.shape[1]
         self.buffer[:, self.first_attribute : self.inputs - 1] = data.to(dtype)
         window = model.processor.proc[0].blocks[0].attention.window_size
@@ -311,13 +313,14 @@ class AcceleratedForward:
         self._block = wrap(self.processor.block)
         self._sources, self._decode_rows = wrap(self.decoder.sources), wrap(self.decoder.rows)
         self._assemble_output = wrap(self._residual)
+        self._recorded: _Recorded | None = None
 
     def _assemble(self, x: Tensor, fcstep: int) -> Tensor:
         """Fill the input buffer from the normalised ``x (1, time, 1, nodes, variables)``; return the skip part."""
         times, variables = x.shape[1], x.shape[-1]
         for time in range(times):
             self.buffer[:, time * variables : (time + 1) * variables] = x[0, time, 0]
-        skip = x[0, -1, 0][:, self.model._internal_input_idx]
+        skip = x[0, -1, 0].index_select(1, self.prognostic)
         self.buffer[:, times * variables : self.first_attribute] = skip
         self.buffer[:, self.inputs - 1] = min(1, fcstep)
         return skip
@@ -332,23 +335,64 @@ class AcceleratedForward:
     def noise(self) -> Tensor:
         """The step's noise ``(hidden nodes, few)``: drawn as the model draws it, from the default generator."""
         injector = self.model.noise_injector
-        with torch.autocast("cuda", dtype=self.dtype):
+        with torch.autocast("cuda", dtype=self.dtype, cache_enabled=False):
             return injector.noise_mlp(injector.make_noise(self.hidden)).float()
 
     def __call__(self, x: Tensor, *, fcstep: int, **_: Any) -> Tensor:
-        """Return the model's output ``(1, 1, nodes, outputs)``, normalised, float32."""
+        """Return the model's output ``(1, 1, nodes, outputs)``, normalised, float32.
+
+        Once recorded, every call returns the same tensor with new content.
+        """
         with torch.no_grad(), torch.autocast("cuda", enabled=False):
             skip = self._assemble(x, fcstep)
-            encoded = self._gather(self._encode_rows(self.buffer))
-            latent = self.processor(self._block, encoded, self.noise())
-            sources = self._sources(latent + encoded)
-            row = self.decoder.edges.row
-            parts = [
-                self._decode_rows(self.buffer[first:last], sources, row[first : last + 1])
-                for first, last in zip(self.bounds, self.bounds[1:], strict=False)
-            ]
-            with places_written_once():  # residual and bounds are added and set by index
-                return self._assemble_output(torch.cat(parts), skip)
+            return self._pass(skip) if self._recorded is None else self._recorded.replay(skip)
+
+    def _pass(self, skip: Tensor) -> Tensor:
+        """What lies between the assembled input and the output, with nothing that the host must know of it."""
+        encoded = self._gather(self._encode_rows(self.buffer))
+        latent = self.processor(self._block, encoded, self.noise())
+        sources = self._sources(latent + encoded)
+        row = self.decoder.edges.row
+        parts = [
+            self._decode_rows(self.buffer[first:last], sources, row[first : last + 1])
+            for first, last in zip(self.bounds, self.bounds[1:], strict=False)
+        ]
+        with places_written_once():  # residual and bounds are added and set by index
+            return self._assemble_output(torch.cat(parts), skip)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the pass is a CUDA graph."""
+        return self._recorded is not None
+
+    def record(self) -> None:
+        """Record the pass as a CUDA graph that later calls replay; everything must have been compiled by a call.
+
+        The graph's memory is its own: what calls before it took is given back first. RuntimeError when something
+        in the pass cannot be recorded; calls then go on as before.
+        """
+        with torch.no_grad(), torch.autocast("cuda", enabled=False):
+            skip = torch.zeros((self.nodes, len(self.prognostic)), device=self.buffer.device)
+            self._recorded = _Recorded(self._pass, skip)
+
+
+class _Recorded:
+    """A pass as a CUDA graph.
+
+    The default generator's seed is read when the graph is started, so that noise is what it would be without it.
+    """
+
+    def __init__(self, work: Callable[[Tensor], Tensor], skip: Tensor):
+        self._skip = skip
+        self._graph = torch.cuda.CUDAGraph()
+        # other threads (forcings, observers) may use the device meanwhile
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._result = work(skip)
+
+    def replay(self, skip: Tensor) -> Tensor:
+        self._skip.copy_(skip)
+        self._graph.replay()
+        return self._result
 
 
 def window_attention(nodes: int, window: int | None, device: torch.device, **options: Any) -> Callable[..., Tensor]:

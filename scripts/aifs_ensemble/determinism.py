@@ -16,7 +16,7 @@ import torch
 def set_deterministic(enabled: bool) -> None:
     """Ask torch for algorithms that give the same bits every time, or no longer."""
     torch.use_deterministic_algorithms(enabled, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -97,6 +97,7 @@ def load(request: ForecastRequest, device: torch.device, timings: Timings | None
             compiled=request.compile,
             deterministic=request.deterministic,
             chunks=request.chunks,
+            cuda_graph=request.cuda_graph,
         )
     return Loaded(stepper, layout, ComputedForcings(metadata))
 

@@ -71,6 +71,7 @@ class ForecastRequest:
     compile: bool = False
     deterministic: bool = True
     chunks: int = 1
+    cuda_graph: bool = False
     encoders: int = 2
     packing: Mapping[str, int] = field(default_factory=dict)
     accumulate: str = "from_start"
@@ -110,6 +111,7 @@ class ForecastRequest:
                     "compile",
                     "deterministic",
                     "chunks",
+                    "cuda_graph",
                     "encoders",
                     "packing",
                     "accumulate",

@@ -113,6 +113,7 @@ class Stepper:
     compiled : compile encoder, processor and decoder with torch.compile
     deterministic : ask torch for algorithms that give the same bits every time
     chunks : pieces in which mappers work, to save memory
+    cuda_graph : let `warm_up` record the accelerated pass as a CUDA graph
     """
 
     def __init__(
@@ -124,8 +125,10 @@ class Stepper:
         compiled: bool = False,
         deterministic: bool = True,
         chunks: int = 1,
+        cuda_graph: bool = False,
     ):
         self.device = device
+        self._cuda_graph = cuda_graph
         self.model: Any = model.to(device).eval()
         self._dtype = _AUTOCAST[precision]
         set_deterministic(deterministic and device.type == "cuda")
@@ -169,9 +172,23 @@ class Stepper:
         return result.reshape(result.shape[-2:])
 
     def warm_up(self, inputs: torch.Tensor) -> None:
-        """Compile whatever is compiled, by both kinds of step; the noise of later steps does not depend on it."""
+        """Compile whatever is compiled, by both kinds of step; the noise of later steps does not depend on it.
+
+        The accelerated pass is then recorded as a CUDA graph, where `cuda_graph` asks for it.
+        """
         for first in (True, False):
             self.forward(inputs, first=first, seed=0)
+        if self.accelerated and self._cuda_graph:
+            try:
+                with torch.inference_mode(), self._autocast():
+                    self.model.forward.record()
+            except RuntimeError as error:
+                LOG.warning("forward pass not recorded as a CUDA graph, each step is launched anew: %s", error)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the forward pass is a CUDA graph."""
+        return self.accelerated and self.model.forward.recorded
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._dtype is None else torch.autocast(self.device.type, dtype=self._dtype)

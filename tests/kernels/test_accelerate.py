@@ -108,6 +108,36 @@ def test_the_accelerated_pass_is_the_models_own(interface: torch.nn.Module, fcst
         assert not torch.equal(fast(inputs, fcstep=fcstep), found)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_what_cannot_be_recorded_goes_on_as_before(interface: torch.nn.Module) -> None:
+    fast = accelerate.AcceleratedForward(
+        interface.model, torch.float32, compiled=False, attention=window_attention(64), gelu="exact"
+    )
+    with pytest.raises(RuntimeError):
+        fast.record()
+    assert not fast.recorded
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_recorded_pass_gives_the_same_bits(interface: torch.nn.Module) -> None:
+    model = interface.model.cuda()
+    fast = accelerate.AcceleratedForward(model, torch.float16, chunks=2)
+    nodes, variables = len(interface.supporting_arrays["latitudes"]), len(interface.data_indices.model.input.full)
+    inputs = [torch.randn(1, 2, 1, nodes, variables, device="cuda") for _ in range(2)]
+
+    def call(inputs: torch.Tensor, seed: int) -> torch.Tensor:
+        torch.cuda.manual_seed(seed)
+        with torch.inference_mode():
+            return fast(inputs, fcstep=seed - 1).clone()
+
+    cases = [(x, seed) for x in inputs for seed in (1, 2)]
+    launched = [call(*case) for case in cases]
+    with torch.inference_mode():
+        fast.record()
+    assert all(torch.equal(call(*case), expected) for case, expected in zip(cases, launched, strict=True))
+    assert not torch.equal(launched[0], launched[1])
+
+
 def test_an_unknown_part_is_refused_by_name(interface: torch.nn.Module) -> None:
     block = interface.model.encoder.proc
     block.qk_norm = True
