@@ -38,6 +38,7 @@ rule forecasts:
 
 
 aifs_routing.route_rules(workflow, CONFIG, MACHINES)
+refuse_other_settings()
 announce_plan()
 
 

@@ -57,6 +57,13 @@ def delivered(path):
     return f"{CONFIG['destination']}/{CYCLE}/{path}"
 
 
+def receipt_file(member):
+    """What says how a member is delivered: at the destination, or the copy on scratch of a bucket's."""
+    if CONFIG.cloud_destination and not RENTED:
+        return f"{SCRATCH}/receipts/member{member}.json"
+    return delivered(f"receipts/member{member}.json")
+
+
 def checkpoint_file():
     """The checkpoint: the user's own, or where it is built or fetched."""
     named = CONFIG["checkpoint"]
@@ -114,16 +121,27 @@ def dry_run():
 
 @functools.cache
 def outdated_manifests():
-    """Manifests that hold something else than is asked for; read once, by the coordinator alone."""
+    """Records that hold something else than is asked for; read once, by the coordinator alone."""
     if not workflow.is_main_process or (RENTED and aifs_bucket.bucket_problem(CONFIG)):
         return set()
+    at_destination = {
+        member_files()[0].format(member=member): receipt_file(member)
+        for member in MEMBERS
+    }
     manifests = {
         delivered("manifest.json"),
-        *expand([forecast_outputs()[0], member_files()[0]], member=MEMBERS),
+        *expand(forecast_outputs()[0], member=MEMBERS),
+        *at_destination,
+        between_machines(f"{CYCLE}/initial/cycle.json"),
+        *expand(
+            between_machines(f"{CYCLE}/initial/member{{member}}.json"), member=MEMBERS
+        ),
     }
     try:
         place = aifs_storage.open_destination(CONFIG) if RENTED else None
-        return set(aifs_outdated.outdated(CONFIG, manifests, place))
+        return set(
+            aifs_outdated.outdated(CONFIG, manifests, place, receipts=at_destination)
+        )
     except aifs_errors.WorkflowError as error:
         raise SnakemakeError(str(error)) from None
 
@@ -139,6 +157,12 @@ def made_again(manifest):
         return []
 
     return force
+
+
+def refuse_other_settings():
+    """Refuse members that were delivered with other settings in one line, before input functions meet them."""
+    if not {"--unlock", "--lint"} & set(sys.argv):
+        outdated_manifests()
 
 
 def announce_plan():

@@ -1,5 +1,7 @@
 # Initial conditions: what a cycle's members share, once, then one job per member.
 rule initial_cycle:
+    input:
+        again=made_again(between_machines(f"{CYCLE}/initial/cycle.json")),
     output:
         between_machines(f"{CYCLE}/initial/cycle.json"),
     log:
@@ -19,6 +21,7 @@ rule initial_cycle:
 rule initial_member:
     input:
         cycle=rules.initial_cycle.output,
+        again=made_again(between_machines(f"{CYCLE}/initial/member{{member}}.json")),
     output:
         state=between_machines(f"{CYCLE}/initial/member{{member}}.safetensors"),
         summary=between_machines(f"{CYCLE}/initial/member{{member}}.json"),

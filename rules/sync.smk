@@ -6,7 +6,8 @@ if not STREAMING:
             rules.forecast_member.output,
             again=made_again(sync_outputs()[0]),
         output:
-            sync_outputs(),
+            # what is delivered stays until it is delivered anew, and when that fails
+            sync_outputs() if CONFIG.cloud_destination else update(sync_outputs()),
         log:
             log_file("sync_member", member=True),
         benchmark:

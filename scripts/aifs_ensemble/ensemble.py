@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble.agreement import member_differences
 from aifs_ensemble.config import Config
 from aifs_ensemble.destination import remote_json, remote_manifest, remote_receipt, vouched_files
 from aifs_ensemble.files import json_bytes, write_bytes
@@ -166,6 +167,11 @@ def _why_not(
     absent = set(config.leads) - {record.lead for record in manifest.leads}
     if absent:
         return f"its manifest ends before {max(absent)} h"
+    other = member_differences(config, asdict(manifest))
+    if receipt["layout"] != config["delivery"]["layout"]:
+        other.append(f"layout {receipt['layout']}, not {config['delivery']['layout']}")
+    if other:
+        return f"it was made with {'; '.join(other)}"
     for file in vouched_files(manifest, receipt):
         info = listed.get(f"{config.cycle}/forecasts/{file.name}")
         if info is None or info.size != file.size or info.crc32c not in (None, file.crc32c):

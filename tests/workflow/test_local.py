@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import xarray as xr
+from aifs_ensemble.state import read_state
 
 from workflow.project import CYCLE, Project, jobs_run
 
@@ -101,6 +104,66 @@ def test_more_leads_are_made_where_none_are_declared(fresh: Project, streaming: 
     assert {name: after[name] for name in before} == before
     assert json.loads((fresh.results / "manifest.json").read_text())["lead_hours"] == [6, 12, 18, 24]
     assert "Nothing to be done" in fresh.run()
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["synced", "streamed"])
+def test_another_layout_is_made_from_what_is_there(fresh: Project, streaming: bool) -> None:
+    fresh.configure(keep_scratch=True, delivery={"streaming": streaming})
+    before = fresh.leads()
+    fresh.configure(delivery={"streaming": streaming, "layout": "both", "block_hours": 18})
+    fresh.run()
+    blocks = sorted(path.name for path in (fresh.results / "forecasts").glob("*h000-018.grib"))
+    assert len(blocks) == 2
+    assert {name: data for name, data in fresh.leads().items() if name in before} == before
+    assert json.loads((fresh.results / "manifest.json").read_text())["layout"] == "both"
+    assert "Nothing to be done" in fresh.run()
+
+
+def test_a_delivered_ensemble_of_other_settings_is_refused(fresh: Project) -> None:
+    before = fresh.leads()
+    said = fresh.snakemake("--config", 'forecast={"accumulate":"per_step"}')
+    assert fresh.code != 0
+    assert "member001.json: made with accumulate from_start, not per_step; what is delivered is never" in said
+    assert fresh.leads() == before
+
+
+def test_states_of_another_source_are_made_again(fresh: Project) -> None:
+    shutil.rmtree(fresh.results)
+    before = (fresh.scratch / "initial" / "member001.safetensors").read_bytes()
+    fresh.configure(initial_conditions={"source": "idealised", "idealised": {"seed": 5}})
+    fresh.run()
+    assert (fresh.scratch / "initial" / "member001.safetensors").read_bytes() != before
+    manifest = json.loads((fresh.results / "manifests" / "member001.json").read_text())
+    assert manifest["initial_conditions"]["source"]["seed"] == 5
+
+
+def test_converted_pickles_are_used(fresh: Project) -> None:
+    shutil.rmtree(fresh.results)
+    initial = fresh.scratch / "initial"
+    for member in (1, 2):
+        state = read_state(initial / f"member{3 - member:03d}.safetensors")  # exchanged, to tell them from others
+        fields = {name: state.fields[:, i].astype("float64") for i, name in enumerate(state.variables)}
+        content = {"date": datetime.strptime(CYCLE, "%Y%m%d_%H%M"), "fields": fields}
+        (fresh.folder / f"input_state_member_{member:03d}.pkl").write_bytes(pickle.dumps(content))
+    shutil.rmtree(initial)
+    done = fresh.command("convert-pickle", "input_state_member_001.pkl", "input_state_member_002.pkl")
+    assert done.returncode == 0, done.stderr
+    before = (initial / "member001.safetensors").read_bytes()
+    said = fresh.run()
+    assert jobs_run(said, "initial_member") == []
+    assert (initial / "member001.safetensors").read_bytes() == before
+    manifest = json.loads((fresh.results / "manifests" / "member001.json").read_text())
+    assert manifest["initial_conditions"]["source"]["kind"] == "pickle"
+
+
+def test_a_damaged_copy_on_scratch_does_not_cost_the_delivered_one(fresh: Project) -> None:
+    before = fresh.leads()
+    on_scratch = fresh.scratch / "forecasts" / lead_path(fresh, 1, 12).name
+    on_scratch.chmod(0o644)
+    flip(on_scratch)
+    fresh.snakemake()
+    assert fresh.leads() == before
+    assert (fresh.results / "manifests" / "member001.json").exists()
 
 
 def flip(path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
 from aifs_ensemble.errors import InputError
 
+LONG_AGO = 86400.0  # older than any log or benchmark of an earlier run, which Snakemake compares too
 HELP = "convert pickled input states to state files"
 
 
@@ -20,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from aifs_ensemble.files import write_json
     from aifs_ensemble.initial.pickles import convert_pickle
+    from aifs_ensemble.initial.summaries import write_summary
 
     config = config_from(args)
     if args.member is not None and len(args.pickles) != 1:
@@ -30,7 +34,12 @@ def run(args: argparse.Namespace) -> int:
         path = config.scratch.initial(member)
         if args.folder is not None:
             path = args.folder / path.name
+        cycle = path.parent / "cycle.json"
+        if not cycle.exists():  # without it, or with one that is younger, the workflow would make the states itself
+            write_json(cycle, {"cycle": config.cycle, "grid": config.model.grid, "source": {"kind": "pickle"}})
+            os.utime(cycle, (LONG_AGO, LONG_AGO))
         state = convert_pickle(config, pickled, member, path)
+        write_summary(path.with_suffix(".json"), state)
         print(f"{path}: member {member}, {len(state.variables)} variables on {state.grid}")
     return 0
 

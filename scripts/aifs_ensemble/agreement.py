@@ -1,0 +1,53 @@
+"""What a member or an initial state was made with, against what the configuration asks for.
+
+Only what a configuration decides everywhere alike is compared: not the device, nor versions, nor digests of files
+that this machine may not have. Anything that the record does not say agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aifs_ensemble.config import Config
+from aifs_ensemble.packing import bits_for
+
+_FORECAST = ("precision", "compile", "deterministic", "chunks", "accumulate")
+_IDEALISED = ("seed", "amplitude")
+
+
+def member_differences(config: Config, record: Mapping[str, Any]) -> list[str]:
+    """Return how a member differs from what is asked for, e.g. ``precision bf16, not 32``; `record` is its manifest."""
+    settings = record.get("settings") or {}
+    pairs = [
+        ("model", record.get("model"), config.model.name),
+        ("grid", record.get("grid"), config.model.grid),
+        ("ensemble_size", record.get("ensemble_size"), config["ensemble_size"]),
+        *((key, settings.get(key), config["forecast"][key]) for key in _FORECAST),
+    ]
+    found = [f"{name} {_plain(have)}, not {_plain(want)}" for name, have, want in pairs if have not in (None, want)]
+    if not found and settings.get("packing"):
+        bits = bits_for(config.model.outputs, config["forecast"]["packing"])
+        other = sorted(name for name, have in settings["packing"].items() if bits.get(name) != have)
+        found += [f"packing of {name} {settings['packing'][name]} bits, not {bits.get(name)}" for name in other[:1]]
+    return found + source_differences(config, record.get("initial_conditions") or {})
+
+
+def source_differences(config: Config, provenance: Mapping[str, Any]) -> list[str]:
+    """Return how the source of an initial state differs from the one asked for; converted pickles serve any."""
+    source = provenance.get("source") or {}
+    kind, asked = source.get("kind"), config["initial_conditions"]["source"]
+    if kind in (None, "pickle"):
+        return []
+    if kind != asked:
+        return [f"initial conditions {kind}, not {asked}"]
+    wanted = config["initial_conditions"][kind] if kind == "idealised" else {}
+    return [
+        f"initial conditions' {key} {source[key]}, not {wanted[key]}"
+        for key in _IDEALISED
+        if key in wanted and source.get(key, wanted[key]) != wanted[key]
+    ]
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
