@@ -167,10 +167,7 @@ def _why_not(
     absent = set(config.leads) - {record.lead for record in manifest.leads}
     if absent:
         return f"its manifest ends before {max(absent)} h"
-    other = member_differences(config, asdict(manifest))
-    if receipt["layout"] != config["delivery"]["layout"]:
-        other.append(f"layout {receipt['layout']}, not {config['delivery']['layout']}")
-    if other:
+    if other := member_differences(config, asdict(manifest)):
         return f"it was made with {'; '.join(other)}"
     for file in vouched_files(manifest, receipt):
         info = listed.get(f"{config.cycle}/forecasts/{file.name}")
