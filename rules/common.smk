@@ -20,12 +20,23 @@ from aifs_ensemble.cloud import batch_jobs as aifs_batch_jobs
 from aifs_ensemble.cloud import bucket as aifs_bucket
 from aifs_ensemble.cloud import routing as aifs_routing
 
+
+def dry_run():
+    """Whether this is a dry-run, which Snakemake itself knows only after parsing."""
+    return any(
+        a in ("--dry-run", "--dryrun") or re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*", a)
+        for a in sys.argv[1:]
+    )
+
+
 try:
     CONFIG = aifs_config.Config(config)
     prices = CONFIG["cloud"]["prices"]
     MACHINES = aifs_machines.load_machines(prices=Path(prices) if prices else None)
     # with a profile of rented machines every relative path below is an object under the destination
-    RENTED = aifs_bucket.use_bucket(workflow, CONFIG)
+    RENTED = aifs_bucket.use_bucket(workflow, CONFIG, planning=dry_run())
+    # without a bucket or credentials, a dry-run plans as if nothing were there
+    BLIND = RENTED and not aifs_bucket.looks_into_bucket(workflow)
 except aifs_errors.WorkflowError as error:
     raise SnakemakeError(str(error)) from None
 
@@ -60,6 +71,8 @@ def delivered(path):
 def checkpoint_file():
     """The checkpoint: the user's own, or where it is built or fetched."""
     named = CONFIG["checkpoint"]
+    if named and BLIND:
+        return []
     if named and str(named).startswith("gs://"):
         return storage.gcs(named)
     if named:
@@ -104,18 +117,10 @@ def benchmark_file(rule, member=False):
     )
 
 
-def dry_run():
-    """Whether this is a dry-run, which Snakemake itself knows only after parsing."""
-    return any(
-        a in ("--dry-run", "--dryrun") or re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*", a)
-        for a in sys.argv[1:]
-    )
-
-
 @functools.cache
 def outdated_manifests():
     """Manifests that hold something else than is asked for; read once, by the coordinator alone."""
-    if not workflow.is_main_process or (RENTED and aifs_bucket.bucket_problem(CONFIG)):
+    if not workflow.is_main_process or BLIND:
         return set()
     manifests = {
         delivered("manifest.json"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -45,6 +46,50 @@ def test_coiled_gpu_plans_with_no_bucket_no_credentials_no_torch(project: Projec
     assert found["initial_cycle"] == found["checkpoint_prepare"] == found["ensemble_manifest"] == 1
     assert "sync_member" not in found
     assert len(re.findall(r"machine=gpu", said)) == 50
+
+
+def nowhere(project: Project, **more: str) -> dict[str, str]:
+    """No credentials: none in the home folder, and no machine's identity."""
+    return {"HOME": str(project.folder), "NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": str(project.folder), **more}
+
+
+BUCKET = "destination=gs://my-bucket/x"
+
+
+@pytest.mark.parametrize("more", [(), ("cloud={project: p}",), ("cloud={project: p}", "checkpoint=gs://other/a.ckpt")])
+def test_a_bucket_that_cannot_be_looked_into_is_planned_as_empty(project: Project, more: tuple[str, ...]) -> None:
+    """As without a bucket: no credentials, no project, all of 50 members and 132 leads."""
+    said = project.run("-n", "--config", BUCKET, *more, profile="coiled-gpu", environment=nowhere(project))
+    assert counts(said)["forecast_member"] == 50
+    assert "plan: " in said
+    (line,) = [line for line in said.splitlines() if line.startswith("planned without looking into")]
+    assert line.startswith("planned without looking into gs://my-bucket/x: gs://: no application default credentials")
+
+
+def test_a_bucket_without_a_project_is_planned_as_empty(project: Project) -> None:
+    emulator = nowhere(project, STORAGE_EMULATOR_HOST="http://127.0.0.1:9")
+    said = project.run("-n", "--config", BUCKET, "members=1", profile="coiled-gpu", environment=emulator)
+    assert "planned without looking into gs://my-bucket/x: config: cloud.project is missing" in said
+
+
+def test_credentials_that_do_not_work_are_none(project: Project) -> None:
+    """A login that is over, or that nobody answers."""
+    login = {"type": "authorized_user", "client_id": "a", "client_secret": "b", "refresh_token": "c"}
+    (project.folder / "application_default_credentials.json").write_text(json.dumps(login))
+    environment = nowhere(project, HTTPS_PROXY="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
+    said = project.run("-n", "--config", BUCKET, "members=1", profile="coiled-gpu", environment=environment)
+    assert "planned without looking into gs://my-bucket/x: gs://: application default credentials do not work" in said
+
+
+@pytest.mark.parametrize(("profile", "flags"), [("coiled-gpu", ()), ("googlebatch", ("-n",))])
+def test_a_run_without_credentials_is_refused_in_one_line(
+    project: Project, profile: str, flags: tuple[str, ...]
+) -> None:
+    environment = nowhere(project, GOOGLE_CLOUD_PROJECT="p")
+    said = project.snakemake(*flags, "--config", BUCKET, profile=profile, environment=environment)
+    assert project.code != 0
+    assert "gs://: no application default credentials" in said
+    assert "Traceback" not in said and "google/auth" not in said
 
 
 def test_a_cloud_run_without_a_bucket_is_refused_before_anything_runs(project: Project) -> None:
