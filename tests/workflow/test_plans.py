@@ -116,6 +116,15 @@ def test_members_can_be_named_on_the_command_line(project: Project) -> None:
     assert counts(said)["forecast_member"] == 5
 
 
+def test_a_member_is_made_by_naming_its_file_if_it_is_configured(project: Project) -> None:
+    named = "results/20250819_0000/manifests/member{}.json"
+    said = project.run("-n", named.format("002"), "--config", "members=2-3", "lead_hours=6")
+    assert counts(said)["forecast_member"] == counts(said)["sync_member"] == 1
+    said = project.snakemake("-n", named.format("051"), "--config", "members=2-3", "lead_hours=6")
+    assert project.code != 0
+    assert "No rule to produce" in said
+
+
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
