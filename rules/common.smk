@@ -15,6 +15,7 @@ from aifs_ensemble import errors as aifs_errors
 from aifs_ensemble import machines as aifs_machines
 from aifs_ensemble import names as aifs_names
 from aifs_ensemble import outdated as aifs_outdated
+from aifs_ensemble import preflight as aifs_preflight
 from aifs_ensemble import storage as aifs_storage
 from aifs_ensemble.cloud import batch_jobs as aifs_batch_jobs
 from aifs_ensemble.cloud import bucket as aifs_bucket
@@ -37,6 +38,9 @@ try:
     RENTED = aifs_bucket.use_bucket(workflow, CONFIG, planning=dry_run())
     # without a bucket or credentials, a dry-run plans as if nothing were there
     BLIND = RENTED and not aifs_bucket.looks_into_bucket(workflow)
+    if workflow.is_main_process and not RENTED:
+        # Snakemake looks for files there before anything starts, and a file in its way ends with a stack
+        aifs_preflight.check_destination(CONFIG, write=False)
 except aifs_errors.WorkflowError as error:
     raise SnakemakeError(str(error)) from None
 
@@ -162,12 +166,10 @@ def announce_start():
     """Refuse a run that has nowhere to deliver to, or no room, before anything is computed."""
     if not workflow.is_main_process:
         return
-    from aifs_ensemble import preflight
-
     try:
         if RENTED:
             aifs_bucket.refuse_without_bucket(CONFIG)
-            preflight.check_places(CONFIG)
+            aifs_preflight.check_places(CONFIG)
             if aifs_routing.provider(workflow) == "googlebatch":
                 for line in aifs_batch_jobs.left_running(CONFIG):
                     print(line, file=sys.stderr)
@@ -176,7 +178,11 @@ def announce_start():
                 "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]"
             )
         else:
-            preflight.check_room(CONFIG, at_once=workflow.cores or 1)
+            # an archive that is only verified, or reported on, may be read-only
+            delivering = {"forecast_member", "sync_member", "ensemble_manifest"}
+            if delivering & {job.rule.name for job in workflow.dag.needrun_jobs()}:
+                aifs_preflight.check_destination(CONFIG)
+            aifs_preflight.check_room(CONFIG, at_once=workflow.cores or 1)
     except aifs_errors.WorkflowError as error:
         raise SnakemakeError(str(error)) from None
 

@@ -152,3 +152,14 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_runs(project: Projec
     assert project.code != 0
     assert "scratch_budget_mb" in said
     assert not list(project.folder.rglob("*.safetensors"))
+
+
+# neither can be written to, not even by root
+@pytest.mark.parametrize(("place", "reason"), [("/proc/nowhere", "/proc: "), ("Snakefile", "file is not a folder")])
+def test_a_run_that_cannot_deliver_is_refused_before_anything_runs(project: Project, place: str, reason: str) -> None:
+    project.configure(destination=place)
+    said = project.snakemake()
+    assert project.code != 0
+    assert f"config: destination: {place!r}, expected a folder that can be written: " in said
+    assert reason in said and "Traceback" not in said
+    assert not (project.folder / "scratch").exists()
