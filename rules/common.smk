@@ -15,17 +15,32 @@ from aifs_ensemble import errors as aifs_errors
 from aifs_ensemble import machines as aifs_machines
 from aifs_ensemble import names as aifs_names
 from aifs_ensemble import outdated as aifs_outdated
+from aifs_ensemble import preflight as aifs_preflight
 from aifs_ensemble import storage as aifs_storage
 from aifs_ensemble.cloud import batch_jobs as aifs_batch_jobs
 from aifs_ensemble.cloud import bucket as aifs_bucket
 from aifs_ensemble.cloud import routing as aifs_routing
+
+
+def dry_run():
+    """Whether this is a dry-run, which Snakemake itself knows only after parsing."""
+    return any(
+        a in ("--dry-run", "--dryrun") or re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*", a)
+        for a in sys.argv[1:]
+    )
+
 
 try:
     CONFIG = aifs_config.Config(config)
     prices = CONFIG["cloud"]["prices"]
     MACHINES = aifs_machines.load_machines(prices=Path(prices) if prices else None)
     # with a profile of rented machines every relative path below is an object under the destination
-    RENTED = aifs_bucket.use_bucket(workflow, CONFIG)
+    RENTED = aifs_bucket.use_bucket(workflow, CONFIG, planning=dry_run())
+    # without a bucket or credentials, a dry-run plans as if nothing were there
+    BLIND = RENTED and not aifs_bucket.looks_into_bucket(workflow)
+    if workflow.is_main_process and not RENTED:
+        # Snakemake looks for files there before anything starts, and a file in its way ends with a stack
+        aifs_preflight.check_destination(CONFIG, write=False)
 except aifs_errors.WorkflowError as error:
     raise SnakemakeError(str(error)) from None
 
@@ -39,8 +54,9 @@ LEAD_FILES = [
 ]
 
 
+# a member outside the configuration cannot be made by naming its file: it would be none of the ensemble
 wildcard_constraints:
-    member=r"\d{3}",
+    member="|".join(MEMBERS),
 
 
 def between_machines(path):
@@ -67,6 +83,8 @@ def receipt_file(member):
 def checkpoint_file():
     """The checkpoint: the user's own, or where it is built or fetched."""
     named = CONFIG["checkpoint"]
+    if named and BLIND:
+        return []
     if named and str(named).startswith("gs://"):
         return storage.gcs(named)
     if named:
@@ -111,18 +129,10 @@ def benchmark_file(rule, member=False):
     )
 
 
-def dry_run():
-    """Whether this is a dry-run, which Snakemake itself knows only after parsing."""
-    return any(
-        a in ("--dry-run", "--dryrun") or re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*", a)
-        for a in sys.argv[1:]
-    )
-
-
 @functools.cache
 def outdated_manifests():
     """Records that hold something else than is asked for; read once, by the coordinator alone."""
-    if not workflow.is_main_process or (RENTED and aifs_bucket.bucket_problem(CONFIG)):
+    if not workflow.is_main_process or BLIND:
         return set()
     at_destination = {
         member_files()[0].format(member=member): receipt_file(member)
@@ -180,12 +190,10 @@ def announce_start():
     """Refuse a run that has nowhere to deliver to, or no room, before anything is computed."""
     if not workflow.is_main_process:
         return
-    from aifs_ensemble import preflight
-
     try:
         if RENTED:
             aifs_bucket.refuse_without_bucket(CONFIG)
-            preflight.check_places(CONFIG)
+            aifs_preflight.check_places(CONFIG)
             if aifs_routing.provider(workflow) == "googlebatch":
                 for line in aifs_batch_jobs.left_running(CONFIG):
                     print(line, file=sys.stderr)
@@ -194,7 +202,11 @@ def announce_start():
                 "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]"
             )
         else:
-            preflight.check_room(CONFIG, at_once=workflow.cores or 1)
+            # an archive that is only verified, or reported on, may be read-only
+            delivering = {"forecast_member", "sync_member", "ensemble_manifest"}
+            if delivering & {job.rule.name for job in workflow.dag.needrun_jobs()}:
+                aifs_preflight.check_destination(CONFIG)
+            aifs_preflight.check_room(CONFIG, at_once=workflow.cores or 1)
     except aifs_errors.WorkflowError as error:
         raise SnakemakeError(str(error)) from None
 

@@ -1,10 +1,15 @@
-"""What is checked before anything is computed: room on scratch, and where bucket, images and machines are."""
+"""What is checked before anything is computed: room on scratch, a destination that takes
+files, and where bucket, images and machines are."""
 
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
+from pathlib import Path
 
 from aifs_ensemble.config import Config
+from aifs_ensemble.errors import StorageError
 from aifs_ensemble.machines import load_machines
 from aifs_ensemble.planning import grid_points
 from aifs_ensemble.scratch_space import check_scratch, room_needed
@@ -25,6 +30,31 @@ def check_room(config: Config, at_once: int = 1) -> None:
     needed = room_needed(config, lead_bytes(config), restart, at_once)
     system = check_scratch(config, needed)
     LOG.info("scratch: %.1f GB needed, %.1f GB free on %s", needed / 1e9, system.free / 1e9, system.mount)
+
+
+def check_destination(config: Config, *, write: bool = True) -> None:
+    """Raise StorageError unless a folder can be written to, or made; a bucket is not looked at.
+
+    To `write`, a small hidden file is written and removed in the nearest folder that is there: rights alone do not
+    tell of a file system that is mounted to be read.
+    """
+    named = config["destination"]
+    if not named or config.cloud_destination:
+        return
+    place = Path(named).absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    expected = f"config: destination: {named!r}, expected a folder that can be written:"
+    if not place.is_dir():
+        raise StorageError(f"{expected} {place} is not a folder")
+    if not write:
+        return
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".aifs-ensemble-") as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        raise StorageError(f"{expected} {place}: {error.strerror or error}") from error
 
 
 def check_places(config: Config) -> None:

@@ -21,6 +21,7 @@ def test_versions_and_places(root, tmp_path, role):
     assert {"python", "scratch", "destination"} <= set(found)
     assert ("torch" in found) == (role == "gpu")
     assert not (tmp_path / "scratch").exists(), "a check that changes something"
+    assert found["destination"].state == "ok" and not list(tmp_path.iterdir())
 
 
 def test_no_driver_is_a_failure(root, tmp_path):
@@ -32,6 +33,9 @@ def test_no_driver_is_a_failure(root, tmp_path):
 BAD = {
     "checkpoint": ("gpu", {"checkpoint": "/nowhere/x.ckpt"}, "checkpoint", "failure"),
     "no destination": ("cpu", {"destination": None}, "destination", "warning"),
+    "destination is a file": ("cpu", {"destination": __file__}, "destination", "failure"),
+    "destination below a file": ("coordinator", {"destination": f"{__file__}/x"}, "destination", "failure"),
+    "destination not writable": ("cpu", {"destination": "/proc/nowhere"}, "destination", "failure"),
     "images": ("coordinator", {}, "cloud", "warning"),
     "secret": ("coordinator", {"cloud": {"secrets": ["NO_SUCH_TOKEN"]}}, "secret", "failure"),
 }

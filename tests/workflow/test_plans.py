@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -47,6 +48,50 @@ def test_coiled_gpu_plans_with_no_bucket_no_credentials_no_torch(project: Projec
     assert len(re.findall(r"machine=gpu", said)) == 50
 
 
+def nowhere(project: Project, **more: str) -> dict[str, str]:
+    """No credentials: none in the home folder, and no machine's identity."""
+    return {"HOME": str(project.folder), "NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": str(project.folder), **more}
+
+
+BUCKET = "destination=gs://my-bucket/x"
+
+
+@pytest.mark.parametrize("more", [(), ("cloud={project: p}",), ("cloud={project: p}", "checkpoint=gs://other/a.ckpt")])
+def test_a_bucket_that_cannot_be_looked_into_is_planned_as_empty(project: Project, more: tuple[str, ...]) -> None:
+    """As without a bucket: no credentials, no project, all of 50 members and 132 leads."""
+    said = project.run("-n", "--config", BUCKET, *more, profile="coiled-gpu", environment=nowhere(project))
+    assert counts(said)["forecast_member"] == 50
+    assert "plan: " in said
+    (line,) = [line for line in said.splitlines() if line.startswith("planned without looking into")]
+    assert line.startswith("planned without looking into gs://my-bucket/x: gs://: no application default credentials")
+
+
+def test_a_bucket_without_a_project_is_planned_as_empty(project: Project) -> None:
+    emulator = nowhere(project, STORAGE_EMULATOR_HOST="http://127.0.0.1:9")
+    said = project.run("-n", "--config", BUCKET, "members=1", profile="coiled-gpu", environment=emulator)
+    assert "planned without looking into gs://my-bucket/x: config: cloud.project is missing" in said
+
+
+def test_credentials_that_do_not_work_are_none(project: Project) -> None:
+    """A login that is over, or that nobody answers."""
+    login = {"type": "authorized_user", "client_id": "a", "client_secret": "b", "refresh_token": "c"}
+    (project.folder / "application_default_credentials.json").write_text(json.dumps(login))
+    environment = nowhere(project, HTTPS_PROXY="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
+    said = project.run("-n", "--config", BUCKET, "members=1", profile="coiled-gpu", environment=environment)
+    assert "planned without looking into gs://my-bucket/x: gs://: application default credentials do not work" in said
+
+
+@pytest.mark.parametrize(("profile", "flags"), [("coiled-gpu", ()), ("googlebatch", ("-n",))])
+def test_a_run_without_credentials_is_refused_in_one_line(
+    project: Project, profile: str, flags: tuple[str, ...]
+) -> None:
+    environment = nowhere(project, GOOGLE_CLOUD_PROJECT="p")
+    said = project.snakemake(*flags, "--config", BUCKET, profile=profile, environment=environment)
+    assert project.code != 0
+    assert "gs://: no application default credentials" in said
+    assert "Traceback" not in said and "google/auth" not in said
+
+
 def test_a_cloud_run_without_a_bucket_is_refused_before_anything_runs(project: Project) -> None:
     said = project.snakemake(profile="coiled-gpu")
     assert project.code != 0
@@ -69,6 +114,15 @@ def test_sections_and_cycle_can_be_set_on_the_command_line(project: Project) -> 
 def test_members_can_be_named_on_the_command_line(project: Project) -> None:
     said = project.run("-n", "--config", "members=1,5,10-12", "lead_hours=6")
     assert counts(said)["forecast_member"] == 5
+
+
+def test_a_member_is_made_by_naming_its_file_if_it_is_configured(project: Project) -> None:
+    named = "results/20250819_0000/manifests/member{}.json"
+    said = project.run("-n", named.format("002"), "--config", "members=2-3", "lead_hours=6")
+    assert counts(said)["forecast_member"] == counts(said)["sync_member"] == 1
+    said = project.snakemake("-n", named.format("051"), "--config", "members=2-3", "lead_hours=6")
+    assert project.code != 0
+    assert "No rule to produce" in said
 
 
 @pytest.mark.parametrize(
@@ -98,3 +152,14 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_runs(project: Projec
     assert project.code != 0
     assert "scratch_budget_mb" in said
     assert not list(project.folder.rglob("*.safetensors"))
+
+
+# neither can be written to, not even by root
+@pytest.mark.parametrize(("place", "reason"), [("/proc/nowhere", "/proc: "), ("Snakefile", "file is not a folder")])
+def test_a_run_that_cannot_deliver_is_refused_before_anything_runs(project: Project, place: str, reason: str) -> None:
+    project.configure(destination=place)
+    said = project.snakemake()
+    assert project.code != 0
+    assert f"config: destination: {place!r}, expected a folder that can be written: " in said
+    assert reason in said and "Traceback" not in said
+    assert not (project.folder / "scratch").exists()

@@ -9,12 +9,15 @@ remote jobs name it, because Snakemake writes them from the same settings.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from aifs_ensemble.errors import ConfigError, WorkflowError
+from aifs_ensemble.errors import ConfigError, StorageError, WorkflowError
 
 LOG = logging.getLogger(__name__)
 PROVIDER = "gcs"
@@ -35,14 +38,15 @@ def bucket_problem(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def use_bucket(workflow: Any, config: Mapping[str, Any]) -> bool:
+def use_bucket(workflow: Any, config: Mapping[str, Any], *, planning: bool = False) -> bool:
     """Make the destination the workflow's default storage; return whether jobs run on other machines.
 
     Call it in the Snakefile before the rules are included. Where files are shared (local profile)
     nothing changes. Without a bucket a dry-run plans on local paths, so it needs no credentials;
-    anything more is refused by `refuse_without_bucket`. Called again inside a remote job, whose
+    anything more is refused by `refuse_without_bucket`. So does a dry-run (`planning`) that has no
+    credentials or project for the bucket, and a line says it. Called again inside a remote job, whose
     command line names provider and prefix already, it changes nothing. Raises ConfigError for a
-    checkpoint that only this machine has.
+    checkpoint that only this machine has, and for missing credentials or a missing project.
     """
     from snakemake.settings.types import SharedFSUsage
 
@@ -60,12 +64,23 @@ def use_bucket(workflow: Any, config: Mapping[str, Any]) -> bool:
         settings.shared_fs_usage = SharedFSUsage.all()
         return True
     if workflow.storage_registry.default_storage_provider is None:
-        _set_project(workflow, config)
+        if problem := _out_of_reach(workflow, config, planning=planning):
+            if not planning or provider(workflow) == "googlebatch":
+                raise ConfigError(problem)
+            # after the jobs and the plan, where it is seen
+            atexit.register(print, f"planned without looking into {config['destination']}: {problem}", file=sys.stderr)
+            settings.shared_fs_usage = SharedFSUsage.all()
+            return True
         settings.default_storage_provider = PROVIDER
         settings.default_storage_prefix = str(config["destination"]).rstrip("/")
         registry = workflow.storage_registry
         registry._default_storage_provider = registry.register_storage(PROVIDER, is_default=True)
     return True
+
+
+def looks_into_bucket(workflow: Any) -> bool:
+    """Tell whether paths of rules are objects of the bucket; a plan made without one does not look there."""
+    return workflow.storage_registry.default_storage_provider is not None
 
 
 def refuse_without_bucket(config: Mapping[str, Any]) -> None:
@@ -85,13 +100,42 @@ def _refuse_local_checkpoint(config: Mapping[str, Any]) -> None:
         )
 
 
-def _set_project(workflow: Any, config: Mapping[str, Any]) -> None:
-    """Give the storage plugin the project it requires, from the configuration or the usual variable."""
+def _out_of_reach(workflow: Any, config: Mapping[str, Any], *, planning: bool) -> str | None:
+    """Return why this machine cannot look into the bucket, where the storage plugin would fail with a stack, or None.
+
+    Gives the plugin the project it requires, from the configuration or the usual variable.
+    """
+    from aifs_ensemble.storage import open_destination
+
+    if planning:
+        # read at Google's first import: who only plans does not wait long for a machine's identity
+        os.environ.setdefault("GCE_METADATA_TIMEOUT", "1")
+    try:
+        _refresh(open_destination(config).client._credentials)  # type: ignore[attr-defined]
+    except StorageError as error:
+        return str(error)
     given = workflow.storage_provider_settings[PROVIDER].get_settings(None)
-    project = config["cloud"]["project"] or given.project or os.environ.get("GOOGLE_CLOUD_PROJECT")
-    if not project:
-        raise ConfigError("config: cloud.project is missing: a gs:// destination needs your Google Cloud project")
-    given.project = project
+    given.project = config["cloud"]["project"] or given.project or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    if not given.project:
+        return "config: cloud.project is missing: a gs:// destination needs your Google Cloud project"
+    # the plugin requires a project and makes its client without it
+    os.environ.setdefault("GOOGLE_CLOUD_PROJECT", str(given.project))
+    return None
+
+
+def _refresh(credentials: Any) -> None:
+    """Raise StorageError for credentials that are there and give no access, such as a login that ended."""
+    from google.auth.exceptions import GoogleAuthError
+    from google.auth.transport.requests import Request
+
+    try:
+        if not credentials.valid:
+            credentials.refresh(functools.partial(Request(), timeout=10))
+    except GoogleAuthError as error:
+        raise StorageError(
+            f"gs://: application default credentials do not work ({' '.join(str(error).split())[:300]}), "
+            "expected `gcloud auth application-default login` or a machine with an identity"
+        ) from error
 
 
 def bucket_location(config: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """Is this machine fit for its part: coordinator, GPU machine or CPU machine?
 
-Checks look and never change anything but a temporary file on scratch. Each gives one line; none imports torch.
+Checks look and never change anything but a temporary file, on scratch and at the destination. Each gives one line;
+none imports torch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import WorkflowError
+from aifs_ensemble.preflight import check_destination
 
 ROLES = ("coordinator", "gpu", "cpu")
 OK, WARNING, FAILURE = "ok", "warning", "failure"
@@ -128,7 +130,11 @@ def _destination(config: Config, role: str) -> Iterator[Finding]:
         yield Finding("destination", WARNING, "not set: only plans are possible")
         return
     if not config.cloud_destination:
-        yield Finding("destination", OK, f"folder {config['destination']}")
+        try:
+            check_destination(config)
+            yield Finding("destination", OK, f"folder {config['destination']}, can be written")
+        except WorkflowError as error:
+            yield Finding("destination", FAILURE, str(error))
         return
     from aifs_ensemble.storage import open_destination
 
