@@ -33,7 +33,10 @@ def dry_run():
 try:
     CONFIG = aifs_config.Config(config)
     prices = CONFIG["cloud"]["prices"]
-    MACHINES = aifs_machines.load_machines(prices=Path(prices) if prices else None)
+    # the table of prices is the coordinator's: jobs elsewhere do not have the file
+    MACHINES = aifs_machines.load_machines(
+        prices=Path(prices) if prices and workflow.is_main_process else None
+    )
     # with a profile of rented machines every relative path below is an object under the destination
     RENTED = aifs_bucket.use_bucket(workflow, CONFIG, planning=dry_run())
     # without a bucket or credentials, a dry-run plans as if nothing were there

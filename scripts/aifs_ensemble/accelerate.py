@@ -369,7 +369,7 @@ class AcceleratedForward:
         """Record the pass as a CUDA graph that later calls replay; everything must have been compiled by a call.
 
         The graph's memory is its own: what calls before it took is given back first. RuntimeError when something
-        in the pass cannot be recorded; calls then go on as before.
+        in the pass cannot be recorded; the process should then end.
         """
         with torch.no_grad(), torch.autocast("cuda", enabled=False):
             skip = torch.zeros((self.nodes, len(self.prognostic)), device=self.buffer.device)

@@ -154,10 +154,16 @@ def flash_attn_func(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, window: tuple[int, int]) -> Tensor:
+    if q.device.type == "cuda" and q.dtype == torch.float32:
+        if not torch.is_autocast_enabled("cuda"):  # what follows has float32 weights
+            half = (tensor.to(torch.float16) for tensor in (q, k, v))
+            return _attend_in_window(*half, scale=scale, window=window).to(q.dtype)
+        q, k, v = (tensor.to(torch.get_autocast_dtype("cuda")) for tensor in (q, k, v))
+    return _attend_in_window(q, k, v, scale=scale, window=window)
+
+
+def _attend_in_window(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, window: tuple[int, int]) -> Tensor:
     on_gpu = q.device.type == "cuda"
-    if on_gpu and q.dtype == torch.float32:
-        half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float16
-        q, k, v = (tensor.to(half) for tensor in (q, k, v))
     q, k, v = (tensor.transpose(1, 2).contiguous() for tensor in (q, k, v))
     mask = window_mask(q.shape[2], *window, q.device)
     if torch.compiler.is_compiling():

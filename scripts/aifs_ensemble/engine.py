@@ -157,6 +157,7 @@ def compute(job: Job) -> dict[int, LeadRecord]:
         if request.compile:
             with timings("compile"):
                 loaded.stepper.warm_up(rollout.inputs)
+            job.note({"cuda_graph": loaded.stepper.recorded})
         run = _Run(job, stop, rollout, pool)
         run.go(loaded, first=after // request.model.timestep_hours + 1)
         job.note({"steps": len(run.step_seconds), "step_seconds": [round(s, 5) for s in run.step_seconds]})

@@ -12,7 +12,7 @@ from aifs_ensemble.config import Config
 from aifs_ensemble.errors import StorageError
 from aifs_ensemble.machines import load_machines
 from aifs_ensemble.planning import grid_points
-from aifs_ensemble.scratch_space import check_scratch, room_needed
+from aifs_ensemble.scratch_space import check_scratch, room_held, room_needed
 from aifs_ensemble.throughput import load_throughput
 
 LOG = logging.getLogger(__name__)
@@ -27,9 +27,9 @@ def lead_bytes(config: Config) -> int:
 def check_room(config: Config, at_once: int = 1) -> None:
     """Raise PlanError unless scratch has room for what this machine will hold of the run."""
     restart = round(load_throughput(load_machines().gpu_specs).size(config.model.name).restart_mb * 1e6)
-    needed = room_needed(config, lead_bytes(config), restart, at_once)
+    needed = max(0, room_needed(config, lead_bytes(config), restart, at_once) - room_held(config))
     system = check_scratch(config, needed)
-    LOG.info("scratch: %.1f GB needed, %.1f GB free on %s", needed / 1e9, system.free / 1e9, system.mount)
+    LOG.info("scratch: %.1f GB more needed, %.1f GB free on %s", needed / 1e9, system.free / 1e9, system.mount)
 
 
 def check_destination(config: Config, *, write: bool = True) -> None:

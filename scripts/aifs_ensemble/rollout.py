@@ -182,8 +182,12 @@ class Stepper:
             try:
                 with torch.inference_mode(), self._autocast():
                     self.model.forward.record()
-            except RuntimeError as error:
-                LOG.warning("forward pass not recorded as a CUDA graph, each step is launched anew: %s", error)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # a broken recording leaves stream, memory and noise in no sure state
+                raise CheckpointError(
+                    f"forward pass cannot be recorded as a CUDA graph ({error}); set forecast.cuda_graph: false"
+                ) from error
 
     @property
     def recorded(self) -> bool:

@@ -149,10 +149,10 @@ class ScratchBudget:
         return max(0, more + system.reserve - system.free)
 
 
-def tree_bytes(folder: Path) -> int:
-    """Return the bytes of the files below `folder`, those with several links counted once."""
+def tree_bytes(*folders: Path) -> int:
+    """Return the bytes of the files below folders, those with several links counted once."""
     seen: dict[tuple[int, int], int] = {}
-    for parent, _, files in os.walk(folder):
+    for parent, _, files in (found for folder in folders for found in os.walk(folder)):
         for name in files:
             try:
                 status = os.stat(os.path.join(parent, name))  # noqa: PTH118, PTH116 (a Path each is slow)
@@ -160,6 +160,11 @@ def tree_bytes(folder: Path) -> int:
                 continue
             seen[status.st_dev, status.st_ino] = status.st_size
     return sum(seen.values())
+
+
+def room_held(config: Config) -> int:
+    """Return the bytes of scratch that leads and restart states of the cycle hold already."""
+    return tree_bytes(config.scratch.forecasts(), config.scratch.base / "work")
 
 
 def remove_leads(scratch: Scratch, member: int, records: Iterable[LeadRecord], *, indexes: bool) -> int:

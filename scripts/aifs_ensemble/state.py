@@ -8,7 +8,7 @@ by numpy, by torch, or by any of the safetensors readers.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -107,6 +107,19 @@ def read_state(path: Path, *, variables: Sequence[str] | None = None, grid: str 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable state ({error})") from None
+    try:
+        return _state(path, header, tensors, variables, grid)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: not a readable state ({error!r})") from None
+
+
+def _state(
+    path: Path,
+    header: Mapping[str, str],
+    tensors: dict[str, npt.NDArray[Any]],
+    variables: Sequence[str] | None,
+    grid: str | None,
+) -> State:
     names, units = json.loads(header["variables"]), json.loads(header["units"])
     fields = tensors.pop("fields")
     if grid is not None and header["grid"] != grid:

@@ -10,6 +10,7 @@ import torch
 from aifs_ensemble.errors import InputError
 from aifs_ensemble.models import Model
 from aifs_ensemble.restarts import RestartStore, RestartWriter
+from aifs_ensemble.state import read_state
 
 CYCLE = "20250819_0000"
 POINTS = 7
@@ -60,6 +61,23 @@ def test_one_under_the_wrong_lead_is_refused(tmp_path: Path, model: Model) -> No
     store.write(24, *arrays(model)).rename(store.path(30))
     with pytest.raises(InputError, match="times"):
         store.read(30)
+
+
+def test_damage_anywhere_in_the_header_is_an_input_error(tmp_path: Path, model: Model) -> None:
+    store = store_in(tmp_path, model)
+    store.write(12, *arrays(model))
+    whole = store.path(12).read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    found = 0
+    for place in range(8, end, 7):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        store.path(12).write_bytes(data)
+        try:
+            read_state(store.path(12))
+        except InputError:
+            found += 1
+    assert found > 10
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])

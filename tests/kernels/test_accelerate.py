@@ -109,7 +109,7 @@ def test_the_accelerated_pass_is_the_models_own(interface: torch.nn.Module, fcst
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_what_cannot_be_recorded_goes_on_as_before(interface: torch.nn.Module) -> None:
+def test_without_a_gpu_nothing_is_recorded(interface: torch.nn.Module) -> None:
     fast = accelerate.AcceleratedForward(
         interface.model, torch.float32, compiled=False, attention=window_attention(64), gelu="exact"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from aifs_ensemble import scratch_space
+from aifs_ensemble import preflight, scratch_space
 from aifs_ensemble.delivery import deliver_member
 from aifs_ensemble.errors import ConfigError, PlanError, StorageError
 from aifs_ensemble.files import crc32c_bytes
@@ -118,6 +118,22 @@ def test_too_little_room_is_refused(mounts: Path, monkeypatch: pytest.MonkeyPatc
 def test_room_needed(tmp_path: Path, over: dict[str, object], needed: int) -> None:
     config = make_config(tmp_path, "x", lead_hours=792, **over)
     assert room_needed(config, lead_bytes=10, restart_bytes=1, at_once=2) == needed
+
+
+@pytest.mark.parametrize("made", [0, 1, 2])
+def test_a_run_half_made_needs_only_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: int) -> None:
+    """A disk of 1.2 times what is needed takes a run again at any stage; another member more it does not."""
+    config = make_config(tmp_path / "scratch", str(tmp_path / "out"))
+    monkeypatch.setattr(preflight, "lead_bytes", lambda _config: 50_000)
+    needed = room_needed(config, 50_000)
+    for member in (1, 2)[:made]:
+        make_member(config, member, size=50_000)
+    disk = FileSystem("/", "ext4", 0, int(1.2 * needed) - made * needed // 2)
+    monkeypatch.setattr(scratch_space, "file_system", lambda *_: disk)
+    preflight.check_room(config, at_once=0)
+    more = make_config(tmp_path / "scratch", str(tmp_path / "out"), members="1-3")
+    with pytest.raises(PlanError, match="to give on /"):
+        preflight.check_room(more, at_once=0)
 
 
 def test_links_count_once(tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ def use_bucket(workflow: Any, config: Mapping[str, Any], *, planning: bool = Fal
         # Snakemake refuses even a dry-run that shares no files and names no storage.
         settings.shared_fs_usage = SharedFSUsage.all()
         return True
+    if not planning and not config["delivery"]["streaming"]:
+        raise ConfigError(
+            "config: delivery.streaming: false, expected true: machines that are rented keep nothing when they end"
+        )
     if workflow.storage_registry.default_storage_provider is None:
         if problem := _out_of_reach(workflow, config, planning=planning):
             if not planning or provider(workflow) == "googlebatch":

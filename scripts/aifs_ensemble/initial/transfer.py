@@ -112,7 +112,7 @@ class GuardedAdapter(HTTPAdapter):
 def _expected_length(request: requests.PreparedRequest, response: requests.Response) -> int:
     """Return the most bytes the answer may have; TransferError if it is not the range asked for."""
     asked = str(request.headers.get("Range") or "")
-    if not asked or not response.ok:
+    if not asked or not response.ok or response.is_redirect:
         return MAX_INDEX_BYTES
     if response.status_code != 206:
         raise TransferError(f"answers {response.status_code} with the whole file to a request for a range", again=False)
