@@ -185,8 +185,21 @@ def announce_plan():
 
         provider = aifs_routing.provider(workflow)
         profile = {"coiled": "coiled-gpu"}.get(provider, provider)
-        plan = planning.plan(CONFIG, MACHINES, profile=profile, alternatives=False)
-        atexit.register(print, "\n".join(plan.summary_lines()), file=sys.stderr)
+        given = {
+            "profile": profile,
+            "work": planning.outstanding(CONFIG),
+            "runs": planning.past_manifests(CONFIG.scratch.root),
+            "alternatives": False,
+        }
+        planning.plan(CONFIG, MACHINES, **given)  # what is wrong is said now
+
+        def say():
+            # Snakemake knows the groups of profile and command line only once the rules are read
+            group = workflow.group_settings.group_components.get("members", 1)
+            plan = planning.plan(CONFIG, MACHINES, group=group, **given)
+            print("\n".join(plan.summary_lines()), file=sys.stderr)
+
+        atexit.register(say)
 
 
 def announce_start():

@@ -45,7 +45,10 @@ def grid_points(name: str) -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """What every estimate of one plan shares: the work, the sizes, the profile and the prices."""
+    """What every estimate of one plan shares: the work, the sizes, the profile and the prices.
+
+    `group` is how many members Snakemake puts on a machine, if there are as many.
+    """
 
     config: Config
     machines: Machines
@@ -55,6 +58,7 @@ class Case:
     bucket_region: str | None
     lead_bytes: float
     initial_seconds: float
+    group: int = 1
 
     @property
     def local(self) -> bool:
@@ -148,12 +152,15 @@ class Estimate:
         return sum(self.spot_costs.values())
 
 
-def _chunks(work: Outstanding, vms: int) -> list[tuple[int, ...]]:
-    """Return each machine's members as their steps, in Snakemake's groups: equal ones, the last shorter."""
+def _chunks(work: Outstanding, vms: int, group: int) -> list[tuple[int, ...]]:
+    """Return each machine's members as their steps: a group of Snakemake's, the last shorter.
+
+    Where there are more groups than machines, each machine stands for those that follow one another.
+    """
     steps = [member.steps for member in work.to_forecast]
     if not steps:
         return []
-    size = math.ceil(len(steps) / max(1, vms))
+    size = max(group, math.ceil(len(steps) / max(1, vms)))
     return [tuple(steps[i : i + size]) for i in range(0, len(steps), size)]
 
 
@@ -161,7 +168,7 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
     """Return time and cost of the work of `case` on `vms` machines of one type."""
     assume = case.machines.assumptions
     at_once = case.at_once(machine)
-    chunks = _chunks(case.work, 1 if case.local else vms)
+    chunks = _chunks(case.work, 1 if case.local else vms, case.group)
     size = max((len(chunk) for chunk in chunks), default=0)
     speed = case.speed(machine)
     step_seconds = case.step_seconds(machine, at_once)

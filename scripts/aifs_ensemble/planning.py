@@ -6,6 +6,7 @@ destination is looked at. docs/planning.md states the model and its assumptions.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import yaml
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import PlanError
@@ -25,6 +28,7 @@ from aifs_ensemble.throughput import Throughput, gpu_name, load_throughput, past
 
 SCHEMA = "aifs-ensemble/plan/1"
 PROFILES = ("local", "coiled-gpu", "googlebatch")
+_PROFILE_FILES = Path(__file__).parents[2] / "profiles"
 _VM_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
@@ -120,6 +124,13 @@ def default_profile(config: Config) -> str:
     return "coiled-gpu" if config["forecast"]["device"] == "cuda" else "local"
 
 
+def members_group(profile: str) -> int:
+    """Return how many members a profile's file puts on a machine (`group-components`)."""
+    file = _PROFILE_FILES / profile / "config.yaml"
+    content = yaml.safe_load(file.read_text()) if file.exists() else {}
+    return int((content.get("group-components") or {}).get("members", 1))
+
+
 def plan(
     config: Config,
     machines: Machines,
@@ -127,6 +138,7 @@ def plan(
     profile: str | None = None,
     destination: bool | None = None,
     bucket_region: str | None = None,
+    group: int | None = None,
     work: Outstanding | None = None,
     throughput: Throughput | None = None,
     runs: Sequence[MemberManifest] | None = None,
@@ -140,6 +152,7 @@ def plan(
     profile : ``local``, ``coiled-gpu`` or ``googlebatch``; by default what the configuration is for
     destination : whether to look at the destination; by default only at a folder
     bucket_region : over ``cloud.bucket_region``, to check it against the machines' region
+    group : members that Snakemake puts on a machine; by default as the profile's file says
     work, throughput, runs : what is missing, the table of speeds, manifests of past members that correct it;
         read from scratch and config/ by default
     """
@@ -159,6 +172,7 @@ def plan(
         bucket_region=bucket_region or config["cloud"]["bucket_region"],
         lead_bytes=_lead_bytes(config, table, runs),
         initial_seconds=_initial_seconds(config, machines),
+        group=members_group(profile) if group is None else group,
     )
     machine = this_machine(config, machines) if case.local else machines.for_class("gpu", config)
     chosen = estimate(case, machine, config["cloud"]["vms"])
@@ -280,7 +294,8 @@ def ranked(case: Case, vm_counts: Sequence[int] = _VM_COUNTS, draws: int = 20) -
         machine = case.machines.machine(name)
         if not machine.prices or (case.region not in machine.prices and case.region in _regions(case)):
             continue
-        counts = sorted({min(count, len(case.work.to_forecast)) for count in vm_counts})
+        groups = math.ceil(len(case.work.to_forecast) / case.group)
+        counts = sorted({min(count, groups) for count in vm_counts})
         ways += [estimate(case, machine, count, draws=draws) for count in counts]
     return sorted(ways, key=lambda way: (way.problem is not None, way.usd, way.wall_hours))
 

@@ -129,6 +129,20 @@ def test_the_arithmetic_by_hand(frozen: tuple[Machines, Throughput], tmp_path: P
     assert way.busy_hours == pytest.approx(busy / 3600)
 
 
+@pytest.mark.parametrize(
+    ("members", "group", "vms", "each"),
+    [("1-3", None, 1, 3), ("1-8", None, 2, 7), ("1-3", 1, 3, 1), ("1-50", None, 8, 7), ("1-50", 1, 8, 7)],
+)
+def test_members_share_machines_as_in_the_run(
+    frozen: tuple[Machines, Throughput], tmp_path: Path, members: str, group: int | None, vms: int, each: int
+) -> None:
+    """By the profile's groups of seven, or those of the command line, on as many machines as there may be."""
+    config = synthetic.config(tmp_path / "s", members=members, cloud={"vms": 8})
+    found = make(config, frozen, profile="coiled-gpu", group=group, alternatives=True)
+    assert (found.chosen.vms, found.chosen.members_per_vm) == (vms, each)
+    assert max(way.vms for way in found.alternatives) == vms
+
+
 def _parts_make_the_whole(way: Estimate) -> None:
     for value in (*way.costs.values(), *way.spot_costs.values(), way.wall_hours, way.vm_hours, way.scratch_peak_bytes):
         assert value >= 0

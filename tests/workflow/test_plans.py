@@ -92,6 +92,13 @@ def test_a_run_without_credentials_is_refused_in_one_line(
     assert "Traceback" not in said and "google/auth" not in said
 
 
+@pytest.mark.parametrize(("flags", "expected"), [((), "1 x "), (("--group-components", "members=1"), "3 x ")])
+def test_the_plan_has_the_machines_of_the_run(project: Project, flags: tuple[str, ...], expected: str) -> None:
+    said = project.run("-n", *flags, "--config", "members=1-3", profile="coiled-gpu")
+    (line,) = re.findall(r"machines: (.*members each.*)", said)
+    assert line.startswith(expected)
+
+
 def test_a_cloud_run_without_a_bucket_is_refused_before_anything_runs(project: Project) -> None:
     said = project.snakemake(profile="coiled-gpu")
     assert project.code != 0
