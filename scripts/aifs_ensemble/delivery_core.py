@@ -235,7 +235,7 @@ class MemberDelivery:
         if vouched and (vouched.size, vouched.crc32c) == (other.size, self.storage.with_crc32c(other).crc32c):
             raise ConflictError(
                 f"{address}: belongs to a finished run of other content (crc32c {vouched.crc32c}), expected "
-                f"{file.crc32c}; remove that run (gc --finished {self.member}) or name another destination"
+                f"{file.crc32c}; remove that run (gc --finished {self.member} --delete) or name another destination"
             )
         log.info("%s: left by an unfinished run or damaged, replaced", address)
         return other
@@ -259,7 +259,7 @@ class MemberDelivery:
             raise ConflictError(
                 f"{self.storage.address(self.keys.manifest(self.member))}: belongs to a finished run of "
                 f"{len(longer.leads)} leads, damaged or in another layout, expected {len(manifest.leads)} leads; "
-                f"remove that run (gc --finished {self.member}), mend it or name another destination"
+                f"remove that run (gc --finished {self.member} --delete), mend it or name another destination"
             )
         return None
 

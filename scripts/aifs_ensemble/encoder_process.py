@@ -204,9 +204,15 @@ def run(setup: dict[str, Any]) -> None:
             tell({"slot": slot, "record": asdict(record)})
 
 
+# Ctrl-C, and what batch systems send: they reach the whole group, and the forecast decides
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
 def main() -> None:
     """Run one encoder, as the JSON in the first argument says."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the forecast decides
+    for stop in STOPS:
+        signal.signal(stop, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     setup = json.loads(sys.argv[1])
     os.nice(setup["nice"])
     try:

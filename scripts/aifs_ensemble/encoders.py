@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.encoder_process import NO_LEAD, TASK, Layout
+from aifs_ensemble.encoder_process import NO_LEAD, STOPS, TASK, Layout
 from aifs_ensemble.errors import DiskFullError, EncodingError, NotFiniteError, WorkflowError
 from aifs_ensemble.gribcode import OutputSpec, output_spec
 from aifs_ensemble.grids import grid_coordinates
@@ -60,6 +61,8 @@ class _Process:
         self._rest = b""
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_LIBRARY), os.environ.get("PYTHONPATH")]))
+        # held back until the encoder ignores them
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         try:
             self.process = subprocess.Popen(
                 # -P: the working folder, which may hold anything, stays off the module path
@@ -73,6 +76,7 @@ class _Process:
             os.close(self.answers)
             raise EncodingError(f"encoder process: {error}, expected {sys.executable} to start") from error
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(theirs)
 
     def read(self) -> list[dict] | None:

@@ -60,18 +60,14 @@ def find_orphans(config: Config, storage: Storage, older_than: timedelta) -> lis
 
 def finished_run(config: Config, storage: Storage, members: Iterable[int]) -> list[Orphan]:
     """Return every object of finished members, what vouches for the others first."""
+    keys = config.keys_
     found = []
     for member in members:
-        keys = config.keys_
-        for key in (keys.success, keys.manifest(member), keys.receipt(member)):
-            info = storage.stat(key)
-            if info is not None:
-                found.append(Orphan(info, f"of {member_name(member)}, asked for"))
-        found += [
-            Orphan(info, f"of {member_name(member)}, asked for")
-            for info in member_objects(config, storage, member).values()
-        ]
-    return list({orphan.info.key: orphan for orphan in found}.values())
+        vouching = [storage.stat(key) for key in (keys.manifest(member), keys.receipt(member))]
+        own = [info for info in (*vouching, *member_objects(config, storage, member).values()) if info is not None]
+        found += [Orphan(info, f"of {member_name(member)}, asked for") for info in own]
+    success = storage.stat(keys.success) if found else None
+    return found if success is None else [Orphan(success, f"of {found[0].info.key}, asked for"), *found]
 
 
 def remove(storage: Storage, orphans: Iterable[Orphan]) -> int:

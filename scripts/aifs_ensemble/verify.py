@@ -47,8 +47,9 @@ DEEP_LEADS = 2  # of each member
 class MemberCheck:
     """What was found of one member in one place.
 
-    `state` is ``sound``, ``absent`` (nothing finished is there) or ``damaged``; `problems` says what is wrong
-    by lead, lead 0 standing for the member's manifest, receipt and blocks.
+    `state` is ``sound``, ``absent`` (nothing finished is there), ``short`` (whole, and of fewer leads than are asked
+    for) or ``damaged``; `problems` says what is wrong by lead, lead 0 standing for the member's manifest, receipt and
+    blocks.
     """
 
     member: int
@@ -89,9 +90,14 @@ class EnsembleCheck:
         absent = [check.member for check in self.of("absent", "destination")]
         sound = len(self.of("sound", "destination"))
         if sound < config.min_members:
+            short = self.of("short", "destination")
+            which = [f"absent: {format_members(absent)}"] if absent or not short else []
+            if short:
+                members = format_members(check.member for check in short)
+                which.append(f"short: {members} ({next(iter(short[0].problems.values()))})")
             raise VerificationError(
                 f"{config['destination']}/{config.cycle}: {sound} sound members, expected at least "
-                f"{config.min_members}; absent: {format_members(absent)}"
+                f"{config.min_members}; {'; '.join(which)}"
             )
 
 
@@ -171,9 +177,8 @@ def _check_scratch(config: Config, member: int) -> MemberCheck:
         return MemberCheck(member, "scratch", "damaged", {0: str(error)})
     records = [r for r in manifest.leads if not _removed(config, member, r)]
     problems = check_leads(config.scratch.forecasts(), records)
-    problems |= {lead: f"{lead_name(lead)} is not in {path}" for lead in _not_covered(config, manifest.leads)}
-    state = "damaged" if problems else "sound"
-    return MemberCheck(member, "scratch", state, problems, sum(r.grib.size + r.index.size for r in records))
+    size = sum(r.grib.size + r.index.size for r in records)
+    return _judged(config, MemberCheck(member, "scratch", "sound", problems, size), manifest.leads)
 
 
 def _removed(config: Config, member: int, record: LeadRecord) -> bool:
@@ -183,8 +188,16 @@ def _removed(config: Config, member: int, record: LeadRecord) -> bool:
     return WorkFolder(config.scratch.work(member), config.cycle, member).delivered.read().get(record.lead) == record
 
 
-def _not_covered(config: Config, records: Iterable[LeadRecord]) -> list[int]:
-    return sorted(set(config.leads) - {record.lead for record in records})
+def _judged(config: Config, check: MemberCheck, records: Iterable[LeadRecord]) -> MemberCheck:
+    """Return the check with its state: damaged by a problem, short without the leads asked for."""
+    if check.problems:
+        return replace(check, state="damaged")
+    have = {record.lead for record in records}
+    missing = sorted(set(config.leads) - have)
+    if not missing:
+        return check
+    ends = f"ends at {max(have)} h" if have and max(have) < missing[0] else f"lacks {lead_name(missing[0])}"
+    return replace(check, state="short", problems={0: f"{ends}, {config.leads[-1]} h are asked for"})
 
 
 def _check_destination(config: Config, member: int, storage: Storage) -> MemberCheck:
@@ -192,9 +205,9 @@ def _check_destination(config: Config, member: int, storage: Storage) -> MemberC
     manifest = remote_manifest(config, storage, member)
     if manifest is None:
         there = storage.stat(config.keys_.manifest(member)) is not None
-        problems = {0: f"{storage.address(config.keys_.manifest(member))}: not a sound manifest"} if there else {}
-        return MemberCheck(member, "destination", "damaged" if there else "absent", problems)
-    problems = {lead: f"{lead_name(lead)} is not in the manifest" for lead in _not_covered(config, manifest.leads)}
+        unsound = {0: f"{storage.address(config.keys_.manifest(member))}: not a sound manifest"} if there else {}
+        return MemberCheck(member, "destination", "damaged" if there else "absent", unsound)
+    problems: dict[int, str] = {}
     receipt = remote_receipt(config, storage, member)
     if receipt is None or receipt["content_digest"] != manifest.content_digest:
         fault = "missing" if receipt is None else "of other content than the manifest"
@@ -207,7 +220,7 @@ def _check_destination(config: Config, member: int, storage: Storage) -> MemberC
         if wrong:
             problems.setdefault(lead_of.get(file.name, 0), wrong)
     size = sum(file.size for file in files)
-    return MemberCheck(member, "destination", "damaged" if problems else "sound", problems, size)
+    return _judged(config, MemberCheck(member, "destination", "sound", problems, size), manifest.leads)
 
 
 def _wrong(storage: Storage, info: ObjectInfo | None, file: FileRecord) -> str | None:

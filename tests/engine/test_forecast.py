@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from aifs_ensemble import engine, publication
@@ -347,9 +348,19 @@ def test_other_initial_fields_never_mix(request_for: Requests, model: Model, tmp
 # stopping
 
 
-def test_sigterm_finishes_the_lead_under_way_and_keeps_a_restart_state(request_for: Requests, whole: Whole) -> None:
+@pytest.mark.parametrize("group", [False, True], ids=["the process", "its encoders too"])
+def test_sigterm_finishes_the_lead_under_way_and_keeps_a_restart_state(
+    request_for: Requests, whole: Whole, group: bool
+) -> None:
+    """Batch systems and systemd send it to every process of a job."""
     request = request_for(restart_hours=72)
-    listener = Listener(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    def stop() -> None:
+        this = psutil.Process()
+        for process in [*(this.children() if group else ()), this]:
+            process.send_signal(signal.SIGTERM)
+
+    listener = Listener(6, stop)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(StoppedError, match="stopped by SIGTERM") as caught:
         run_forecast(request, [listener])

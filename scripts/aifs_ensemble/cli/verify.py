@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     places = args.place or PLACES
     check = check_ensemble(config, deep=args.deep, mend=args.mend, places=places)
     for place in places:
-        for state in ("sound", "damaged", "absent"):
+        for state in ("sound", "short", "damaged", "absent"):
             found = check.of(state, place)
             if found:
                 size = sum(one.bytes for one in found)
