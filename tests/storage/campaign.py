@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest.mock import patch
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.delivery import StreamingDelivery, deliver_member, restore_member
@@ -272,8 +273,11 @@ def run_campaign(seeds: range, folder_every: int = 6) -> list[Result]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["storage.members", "aifs_ensemble.delivery", "aifs_ensemble.storage.gcs"])
     results = []
-    with gcs_server() as server, fault_proxy(server) as proxy:
-        os.environ["STORAGE_EMULATOR_HOST"] = proxy.url
+    with (
+        gcs_server() as server,
+        fault_proxy(server) as proxy,
+        patch.dict(os.environ, {"STORAGE_EMULATOR_HOST": proxy.url}),
+    ):
         for seed in seeds:
             case = Case.draw(seed, bucket=seed % folder_every != 0)
             with tempfile.TemporaryDirectory() as folder:

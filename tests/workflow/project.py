@@ -50,7 +50,7 @@ class Project:
     def snakemake(self, *arguments: str, profile: str = "local", environment: dict[str, str] | None = None) -> str:
         """Run snakemake; return all it said. The exit code is kept in `code`."""
         command = [sys.executable, "-m", "snakemake", "--profile", profile, *arguments]
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("GOOGLE_", "SNAKEMAKE_"))}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("GOOGLE_", "SNAKEMAKE_", "STORAGE_"))}
         done = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, timeout=280, check=False,
             env=clean | {"PYTHONPATH": ""} | (environment or {}),
