@@ -148,6 +148,8 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
 
     deterministic = kind not in ("forward-compiled", "forward-eager")
     args.cuda_graph = kind == "forward-graph"
+    if kind.startswith("forward-compiled"):
+        args.chunks = 1  # chunks of unequal sizes would be compiled one by one, up to torch's limit
     model = Loaded(args, compiled=kind in ("forward", "forward-graph"), deterministic=deterministic)
     if kind.startswith("forward-compiled"):
         inner = model.loaded.stepper.model.model
@@ -166,7 +168,11 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     if kind == "forward-graph":
         found |= {"recorded": model.loaded.stepper.recorded, "same_as_launched": bool(torch.equal(result, launched))}
     if model.device.type == "cuda":
-        found |= {"peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6, "gpu": torch.cuda.get_device_name()}
+        peak = torch.cuda.max_memory_allocated()
+        if kind == "forward-graph":  # a graph's memory is not allocated again by what replays it
+            torch.cuda.empty_cache()
+            peak = torch.cuda.memory_reserved()
+        found |= {"peak_gpu_mb": peak / 1e6, "gpu": torch.cuda.get_device_name()}
     return found
 
 
@@ -311,7 +317,7 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
         "loop_step_seconds": plain,
         "busy_ms_per_step": busy / 1000 / args.repeats,
         "idle_ms_per_step": (until - spans[0][0] - busy) / 1000 / args.repeats,
-        "waits": sorted({f"{w.filename}:{w.lineno}" for w in waits if "synchroniz" in str(w.message)}),
+        "waits": sorted({f"{w.filename}:{w.lineno}" for w in waits if "called a synchronizing" in str(w.message)}),
         "kernels": {name: [round(ms, 4), round(count, 1)] for name, (ms, count) in longest},
     }
 
@@ -332,7 +338,8 @@ def precisions(args: argparse.Namespace) -> dict[str, Any]:
         timed(model.forward, model.device, 1)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        _, seconds = timed(model.forward, model.device, 1 if precision == "32" else args.repeats)
+        # the result goes at once: the next row starts without it
+        seconds = timed(model.forward, model.device, 1 if precision == "32" else args.repeats)[1]
         used = {
             "peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6,
             "reserved_mb": torch.cuda.memory_reserved() / 1e6,

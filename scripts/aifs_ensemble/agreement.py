@@ -10,19 +10,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from aifs_ensemble.config import Config
+from aifs_ensemble.manifest import MemberManifest
 from aifs_ensemble.packing import bits_for
 
 _FORECAST = ("precision", "compile", "deterministic", "chunks", "accumulate")
 _IDEALISED = ("seed", "amplitude")
 
 
-def member_differences(config: Config, record: Mapping[str, Any]) -> list[str]:
-    """Return how a member differs from what is asked for, e.g. ``precision bf16, not 32``; `record` is its manifest."""
-    settings = record.get("settings") or {}
+def member_differences(config: Config, manifest: MemberManifest) -> list[str]:
+    """Return how a member differs from what is asked for, e.g. ``precision bf16, not 32``."""
+    settings = manifest.settings
     pairs = [
-        ("model", record.get("model"), config.model.name),
-        ("grid", record.get("grid"), config.model.grid),
-        ("ensemble_size", record.get("ensemble_size"), config["ensemble_size"]),
+        ("model", manifest.model, config.model.name),
+        ("grid", manifest.grid, config.model.grid),
+        ("ensemble_size", manifest.ensemble_size, config["ensemble_size"]),
         *((key, settings.get(key), config["forecast"][key]) for key in _FORECAST),
     ]
     found = [f"{name} {_plain(have)}, not {_plain(want)}" for name, have, want in pairs if have not in (None, want)]
@@ -30,7 +31,7 @@ def member_differences(config: Config, record: Mapping[str, Any]) -> list[str]:
         bits = bits_for(config.model.outputs, config["forecast"]["packing"])
         other = sorted(name for name, have in settings["packing"].items() if bits.get(name) != have)
         found += [f"packing of {name} {settings['packing'][name]} bits, not {bits.get(name)}" for name in other[:1]]
-    return found + source_differences(config, record.get("initial_conditions") or {})
+    return found + source_differences(config, manifest.initial_conditions)
 
 
 def source_differences(config: Config, provenance: Mapping[str, Any]) -> list[str]:

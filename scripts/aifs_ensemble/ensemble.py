@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def _why_not(
     absent = set(config.leads) - {record.lead for record in manifest.leads}
     if absent:
         return f"its manifest ends before {max(absent)} h"
-    if other := member_differences(config, asdict(manifest)):
+    if other := member_differences(config, manifest):
         return f"it was made with {'; '.join(other)}"
     for file in vouched_files(manifest, receipt):
         info = listed.get(f"{config.cycle}/forecasts/{file.name}")

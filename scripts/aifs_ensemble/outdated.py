@@ -88,26 +88,22 @@ def _why(config: Config, path: str, content: dict, delivered: bool) -> str | Non
     if name.parent.name == "initial":
         return "; ".join(source_differences(config, content.get("provenance") or content)) or None
     if name.name == "manifest.json":
-        return _ensemble_differs(config, path, content)
+        return _ensemble_differs(config, content)
     try:
-        why = _member_differs(config, path, content)
+        manifest = parse_member_manifest(content, path)
     except VerificationError as error:
         return " ".join(str(error).split())
-    other = member_differences(config, content)
+    other = member_differences(config, manifest)
     if other and delivered:
         raise VerificationError(
             f"{path}: made with {'; '.join(other)}; what is delivered is never overwritten: ask for the same, name "
-            f"another destination, or remove that run (aifs-ensemble gc --finished {content.get('member')} --delete)"
+            f"another destination, or remove that run (aifs-ensemble gc --finished {manifest.member} --delete)"
         )
-    return "; ".join(other) or why
+    missing = set(config.leads) - {record.lead for record in manifest.leads}
+    return "; ".join(other) or (f"ends before {max(missing)} h" if missing else None)
 
 
-def _ensemble_differs(config: Config, path: str, content: dict) -> str | None:
+def _ensemble_differs(config: Config, content: dict) -> str | None:
     asked = asked_for(config)
     other = [name for name in asked if content.get(name) != asked[name]]
     return f"other {', '.join(other)}" if other else None
-
-
-def _member_differs(config: Config, path: str, content: dict) -> str | None:
-    missing = set(config.leads) - {record.lead for record in parse_member_manifest(content, path).leads}
-    return f"ends before {max(missing)} h" if missing else None

@@ -1,5 +1,4 @@
-"""What is checked before anything is computed: room on scratch, a destination that takes
-files, and where bucket, images and machines are."""
+"""What is checked before anything is computed: room on scratch, a destination that takes files, places of machines."""
 
 from __future__ import annotations
 
@@ -27,9 +26,10 @@ def lead_bytes(config: Config) -> int:
 def check_room(config: Config, at_once: int = 1) -> None:
     """Raise PlanError unless scratch has room for what this machine will hold of the run."""
     restart = round(load_throughput(load_machines().gpu_specs).size(config.model.name).restart_mb * 1e6)
-    needed = max(0, room_needed(config, lead_bytes(config), restart, at_once) - room_held(config))
-    system = check_scratch(config, needed)
-    LOG.info("scratch: %.1f GB more needed, %.1f GB free on %s", needed / 1e9, system.free / 1e9, system.mount)
+    needed = room_needed(config, lead_bytes(config), restart, at_once)
+    held = room_held(config) if config["keep_scratch"] else 0  # else only members that run now are counted
+    system = check_scratch(config, needed, held=held)
+    LOG.info("scratch: %.1f GB needed, %.1f GB free on %s", needed / 1e9, system.free / 1e9, system.mount)
 
 
 def check_destination(config: Config, *, write: bool = True) -> None:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from aifs_ensemble.determinism import places_written_once, set_deterministic
-from aifs_ensemble.errors import CheckpointError
+from aifs_ensemble.errors import CheckpointError, ConfigError
 from aifs_ensemble.forcings import ComputedForcings, ForcingsAhead
 from aifs_ensemble.models import Model
 from aifs_ensemble.noise import seed_device
@@ -185,8 +185,8 @@ class Stepper:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # a broken recording leaves stream, memory and noise in no sure state
-                raise CheckpointError(
-                    f"forward pass cannot be recorded as a CUDA graph ({error}); set forecast.cuda_graph: false"
+                raise ConfigError(
+                    f"forecast.cuda_graph: true, expected false: the forward pass cannot be recorded ({error})"
                 ) from error
 
     @property

@@ -86,8 +86,8 @@ def _mount_of(path: Path, mounts: Path) -> tuple[str, str]:
     return found
 
 
-def check_scratch(config: Config, needed: int, *, mounts: Path = MOUNTS) -> FileSystem:
-    """Raise PlanError unless scratch has room for `needed` bytes on a file system that suits them.
+def check_scratch(config: Config, needed: int, *, held: int = 0, mounts: Path = MOUNTS) -> FileSystem:
+    """Raise PlanError unless scratch has room for `needed` bytes, `held` of them there already, on a suitable system.
 
     A container's own layer is refused for more than a demonstration. With a scratch budget, that is the
     room there is. Returns the file system.
@@ -102,10 +102,10 @@ def check_scratch(config: Config, needed: int, *, mounts: Path = MOUNTS) -> File
     if system.memory:
         log.info("scratch %s is in memory (%s, %s free)", scratch, system.mount, _gb(system.free))
     free = system.free - system.reserve
-    if needed > free:
+    if needed - held > free:
         raise PlanError(
             f"config: scratch: {scratch} has {_gb(max(free, 0))} to give on {system.mount} ({system.kind}), "
-            f"expected {_gb(needed)}"
+            f"expected {_gb(needed - held)}"
         )
     budget = config["delivery"]["scratch_budget_mb"]
     if budget is not None and needed > budget * 2**20:

@@ -156,7 +156,7 @@ def verify_member(
     else:
         storage = storage or open_destination(config)
         check = _check_destination(config, member, storage)
-    if deep and check.state == "sound":
+    if deep and check.state in ("sound", "short"):
         check = _decode_some(config, check, storage)
     if mend and check.state == "damaged":
         if place == "scratch":
@@ -252,7 +252,9 @@ def _decode_some(config: Config, check: MemberCheck, storage: Storage | None) ->
         decoded += record.messages
         if wrong:
             problems[record.lead] = f"{record.grib.name}: {wrong}"
-    return replace(check, state="damaged" if problems else "sound", problems=problems, decoded=decoded)
+    if problems:
+        return replace(check, state="damaged", problems=problems, decoded=decoded)
+    return replace(check, decoded=decoded)
 
 
 def _lead_bytes(

@@ -108,16 +108,6 @@ def test_the_accelerated_pass_is_the_models_own(interface: torch.nn.Module, fcst
         assert not torch.equal(fast(inputs, fcstep=fcstep), found)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_without_a_gpu_nothing_is_recorded(interface: torch.nn.Module) -> None:
-    fast = accelerate.AcceleratedForward(
-        interface.model, torch.float32, compiled=False, attention=window_attention(64), gelu="exact"
-    )
-    with pytest.raises(RuntimeError):
-        fast.record()
-    assert not fast.recorded
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_a_recorded_pass_gives_the_same_bits(interface: torch.nn.Module) -> None:
     model = interface.model.cuda()

@@ -254,29 +254,23 @@ def test_a_member_is_judged_by_the_layout_in_which_it_was_delivered(
     assert len([name for name in names if name.endswith(".grib2")]) == 4
 
 
-def test_a_sound_run_of_fewer_leads_is_short_and_left_alone(tmp_path: Path, destination: str) -> None:
-    config = make_config(tmp_path, destination, members="1")
-    make_member(config, 1)
-    deliver_member(config, 1)
+def test_a_sound_run_of_fewer_leads_is_short_and_left_alone(config: Config) -> None:
     write_ensemble_manifest(config)
-    storage = open_storage(destination)
+    storage = open_storage(config["destination"])
     before = {info.key for info in storage.list("")}
-    today = make_config(tmp_path, destination, members="1", lead_hours=36)
+    today = make_config(config.scratch.root, config["destination"], lead_hours=36)
     for place in ("scratch", "destination"):
         check = verify_member(today, 1, place=place, mend=True)
         assert (check.state, check.problems) == ("short", {0: "ends at 24 h, 36 h are asked for"})
-    with pytest.raises(VerificationError, match=r"0 sound members, expected at least 1; short: 1 \(ends at 24 h"):
+    with pytest.raises(VerificationError, match=r"0 sound members, expected at least 2; short: 1-2 \(ends at 24 h"):
         verify_ensemble(today)
     assert {info.key for info in storage.list("")} == before
     assert verify_member(config, 1).state == "sound"
 
 
-def test_a_member_that_is_not_there_leaves_success_alone(tmp_path: Path, destination: str) -> None:
-    config = make_config(tmp_path, destination, members="1")
-    make_member(config, 1)
-    deliver_member(config, 1)
+def test_a_member_that_is_not_there_leaves_success_alone(config: Config) -> None:
     write_ensemble_manifest(config)
-    storage = open_storage(destination)
+    storage = open_storage(config["destination"])
     assert finished_run(config, storage, [9]) == []
     found = [orphan.info.key for orphan in finished_run(config, storage, [1])]
     assert found[0] == config.keys_.success and config.keys_.manifest(1) in found
