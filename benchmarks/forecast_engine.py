@@ -31,6 +31,7 @@ import gc
 import itertools
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -41,6 +42,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -61,6 +63,7 @@ GPU_ONLY = {
     "forward", "forward-graph", "drift", "profile", "precisions", "forward-compiled", "forward-compiled-deterministic",
 }  # fmt: skip
 CYCLE = "20250819_0000"
+WARM_STEPS = 2  # of a profiled loop, before what is counted
 
 
 def configuration(args: argparse.Namespace, **over: Any) -> Config:
@@ -166,14 +169,32 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     again, _ = timed(model.forward, model.device, 1)
     found = {"step_seconds": seconds, "first_call_seconds": first, "repeatable": bool(torch.equal(result, again))}
     if kind == "forward-graph":
-        found |= {"recorded": model.loaded.stepper.recorded, "same_as_launched": bool(torch.equal(result, launched))}
+        if not model.loaded.stepper.recorded:
+            raise SystemExit("forward-graph: the pass is not recorded, expected a CUDA graph")
+        found |= {"same_as_launched": bool(torch.equal(result, launched))}
     if model.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
+        found["sm_mhz"], found["watts"] = clock_and_power(model)
         if kind == "forward-graph":  # a graph's memory is not allocated again by what replays it
             torch.cuda.empty_cache()
             peak = torch.cuda.memory_reserved()
         found |= {"peak_gpu_mb": peak / 1e6, "gpu": torch.cuda.get_device_name()}
     return found
+
+
+def clock_and_power(model: Loaded) -> tuple[float, float]:
+    """Return the card's clock and power while it computes: cards that meet their power limit slow down."""
+    import torch
+
+    for _ in range(10):
+        model.forward()
+    try:
+        return torch.cuda.clock_rate(), torch.cuda.power_draw() / 1000
+    except Exception as error:  # a driver that does not tell must not cost the measurement
+        print(f"clock and power not known: {error}", file=sys.stderr)
+        return math.nan, math.nan
+    finally:
+        torch.cuda.synchronize()
 
 
 def drift(args: argparse.Namespace) -> dict[str, Any]:
@@ -247,7 +268,8 @@ class Discard:
         self.buffer = np.zeros((3, len(outputs), model.loaded.layout.points), dtype=np.float32)
         self._turn = itertools.cycle(SimpleNamespace(array=part) for part in self.buffer)
         self.transfer = FieldTransfer(self, model.rollout, outputs, "profile")
-        self.steps: list[float] = []
+        self.begin: Callable[[], None] | None = None
+        self.settled = 0
 
     def acquire(self) -> Any:
         return next(self._turn)
@@ -264,10 +286,14 @@ class Discard:
         """Nothing was opened."""
 
     def step(self, step: int, output: Any, seconds: Callable[[], float]) -> None:
-        self.steps += [seconds for _, seconds in self.transfer.arrivals()]
+        list(self.transfer.arrivals())
         self.transfer.send(6 * step, output, seconds)
 
     def advanced(self, step: int) -> bool:
+        if self.settled == WARM_STEPS and self.begin is not None:
+            list(self.transfer.arrivals())
+            self.begin()
+        self.settled += 1
         return True
 
 
@@ -280,44 +306,59 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     model = Loaded(args, compiled=True, deterministic=True)
     model.loaded.stepper.warm_up(model.rollout.inputs)
 
-    def steps(first: int, last: int) -> float:
+    def steps(first: int, count: int, begin: Callable[[], None] | None = None) -> float:
+        """Make `count` steps after a few that are not counted; return the seconds of one of them."""
         sink = Discard(model)
-        torch.cuda.synchronize()
-        begun = time.perf_counter()
+        begun = 0.0
+
+        def start() -> None:
+            nonlocal begun
+            torch.cuda.synchronize()
+            if begin is not None:
+                begin()
+            begun = time.perf_counter()
+
+        sink.begin = start
         with sink.transfer:
             roll(model.loaded.stepper, model.rollout, model.loaded.forcings, sink, start=model.request.start,
-                 steps=range(first, last), seed=model.request.seed)  # fmt: skip
+                 steps=range(first, first + count + WARM_STEPS + 1), seed=model.request.seed)  # fmt: skip
             list(sink.transfer.arrivals())
-        torch.cuda.synchronize()
-        return (time.perf_counter() - begun) / (last - first)
+            torch.cuda.synchronize()
+            return (time.perf_counter() - begun) / count
 
-    steps(1, 5)
-    plain = steps(5, 5 + 2 * args.repeats)
+    plain = steps(1, 2 * args.repeats)
     with warnings.catch_warnings(record=True) as waits:
         warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        steps(40, 42)
+        steps(40, 2, lambda: torch.cuda.set_sync_debug_mode("warn"))
         torch.cuda.set_sync_debug_mode("default")
-    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        steps(50, 50 + args.repeats)
+    found: dict[str, Any] = {
+        "loop_step_seconds": plain,
+        "cuda_graph": model.loaded.stepper.recorded,
+        "waits": sorted({f"{w.filename}:{w.lineno}" for w in waits if "called a synchronizing" in str(w.message)}),
+    }
+    profiler = torch.profiler.profile(activities=[ProfilerActivity.CUDA])
+    steps(50, args.repeats, profiler.start)
+    profiler.stop()
     on_card = torch.autograd.DeviceType.CUDA
     events = [e for e in profiler.events() or () if e.device_type == on_card]
-    spans = sorted((e.time_range.start, e.time_range.end) for e in events)
+    # copies from and to the host run beside the kernels, on streams of their own
+    kernel = [e for e in events if not e.name.startswith(("Memcpy HtoD", "Memcpy DtoH"))]
+    spans = sorted((e.time_range.start, e.time_range.end) for e in kernel)
+    if not spans:
+        return found
     busy, until = 0.0, spans[0][0]
     for begin, end in spans:
         busy += max(0.0, end - max(begin, until))
         until = max(until, end)
     kernels: dict[str, list[float]] = {}
     for event in events:
-        found = kernels.setdefault(event.name[:90], [0.0, 0])
-        found[0] += (event.time_range.end - event.time_range.start) / 1000 / args.repeats
-        found[1] += 1 / args.repeats
+        total = kernels.setdefault(event.name[:90], [0.0, 0])
+        total[0] += (event.time_range.end - event.time_range.start) / 1000 / args.repeats
+        total[1] += 1 / args.repeats
     longest = sorted(kernels.items(), key=lambda item: -item[1][0])[:40]
-    return {
-        "loop_step_seconds": plain,
+    return found | {
         "busy_ms_per_step": busy / 1000 / args.repeats,
         "idle_ms_per_step": (until - spans[0][0] - busy) / 1000 / args.repeats,
-        "waits": sorted({f"{w.filename}:{w.lineno}" for w in waits if "called a synchronizing" in str(w.message)}),
         "kernels": {name: [round(ms, 4), round(count, 1)] for name, (ms, count) in longest},
     }
 
@@ -328,27 +369,36 @@ def precisions(args: argparse.Namespace) -> dict[str, Any]:
 
     rows = []
     for precision, compiled, chunks in (
-        ("32", False, 1), ("bf16", False, 1), ("16", False, 1), ("16", False, 10),
-        ("bf16", True, 10), ("16", True, 1), ("16", True, 4), ("16", True, 10), ("16", True, 16),
+        ("16", True, 1), ("16", True, 4), ("16", True, 10), ("16", True, 16), ("bf16", True, 10),
+        ("16", False, 1), ("16", False, 10), ("bf16", False, 1), ("32", False, 1),
     ):  # fmt: skip
-        args.precision, args.chunks = precision, chunks
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        model = Loaded(args, compiled=compiled, deterministic=True)
-        timed(model.forward, model.device, 1)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        # the result goes at once: the next row starts without it
-        seconds = timed(model.forward, model.device, 1 if precision == "32" else args.repeats)[1]
-        used = {
-            "peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6,
-            "reserved_mb": torch.cuda.memory_reserved() / 1e6,
-        }
-        rows.append({"precision": precision, "compile": compiled, "chunks": chunks, "step_seconds": seconds, **used})
-        del model
+        row: dict[str, Any] = {"precision": precision, "compile": compiled, "chunks": chunks}
+        try:
+            row |= _one_precision(args, precision, compiled, chunks)
+        except Exception as error:  # one that does not fit or does not run must not cost the others
+            row["failed"] = f"{type(error).__name__}: {error}"[:300]
+        rows.append(row)
+        print(f"precisions: {row}", file=sys.stderr, flush=True)
         gc.collect()
+        torch.cuda.empty_cache()
         torch._dynamo.reset()
     return {"rows": rows}
+
+
+def _one_precision(args: argparse.Namespace, precision: str, compiled: bool, chunks: int) -> dict[str, float]:
+    import torch
+
+    args.precision, args.chunks = precision, chunks
+    model = Loaded(args, compiled=compiled, deterministic=True)
+    timed(model.forward, model.device, 1)  # compiles; its result goes at once
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = timed(model.forward, model.device, 1 if precision == "32" else args.repeats)[1]
+    return {
+        "step_seconds": seconds,
+        "peak_gpu_mb": torch.cuda.max_memory_allocated() / 1e6,
+        "reserved_mb": torch.cuda.memory_reserved() / 1e6,
+    }
 
 
 def killed_halfway(command: list[str], environment: dict[str, str], journal: Path, steps: int) -> None:
@@ -394,6 +444,9 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     wall = time.perf_counter() - start
     manifests = [read_member_manifest(config.scratch.manifest(m)) for m in config.members[:members]]
     timings = manifests[0].timings
+    recorded = manifests[0].attempts[-1].get("cuda_graph")
+    if kind == "engine-graph" and args.device == "cuda" and not recorded:
+        raise SystemExit(f"engine-graph: cuda_graph {recorded} in the manifest, expected True")
     step = card_step_seconds(manifests)
     size = sum(manifest.bytes for manifest in manifests)
     return {
@@ -517,7 +570,11 @@ def same_bytes(modes: dict[str, Any]) -> str:
     different = [mode for mode, crc32c in made.items() if crc32c != next(iter(made.values()))]
     if different:
         raise ValueError(f"member 1 differs between {next(iter(made))} and {', '.join(different)}")
-    return f"member 1 is the same to the byte in {', '.join(made)}" if made else "no mode that writes members"
+    return (
+        f"member 1 is the same to the byte in {', '.join(made)}"
+        if len(made) > 1
+        else "fewer than two modes made members"
+    )
 
 
 def table(results: dict[str, Any]) -> list[str]:
@@ -549,6 +606,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--encoders", type=int, default=max(1, min(14, (os.cpu_count() or 2) - 2)))
     parser.add_argument("--chunks", type=int, default=10)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--mode-seconds", type=float, default=600, help="a mode that takes longer is given up")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--job", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--streaming", action="store_true", help=argparse.SUPPRESS)
@@ -567,6 +625,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
+def in_a_process(command: list[str], limit: float) -> tuple[int, str, str]:
+    """Run a mode with all processes that it starts, for `limit` seconds; return exit code, output and errors."""
+    mode = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        output, errors = mode.communicate(timeout=limit)
+        return mode.returncode, output, errors
+    except subprocess.TimeoutExpired:
+        os.killpg(mode.pid, signal.SIGKILL)
+        output, errors = mode.communicate()
+        return 1, output, f"{errors}\nnot over after {limit:.0f} s"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(mode.pid, signal.SIGKILL)
+
+
 def main() -> None:
     warnings.filterwarnings("ignore")
     args = parse(sys.argv[1:])
@@ -577,6 +650,7 @@ def main() -> None:
     if args.mode:
         print("RESULT " + json.dumps(run_mode(args, args.mode)))
         return None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes the mode that runs with it
     results: dict[str, Any] = {"schema": "aifs-ensemble/engine-benchmark/1", "model": args.model, "steps": args.steps,
                                "precision": args.precision, "encoders": args.encoders, "chunks": args.chunks,
                                "device": args.device, "cores": os.cpu_count(), "modes": {}}  # fmt: skip
@@ -586,11 +660,11 @@ def main() -> None:
             continue
         command = [sys.executable, __file__, *args.passed, "--mode", mode]
         start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
-        if done.returncode or line is None:
-            print(f"{mode}: failed\n{done.stdout[-500:]}\n{done.stderr[-2500:]}", file=sys.stderr, flush=True)
-            results["modes"][mode] = {"failed": done.stderr[-300:]}
+        code, output, errors = in_a_process(command, args.mode_seconds)
+        line = next((x for x in output.splitlines() if x.startswith("RESULT ")), None)
+        if code or line is None:
+            print(f"{mode}: failed\n{output[-500:]}\n{errors}", file=sys.stderr, flush=True)
+            results["modes"][mode] = {"failed": errors.strip()[-1000:]}
             continue
         results["modes"][mode] = json.loads(line.removeprefix("RESULT "))
         print(f"{mode} ({time.perf_counter() - start:.0f} s): {line[7:900]}", file=sys.stderr, flush=True)
