@@ -20,6 +20,7 @@ engine-killed       killed halfway and started again: its bytes must be those of
 engine-streaming    the same, delivering to a folder as it goes
 engine-2, engine-3  two and three members at once, the encoder processes divided among them; they share the card,
                     or spread over the cards of the machine
+engine-2-graph, engine-3-graph   the same with CUDA graphs
 precisions          the forward pass by precision, compilation and chunks: seconds and peak memory: GPU only
 anemoi-serial, anemoi-parallel   anemoi-inference with GribFileOutput, and with ParallelOutput and 8 writers
 """
@@ -56,7 +57,7 @@ from aifs_ensemble.config import Config, read_files  # noqa: E402
 
 MODES = (
     "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "forward-graph", "engine-cold",
-    "engine", "engine-graph", "engine-streaming", "engine-killed", "engine-2", "engine-3", "anemoi-serial",
+    "engine", "engine-graph", "engine-streaming", "engine-killed", "engine-2", "engine-3", "engine-2-graph", "engine-3-graph", "anemoi-serial",
     "anemoi-parallel", "precisions", "drift", "profile",
 )  # fmt: skip
 GPU_ONLY = {
@@ -422,7 +423,7 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     from aifs_ensemble.manifest import read_member_manifest
     from aifs_ensemble.throughput import card_step_seconds
 
-    members = int(kind[-1]) if kind[-1].isdigit() else 1
+    members = next((int(part) for part in kind.split("-") if part.isdigit()), 1)
     cache = args.scratch / "inductor"
     if kind == "engine-cold":
         shutil.rmtree(cache, ignore_errors=True)
@@ -445,8 +446,8 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     manifests = [read_member_manifest(config.scratch.manifest(m)) for m in config.members[:members]]
     timings = manifests[0].timings
     recorded = manifests[0].attempts[-1].get("cuda_graph")
-    if kind == "engine-graph" and args.device == "cuda" and not recorded:
-        raise SystemExit(f"engine-graph: cuda_graph {recorded} in the manifest, expected True")
+    if "graph" in kind and args.device == "cuda" and not recorded:
+        raise SystemExit(f"{kind}: cuda_graph {recorded} in the manifest, expected True")
     step = card_step_seconds(manifests)
     size = sum(manifest.bytes for manifest in manifests)
     return {
