@@ -57,8 +57,8 @@ from aifs_ensemble.config import Config, read_files  # noqa: E402
 
 MODES = (
     "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "forward-graph", "engine-cold",
-    "engine", "engine-graph", "engine-streaming", "engine-killed", "engine-2", "engine-3", "engine-2-graph", "engine-3-graph", "anemoi-serial",
-    "anemoi-parallel", "precisions", "drift", "profile",
+    "engine", "engine-graph", "engine-streaming", "engine-killed", "engine-2", "engine-3",
+    "engine-2-graph", "engine-3-graph", "anemoi-serial", "anemoi-parallel", "precisions", "drift", "profile",
 )  # fmt: skip
 GPU_ONLY = {
     "forward", "forward-graph", "drift", "profile", "precisions", "forward-compiled", "forward-compiled-deterministic",
