@@ -7,6 +7,7 @@ says for what it holds; others begin with that. They also choose the same varian
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -33,14 +34,28 @@ _VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _PATIENCE_SECONDS = 60.0
 
 
-def cache_name(card: str) -> str:
-    """Return what a cache is good for: one card, one torch and Triton, one Python and processor."""
+def cache_name(card: str, config: Config) -> str:
+    """Return what a cache is good for: one card, one torch and Triton, one Python and processor, one program.
+
+    The program is told by the model, the settings that its kernels depend on, and a digest of their sources.
+    """
+    settings = config["forecast"]
     parts = [card or "cpu"]
-    for package in ("torch", "triton"):
+    for package in ("torch", "triton", "anemoi-models"):
         with suppress(metadata.PackageNotFoundError):
             parts.append(f"{package}-{metadata.version(package)}")
-    parts += [f"python-{platform.python_version()}", platform.machine()]
+    parts += [f"python-{platform.python_version()}", platform.machine(), config.model.name]
+    parts += [f"precision-{settings['precision']}", f"chunks-{settings['chunks']}"]
+    parts += [] if settings["deterministic"] else ["any-order"]
+    parts.append(_sources_digest())
     return re.sub(r"[^\w.-]+", "-", "_".join(parts))
+
+
+def _sources_digest() -> str:
+    found = hashlib.sha256()
+    for module in ("accelerate", "attention", "conditional_norm", "graph_attention"):
+        found.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+    return found.hexdigest()[:12]
 
 
 def card_name() -> str:
@@ -81,7 +96,7 @@ class CompileCache(SilentObserver):
         """Return the cache of a configuration, shared where members are delivered as they are computed."""
         shared = config["delivery"]["streaming"]
         root = Path(config["scratch"]) / "cache" / "compiled"
-        return cls(root, cache_name(card_name()), (lambda: open_destination(config)) if shared else None)
+        return cls(root, cache_name(card_name(), config), (lambda: open_destination(config)) if shared else None)
 
     def started(self, member: int, leads: int, done: int) -> None:
         """Point torch and Triton to the folder, filled from the destination when it is new."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from aifs_ensemble.encoders import EncoderPool, output_spec
-from aifs_ensemble.errors import GpuMemoryError, InputError, StoppedError, WorkflowError
+from aifs_ensemble.errors import GpuMemoryError, InputError, InterruptedByUserError, StoppedError, WorkflowError
 from aifs_ensemble.forcings import ComputedForcings
 from aifs_ensemble.forecast import ForecastRequest, Timings, Watchers, read_initial
 from aifs_ensemble.journal import WorkFolder
@@ -29,27 +29,40 @@ from aifs_ensemble.state import State
 from aifs_ensemble.transfer import FieldTransfer, Pool
 
 LOG = logging.getLogger(__name__)
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 SLOTS = 3  # leads in flight: one filled, one encoded, one between
 
 
 class StopSignal:
-    """Remembers that SIGTERM came; as a context manager, in the main thread only."""
+    """Remembers that SIGTERM or Ctrl-C came; as a context manager, in the main thread only.
+
+    A second Ctrl-C interrupts at once.
+    """
 
     def __init__(self) -> None:
-        self.received = False
+        self.received: signal.Signals | None = None
 
     def __enter__(self) -> StopSignal:
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
-            self._previous = signal.signal(signal.SIGTERM, self._receive)
+            self._previous = {number: signal.signal(number, self._receive) for number in _STOPS}
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._main:
-            signal.signal(signal.SIGTERM, self._previous)
+            for number, previous in self._previous.items():
+                signal.signal(number, previous)
 
-    def _receive(self, *_: object) -> None:
-        self.received = True
+    def _receive(self, number: int, _: object) -> None:
+        self.received = signal.Signals(number)
+        if self.received is signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            LOG.warning("stopping after this step, with a restart state; once more to stop at once")
+
+    def error(self, told: str) -> StoppedError:
+        """Return the error that says how the process was stopped."""
+        by_user = self.received is signal.SIGINT
+        return (InterruptedByUserError if by_user else StoppedError)(told)
 
 
 @contextmanager
@@ -205,7 +218,7 @@ class _Run:
         self.step_seconds: list[float] = []
 
     def go(self, loaded: Loaded, first: int) -> None:
-        """Make the steps from `first` on until nothing is missing; StoppedError after a SIGTERM."""
+        """Make the steps from `first` on until nothing is missing; StoppedError after a SIGTERM or Ctrl-C."""
         request = self._request
         steps = range(first, self._last // request.model.timestep_hours + 1)
         with self._restarts, self._transfer:
@@ -232,8 +245,9 @@ class _Run:
                 self._timings.seconds["wait_device"] = self._transfer.watched
         if self._missing and self._stopped:
             done = len(self.records)
-            raise StoppedError(
-                f"{member_name(request.member)}: stopped by SIGTERM with {done} leads made by this process and "
+            how = "Ctrl-C" if self._stop.received is signal.SIGINT else "SIGTERM"
+            raise self._stop.error(
+                f"{member_name(request.member)}: stopped by {how} with {done} leads made by this process and "
                 f"{len(self._missing)} to make; run again to go on"
             )
 
@@ -251,7 +265,7 @@ class _Run:
     def advanced(self, step: int) -> bool:
         """Keep a restart state where one is due; go on unless told to stop."""
         lead = self._request.lead(step)
-        if self._stop.received and lead < self._last:
+        if self._stop.received is not None and lead < self._last:
             self._stopped = True
         due = lead % self._request.restart_hours == 0
         if (due or self._stopped) and not self._store.path(lead).exists():

@@ -87,3 +87,9 @@ class StoppedError(WorkflowError):
     """The process was asked to stop (SIGTERM) and did so with its state intact."""
 
     exit_code = 143
+
+
+class InterruptedByUserError(StoppedError):
+    """The process was asked to stop by Ctrl-C and did so with its state intact."""
+
+    exit_code = 130

@@ -156,7 +156,7 @@ def run_forecast(request: ForecastRequest, observers: Sequence[ForecastObserver]
     InputError, CheckpointError, GpuMemoryError, DiskFullError, NotFiniteError, EncodingError
         One line each, with an exit code of its own; what was made before stays and counts.
     StoppedError
-        The process received SIGTERM; the lead under way was finished.
+        The process received SIGTERM or Ctrl-C; the lead under way was finished.
     WorkflowError
         Another process works on the member.
 
@@ -298,15 +298,34 @@ def _take_stock(
     if device == "auto":  # a finished member is found without asking torch
         device = (work.recorded_settings() or {}).get("device") or _device_here(timings)
     settings = _settings(request, files, device)
+    if work.would_clear(settings):
+        _check_it_can_be_made(request)
     work.adopt(settings, files)
     with timings("verify"):
         whole = work.finished(request.leads, local=request.local_leads)
     if request.device == "auto" and len(whole) < len(request.leads) and _device_here(timings) != device:
         settings = _settings(request, files, _device_here(timings))
+        _check_it_can_be_made(request)
         work.adopt(settings, files)
         whole = {}
     work.remove_leftovers(work.journal.read().values())
     return settings, files, whole
+
+
+def _check_it_can_be_made(request: ForecastRequest) -> None:
+    """Raise what a forecast under these settings would, as far as it shows before computing.
+
+    What an earlier setting or input made is cleared away only for one that can be followed.
+    """
+    from aifs_ensemble.checkpoint.describe import check_description, describe_checkpoint
+    from aifs_ensemble.checkpoint.load import check_digest
+    from aifs_ensemble.rollout import resolve_device
+
+    resolve_device(request.device)
+    check_description(describe_checkpoint(request.checkpoint), request.model)
+    if not request.trust:
+        check_digest(request.checkpoint, request.model)
+    read_initial(request)
 
 
 def _device_here(timings: Timings) -> str:

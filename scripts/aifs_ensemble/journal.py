@@ -203,6 +203,13 @@ class WorkFolder:
             return {}
         return content if isinstance(content, dict) and content.get("schema") == SCHEMA else {}
 
+    def would_clear(self, settings: Mapping[str, Any]) -> bool:
+        """Return whether `adopt` would remove content that was made under other settings."""
+        recorded = self.recorded_settings()
+        if recorded is not None:
+            return recorded != settings
+        return self._has_records() and digest(settings) not in self._restart_fingerprints()
+
     def adopt(self, settings: Mapping[str, Any], files: Mapping[str, KnownFile]) -> bool:
         """Make the folder one of `settings`; return False if content of other settings was removed for it.
 
@@ -210,19 +217,17 @@ class WorkFolder:
         only beside a restart state that carries the same one.
         """
         recorded = self.recorded_settings()
-        kept = True
-        if recorded is not None and recorded != settings:
+        kept = not self.would_clear(settings)
+        if not kept and recorded is not None:
             changed = [key for key in {**recorded, **settings} if recorded.get(key) != settings.get(key)]
             LOG.warning(
                 "member %d: %s changed since this forecast began: its leads are made afresh",
                 self.member,
                 ", ".join(_change(key, recorded.get(key), settings.get(key)) for key in changed),
             )
-            kept = False
             self._clear()
-        elif recorded is None and self._has_records() and digest(settings) not in self._restart_fingerprints():
+        elif not kept:
             LOG.warning("member %d: %s is missing: its leads are made afresh", self.member, self._fingerprint)
-            kept = False
             self._clear()
         content = {
             "schema": SCHEMA,

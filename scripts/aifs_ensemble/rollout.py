@@ -33,7 +33,9 @@ _AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, "32": None}
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that ``auto``, ``cpu`` or ``cuda`` means here."""
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` means here; ConfigError where there is no such."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("forecast.device: cuda, expected auto or cpu: torch finds no GPU here")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)

@@ -20,7 +20,7 @@ from aifs_ensemble.throughput import PHASES, phase_seconds
 
 LOG = logging.getLogger(__name__)
 BENCHMARKS = Path("logs/benchmarks")
-INTERRUPTED = ("killed", "StoppedError")
+INTERRUPTED = ("killed", "StoppedError", "InterruptedByUserError")
 
 
 @dataclass(frozen=True)

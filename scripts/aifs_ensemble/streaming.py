@@ -89,7 +89,7 @@ class StreamingDelivery(SilentObserver):
 
     def restart_written(self, lead: int, path: Path) -> None:
         """Queue a restart state when these are mirrored; a link keeps it while the forecast tidies up."""
-        if not self.config["delivery"]["mirror_restarts"]:
+        if not self.config["delivery"]["mirror_restarts"] or lead == self.config.leads[-1]:
             return
         kept = self._work / "mirror" / path.name
         kept.parent.mkdir(parents=True, exist_ok=True)

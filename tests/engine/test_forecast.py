@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from aifs_ensemble import engine, publication
+from aifs_ensemble.checkpoint import build_checkpoint
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import (
     CheckpointError,
@@ -24,6 +25,7 @@ from aifs_ensemble.errors import (
     DiskFullError,
     GpuMemoryError,
     InputError,
+    InterruptedByUserError,
     NotFiniteError,
     StoppedError,
     WorkflowError,
@@ -32,7 +34,7 @@ from aifs_ensemble.forecast import ForecastRequest, Timings, run_forecast
 from aifs_ensemble.gribcode import grib_parameter
 from aifs_ensemble.index import read_fields
 from aifs_ensemble.manifest import LeadRecord, MemberManifest, check_leads, read_member_manifest
-from aifs_ensemble.models import Model
+from aifs_ensemble.models import Model, get_model
 from aifs_ensemble.names import lead_file
 from aifs_ensemble.observers import SilentObserver
 from aifs_ensemble.publication import link
@@ -372,6 +374,70 @@ def test_sigterm_finishes_the_lead_under_way_and_keeps_a_restart_state(
     second = Listener()
     run_forecast(request, [second])
     assert second.leads("step") == [lead for lead in LEADS if lead > stopped_after]
+    assert content(request) == whole[1]
+
+
+def test_ctrl_c_stops_as_a_preemption_does(request_for: Requests, whole: Whole) -> None:
+    request = request_for(restart_hours=72)
+    listener = Listener(6, lambda: os.kill(os.getpid(), signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(InterruptedByUserError, match="stopped by Ctrl-C with") as caught:
+        run_forecast(request, [listener])
+    assert caught.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert listener.leads("restart") == [listener.leads("step")[-1]] != [LEADS[-1]]
+    run_forecast(request)
+    assert content(request) == whole[1]
+
+
+def test_a_second_ctrl_c_stops_at_once(request_for: Requests, whole: Whole) -> None:
+    def twice() -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    request, listener = request_for(), Listener(6, twice)
+    with pytest.raises(KeyboardInterrupt):
+        run_forecast(request, [listener])
+    assert listener.leads("restart") == []
+    run_forecast(request)
+    assert content(request) == whole[1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"device": "cuda"}, ConfigError),
+        ({"checkpoint": "README.md"}, CheckpointError),
+        ({"trust": False}, CheckpointError),
+        ({"initial": "another member's"}, InputError),
+        ({"model": "aifs-ens-1.0"}, CheckpointError),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_cannot_work_cost_nothing_of_what_there_is(
+    request_for: Requests, whole: Whole, tmp_path: Path, root: Path, model: Model, wrong: dict, error: type[Exception]
+) -> None:
+    if wrong == {"device": "cuda"} and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    request = request_for()
+    run_forecast(request)
+    if "checkpoint" in wrong:
+        wrong = {"checkpoint": root / "README.md"}
+    if "trust" in wrong:  # another model's weights, of which nobody said that they are to be trusted
+        other = tmp_path / "other.ckpt"
+        build_checkpoint(model, other, hidden="O8", channels=16, layers=1, heads=2, window=64, seed=7)
+        wrong = {"checkpoint": other, "trust": False}
+    if "initial" in wrong:
+        wrong = {"initial": tmp_path / "member002.safetensors"}
+        write_initial(wrong["initial"], model, member=2)
+    if "model" in wrong:
+        wrong = {"model": get_model("aifs-ens-1.0")}
+    for _ in range(2):
+        with pytest.raises(error):
+            run_forecast(replace(request, **wrong))
+    listener = Listener()
+    run_forecast(request, [listener])
+    assert listener.leads("step") == []
     assert content(request) == whole[1]
 
 

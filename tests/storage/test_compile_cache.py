@@ -6,13 +6,23 @@ import logging
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aifs_ensemble import compile_cache
 from aifs_ensemble.compile_cache import CompileCache, cache_name
+from aifs_ensemble.config import Config
 from aifs_ensemble.storage import Storage, open_storage
 
-NAME = cache_name("NVIDIA H100 80GB HBM3")
+from storage.members import make_config
+
+
+def config_with(**over: Any) -> Config:
+    return make_config(Path("scratch"), "out", **over)
+
+
+H100 = "NVIDIA H100 80GB HBM3"
+NAME = cache_name(H100, config_with())
 FILES = {"fx/graph": b"graph" * 1000, "triton/kernel.cubin": bytes(range(256))}
 
 
@@ -117,6 +127,25 @@ def test_a_member_that_stops_does_not_wait_for_the_sending(tmp_path: Path, monke
     assert open_storage(str(tmp_path / "destination")).stat(f"compile-cache/{NAME}.tar.gz") is not None
 
 
-def test_caches_of_other_cards_and_versions_have_other_names() -> None:
-    assert cache_name("NVIDIA L4") != NAME != cache_name("")
-    assert "torch-" in NAME and "/" not in NAME and " " not in NAME
+@pytest.mark.parametrize(
+    ("card", "raw"),
+    [
+        ("NVIDIA L4", {}),
+        ("", {}),
+        (H100, {"model": "aifs-ens-1.0"}),
+        (H100, {"forecast": {"precision": "bf16"}}),
+        (H100, {"forecast": {"chunks": 4}}),
+        (H100, {"forecast": {"deterministic": False}}),
+    ],
+)
+def test_caches_of_other_cards_models_and_settings_have_other_names(card: str, raw: dict) -> None:
+    assert cache_name(card, config_with(**raw)) != NAME
+
+
+def test_a_cache_of_other_kernels_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_bytes", lambda path: path.name.encode())
+    assert cache_name(H100, config_with()) != NAME
+
+
+def test_the_name_is_a_files_name() -> None:
+    assert "torch-" in NAME and "/" not in NAME and " " not in NAME and len(NAME) < 200

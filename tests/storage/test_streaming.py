@@ -94,6 +94,15 @@ def test_a_lost_machine_goes_on_from_the_newest_resume_point(config: Config) -> 
     assert restore_member(config, 1).restart == 12
 
 
+def test_nobody_goes_on_from_the_last_lead_so_its_restart_state_is_not_sent(config: Config) -> None:
+    delivery = StreamingDelivery(config, 1)
+    delivery.started(1, 4, 0)
+    forecast(config, delivery, config.leads, {})
+    delivery.failed(KeyboardInterrupt())
+    kept = [info.key.rpartition("/")[2] for info in open_storage(config["destination"]).list("")]
+    assert "h018.safetensors" in kept and "h024.safetensors" not in kept
+
+
 def test_a_restart_state_that_was_overtaken_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"mirror_restarts": True, "streaming": True, "threads": 2}
     config = make_config(tmp_path / "scratch", str(tmp_path / "out"), members="1", delivery=settings)
