@@ -7,6 +7,7 @@ rates, the rest, which moves memory, by the ratio of bandwidths. Manifests of fi
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.errors import ConfigError, WorkflowError
-from aifs_ensemble.files import read_json, write_json
+from aifs_ensemble.files import read_json, write_bytes
 from aifs_ensemble.intervals import Intervals, length, union
 from aifs_ensemble.machines import Gpu
 from aifs_ensemble.manifest import MemberManifest, machine_name, read_member_manifest
@@ -273,10 +274,26 @@ def add_result(result: Mapping[str, Any], specs: Mapping[str, Gpu], path: Path =
     item = {"status": "measured", "date": today, "source": "aifs-ensemble benchmark", **result}
     item["gpu"] = gpu_name(str(item.get("gpu", "")), specs)
     speed = _entry(item, "benchmark result")
-    kept = [old for old in content["entries"] if _entry(old, path).key != speed.key]
-    content["entries"] = [*kept, asdict(speed)]
-    write_json(path, content)
+    keys = [_entry(old, path).key for old in content["entries"]]
+    place = keys.index(speed.key) if speed.key in keys else len(keys)
+    new = {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(speed).items()}
+    content["entries"][place : place + 1] = [new]
+    write_bytes(path, _as_table(content).encode())
     return speed
+
+
+def _as_table(content: Mapping[str, Any]) -> str:
+    """Return the table as JSON with a line for each entry, as people keep it."""
+    parts = []
+    for key, value in content.items():
+        if isinstance(value, list):
+            text = "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in value) + "\n ]"
+        elif isinstance(value, dict):
+            text = "{\n" + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n }"
+        else:
+            text = json.dumps(value)
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 PHASES = ("start_up", "compute", "wait_output", "between", "drain")

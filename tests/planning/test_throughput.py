@@ -114,6 +114,8 @@ def test_a_benchmark_replaces_the_entry_of_its_card(tmp_path: Path, machines: Ma
     a100 = after.speed("aifs-ens-1.0", machines.gpu_specs["A100-80GB"], "16", compiled=True, deterministic=True)
     assert (a100.status, a100.step_seconds, a100.startup_seconds, a100.cold_seconds) == ("measured", 0.27, 18.0, 57.0)
     assert a100.peak_gpu_mb == 15000.0
+    lines = {line.rstrip(",") for line in table.read_text().splitlines()}
+    assert {line.rstrip(",") for line in TABLE.read_text().splitlines()} <= lines  # a line each, as people wrote them
 
 
 NUMBERS = ("step_seconds", "forward_seconds", "startup_seconds", "drain_seconds", "peak_gpu_mb")
