@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aifs_ensemble.cloud import coiled_jobs
+from aifs_ensemble.cloud import coiled_jobs, coiled_request
 from aifs_ensemble.cloud.jobscript import RemoteJob, parse_job
 from aifs_ensemble.cloud.journal import JobRecord, Journal
 from aifs_ensemble.config import Config, merge, read_files
@@ -74,7 +74,7 @@ def test_client_takes_what_is_given():
     import coiled
     import coiled.batch
 
-    arguments = coiled_jobs.run_arguments(job(spot=True), "x", settings(), MACHINES, "us-central1")
+    arguments = coiled_request.run_arguments(job(spot=True), "x", settings(), MACHINES, "us-central1")
     run = inspect.signature(coiled.batch.run).parameters
     cluster = inspect.signature(coiled.Cluster.__init__).parameters
     assert set(arguments) | {"cloud"} <= set(run)
@@ -350,5 +350,5 @@ def test_judge_never_calls_a_failure_success():
 def test_script_runs_packed():
     """What the machine gets is the job script, whatever is in it, in a folder of its own."""
     text = job("printf '%s' \"$HOME `pwd`\" 'python config/config.yaml'").script
-    script = coiled_jobs.machine_script(RemoteJob(text, ("forecast_member:member=001",)))
+    script = coiled_request.machine_script(RemoteJob(text, ("forecast_member:member=001",)))
     assert "python" not in script and not re.search(r"\.(py|yaml|sh)\b", script)
