@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
-from aifs_ensemble.cloud import coiled_jobs, coiled_request
+from aifs_ensemble.cloud import coiled_jobs, coiled_request, coordinator
 from aifs_ensemble.cloud.jobscript import RemoteJob, parse_job
 from aifs_ensemble.cloud.journal import JobRecord, Journal
 from aifs_ensemble.config import Config, merge, read_files
@@ -57,6 +61,31 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CoiledSe
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "journal")
+
+
+def rewrite(journal: Journal, job_id: str, **changes: object) -> JobRecord:
+    """Change what is on disk, whatever was there."""
+    path = journal.path(job_id)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return journal.read(job_id)
+
+
+def forget_answer(journal: Journal, job_id: str) -> JobRecord:
+    """Leave the record as a process killed between asking and being answered does."""
+    requests = json.loads(journal.path(job_id).read_text())["requests"]
+    return rewrite(journal, job_id, requests=[*requests[:-1], {**requests[-1], "cluster_id": None}])
+
+
+@contextmanager
+def other_coordinator() -> Iterator[str]:
+    """Yield the name of a coordinator that lives as long as the context."""
+    process = subprocess.Popen(["sleep", "600"])
+    started = psutil.Process(process.pid).create_time()
+    try:
+        yield f"{coordinator.this_host()}-{process.pid}-{started:.0f}-0123abcd"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def finish(journal: Journal, job_id: str, config: Config, seconds: float = 20) -> JobRecord:
@@ -254,6 +283,93 @@ def test_running_jobs_are_taken_up_again(server, journal):
     assert all(record.state == "success" for record in journal.all())
 
 
+OTHER_WORK = {
+    "cycle": {"cycle": "20260101_1200"},
+    "destination": {"destination": "gs://ensembles/smoke"},
+    "leads": {"lead_hours": 48},
+    "model": {"model": "aifs-ens-1.0"},
+}
+
+
+@pytest.mark.parametrize("case", OTHER_WORK)
+def test_a_machine_of_another_run_is_not_taken_up(case, server, journal):
+    """Targets name the member alone; the same member of another cycle is another job, and stops by itself."""
+    config, other = settings(), settings(**OTHER_WORK[case])
+    first = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+    second = coiled_jobs.submit(job("sleep 60"), other, MACHINES, ["us-central1"], journal)
+    assert journal.read(second).follows == () and len(server.clusters) == 2
+    assert coiled_jobs.cancel([second], other, journal) == []
+    assert server.clusters[1].state != "stopped" and journal.read(first).state == "running"
+
+
+def test_a_machine_of_a_living_coordinator_is_not_taken_up(server, journal, monkeypatch):
+    config = settings()
+    with other_coordinator() as name:
+        monkeypatch.setenv(coordinator.VARIABLE, name)
+        first = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+        monkeypatch.setenv(coordinator.VARIABLE, coordinator.new_name())
+        with pytest.raises(CloudError, match=r"forecast_member 1: being made for another run \(process \d+ on "):
+            coiled_jobs.submit(job(), config, MACHINES, ["us-central1"], journal)
+        assert journal.read(first).owner == name and len(server.clusters) == 1
+    again = coiled_jobs.submit(job(), config, MACHINES, ["us-central1"], journal)
+    assert journal.read(again).follows == (first,) and journal.read(first).owner == coordinator.current()
+
+
+def test_a_coordinator_is_known_by_more_than_its_number():
+    mine = coordinator.new_name()
+    host, pid, started, word = mine.rsplit("-", 3)
+    assert coordinator.lives(mine)
+    for other in (
+        "",
+        "4711-0123abcd",
+        f"{host}-{pid}-{int(started) - 3600}-{word}",
+        f"elsewhere-{pid}-{started}-{word}",
+    ):
+        assert not coordinator.lives(other), other
+
+
+def test_records_of_an_earlier_version_can_be_cancelled_and_no_more(server, journal):
+    config = settings()
+    old = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+    content = json.loads(journal.path(old).read_text())
+    del content["work"]
+    journal.path(old).write_text(json.dumps({**content, "no_longer_known": 1}))
+    new = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+    assert journal.read(new).follows == ()
+    assert coiled_jobs.cancel([old], config, journal) == []
+    assert server.clusters[1].state == "stopped" and journal.read(new).state == "running"
+
+
+def test_a_copy_read_before_undoes_nothing(server, journal):
+    """A status check that was under way while the job was cancelled and taken up writes its record last."""
+    config = settings()
+    job_id = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+    stale = journal.read(job_id)
+    journal.take_up(stale.targets, stale.work, "another")
+    coiled_jobs.cancel([job_id], config, journal)
+    journal.write(stale)
+    record = journal.read(job_id)
+    assert (record.state, record.owner, record.requests[0].ended) == ("cancelled", "another", "cancelled")
+    assert stale == record
+
+
+def test_cancelled_while_being_asked_for(server, journal, monkeypatch):
+    """The machine that is rented although its job was cancelled meanwhile is stopped again."""
+    answer, config = server.answer, settings()
+
+    def cancels(verb, path, body):
+        if verb == "POST" and path.startswith("/api/v2/jobs/compressed"):
+            monkeypatch.setattr(server, "answer", answer)
+            assert coiled_jobs.cancel([journal.all()[0].id], config, journal) == []
+        return answer(verb, path, body)
+
+    monkeypatch.setattr(server, "answer", cancels)
+    job_id = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+    assert server.clusters[1].state == "stopped"
+    record = journal.read(job_id)
+    assert (record.state, record.requests[0].ended) == ("cancelled", "cancelled")
+
+
 def test_cancel_reaches_what_is_followed(server, journal):
     config = settings()
     coiled_jobs.submit(job("sleep 60", members="001,002"), config, MACHINES, ["us-central1"], journal)
@@ -282,9 +398,7 @@ def test_submission_interrupted_before_the_answer(server, journal, monkeypatch):
     """The machine exists, its number was never written down: the next look finds it by its name."""
     config = settings()
     job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1"], journal)
-    record = journal.read(job_id)
-    record.requests[0].cluster_id = None
-    journal.write(record)
+    record = forget_answer(journal, job_id)
     assert finish(journal, job_id, config).state == "success"
     # and one that was never made does not run for ever
     record.requests[0].requested -= 2 * coiled_jobs.UNANSWERED_SECONDS
@@ -300,9 +414,7 @@ def test_cancel(server, journal):
         for m in ("001", "002")
     ]
     # killed after asking, before the answer was written down: only the name is known
-    record = journal.read(ids[1])
-    record.requests[0].cluster_id = None
-    journal.write(record)
+    forget_answer(journal, ids[1])
     assert coiled_jobs.cancel([*ids, "nothing-like-it"], config, journal)[0].startswith("nothing-like-it: not stopped")
     assert [cluster.state for cluster in server.clusters.values()] == ["stopped", "stopped"]
     assert {journal.read(job_id).state for job_id in ids} == {"cancelled"}

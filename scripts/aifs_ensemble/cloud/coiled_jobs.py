@@ -8,16 +8,15 @@ from any network.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aifs_ensemble.cloud import coordinator
 from aifs_ensemble.cloud.coiled_client import coiled_cloud, deadline, find_cluster
-from aifs_ensemble.cloud.coiled_request import cluster_name, request_machine, stop_machine
-from aifs_ensemble.cloud.context import COORDINATOR
+from aifs_ensemble.cloud.coiled_request import UNANSWERED_SECONDS, cluster_name, request_machine, stop_machine
 from aifs_ensemble.cloud.jobscript import RemoteJob
-from aifs_ensemble.cloud.journal import JobRecord, Journal, Request
+from aifs_ensemble.cloud.journal import JobRecord, Journal, Request, work_of
 from aifs_ensemble.cloud.regions import is_stock_out
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import CloudError, ConfigError
@@ -28,8 +27,6 @@ LOG = logging.getLogger(__name__)
 _OVER = {"stopping", "stopped", "error"}
 # A control plane that does not answer says nothing about the machine: this long the job counts as running.
 UNREACHABLE_SECONDS = 1800.0
-# How long a request may be under way before a cluster of its name must exist.
-UNANSWERED_SECONDS = 300.0
 # The client repeats a failed request for minutes, and Snakemake looks at one job after the other.
 LOOK_SECONDS = 60.0
 
@@ -42,13 +39,9 @@ def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence
     """
     job_id = journal.new_id(job.title)
     record = JobRecord(job_id, job.title, job.targets, job.script, dict(job.resources), job.attempt, tuple(regions))
-    record.owner = os.environ.get(COORDINATOR, "")
-    followed = journal.making(job.targets)
-    record.follows = tuple(left.id for left in followed)
+    record.owner, record.work = coordinator.current(), work_of(config)
+    record.follows = tuple(left.id for left in journal.take_up(job.targets, record.work, record.owner))
     if record.follows:
-        for left in followed:
-            left.owner = record.owner
-            journal.write(left)
         LOG.info("%s: still being made by %s, taken up again", job.title, ", ".join(record.follows))
         journal.write(record)
         return job_id
@@ -56,10 +49,6 @@ def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence
     try:
         with coiled_cloud(config) as cloud:
             request_machine(record, config, machines, cloud, journal)
-            if journal.read(job_id).state == "cancelled":
-                # the coordinator was interrupted while this process was asking
-                stop_machine(record, record.requests[-1], cloud)
-                record.state, record.reason = "cancelled", "cancelled"
     except BaseException as error:
         record.state, record.reason = "failed", " ".join(str(error).split())
         raise
@@ -187,12 +176,11 @@ def cancel(job_ids: Sequence[str], config: Config, journal: Journal) -> list[str
     with coiled_cloud(config) as cloud:
         for job_id in job_ids:
             try:
-                record = journal.read(job_id)
-                for each in (record, *map(journal.read, record.follows)):
-                    for request in each.requests:
-                        stop_machine(each, request, cloud)
-                    each.state, each.reason = "cancelled", "cancelled"
-                    journal.write(each)
+                for each in (job_id, *journal.read(job_id).follows):
+                    record = journal.cancel(each)
+                    for request in record.requests:
+                        stop_machine(record, request, cloud)
+                    journal.write(record)
             except Exception as error:
                 problems.append(f"{job_id}: not stopped ({' '.join(str(error).split())})")
     return problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import logging
+import time
 from typing import Any
 
 from aifs_ensemble.cloud.coiled_client import find_cluster
@@ -18,6 +19,8 @@ from aifs_ensemble.machines import Machines
 
 LOG = logging.getLogger(__name__)
 BOOT_DISK_GB = 60
+# How long a request may be under way before a cluster of its name must exist.
+UNANSWERED_SECONDS = 300.0
 
 
 def machine_script(job: RemoteJob) -> str:
@@ -113,41 +116,56 @@ def request_machine(record: JobRecord, config: Config, machines: Machines, cloud
     reason = record.reason
     while region := next_region(record.regions, tried):
         request = Request(region, job.spot)
+        arguments = run_arguments(job, f"{record.id}-{len(record.requests) + 1}", config, machines, region)
         record.requests.append(request)
-        arguments = run_arguments(job, cluster_name(record, request), config, machines, region)
         journal.write(record)
+        if record.state == "cancelled":
+            request.ended = "cancelled"
+            journal.write(record)
+            raise CloudError(f"{record.title}: cancelled")
         try:
-            answer = coiled.batch.run(cloud=cloud, **arguments)
+            request.cluster_id = int(coiled.batch.run(cloud=cloud, **arguments)["cluster_id"])
+            record.reason = ""
         except Exception as error:
             reason = " ".join(str(error).split())
             # An answer can be lost, or a later call of the client fail, after the machine was rented.
             request.cluster_id = find_cluster(arguments["name"], cloud)
-            if request.cluster_id is not None:
-                LOG.warning("%s: the answer was lost (%s), found as cluster %d", record.id, reason, request.cluster_id)
-                return
-            request.ended = reason
-            if not is_stock_out(reason):
-                raise CloudError(f"{record.title}: Coiled refused the job in {region}: {reason}") from error
-            LOG.warning("%s: no machine in %s (%s)", record.title, region, reason)
-            tried.append(region)
-            continue
-        request.cluster_id = int(answer["cluster_id"])
-        record.reason = ""
+            if request.cluster_id is None:
+                request.ended = reason
+                if not is_stock_out(reason):
+                    raise CloudError(f"{record.title}: Coiled refused the job in {region}: {reason}") from error
+                LOG.warning("%s: no machine in %s (%s)", record.title, region, reason)
+                tried.append(region)
+                continue
+            LOG.warning("%s: the answer was lost (%s), found as cluster %d", record.id, reason, request.cluster_id)
+        journal.write(record)
+        if record.state == "cancelled":
+            # while this process was asking
+            stop_machine(record, request, cloud)
+            journal.write(record)
         return
     raise CloudError(f"{record.title}: no machine in {', '.join(record.regions)}: {reason}")
 
 
 def cluster_name(record: JobRecord, request: Request) -> str:
+    """Return the name that a request's cluster has."""
     return f"{record.id}-{record.requests.index(request) + 1}"
 
 
 def stop_machine(record: JobRecord, request: Request, cloud: Any) -> None:
+    """Stop a request's machine, if there may be one.
+
+    Of a request that is under way nothing can be stopped yet: its end stays unknown, and the process that asks
+    finds the job cancelled.
+    """
     if request.ended is not None:
         return
     cluster_id = request.cluster_id
     if cluster_id is None:
         # killed between asking and being answered: the name is known, the number is not
         cluster_id = find_cluster(cluster_name(record, request), cloud)
+        if cluster_id is None and time.time() - request.requested < UNANSWERED_SECONDS:
+            return
     if cluster_id is not None:
         cloud.delete_cluster(cluster_id, reason="aifs-ensemble: cancelled")
     request.ended = "cancelled"

@@ -12,17 +12,16 @@ import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble.cloud import coordinator
 from aifs_ensemble.cloud.journal import FOLDER, Journal
 from aifs_ensemble.config import Config, read_files
 from aifs_ensemble.errors import ConfigError
 
 VARIABLE = "AIFS_ENSEMBLE_CONFIG"
-COORDINATOR = "AIFS_ENSEMBLE_COORDINATOR"
 DEFAULT_FILES = (Path("config/config.yaml"), Path("config/operational.yaml"))
 
 
@@ -56,10 +55,10 @@ def stop_machines_at_exit() -> None:
     Snakemake's executor cancels the jobs that it is not asking about at that moment, and mostly it is asking.
     Processes that this one starts inherit its name and register nothing.
     """
-    if COORDINATOR in os.environ:
+    if coordinator.current():
         return
-    os.environ[COORDINATOR] = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    atexit.register(_stop_machines, os.environ[COORDINATOR], Path.cwd())
+    name = os.environ[coordinator.VARIABLE] = coordinator.new_name()
+    atexit.register(_stop_machines, name, Path.cwd())
 
 
 def _stop_machines(owner: str, folder: Path) -> None:

@@ -2,22 +2,40 @@
 
 Snakemake knows a job by the id that `submit` printed. A job may have been asked for in several regions,
 so that id is ours, and its record says what became of each request. The record outlives the coordinator:
-one that comes back finds the jobs still running and does not rent for them again.
+one that comes back finds the jobs still running and does not rent for them again. Submissions, status checks
+and cancellations of a job are processes of their own that write its record at the same time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import re
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble.cloud import coordinator
+from aifs_ensemble.config import Config
 from aifs_ensemble.errors import CloudError
 from aifs_ensemble.files import read_json, write_json
 
 FOLDER = Path(".snakemake") / "rented"
+
+
+def work_of(config: Config) -> dict[str, Any]:
+    """Return what tells a job from one of the same targets in another run: targets name the member and no more."""
+    return {
+        "destination": str(config["destination"] or "").rstrip("/"),
+        "cycle": config.cycle,
+        "model": config.model.name,
+        "checkpoint": config["checkpoint"],
+        "initial_conditions": config["initial_conditions"]["source"],
+        "lead_hours": config.leads[-1],
+    }
 
 
 @dataclass
@@ -36,7 +54,7 @@ class JobRecord:
     """A job, and every request made for it; `state` is ``running``, ``success``, ``failed`` or ``cancelled``.
 
     A job that `follows` others made no request: what it was asked for is being made by those. `owner` is the
-    coordinator that waits for it.
+    coordinator that waits for it, `work` what `work_of` says of its configuration.
     """
 
     id: str
@@ -52,6 +70,7 @@ class JobRecord:
     unreachable_since: float | None = None
     follows: tuple[str, ...] = ()
     owner: str = ""
+    work: dict[str, Any] = field(default_factory=dict)
 
     @property
     def current(self) -> Request | None:
@@ -76,7 +95,11 @@ class Journal:
         return f"{word}-{uuid.uuid4().hex[:8]}"
 
     def write(self, record: JobRecord) -> None:
-        write_json(self.path(record.id), asdict(record))
+        """Write a record; what other processes wrote since it was read stays, and is in `record` afterwards."""
+        with self._locked():
+            if self.path(record.id).exists():
+                _take_in(record, self.read(record.id))
+            write_json(self.path(record.id), asdict(record))
 
     def read(self, job_id: str) -> JobRecord:
         """Return a job's record; CloudError when there is none."""
@@ -84,10 +107,10 @@ class Journal:
         if not path.exists():
             raise CloudError(f"{path}: no such job; was it submitted from another folder?")
         content = read_json(path)
-        content["requests"] = [Request(**request) for request in content["requests"]]
+        content["requests"] = [Request(**_known(Request, request)) for request in content["requests"]]
         content["targets"], content["regions"] = tuple(content["targets"]), tuple(content["regions"])
         content["follows"] = tuple(content["follows"])
-        return JobRecord(**content)
+        return JobRecord(**_known(JobRecord, content))
 
     def all(self) -> list[JobRecord]:
         """Return every record, oldest first."""
@@ -97,9 +120,56 @@ class Journal:
     def running(self) -> list[JobRecord]:
         return [record for record in self.all() if record.state == "running"]
 
-    def making(self, targets: tuple[str, ...]) -> list[JobRecord]:
-        """Return the running jobs that make any of `targets`, as those left by a coordinator that died.
+    def take_up(self, targets: tuple[str, ...], work: dict[str, Any], owner: str) -> list[JobRecord]:
+        """Return the running jobs that make any of `targets` of this work, and give them to the coordinator `owner`.
 
-        Snakemake puts members into groups anew each time it starts, so several may make one new group.
+        They were left by a coordinator that died. Snakemake puts members into groups anew each time it starts, so
+        several may make one new group. Raises CloudError when their coordinator still lives.
         """
-        return [record for record in self.running() if not record.follows and set(record.targets) & set(targets)]
+        with self._locked():
+            left = [
+                record
+                for record in self.running()
+                if not record.follows and record.work == work and set(record.targets) & set(targets)
+            ]
+            for record in left:
+                if record.owner != owner and coordinator.lives(record.owner):
+                    other = coordinator.describe(record.owner)
+                    raise CloudError(f"{record.title}: being made for another run ({other}): wait for it, or stop it")
+            for record in left:
+                record.owner = owner
+                write_json(self.path(record.id), asdict(record))
+        return left
+
+    def cancel(self, job_id: str) -> JobRecord:
+        """Return a job's record; if it was running it is cancelled from now on, whatever is written after."""
+        with self._locked():
+            record = self.read(job_id)
+            if record.state == "running":
+                record.state = record.reason = "cancelled"
+            write_json(self.path(job_id), asdict(record))
+        return record
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _known(kind: type, content: dict[str, Any]) -> dict[str, Any]:
+    """Return what this version knows of a record that another one may have written."""
+    names = {each.name for each in fields(kind)}
+    return {name: value for name, value in content.items() if name in names}
+
+
+def _take_in(record: JobRecord, there: JobRecord) -> None:
+    """Put into a record what only the newer copy on disk knows: how things ended, new requests, a new owner."""
+    if there.state == "cancelled" or (record.state == "running" and there.state != "running"):
+        record.state, record.reason = there.state, there.reason
+    record.owner = there.owner
+    for mine, other in zip(record.requests, there.requests, strict=False):
+        mine.cluster_id = other.cluster_id if mine.cluster_id is None else mine.cluster_id
+        mine.ended = other.ended if mine.ended is None else mine.ended
+    record.requests.extend(there.requests[len(record.requests) :])
