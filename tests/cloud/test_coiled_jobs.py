@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +51,7 @@ def job(
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CoiledServer]:
+    import coiled  # noqa: F401  (puts its defaults into dask's configuration, which are gone after `set` otherwise)
     import dask.config
 
     made = CoiledServer(tmp_path / "machines", {"PATH": "/usr/bin:/bin"})
@@ -247,6 +250,54 @@ def test_next_region_when_no_machine_comes(server, journal):
     record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
     assert [request.region for request in record.requests] == ["us-central1", "us-east4"]
     assert server.clusters[1].state == "stopped", "the request that waits in vain still stands"
+
+
+def test_a_slow_answer_of_the_next_region_is_waited_for(server, journal, monkeypatch):
+    """The deadline of a look does not interrupt the request for a machine that follows from it."""
+    answer, config = server.answer, settings(cloud={"idle_minutes": 1e-6})
+    server.never_ready = {"us-central1"}
+    job_id = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1", "us-east4"], journal)
+
+    def slow(verb, path, body):
+        if verb == "POST" and path.startswith("/api/v2/clusters/account/"):
+            time.sleep(1.5)
+        return answer(verb, path, body)
+
+    monkeypatch.setattr(server, "answer", slow)
+    monkeypatch.setattr(coiled_jobs, "LOOK_SECONDS", 1.0)
+    record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+    assert record.state == "running", record.reason
+    assert [request.cluster_id for request in record.requests] == [1, 2]
+
+
+def test_a_submission_whose_answer_is_unknown_is_looked_for_again(server, journal, monkeypatch):
+    """The machine was rented, the answer lost, and its name cannot be asked for now: nothing is rented beside it."""
+    answer, config = server.answer, settings()
+
+    def lost(verb, path, body):
+        if "interaction" in path:
+            return 500, {}
+        return (400, {"message": "not now"}) if verb == "GET" and "?name=" in path else answer(verb, path, body)
+
+    with monkeypatch.context() as now:
+        now.setattr(server, "answer", lost)
+        job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1"], journal)
+    assert journal.read(job_id).requests[0].cluster_id is None
+    assert finish(journal, job_id, config).state == "success" and len(server.clusters) == 1
+
+
+def test_a_submission_is_not_interrupted_by_what_ends_the_coordinator():
+    code = """if True:
+        import os, signal
+        from aifs_ensemble.cli._quiet import stdout_for_snakemake
+        with stdout_for_snakemake() as answer:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(os.getpid(), number)
+            print("the answer", file=answer)
+    """
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "the answer\n"), done.stderr
 
 
 def test_no_machine_anywhere(server, journal):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from aifs_ensemble.cloud import coordinator
@@ -50,6 +51,9 @@ def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence
         with coiled_cloud(config) as cloud:
             request_machine(record, config, machines, cloud, journal)
     except BaseException as error:
+        if isinstance(error, Exception) and record.current is not None:
+            LOG.warning("%s: no answer (%s), a machine may have been rented: looked for again", job_id, error)
+            return job_id
         record.state, record.reason = "failed", " ".join(str(error).split())
         raise
     finally:
@@ -85,23 +89,23 @@ def check(record: JobRecord, config: Config, machines: Machines, journal: Journa
 
     What counts as success beyond the exit code is the caller's to verify.
     """
-    if record.follows and record.state == "running":
-        return _check_followed(record, config, machines, journal)
-    request = record.current
     if record.state != "running":
         return record
-    if request is None:
+    if record.follows:
+        return _check_followed(record, config, machines, journal)
+    if not record.requests:
         record.state, record.reason = "failed", "submission was interrupted"
         journal.write(record)
         return record
     try:
-        with deadline(LOOK_SECONDS), coiled_cloud(config) as cloud:
-            if request.cluster_id is None:
-                request.cluster_id = find_cluster(cluster_name(record, request), cloud)
-            if request.cluster_id is not None:
-                _look(record, request, config, machines, cloud, journal)
-            elif time.time() - request.requested > UNANSWERED_SECONDS:
-                record.state, record.reason = "failed", "submission was interrupted"
+        with ExitStack() as opened:
+            with deadline(LOOK_SECONDS):
+                cloud = opened.enter_context(coiled_cloud(config))
+                if record.current is not None:
+                    _look(record, record.current, config, cloud)
+            if record.state == "running" and record.current is None:
+                # outside the deadline: an interrupted request may have rented a machine that nobody hears of
+                request_machine(record, config, machines, cloud, journal)
     except CloudError as error:
         record.state, record.reason = "failed", str(error)
     except ConfigError:
@@ -133,11 +137,17 @@ def _check_followed(record: JobRecord, config: Config, machines: Machines, journ
     return record
 
 
-def _look(
-    record: JobRecord, request: Request, config: Config, machines: Machines, cloud: Any, journal: Journal
-) -> None:
+def _look(record: JobRecord, request: Request, config: Config, cloud: Any) -> None:
+    """Note in the record what became of the request; one that ended while the job still runs is to be made again."""
     import coiled.batch
 
+    if request.cluster_id is None:
+        request.cluster_id = find_cluster(cluster_name(record, request), cloud)
+    if request.cluster_id is None:
+        if time.time() - request.requested > UNANSWERED_SECONDS:
+            record.state = "failed"
+            record.reason = request.ended = "submission was interrupted"
+        return
     # in this order: of a machine that has stopped, nothing more is heard, while one may stop after its tasks were asked
     cluster = cloud.cluster_details(request.cluster_id)["current_state"]
     jobs = coiled.batch.status(cluster=request.cluster_id, workspace=cloud.default_workspace)
@@ -151,7 +161,6 @@ def _look(
     request.ended = why or verdict
     if verdict == "no-machine":
         record.reason = why
-        request_machine(record, config, machines, cloud, journal)
     else:
         record.state, record.reason = ("success" if verdict == "ended" else "failed"), why
 
