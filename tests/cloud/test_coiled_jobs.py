@@ -15,9 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from aifs_ensemble.cloud import coiled_jobs, coiled_request, coordinator
+from aifs_ensemble.cli import main
+from aifs_ensemble.cloud import coiled_jobs, coiled_request, context, coordinator
 from aifs_ensemble.cloud.jobscript import RemoteJob, parse_job
-from aifs_ensemble.cloud.journal import JobRecord, Journal
+from aifs_ensemble.cloud.journal import FOLDER, JobRecord, Journal
 from aifs_ensemble.config import Config, merge, read_files
 from aifs_ensemble.errors import CloudError, ConfigError
 from aifs_ensemble.machines import load_machines
@@ -436,13 +437,54 @@ def test_service_that_does_not_answer_is_no_failure(server, journal, monkeypatch
         short.setattr(coiled_jobs, "LOOK_SECONDS", 1.0)
         server.failing = 10**6
         record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
-    assert record.state == "running" and record.unreachable_since is not None
+    assert record.state == "running" and record.unheard == 1
     server.failing = 0
-    assert coiled_jobs.check(record, config, MACHINES, journal).unreachable_since is None
-    monkeypatch.setattr(coiled_jobs, "LOOK_SECONDS", 1.0)
+    assert coiled_jobs.check(record, config, MACHINES, journal).unheard == 0
+
+
+@pytest.fixture
+def deaf(server, journal, monkeypatch):
+    """A job that runs on a machine, looked at by a coordinator that gets no answer; it looks after so many seconds."""
+    config = settings()
+    job_id = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+
+    def look(after: float) -> JobRecord:
+        record = journal.read(job_id)
+        if record.unheard:
+            rewrite(journal, job_id, unheard_at=time.time() - after)
+        return coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+
+    monkeypatch.setattr(coiled_jobs, "LOOK_SECONDS", 0.3)
     server.failing = 10**6
-    record.unreachable_since = time.time() - 2 * coiled_jobs.UNREACHABLE_SECONDS
-    assert coiled_jobs.check(record, config, MACHINES, journal).state == "failed"
+    return look
+
+
+def test_a_coordinator_that_slept_has_not_listened(deaf):
+    for _ in range(3):
+        record = deaf(after=3 * coiled_jobs.UNREACHABLE_SECONDS)
+    assert record.state == "running" and record.unheard == 3
+
+
+def test_a_service_silent_for_long_is_given_up_and_its_machine_can_still_be_stopped(
+    deaf, server, journal, monkeypatch, tmp_path
+):
+    looks = 0
+    while deaf(after=500).state == "running":
+        looks += 1
+        assert looks < 10
+    assert looks >= 3 and not journal.running()
+    server.failing = 0
+    again = coiled_jobs.submit(job(), settings(), MACHINES, ["us-central1"], journal)
+    assert journal.read(again).follows and len(server.clusters) == 1, "a second machine beside one that runs"
+    (first,) = journal.read(again).follows
+    for name in (first, again):
+        rewrite(journal, name, state="failed")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".snakemake").mkdir()
+    journal.folder.rename(tmp_path / FOLDER)
+    monkeypatch.setenv(context.VARIABLE, json.dumps(dict(settings())))
+    assert main(["coiled-cancel"]) == 0
+    assert server.clusters[1].state == "stopped" and not Journal().unfinished()
 
 
 def test_submission_interrupted_before_the_answer(server, journal, monkeypatch):

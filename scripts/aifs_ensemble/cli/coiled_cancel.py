@@ -1,4 +1,4 @@
-"""Stop the machines of Coiled jobs: those named, or every one this folder still has running."""
+"""Stop the machines of Coiled jobs: those named, or every one this folder knows no end of."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ HELP = "stop jobs on Coiled"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the jobs' ids."""
-    parser.add_argument("jobs", nargs="*", help="ids printed by coiled-submit; none: all that are running")
+    parser.add_argument(
+        "jobs", nargs="*", help="ids printed by coiled-submit; none: all that are running or whose end is not known"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Stop them; CloudError naming those that could not be."""
     journal = Journal()
-    jobs = args.jobs or [record.id for record in journal.running()]
+    jobs = args.jobs or [record.id for record in journal.unfinished()]
     problems = cancel(jobs, current(), journal) if jobs else []
     if problems:
         raise CloudError("; ".join(problems))

@@ -26,10 +26,12 @@ from aifs_ensemble.machines import Machines
 LOG = logging.getLogger(__name__)
 # Cluster states from which no task will go on.
 _OVER = {"stopping", "stopped", "error"}
-# A control plane that does not answer says nothing about the machine: this long the job counts as running.
+# A control plane that does not answer says nothing about the machine: this long, listening, the job counts as running.
 UNREACHABLE_SECONDS = 1800.0
 # The client repeats a failed request for minutes, and Snakemake looks at one job after the other.
 LOOK_SECONDS = 60.0
+# Between two looks further apart nobody was listening: the coordinator's machine slept.
+LISTENING_SECONDS = 600.0
 
 
 def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence[str], journal: Journal) -> str:
@@ -113,7 +115,7 @@ def check(record: JobRecord, config: Config, machines: Machines, journal: Journa
     except Exception as error:
         _unreachable(record, error)
     else:
-        record.unreachable_since = None
+        record.unheard, record.unheard_seconds, record.unheard_at = 0, 0.0, 0.0
     journal.write(record)
     return record
 
@@ -172,11 +174,13 @@ def _waits_too_long(jobs: Sequence[Mapping[str, Any]], request: Request, config:
 
 def _unreachable(record: JobRecord, error: Exception) -> None:
     now = time.time()
-    record.unreachable_since = record.unreachable_since or now
-    waited = now - record.unreachable_since
-    LOG.warning("%s: Coiled cannot be asked (%s), %.0f s so far", record.id, " ".join(str(error).split()), waited)
-    if waited > UNREACHABLE_SECONDS:
-        record.state, record.reason = "failed", f"Coiled could not be asked for {waited:.0f} s"
+    gap = now - record.unheard_at if record.unheard else 0.0
+    record.unheard_seconds += gap if 0 <= gap <= LISTENING_SECONDS else LOOK_SECONDS
+    record.unheard, record.unheard_at = record.unheard + 1, now
+    silence = f"{record.unheard} looks in {record.unheard_seconds:.0f} s"
+    LOG.warning("%s: Coiled cannot be asked (%s), %s so far", record.id, " ".join(str(error).split()), silence)
+    if record.unheard_seconds > UNREACHABLE_SECONDS:
+        record.state, record.reason = "failed", f"Coiled could not be asked: {silence}; its machine may still run"
 
 
 def cancel(job_ids: Sequence[str], config: Config, journal: Journal) -> list[str]:

@@ -63,7 +63,7 @@ def stop_machines_at_exit() -> None:
 
 def _stop_machines(owner: str, folder: Path) -> None:
     journal = Journal(folder / FOLDER)
-    jobs = [record.id for record in journal.running() if record.owner == owner]
+    jobs = [record.id for record in journal.unfinished() if record.owner == owner]
     if not jobs:
         return
     print(f"stopping the machines of {len(jobs)} jobs, see {journal.folder}/cancel.log", file=sys.stderr)  # noqa: T201

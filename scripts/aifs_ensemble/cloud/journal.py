@@ -54,7 +54,8 @@ class JobRecord:
     """A job, and every request made for it; `state` is ``running``, ``success``, ``failed`` or ``cancelled``.
 
     A job that `follows` others made no request: what it was asked for is being made by those. `owner` is the
-    coordinator that waits for it, `work` what `work_of` says of its configuration.
+    coordinator that waits for it, `work` what `work_of` says of its configuration. Of the looks
+    since the last answer: how many got none, the time they cover, and when the newest one was.
     """
 
     id: str
@@ -67,7 +68,9 @@ class JobRecord:
     requests: list[Request] = field(default_factory=list)
     state: str = "running"
     reason: str = ""
-    unreachable_since: float | None = None
+    unheard: int = 0
+    unheard_seconds: float = 0.0
+    unheard_at: float = 0.0
     follows: tuple[str, ...] = ()
     owner: str = ""
     work: dict[str, Any] = field(default_factory=dict)
@@ -120,24 +123,36 @@ class Journal:
     def running(self) -> list[JobRecord]:
         return [record for record in self.all() if record.state == "running"]
 
-    def take_up(self, targets: tuple[str, ...], work: dict[str, Any], owner: str) -> list[JobRecord]:
-        """Return the running jobs that make any of `targets` of this work, and give them to the coordinator `owner`.
+    def unfinished(self) -> list[JobRecord]:
+        """Return the jobs that run or of which a machine may still run, as of one that was given up unheard."""
+        return [
+            record
+            for record in self.all()
+            if record.state == "running" or any(request.ended is None for request in record.requests)
+        ]
 
-        They were left by a coordinator that died. Snakemake puts members into groups anew each time it starts, so
-        several may make one new group. Raises CloudError when their coordinator still lives.
+    def take_up(self, targets: tuple[str, ...], work: dict[str, Any], owner: str) -> list[JobRecord]:
+        """Return the jobs that may still make any of `targets` of this work, and give them to the coordinator `owner`.
+
+        They were left by a coordinator that died, or given up unheard. Snakemake puts members into groups anew each
+        time it starts, so several may make one new group. Raises CloudError when their coordinator still lives.
         """
         with self._locked():
             left = [
                 record
-                for record in self.running()
-                if not record.follows and record.work == work and set(record.targets) & set(targets)
+                for record in self.unfinished()
+                if record.state != "cancelled"
+                and not record.follows
+                and record.work == work
+                and set(record.targets) & set(targets)
             ]
             for record in left:
                 if record.owner != owner and coordinator.lives(record.owner):
                     other = coordinator.describe(record.owner)
                     raise CloudError(f"{record.title}: being made for another run ({other}): wait for it, or stop it")
             for record in left:
-                record.owner = owner
+                record.owner, record.state, record.reason = owner, "running", ""
+                record.unheard, record.unheard_seconds = 0, 0.0
                 write_json(self.path(record.id), asdict(record))
         return left
 
