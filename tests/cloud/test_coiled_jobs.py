@@ -233,6 +233,39 @@ def test_preempted(server, journal):
     assert ("DELETE", "/api/v2/clusters/account/loopback/id/1") in [call[:2] for call in server.calls]
 
 
+def test_a_preempted_worker_beside_a_living_scheduler(server, journal):
+    """The cluster stays ready and its task has no exit code: after one more look the job has failed."""
+    config = settings()
+    job_id = coiled_jobs.submit(job("sleep 60", spot=True), config, MACHINES, ["us-central1"], journal)
+    while not server.running():
+        time.sleep(0.02)
+    assert coiled_jobs.check(journal.read(job_id), config, MACHINES, journal).state == "running"
+    server.preempt_worker(server.clusters[1])
+    states = [coiled_jobs.check(journal.read(job_id), config, MACHINES, journal).state for _ in range(2)]
+    assert states == ["running", "failed"]
+    assert "preempted" in journal.read(job_id).reason and server.clusters[1].state == "stopped"
+
+
+def test_a_worker_is_lost_only_when_none_lives():
+    def worker(process, instance):
+        made = {"current_state": {"state": instance, "reason": "why"}} if instance else None
+        return {"current_state": {"state": process, "reason": ""}, "instance": made}
+
+    pending, begun = ([{"tasks": [{"state": "pending", "exit_code": None, "start": s}]}] for s in (None, "t"))
+    gone = "preemptible machine gone before the job ended"
+    cases = [
+        (pending, [], None),
+        (begun, [], gone),
+        (pending, [worker("pending", None)], None),
+        (begun, [worker("started", "ready")], None),
+        (begun, [worker("started", "stopping")], f"{gone}: why"),
+        (pending, [worker("stopped", "error")], f"{gone}: why"),
+        (begun, [worker("stopped", "stopped"), worker("pending", "starting")], None),
+    ]
+    for jobs, workers, lost in cases:
+        assert coiled_jobs.worker_lost(jobs, workers) == lost, (jobs, workers)
+
+
 @pytest.mark.parametrize("at_once", [True, False], ids=["refused at once", "found out later"])
 def test_next_region_on_stock_out(at_once, server, journal):
     server.no_machines, server.refuse_at_once = {"us-central1", "us-east4"}, at_once

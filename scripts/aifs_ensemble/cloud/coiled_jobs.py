@@ -79,11 +79,29 @@ def judge(jobs: Sequence[Mapping[str, Any]], cluster: Mapping[str, Any]) -> tupl
     if tasks and all(task["state"] == "done" and task["exit_code"] == 0 for task in tasks):
         return "ended", ""
     if state in _OVER:
-        started = any(task.get("start") for task in tasks)
-        if not started and is_stock_out(why):
+        if not _started(jobs) and is_stock_out(why):
             return "no-machine", why
         return "failed", f"machine {state} before the job ended{': ' if why else ''}{why}"
     return "running", ""
+
+
+def worker_lost(jobs: Sequence[Mapping[str, Any]], workers: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return how a job that runs on a worker lost it, or None while one lives or the first is still to come.
+
+    A preempted worker leaves its cluster as it was: the scheduler's machine is not preemptible.
+
+    Parameters
+    ----------
+    jobs : as for `judge`
+    workers : of the cluster, each with its ``current_state`` and that of its ``instance``, if there is one
+    """
+    states = [[each["current_state"] for each in (worker, worker["instance"]) if each] for worker in workers]
+    if any(all(state["state"] not in _OVER for state in worker) for worker in states):
+        return None
+    if not workers and not _started(jobs):
+        return None
+    why = {str(state.get("reason") or "") for worker in states for state in worker if state["state"] in _OVER} - {""}
+    return ": ".join(["preemptible machine gone before the job ended", *sorted(why)])
 
 
 def check(record: JobRecord, config: Config, machines: Machines, journal: Journal) -> JobRecord:
@@ -151,11 +169,18 @@ def _look(record: JobRecord, request: Request, config: Config, cloud: Any) -> No
             record.reason = request.ended = "submission was interrupted"
         return
     # in this order: of a machine that has stopped, nothing more is heard, while one may stop after its tasks were asked
-    cluster = cloud.cluster_details(request.cluster_id)["current_state"]
+    details = cloud.cluster_details(request.cluster_id)
+    cluster = details["current_state"]
     jobs = coiled.batch.status(cluster=request.cluster_id, workspace=cloud.default_workspace)
     verdict, why = judge(jobs, cluster)
     if verdict == "running" and _waits_too_long(jobs, request, config):
         verdict, why = "no-machine", f"no machine within {config['cloud']['idle_minutes']:g} minutes"
+    lost = worker_lost(jobs, details["workers"]) if verdict == "running" and request.spot else None
+    if lost and request.lost:
+        verdict, why = ("failed" if _started(jobs) or not is_stock_out(lost) else "no-machine"), lost
+    elif lost:
+        LOG.warning("%s: %s, looked at once more", record.id, lost)
+    request.lost = bool(lost)
     if verdict == "running":
         return
     if str(cluster.get("state")) not in ("stopping", "stopped"):
@@ -167,8 +192,12 @@ def _look(record: JobRecord, request: Request, config: Config, cloud: Any) -> No
         record.state, record.reason = ("success" if verdict == "ended" else "failed"), why
 
 
+def _started(jobs: Sequence[Mapping[str, Any]]) -> bool:
+    return any(task.get("start") for job in jobs for task in job["tasks"])
+
+
 def _waits_too_long(jobs: Sequence[Mapping[str, Any]], request: Request, config: Config) -> bool:
-    started = any(task.get("start") or task["state"] != "pending" for job in jobs for task in job["tasks"])
+    started = any(task["state"] != "pending" for job in jobs for task in job["tasks"]) or _started(jobs)
     return not started and time.time() - request.requested > 60 * config["cloud"]["idle_minutes"]
 
 

@@ -40,13 +40,17 @@ def work_of(config: Config) -> dict[str, Any]:
 
 @dataclass
 class Request:
-    """One request for a machine: where, which cluster answers to it, and how it ended."""
+    """One request for a machine: where, which cluster answers to it, and how it ended.
+
+    `lost`: the last look saw its cluster without the worker that the job runs on.
+    """
 
     region: str
     spot: bool
     cluster_id: int | None = None
     requested: float = field(default_factory=time.time)
     ended: str | None = None
+    lost: bool = False
 
 
 @dataclass
