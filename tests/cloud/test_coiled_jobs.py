@@ -18,7 +18,7 @@ import pytest
 from aifs_ensemble.cli import main
 from aifs_ensemble.cloud import coiled_jobs, coiled_request, context, coordinator
 from aifs_ensemble.cloud.jobscript import RemoteJob, parse_job
-from aifs_ensemble.cloud.journal import FOLDER, JobRecord, Journal
+from aifs_ensemble.cloud.journal import JobRecord, Journal
 from aifs_ensemble.config import Config, merge, read_files
 from aifs_ensemble.errors import CloudError, ConfigError
 from aifs_ensemble.machines import load_machines
@@ -78,6 +78,14 @@ def forget_answer(journal: Journal, job_id: str) -> JobRecord:
     """Leave the record as a process killed between asking and being answered does."""
     requests = json.loads(journal.path(job_id).read_text())["requests"]
     return rewrite(journal, job_id, requests=[*requests[:-1], {**requests[-1], "cluster_id": None}])
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
+    """The journal of a coordinator's folder, in which its commands run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(context.VARIABLE, json.dumps(dict(settings())))
+    return Journal()
 
 
 @contextmanager
@@ -438,6 +446,47 @@ def test_a_copy_read_before_undoes_nothing(server, journal):
     assert stale == record
 
 
+def test_cancelled_while_being_looked_at(server, journal, monkeypatch):
+    answer, config = server.answer, settings()
+    job_id = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+
+    def cancels(verb, path, body):
+        if path.startswith("/api/v2/jobs/cluster/"):
+            monkeypatch.setattr(server, "answer", answer)
+            found = answer(verb, path, body)
+            assert coiled_jobs.cancel([job_id], config, journal) == []
+            return found
+        return answer(verb, path, body)
+
+    monkeypatch.setattr(server, "answer", cancels)
+    assert coiled_jobs.check(journal.read(job_id), config, MACHINES, journal).state == "cancelled"
+    assert journal.read(job_id).state == "cancelled"
+
+
+def test_cancelling_everything_ends_the_renting_of_a_run_under_way(here, server, monkeypatch, capsys):
+    """Snakemake asks again for a job that was cancelled beside it; the next run is not concerned."""
+    config = settings()
+    name = coordinator.new_name()
+    while not coordinator.started_before(name, time.time()):
+        time.sleep(0.2)
+    monkeypatch.setenv(coordinator.VARIABLE, name)
+    first = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], here)
+    assert main(["coiled-cancel", first]) == 0
+    second = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], here)
+    assert here.read(second).state == "running", "the run of a job cancelled by its id goes on"
+    capsys.readouterr()
+    assert main(["coiled-cancel"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if f"process {os.getpid()} on" in line and "rents no more machines" in line]
+    with pytest.raises(CloudError, match="no more machines for this run, stopped by coiled-cancel"):
+        coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], here)
+    assert {cluster.state for cluster in server.clusters.values()} == {"stopped"} and not here.unfinished()
+    with other_coordinator() as later:
+        monkeypatch.setenv(coordinator.VARIABLE, later)
+        record = finish(here, coiled_jobs.submit(job(), config, MACHINES, ["us-central1"], here), config)
+    assert record.state == "success"
+
+
 def test_cancelled_while_being_asked_for(server, journal, monkeypatch):
     """The machine that is rented although its job was cancelled meanwhile is stopped again."""
     answer, config = server.answer, settings()
@@ -498,9 +547,7 @@ def test_a_coordinator_that_slept_has_not_listened(deaf):
     assert record.state == "running" and record.unheard == 3
 
 
-def test_a_service_silent_for_long_is_given_up_and_its_machine_can_still_be_stopped(
-    deaf, server, journal, monkeypatch, tmp_path
-):
+def test_a_service_silent_for_long_is_given_up_and_its_machine_can_still_be_stopped(deaf, server, journal, here):
     looks = 0
     while deaf(after=500).state == "running":
         looks += 1
@@ -512,12 +559,10 @@ def test_a_service_silent_for_long_is_given_up_and_its_machine_can_still_be_stop
     (first,) = journal.read(again).follows
     for name in (first, again):
         rewrite(journal, name, state="failed")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / ".snakemake").mkdir()
-    journal.folder.rename(tmp_path / FOLDER)
-    monkeypatch.setenv(context.VARIABLE, json.dumps(dict(settings())))
+    here.folder.parent.mkdir()
+    journal.folder.rename(here.folder)
     assert main(["coiled-cancel"]) == 0
-    assert server.clusters[1].state == "stopped" and not Journal().unfinished()
+    assert server.clusters[1].state == "stopped" and not here.unfinished()
 
 
 def test_submission_interrupted_before_the_answer(server, journal, monkeypatch):

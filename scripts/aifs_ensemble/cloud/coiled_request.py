@@ -119,10 +119,10 @@ def request_machine(record: JobRecord, config: Config, machines: Machines, cloud
         arguments = run_arguments(job, f"{record.id}-{len(record.requests) + 1}", config, machines, region)
         record.requests.append(request)
         journal.write(record)
-        if record.state == "cancelled":
+        if record.state == "cancelled" or journal.renting_stopped(record.owner):
             request.ended = "cancelled"
             journal.write(record)
-            raise CloudError(f"{record.title}: cancelled")
+            raise CloudError(f"{record.title}: no more machines for this run, stopped by coiled-cancel; start it again")
         try:
             request.cluster_id = int(coiled.batch.run(cloud=cloud, **arguments)["cluster_id"])
             record.reason = ""

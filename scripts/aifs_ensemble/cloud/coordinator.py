@@ -34,9 +34,19 @@ def current() -> str:
     return os.environ.get(VARIABLE, "")
 
 
+def _parts(name: str) -> re.Match[str] | None:
+    return re.fullmatch(r"(.+)-(\d+)-(\d+)-[0-9a-f]{8}", name)
+
+
+def started_before(name: str, when: float) -> bool:
+    """Return whether a coordinator certainly started before a time; False where its name does not tell."""
+    found = _parts(name)
+    return found is not None and int(found[3]) < when - _TOLERANCE_SECONDS
+
+
 def lives(name: str) -> bool:
     """Return whether a coordinator is a process that runs on this machine; those elsewhere count as gone."""
-    found = re.fullmatch(r"(.+)-(\d+)-(\d+)-[0-9a-f]{8}", name)
+    found = _parts(name)
     if found is None or found[1] != this_host():
         return False
     try:
@@ -49,5 +59,5 @@ def lives(name: str) -> bool:
 
 def describe(name: str) -> str:
     """Return what a person calls the coordinator of a name."""
-    found = re.fullmatch(r"(.+)-(\d+)-\d+-[0-9a-f]{8}", name)
+    found = _parts(name)
     return f"process {found[2]} on {found[1]}" if found else name

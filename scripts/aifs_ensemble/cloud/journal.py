@@ -24,6 +24,8 @@ from aifs_ensemble.errors import CloudError
 from aifs_ensemble.files import read_json, write_json
 
 FOLDER = Path(".snakemake") / "rented"
+# not *.json, which are jobs
+_NO_MORE = "no-more-machines"
 
 
 def work_of(config: Config) -> dict[str, Any]:
@@ -168,6 +170,16 @@ class Journal:
                 record.state = record.reason = "cancelled"
             write_json(self.path(job_id), asdict(record))
         return record
+
+    def stop_renting(self) -> list[str]:
+        """Let runs that have started rent no more machines, and return the coordinators among them that live here."""
+        write_json(self.folder / _NO_MORE, time.time())
+        return sorted({record.owner for record in self.all() if coordinator.lives(record.owner)})
+
+    def renting_stopped(self, owner: str) -> bool:
+        """Return whether `stop_renting` came after the start of a coordinator; a later run may rent."""
+        path = self.folder / _NO_MORE
+        return path.exists() and coordinator.started_before(owner, read_json(path))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
