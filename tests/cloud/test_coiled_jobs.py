@@ -342,10 +342,49 @@ def test_a_submission_is_not_interrupted_by_what_ends_the_coordinator():
     assert (done.returncode, done.stdout) == (0, "the answer\n"), done.stderr
 
 
-def test_no_machine_anywhere(server, journal):
+@pytest.mark.parametrize("at_once", [True, False], ids=["refused at once", "found out later"])
+def test_no_machine_anywhere_is_waited_for(at_once, server, journal, caplog):
+    """Snakemake's retries, seconds apart, are not spent on it."""
+    config, regions = settings(), ["us-central1", "us-east4"]
+    server.no_machines, server.refuse_at_once = set(regions), at_once
+    job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, regions, journal)
+    for _ in range(4):
+        record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+    assert record.state == "running" and [request.region for request in record.requests] == regions
+    assert "no machine in us-central1, us-east4, asked again in 120 s" in caplog.text
+    # and again, in the order of preference
+    rewrite(journal, job_id, ask_at=time.time())
+    for _ in range(4):
+        record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+    assert record.state == "running" and [request.region for request in record.requests] == 2 * regions
+    server.no_machines = {"us-central1"}
+    rewrite(journal, job_id, ask_at=time.time())
+    record = finish(journal, job_id, config)
+    assert record.state == "success" and [request.region for request in record.requests] == 3 * regions
+
+
+WAITS = {"on demand": (False, 3600.0), "preemptible": (True, 600.0)}
+
+
+@pytest.mark.parametrize("case", WAITS)
+def test_no_machine_anywhere_is_waited_for_so_long(case, server, journal):
+    spot, longest = WAITS[case]
     server.no_machines, server.refuse_at_once = {"us-central1"}, True
-    with pytest.raises(CloudError, match=r"no machine in us-central1: .*ZONE_RESOURCE_POOL_EXHAUSTED"):
-        coiled_jobs.submit(job(), settings(), MACHINES, ["us-central1"], journal)
+    config = settings(cloud={"wait_hours": 1, "idle_minutes": 10})
+    job_id = coiled_jobs.submit(job(spot=spot), config, MACHINES, ["us-central1"], journal)
+    for waited, state in ((longest - 30, "running"), (longest + 1, "failed")):
+        now = time.time()
+        rewrite(journal, job_id, ask_at=now, waiting_since=now - waited)
+        record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+        assert record.state == state
+    assert re.search(rf"no machine in us-central1 for {longest / 60:.0f} min: .*EXHAUSTED", record.reason)
+    assert len(record.requests) == 3 and not server.clusters
+
+
+def test_no_machine_anywhere_and_no_wait(server, journal):
+    server.no_machines, server.refuse_at_once = {"us-central1"}, True
+    with pytest.raises(CloudError, match=r"no machine in us-central1 .*ZONE_RESOURCE_POOL_EXHAUSTED"):
+        coiled_jobs.submit(job(), settings(cloud={"wait_hours": 0}), MACHINES, ["us-central1"], journal)
     assert journal.all()[0].state == "failed"
 
 

@@ -15,7 +15,13 @@ from typing import Any
 
 from aifs_ensemble.cloud import coordinator
 from aifs_ensemble.cloud.coiled_client import coiled_cloud, deadline, find_cluster
-from aifs_ensemble.cloud.coiled_request import UNANSWERED_SECONDS, cluster_name, request_machine, stop_machine
+from aifs_ensemble.cloud.coiled_request import (
+    ASK_AGAIN_SECONDS,
+    UNANSWERED_SECONDS,
+    cluster_name,
+    request_machine,
+    stop_machine,
+)
 from aifs_ensemble.cloud.jobscript import RemoteJob
 from aifs_ensemble.cloud.journal import JobRecord, Journal, Request, work_of
 from aifs_ensemble.cloud.regions import is_stock_out
@@ -116,6 +122,8 @@ def check(record: JobRecord, config: Config, machines: Machines, journal: Journa
     if not record.requests:
         record.state, record.reason = "failed", "submission was interrupted"
         journal.write(record)
+        return record
+    if record.current is None and 0 < record.ask_at - time.time() <= ASK_AGAIN_SECONDS:
         return record
     try:
         with ExitStack() as opened:

@@ -21,6 +21,8 @@ LOG = logging.getLogger(__name__)
 BOOT_DISK_GB = 60
 # How long a request may be under way before a cluster of its name must exist.
 UNANSWERED_SECONDS = 300.0
+# Between two rounds of regions none of which has a machine.
+ASK_AGAIN_SECONDS = 120.0
 
 
 def machine_script(job: RemoteJob) -> str:
@@ -107,12 +109,13 @@ def request_machine(record: JobRecord, config: Config, machines: Machines, cloud
 
     Each request is on disk before it is made: whatever happens between asking and being answered, the
     cluster has a name by which `check` and `cancel` find it.
-    Raises CloudError when every region said no, or when Coiled refused for another reason.
+    When every region said no, the record says when to ask again. Raises CloudError when that has gone on for long
+    enough, or when Coiled refused for another reason.
     """
     import coiled.batch
 
     job = RemoteJob(record.script, record.targets, record.resources, record.attempt)
-    tried = [request.region for request in record.requests]
+    tried = [request.region for request in record.requests[record.round :]]
     reason = record.reason
     while region := next_region(record.regions, tried):
         request = Request(region, job.spot)
@@ -144,7 +147,27 @@ def request_machine(record: JobRecord, config: Config, machines: Machines, cloud
             stop_machine(record, request, cloud)
             journal.write(record)
         return
-    raise CloudError(f"{record.title}: no machine in {', '.join(record.regions)}: {reason}")
+    _wait(record, reason, _longest_wait(job, config))
+    journal.write(record)
+
+
+def _longest_wait(job: RemoteJob, config: Config) -> float:
+    """Return for how many seconds a job asks again; a preemptible one not for long, its next attempts are on demand."""
+    cloud = config["cloud"]
+    return 60.0 * cloud["idle_minutes"] if job.spot else 3600.0 * cloud["wait_hours"]
+
+
+def _wait(record: JobRecord, reason: str, longest: float) -> None:
+    """Put off the next round of regions; CloudError when the job has waited long enough."""
+    now, regions = time.time(), ", ".join(record.regions)
+    record.waiting_since = record.waiting_since or now
+    end = record.waiting_since + longest
+    if now >= end:
+        raise CloudError(
+            f"{record.title}: no machine in {regions} for {(now - record.waiting_since) / 60:.0f} min: {reason}"
+        )
+    record.round, record.ask_at, record.reason = len(record.requests), min(now + ASK_AGAIN_SECONDS, end), reason
+    LOG.warning("%s: no machine in %s, asked again in %.0f s", record.title, regions, record.ask_at - now)
 
 
 def cluster_name(record: JobRecord, request: Request) -> str:

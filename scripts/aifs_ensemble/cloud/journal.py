@@ -62,6 +62,7 @@ class JobRecord:
     A job that `follows` others made no request: what it was asked for is being made by those. `owner` is the
     coordinator that waits for it, `work` what `work_of` says of its configuration. Of the looks
     since the last answer: how many got none, the time they cover, and when the newest one was.
+    While no region has a machine: the first request of the present round, since when, and when to ask again.
     """
 
     id: str
@@ -80,6 +81,9 @@ class JobRecord:
     follows: tuple[str, ...] = ()
     owner: str = ""
     work: dict[str, Any] = field(default_factory=dict)
+    round: int = 0
+    waiting_since: float = 0.0
+    ask_at: float = 0.0
 
     @property
     def current(self) -> Request | None:
@@ -159,6 +163,7 @@ class Journal:
             for record in left:
                 record.owner, record.state, record.reason = owner, "running", ""
                 record.unheard, record.unheard_seconds = 0, 0.0
+                record.waiting_since, record.ask_at = 0.0, 0.0
                 write_json(self.path(record.id), asdict(record))
         return left
 
