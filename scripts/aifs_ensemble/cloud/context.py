@@ -8,10 +8,13 @@ environment, which these commands inherit.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,16 @@ def stop_machines_at_exit() -> None:
         return
     name = os.environ[coordinator.VARIABLE] = coordinator.new_name()
     atexit.register(_stop_machines, name, Path.cwd())
+    # under nohup it is ignored, and stays so
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _hang_up)
+
+
+def _hang_up(*_: Any) -> None:
+    """End like Ctrl-C when the terminal goes, which would otherwise run nothing that is registered for the end."""
+    # the shell and the terminal each send one
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _stop_machines(owner: str, folder: Path) -> None:
@@ -66,7 +79,6 @@ def _stop_machines(owner: str, folder: Path) -> None:
     jobs = [record.id for record in journal.unfinished() if record.owner == owner]
     if not jobs:
         return
-    print(f"stopping the machines of {len(jobs)} jobs, see {journal.folder}/cancel.log", file=sys.stderr)  # noqa: T201
     with open(journal.folder / "cancel.log", "ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "aifs_ensemble", "coiled-cancel", *jobs],
@@ -76,6 +88,9 @@ def _stop_machines(owner: str, folder: Path) -> None:
             stderr=log,
             start_new_session=True,
         )
+    with contextlib.suppress(OSError):
+        # nobody reads it where the terminal is gone
+        print(f"stopping the machines of {len(jobs)} jobs, see {journal.folder}/cancel.log", file=sys.stderr)  # noqa: T201
 
 
 def _put_first(variable: str, folder: Path) -> None:
