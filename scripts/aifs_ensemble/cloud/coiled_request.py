@@ -125,6 +125,8 @@ def request_machine(record: JobRecord, config: Config, machines: Machines, cloud
         if record.state == "cancelled" or journal.renting_stopped(record.owner):
             request.ended = "cancelled"
             journal.write(record)
+            if record.state == "cancelled":
+                raise CloudError(f"{record.title}: cancelled")
             raise CloudError(f"{record.title}: no more machines for this run, stopped by coiled-cancel; start it again")
         try:
             request.cluster_id = int(coiled.batch.run(cloud=cloud, **arguments)["cluster_id"])
