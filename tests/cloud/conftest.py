@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+from aifs_ensemble.cloud import context
+from aifs_ensemble.cloud.journal import Journal
 from aifs_ensemble.config import Config, merge, read_files
 from doubles.batch_server import BatchServer
 from doubles.coiled_server import Cluster, CoiledServer
@@ -76,8 +78,8 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # tests started in the background of a shell ignore Ctrl-C, and so would what they start
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+            # tests started in the background of a shell ignore these, and so would what they start
+            preexec_fn=lambda: [signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGHUP)],  # noqa: PLW1509
         )
 
     def run(self, *arguments: str, timeout: float = 400) -> tuple[int, str]:
@@ -158,3 +160,31 @@ def batch(project: Project, gcs: str, tmp_path: Path) -> Iterator[BatchServer]:
     project.env = {**server.client_env(), "STORAGE_EMULATOR_HOST": gcs}
     yield server
     server.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CoiledServer]:
+    """The Coiled service for the client in this process."""
+    import coiled  # noqa: F401  (puts its defaults into dask's configuration, which are gone after `set` otherwise)
+    import dask.config
+
+    made = CoiledServer(tmp_path / "machines", {"PATH": "/usr/bin:/bin"})
+    with dask.config.set({"coiled.server": made.url, "coiled.token": "loopback-token", "coiled.workspace": None}):
+        yield made
+    made.close()
+    assert not made.unknown, made.unknown
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
+    """The journal of a coordinator's folder, in which its commands run."""
+    config = read_files(ROOT / "config" / "config.yaml", ROOT / "config" / "operational.yaml")
+    merge(config, SETTINGS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(context.VARIABLE, json.dumps(config))
+    return Journal()

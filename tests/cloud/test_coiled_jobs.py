@@ -1,72 +1,23 @@
-"""Coiled jobs through the real client against the loopback service, without Snakemake."""
+"""Coiled jobs through the real client against the loopback service, without Snakemake: asked for and judged."""
 
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from aifs_ensemble.cloud import coiled_jobs
-from aifs_ensemble.cloud.jobscript import RemoteJob, parse_job
-from aifs_ensemble.cloud.journal import JobRecord, Journal
-from aifs_ensemble.config import Config, merge, read_files
+from aifs_ensemble.cloud import coiled_jobs, coiled_request
+from aifs_ensemble.cloud.jobscript import RemoteJob
 from aifs_ensemble.errors import CloudError, ConfigError
-from aifs_ensemble.machines import load_machines
-from doubles.coiled_server import CoiledServer
 
-from cloud.conftest import ROOT, SETTINGS
+from cloud.coiled_helpers import MACHINES, finish, job, rewrite, settings
+from cloud.conftest import ROOT
 
 pytestmark = pytest.mark.cloud
-MACHINES = load_machines()
-
-
-def settings(**changes: object) -> Config:
-    raw = read_files(ROOT / "config" / "config.yaml", ROOT / "config" / "operational.yaml")
-    merge(raw, SETTINGS)
-    merge(raw, changes)
-    return Config(raw)
-
-
-def job(
-    command: str = "true", machine: str = "gpu", spot: bool = False, members: str = "001", **resources
-) -> RemoteJob:
-    targets = " ".join(f"'forecast_member:member={m}'" for m in members.split(","))
-    kind = "spot" if spot else "standard"
-    asked = ", ".join(f'"{k}": {v}' for k, v in resources.items())
-    script = (
-        f'#!/bin/sh\n# properties = {{"resources": {{"machine": "{machine}", "provisioning": "{kind}"'
-        f"{', ' + asked if asked else ''}}}}}\n{command} # --target-jobs\n: --target-jobs {targets} --attempt 1\n"
-    )
-    return parse_job(script.replace(" # --target-jobs", ""), "test")
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CoiledServer]:
-    import dask.config
-
-    made = CoiledServer(tmp_path / "machines", {"PATH": "/usr/bin:/bin"})
-    with dask.config.set({"coiled.server": made.url, "coiled.token": "loopback-token", "coiled.workspace": None}):
-        yield made
-    made.close()
-    assert not made.unknown, made.unknown
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
-
-
-def finish(journal: Journal, job_id: str, config: Config, seconds: float = 20) -> JobRecord:
-    end = time.monotonic() + seconds
-    while True:
-        record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
-        if record.state != "running":
-            return record
-        assert time.monotonic() < end, record
-        time.sleep(0.05)
 
 
 def test_client_takes_what_is_given():
@@ -74,7 +25,7 @@ def test_client_takes_what_is_given():
     import coiled
     import coiled.batch
 
-    arguments = coiled_jobs.run_arguments(job(spot=True), "x", settings(), MACHINES, "us-central1")
+    arguments = coiled_request.run_arguments(job(spot=True), "x", settings(), MACHINES, "us-central1")
     run = inspect.signature(coiled.batch.run).parameters
     cluster = inspect.signature(coiled.Cluster.__init__).parameters
     assert set(arguments) | {"cloud"} <= set(run)
@@ -200,6 +151,39 @@ def test_preempted(server, journal):
     assert ("DELETE", "/api/v2/clusters/account/loopback/id/1") in [call[:2] for call in server.calls]
 
 
+def test_a_preempted_worker_beside_a_living_scheduler(server, journal):
+    """The cluster stays ready and its task has no exit code: after one more look the job has failed."""
+    config = settings()
+    job_id = coiled_jobs.submit(job("sleep 60", spot=True), config, MACHINES, ["us-central1"], journal)
+    while not server.running():
+        time.sleep(0.02)
+    assert coiled_jobs.check(journal.read(job_id), config, MACHINES, journal).state == "running"
+    server.preempt_worker(server.clusters[1])
+    states = [coiled_jobs.check(journal.read(job_id), config, MACHINES, journal).state for _ in range(2)]
+    assert states == ["running", "failed"]
+    assert "preempted" in journal.read(job_id).reason and server.clusters[1].state == "stopped"
+
+
+def test_a_worker_is_lost_only_when_none_lives():
+    def worker(process, instance):
+        made = {"current_state": {"state": instance, "reason": "why"}} if instance else None
+        return {"current_state": {"state": process, "reason": ""}, "instance": made}
+
+    pending, begun = ([{"tasks": [{"state": "pending", "exit_code": None, "start": s}]}] for s in (None, "t"))
+    gone = "preemptible machine gone before the job ended"
+    cases = [
+        (pending, [], None),
+        (begun, [], gone),
+        (pending, [worker("pending", None)], None),
+        (begun, [worker("started", "ready")], None),
+        (begun, [worker("started", "stopping")], f"{gone}: why"),
+        (pending, [worker("stopped", "error")], f"{gone}: why"),
+        (begun, [worker("stopped", "stopped"), worker("pending", "starting")], None),
+    ]
+    for jobs, workers, lost in cases:
+        assert coiled_jobs.worker_lost(jobs, workers) == lost, (jobs, workers)
+
+
 @pytest.mark.parametrize("at_once", [True, False], ids=["refused at once", "found out later"])
 def test_next_region_on_stock_out(at_once, server, journal):
     server.no_machines, server.refuse_at_once = {"us-central1", "us-east4"}, at_once
@@ -220,10 +204,97 @@ def test_next_region_when_no_machine_comes(server, journal):
     assert server.clusters[1].state == "stopped", "the request that waits in vain still stands"
 
 
-def test_no_machine_anywhere(server, journal):
+def test_a_slow_answer_of_the_next_region_is_waited_for(server, journal, monkeypatch):
+    """The deadline of a look does not interrupt the request for a machine that follows from it."""
+    answer, config = server.answer, settings(cloud={"idle_minutes": 1e-6})
+    server.never_ready = {"us-central1"}
+    job_id = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1", "us-east4"], journal)
+
+    def slow(verb, path, body):
+        if verb == "POST" and path.startswith("/api/v2/clusters/account/"):
+            time.sleep(1.5)
+        return answer(verb, path, body)
+
+    monkeypatch.setattr(server, "answer", slow)
+    monkeypatch.setattr(coiled_jobs, "LOOK_SECONDS", 1.0)
+    record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+    assert record.state == "running", record.reason
+    assert [request.cluster_id for request in record.requests] == [1, 2]
+
+
+def test_a_submission_whose_answer_is_unknown_is_looked_for_again(server, journal, monkeypatch):
+    """The machine was rented, the answer lost, and its name cannot be asked for now: nothing is rented beside it."""
+    answer, config = server.answer, settings()
+
+    def lost(verb, path, body):
+        if "interaction" in path:
+            return 500, {}
+        return (400, {"message": "not now"}) if verb == "GET" and "?name=" in path else answer(verb, path, body)
+
+    with monkeypatch.context() as now:
+        now.setattr(server, "answer", lost)
+        job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1"], journal)
+    assert journal.read(job_id).requests[0].cluster_id is None
+    assert finish(journal, job_id, config).state == "success" and len(server.clusters) == 1
+
+
+def test_a_submission_is_not_interrupted_by_what_ends_the_coordinator():
+    code = """if True:
+        import os, signal
+        from aifs_ensemble.cli._quiet import stdout_for_snakemake
+        with stdout_for_snakemake() as answer:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(os.getpid(), number)
+            print("the answer", file=answer)
+    """
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "the answer\n"), done.stderr
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["refused at once", "found out later"])
+def test_no_machine_anywhere_is_waited_for(at_once, server, journal, caplog):
+    """Snakemake's retries, seconds apart, are not spent on it."""
+    config, regions = settings(), ["us-central1", "us-east4"]
+    server.no_machines, server.refuse_at_once = set(regions), at_once
+    job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, regions, journal)
+    for _ in range(4):
+        record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+    assert record.state == "running" and [request.region for request in record.requests] == regions
+    assert "no machine in us-central1, us-east4, asked again in 120 s" in caplog.text
+    # and again, in the order of preference
+    rewrite(journal, job_id, ask_at=time.time())
+    for _ in range(4):
+        record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+    assert record.state == "running" and [request.region for request in record.requests] == 2 * regions
+    server.no_machines = {"us-central1"}
+    rewrite(journal, job_id, ask_at=time.time())
+    record = finish(journal, job_id, config)
+    assert record.state == "success" and [request.region for request in record.requests] == 3 * regions
+
+
+WAITS = {"on demand": (False, 3600.0), "preemptible": (True, 600.0)}
+
+
+@pytest.mark.parametrize("case", WAITS)
+def test_no_machine_anywhere_is_waited_for_so_long(case, server, journal):
+    spot, longest = WAITS[case]
     server.no_machines, server.refuse_at_once = {"us-central1"}, True
-    with pytest.raises(CloudError, match=r"no machine in us-central1: .*ZONE_RESOURCE_POOL_EXHAUSTED"):
-        coiled_jobs.submit(job(), settings(), MACHINES, ["us-central1"], journal)
+    config = settings(cloud={"wait_hours": 1, "idle_minutes": 10})
+    job_id = coiled_jobs.submit(job(spot=spot), config, MACHINES, ["us-central1"], journal)
+    for waited, state in ((longest - 30, "running"), (longest + 1, "failed")):
+        now = time.time()
+        rewrite(journal, job_id, ask_at=now, waiting_since=now - waited)
+        record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+        assert record.state == state
+    assert re.search(rf"no machine in us-central1 for {longest / 60:.0f} min: .*EXHAUSTED", record.reason)
+    assert len(record.requests) == 3 and not server.clusters
+
+
+def test_no_machine_anywhere_and_no_wait(server, journal):
+    server.no_machines, server.refuse_at_once = {"us-central1"}, True
+    with pytest.raises(CloudError, match=r"no machine in us-central1 .*ZONE_RESOURCE_POOL_EXHAUSTED"):
+        coiled_jobs.submit(job(), settings(cloud={"wait_hours": 0}), MACHINES, ["us-central1"], journal)
     assert journal.all()[0].state == "failed"
 
 
@@ -237,75 +308,6 @@ def test_lost_answer_is_found_again(server, journal, monkeypatch):
     config = settings()
     record = finish(journal, coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1"], journal), config)
     assert record.state == "success" and len(server.clusters) == 1
-
-
-def test_running_jobs_are_taken_up_again(server, journal):
-    """However Snakemake groups the members the next time, no machine is rented for what another one is making."""
-    config = settings()
-    for members in ("001,003", "002,004"):
-        coiled_jobs.submit(job("sleep 2", members=members), config, MACHINES, ["us-central1"], journal)
-    again = {}
-    for members, jobs in (("003", 1), ("001,004", 2), ("002,005", 1)):
-        again[members] = coiled_jobs.submit(job(members=members), config, MACHINES, ["us-central1"], journal)
-        assert len(journal.read(again[members]).follows) == jobs
-    for job_id in again.values():
-        assert finish(journal, job_id, config).state == "success", "for members, the manifest decides"
-    assert len(server.clusters) == 2
-    assert all(record.state == "success" for record in journal.all())
-
-
-def test_cancel_reaches_what_is_followed(server, journal):
-    config = settings()
-    coiled_jobs.submit(job("sleep 60", members="001,002"), config, MACHINES, ["us-central1"], journal)
-    again = coiled_jobs.submit(job(members="002,003"), config, MACHINES, ["us-central1"], journal)
-    assert coiled_jobs.cancel([again], config, journal) == []
-    assert server.clusters[1].state == "stopped" and not journal.running()
-
-
-def test_service_that_does_not_answer_is_no_failure(server, journal, monkeypatch):
-    config = settings()
-    job_id = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
-    with monkeypatch.context() as short:
-        short.setattr(coiled_jobs, "LOOK_SECONDS", 1.0)
-        server.failing = 10**6
-        record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
-    assert record.state == "running" and record.unreachable_since is not None
-    server.failing = 0
-    assert coiled_jobs.check(record, config, MACHINES, journal).unreachable_since is None
-    monkeypatch.setattr(coiled_jobs, "LOOK_SECONDS", 1.0)
-    server.failing = 10**6
-    record.unreachable_since = time.time() - 2 * coiled_jobs.UNREACHABLE_SECONDS
-    assert coiled_jobs.check(record, config, MACHINES, journal).state == "failed"
-
-
-def test_submission_interrupted_before_the_answer(server, journal, monkeypatch):
-    """The machine exists, its number was never written down: the next look finds it by its name."""
-    config = settings()
-    job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1"], journal)
-    record = journal.read(job_id)
-    record.requests[0].cluster_id = None
-    journal.write(record)
-    assert finish(journal, job_id, config).state == "success"
-    # and one that was never made does not run for ever
-    record.requests[0].requested -= 2 * coiled_jobs.UNANSWERED_SECONDS
-    record.id, record.state = "never-made", "running"
-    journal.write(record)
-    assert coiled_jobs.check(record, config, MACHINES, journal).reason == "submission was interrupted"
-
-
-def test_cancel(server, journal):
-    config = settings()
-    ids = [
-        coiled_jobs.submit(job("sleep 60", members=m), config, MACHINES, ["us-central1"], journal)
-        for m in ("001", "002")
-    ]
-    # killed after asking, before the answer was written down: only the name is known
-    record = journal.read(ids[1])
-    record.requests[0].cluster_id = None
-    journal.write(record)
-    assert coiled_jobs.cancel([*ids, "nothing-like-it"], config, journal)[0].startswith("nothing-like-it: not stopped")
-    assert [cluster.state for cluster in server.clusters.values()] == ["stopped", "stopped"]
-    assert {journal.read(job_id).state for job_id in ids} == {"cancelled"}
 
 
 REFUSED = {
@@ -350,5 +352,5 @@ def test_judge_never_calls_a_failure_success():
 def test_script_runs_packed():
     """What the machine gets is the job script, whatever is in it, in a folder of its own."""
     text = job("printf '%s' \"$HOME `pwd`\" 'python config/config.yaml'").script
-    script = coiled_jobs.machine_script(RemoteJob(text, ("forecast_member:member=001",)))
+    script = coiled_request.machine_script(RemoteJob(text, ("forecast_member:member=001",)))
     assert "python" not in script and not re.search(r"\.(py|yaml|sh)\b", script)

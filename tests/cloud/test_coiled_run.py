@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -83,12 +85,13 @@ def test_a_coordinator_that_died_takes_its_jobs_up_again(project, coiled):
     assert undelivered(config, config.members) == {}
 
 
-def test_ctrl_c_stops_the_machines(project, coiled):
-    project.configure(destination="gs://ensembles/stops")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP], ids=["Ctrl-C", "closed terminal"])
+def test_the_end_of_the_coordinator_stops_the_machines(project, coiled, signum):
+    project.configure(destination=f"gs://ensembles/stops{signum:d}")
     coiled.machine_env |= {"SMALL_STEP_SECONDS": "30"}
     process = project.start(*ARGUMENTS)
     wait_for(lambda: len(forecasts(coiled)) == 2 and len(records(project)) == 3, process)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signum)
     output, _ = process.communicate(timeout=240)
     assert "Cancelling" in output or "Terminating" in output, output
     end = time.monotonic() + 240
@@ -96,6 +99,25 @@ def test_ctrl_c_stops_the_machines(project, coiled):
         assert time.monotonic() < end, (project.folder / ".snakemake/rented/cancel.log").read_text()
         time.sleep(0.2)
     assert process.returncode != 0
+
+
+@pytest.mark.long
+def test_cancelling_beside_a_run_ends_it(project, coiled):
+    """Snakemake has retries left for every job, and none of them rents a machine."""
+    project.configure(destination="gs://ensembles/cancelled")
+    coiled.machine_env |= {"SMALL_STEP_SECONDS": "30"}
+    process = project.start(*ARGUMENTS[:-1], "2")
+    # the mark concerns runs that have started for certain
+    begun = time.monotonic() + 6
+    wait_for(lambda: len(forecasts(coiled)) == 2 and time.monotonic() > begun, process)
+    command = [sys.executable, "-m", "aifs_ensemble", "coiled-cancel"]
+    done = subprocess.run(
+        command, cwd=project.folder, env={**os.environ, **project.env}, capture_output=True, text=True, check=True
+    )
+    assert f"process {process.pid} on " in done.stderr and "rents no more machines" in done.stderr, done.stderr
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode != 0 and "no more machines for this run" in output, output
+    assert len(forecasts(coiled)) == 2 and not coiled.running()
 
 
 @pytest.mark.long

@@ -20,8 +20,8 @@ from aifs_ensemble.machines import load_machines
 from doubles.gcs_fault_proxy import fault_proxy
 from plainlog import use_plain_log
 
+from cloud.coiled_helpers import settings
 from cloud.conftest import ROOT
-from cloud.test_coiled_jobs import settings
 
 MACHINES = load_machines()
 PROFILES = ("coiled-gpu", "googlebatch")

@@ -43,6 +43,7 @@ class Cluster:
     started: float | None = None
     stopped: float | None = None
     exit_code: int | None = None
+    worker: str = "started"
 
     @property
     def region(self) -> str:
@@ -216,12 +217,22 @@ class CoiledServer:
         details = {
             "id": cluster.id,
             "name": name,
-            "workers": [],
+            "workers": self.workers(cluster),
             "scheduler": process,
             "current_state": state,
             "created": "",
         }
         return 200, details
+
+    def workers(self, cluster: Cluster) -> list[dict[str, Any]]:
+        """The worker of a job that does not run on the scheduler's machine, once it has begun."""
+        if not cluster.request["workers"] or cluster.started is None:
+            return []
+        over = cluster.worker != "started"
+        state = {"state": cluster.worker, "reason": "instance was preempted" if over else "", "updated": ""}
+        instance = {"id": cluster.id, "created": "", "name": "worker", "current_state": state}
+        instance |= {"public_ip_address": None, "private_ip_address": None}
+        return [{"created": "", "name": "worker", "current_state": state, "instance": instance}]
 
     def by_name(self, name: str, content: Any, query: Any) -> tuple[int, Any]:
         """The live cluster of a name, which keeps the client from making a second one."""
@@ -264,7 +275,7 @@ class CoiledServer:
 
     def _ended(self, cluster: Cluster, code: int) -> None:
         with self.lock:
-            if cluster.state == "ready":
+            if cluster.state == "ready" and cluster.worker == "started":
                 cluster.exit_code, cluster.stopped, cluster.state = code, time.time(), "stopped"
 
     def kill(self, cluster: Cluster) -> None:
@@ -277,4 +288,10 @@ class CoiledServer:
             if cluster.state != "ready":
                 return
             cluster.state, cluster.reason = "error", "scheduler instance was preempted"
+        self.kill(cluster)
+
+    def preempt_worker(self, cluster: Cluster) -> None:
+        """Take the worker away from a job that has one: the cluster stays, the task has no end."""
+        with self.lock:
+            cluster.worker = "stopped"
         self.kill(cluster)

@@ -14,11 +14,13 @@ from typing import TextIO
 def stdout_for_snakemake() -> Iterator[TextIO]:
     """Yield the real standard output; what anything else prints meanwhile goes to standard error.
 
-    Ctrl-C is ignored meanwhile. Clients print panels and progress; Snakemake takes the first line for the
-    job's id or state.
+    Ctrl-C, SIGTERM and SIGHUP are ignored meanwhile. Clients print panels and progress; Snakemake takes the first line
+    for the job's id or state.
     """
-    # A terminal's Ctrl-C reaches these commands too; half a submission is a machine that nobody knows of.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What ends the coordinator's whole group reaches these commands too; half a submission is a machine that nobody
+    # knows of.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

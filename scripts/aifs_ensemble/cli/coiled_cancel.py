@@ -1,10 +1,11 @@
-"""Stop the machines of Coiled jobs: those named, or every one this folder still has running."""
+"""Stop the machines of Coiled jobs: those named, or every one this folder knows no end of."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from aifs_ensemble.cloud import coordinator
 from aifs_ensemble.cloud.coiled_jobs import cancel
 from aifs_ensemble.cloud.context import current
 from aifs_ensemble.cloud.journal import Journal
@@ -15,13 +16,23 @@ HELP = "stop jobs on Coiled"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the jobs' ids."""
-    parser.add_argument("jobs", nargs="*", help="ids printed by coiled-submit; none: all that are running")
+    parser.add_argument(
+        "jobs",
+        nargs="*",
+        help="ids printed by coiled-submit, for which a run that goes on may rent again; none: all that are running or "
+        "whose end is not known, and runs under way rent no more",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Stop them; CloudError naming those that could not be."""
     journal = Journal()
-    jobs = args.jobs or [record.id for record in journal.running()]
+    # before looking for machines: what is asked for afterwards is refused
+    for name in [] if args.jobs else journal.stop_renting():
+        print(
+            f"the run of {coordinator.describe(name)} rents no more machines; start it again to go on", file=sys.stderr
+        )
+    jobs = args.jobs or [record.id for record in journal.unfinished()]
     problems = cancel(jobs, current(), journal) if jobs else []
     if problems:
         raise CloudError("; ".join(problems))

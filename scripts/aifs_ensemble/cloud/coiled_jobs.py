@@ -7,21 +7,24 @@ from any network.
 
 from __future__ import annotations
 
-import base64
-import gzip
 import logging
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from aifs_ensemble.cloud.context import COORDINATOR, config_secrets
+from aifs_ensemble.cloud import coordinator
+from aifs_ensemble.cloud.coiled_client import coiled_cloud, deadline, find_cluster
+from aifs_ensemble.cloud.coiled_request import (
+    ASK_AGAIN_SECONDS,
+    UNANSWERED_SECONDS,
+    cluster_name,
+    request_machine,
+    stop_machine,
+)
 from aifs_ensemble.cloud.jobscript import RemoteJob
-from aifs_ensemble.cloud.journal import JobRecord, Journal, Request
-from aifs_ensemble.cloud.regions import is_stock_out, next_region
+from aifs_ensemble.cloud.journal import JobRecord, Journal, Request, work_of
+from aifs_ensemble.cloud.regions import is_stock_out
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import CloudError, ConfigError
 from aifs_ensemble.machines import Machines
@@ -29,164 +32,12 @@ from aifs_ensemble.machines import Machines
 LOG = logging.getLogger(__name__)
 # Cluster states from which no task will go on.
 _OVER = {"stopping", "stopped", "error"}
-# A control plane that does not answer says nothing about the machine: this long the job counts as running.
+# A control plane that does not answer says nothing about the machine: this long, listening, the job counts as running.
 UNREACHABLE_SECONDS = 1800.0
-# How long a request may be under way before a cluster of its name must exist.
-UNANSWERED_SECONDS = 300.0
 # The client repeats a failed request for minutes, and Snakemake looks at one job after the other.
 LOOK_SECONDS = 60.0
-BOOT_DISK_GB = 60
-
-
-def require_token() -> None:
-    """Raise ConfigError when Coiled knows no token, in which case its client would open a browser and wait."""
-    import coiled  # noqa: F401  (reads its own configuration)
-    import dask.config
-
-    if not dask.config.get("coiled.token", None):
-        raise ConfigError("coiled: no token found, run `coiled login` once (or set DASK_COILED__TOKEN)")
-
-
-@contextmanager
-def coiled_cloud(config: Config) -> Iterator[Any]:
-    """Open the Coiled client; ConfigError instead of its browser login when no token is set up."""
-    require_token()
-    import coiled
-
-    with coiled.Cloud(workspace=config["cloud"]["workspace"]) as cloud:
-        yield cloud
-
-
-def machine_script(job: RemoteJob) -> str:
-    """Return what the machine runs: the job script in a folder of its own, ending with its exit code.
-
-    The script travels packed, because Coiled searches a plain one for words that name local files and
-    uploads those; the sources come from the bucket instead.
-    """
-    packed = base64.encodebytes(gzip.compress(job.script.encode(), mtime=0)).decode()
-    return (
-        "#!/bin/bash\n"
-        f"# {job.title}, attempt {job.attempt}\n"
-        "set -e\n"
-        'folder=$(mktemp -d "$PWD/job.XXXXXX")\n'
-        'cd "$folder"\n'
-        f"base64 -d <<'PACKED' | gunzip > task\n{packed}PACKED\n"
-        "exec /bin/sh ./task\n"
-    )
-
-
-def host_setup(config: Config) -> str:
-    """Return the script that the machine runs before the task: it ends its own life in time.
-
-    Coiled's own cluster timeout does the same from outside; this one needs nobody to be reachable.
-    """
-    minutes = int(config["cloud"]["max_hours"] * 60) + 30
-    return f"#!/bin/bash\nshutdown -P +{minutes} 'aifs-ensemble: longest lifetime reached' || true\n"
-
-
-def run_arguments(job: RemoteJob, job_id: str, config: Config, machines: Machines, region: str) -> dict[str, Any]:
-    """Return the arguments of ``coiled.batch.run`` for a job in a region."""
-    cloud = config["cloud"]
-    machine = machines.machine(cloud[job.machine_class])
-    image = cloud[f"{job.machine_class}_image"]
-    if not image:
-        raise ConfigError(
-            f"config: cloud.{job.machine_class}_image is missing: a container image (with a / in its name) or a Coiled "
-            "software environment made by `aifs-ensemble environments`"
-        )
-    seconds = int(cloud["max_hours"] * 3600)
-    disk = BOOT_DISK_GB + -(-int(job.resources.get("disk_mb", 0)) // 1000)
-    cluster: dict[str, Any] = {"cluster_timeout": f"{seconds + 1800} seconds"}
-    if job.spot:
-        # The client gives the scheduler's machine a T4 as soon as a worker has a bundled card.
-        cluster["scheduler_gpu"] = False
-        # Coiled would replace a preempted machine without end; whether to try again, and whether
-        # preemptible again, is decided by the attempt count of the job instead.
-        cluster["backend_options"] = {"spot_replacement": False}
-    return {
-        "command": machine_script(job),
-        "name": job_id,
-        "container": image if "/" in image else None,
-        "software": None if "/" in image else image,
-        "vm_type": [machine.name],
-        "region": region,
-        "spot_policy": "spot" if job.spot else "on-demand",
-        # A single task runs on the scheduler's machine, and that one is never preemptible. Asking for spot
-        # there would silently rent on demand, so the task gets a worker and the scheduler a small machine.
-        "task_on_scheduler": False if job.spot else None,
-        "scheduler_vm_type": [cloud["cpu"]] if job.spot else None,
-        "disk_size": str(disk),
-        "env": {"AIFS_ENSEMBLE_JOB": job_id, "PYTHONUNBUFFERED": "1"},
-        "secret_env": config_secrets(config),
-        "tag": _tags(job, config),
-        "host_setup_script_content": host_setup(config),
-        "job_timeout": f"{seconds} seconds",
-        "max_retries": 0,
-        "cluster_kwargs": cluster,
-        "logger": LOG,
-    }
-
-
-def _tags(job: RemoteJob, config: Config) -> dict[str, str]:
-    return {
-        "cycle": config.cycle,
-        "rule": "+".join(job.rules),
-        "workflow": "aifs-ensemble",
-        **config["cloud"]["labels"],
-    }
-
-
-def request_machine(record: JobRecord, config: Config, machines: Machines, cloud: Any, journal: Journal) -> None:
-    """Ask for the job in the first region not tried yet, and in the next ones while none has a machine.
-
-    Each request is on disk before it is made: whatever happens between asking and being answered, the
-    cluster has a name by which `check` and `cancel` find it.
-    Raises CloudError when every region said no, or when Coiled refused for another reason.
-    """
-    import coiled.batch
-
-    job = RemoteJob(record.script, record.targets, record.resources, record.attempt)
-    tried = [request.region for request in record.requests]
-    reason = record.reason
-    while region := next_region(record.regions, tried):
-        request = Request(region, job.spot)
-        record.requests.append(request)
-        arguments = run_arguments(job, _cluster_name(record, request), config, machines, region)
-        journal.write(record)
-        try:
-            answer = coiled.batch.run(cloud=cloud, **arguments)
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            # An answer can be lost, or a later call of the client fail, after the machine was rented.
-            request.cluster_id = _find(arguments["name"], cloud)
-            if request.cluster_id is not None:
-                LOG.warning("%s: the answer was lost (%s), found as cluster %d", record.id, reason, request.cluster_id)
-                return
-            request.ended = reason
-            if not is_stock_out(reason):
-                raise CloudError(f"{record.title}: Coiled refused the job in {region}: {reason}") from error
-            LOG.warning("%s: no machine in %s (%s)", record.title, region, reason)
-            tried.append(region)
-            continue
-        request.cluster_id = int(answer["cluster_id"])
-        record.reason = ""
-        return
-    raise CloudError(f"{record.title}: no machine in {', '.join(record.regions)}: {reason}")
-
-
-def _cluster_name(record: JobRecord, request: Request) -> str:
-    return f"{record.id}-{record.requests.index(request) + 1}"
-
-
-def _find(name: str, cloud: Any) -> int | None:
-    """Return the id of the cluster of a name, or None when Coiled knows none."""
-    from coiled.errors import DoesNotExist
-
-    try:
-        found = cloud.get_clusters_by_name(name=name)
-    except DoesNotExist:
-        return None
-    return max((int(cluster["id"]) for cluster in found), default=None)
+# Between two looks further apart nobody was listening: the coordinator's machine slept.
+LISTENING_SECONDS = 600.0
 
 
 def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence[str], journal: Journal) -> str:
@@ -197,13 +48,9 @@ def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence
     """
     job_id = journal.new_id(job.title)
     record = JobRecord(job_id, job.title, job.targets, job.script, dict(job.resources), job.attempt, tuple(regions))
-    record.owner = os.environ.get(COORDINATOR, "")
-    followed = journal.making(job.targets)
-    record.follows = tuple(left.id for left in followed)
+    record.owner, record.work = coordinator.current(), work_of(config)
+    record.follows = tuple(left.id for left in journal.take_up(job.targets, record.work, record.owner))
     if record.follows:
-        for left in followed:
-            left.owner = record.owner
-            journal.write(left)
         LOG.info("%s: still being made by %s, taken up again", job.title, ", ".join(record.follows))
         journal.write(record)
         return job_id
@@ -211,11 +58,10 @@ def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence
     try:
         with coiled_cloud(config) as cloud:
             request_machine(record, config, machines, cloud, journal)
-            if journal.read(job_id).state == "cancelled":
-                # the coordinator was interrupted while this process was asking
-                _stop(record, record.requests[-1], cloud)
-                record.state, record.reason = "cancelled", "cancelled"
     except BaseException as error:
+        if isinstance(error, Exception) and record.current is not None:
+            LOG.warning("%s: no answer (%s), a machine may have been rented: looked for again", job_id, error)
+            return job_id
         record.state, record.reason = "failed", " ".join(str(error).split())
         raise
     finally:
@@ -239,11 +85,29 @@ def judge(jobs: Sequence[Mapping[str, Any]], cluster: Mapping[str, Any]) -> tupl
     if tasks and all(task["state"] == "done" and task["exit_code"] == 0 for task in tasks):
         return "ended", ""
     if state in _OVER:
-        started = any(task.get("start") for task in tasks)
-        if not started and is_stock_out(why):
+        if not _started(jobs) and is_stock_out(why):
             return "no-machine", why
         return "failed", f"machine {state} before the job ended{': ' if why else ''}{why}"
     return "running", ""
+
+
+def worker_lost(jobs: Sequence[Mapping[str, Any]], workers: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return how a job that runs on a worker lost it, or None while one lives or the first is still to come.
+
+    A preempted worker leaves its cluster as it was: the scheduler's machine is not preemptible.
+
+    Parameters
+    ----------
+    jobs : as for `judge`
+    workers : of the cluster, each with its ``current_state`` and that of its ``instance``, if there is one
+    """
+    states = [[each["current_state"] for each in (worker, worker["instance"]) if each] for worker in workers]
+    if any(all(state["state"] not in _OVER for state in worker) for worker in states):
+        return None
+    if not workers and not _started(jobs):
+        return None
+    why = {str(state.get("reason") or "") for worker in states for state in worker if state["state"] in _OVER} - {""}
+    return ": ".join(["preemptible machine gone before the job ended", *sorted(why)])
 
 
 def check(record: JobRecord, config: Config, machines: Machines, journal: Journal) -> JobRecord:
@@ -251,23 +115,25 @@ def check(record: JobRecord, config: Config, machines: Machines, journal: Journa
 
     What counts as success beyond the exit code is the caller's to verify.
     """
-    if record.follows and record.state == "running":
-        return _check_followed(record, config, machines, journal)
-    request = record.current
     if record.state != "running":
         return record
-    if request is None:
+    if record.follows:
+        return _check_followed(record, config, machines, journal)
+    if not record.requests:
         record.state, record.reason = "failed", "submission was interrupted"
         journal.write(record)
         return record
+    if record.current is None and 0 < record.ask_at - time.time() <= ASK_AGAIN_SECONDS:
+        return record
     try:
-        with _deadline(LOOK_SECONDS), coiled_cloud(config) as cloud:
-            if request.cluster_id is None:
-                request.cluster_id = _find(_cluster_name(record, request), cloud)
-            if request.cluster_id is not None:
-                _look(record, request, config, machines, cloud, journal)
-            elif time.time() - request.requested > UNANSWERED_SECONDS:
-                record.state, record.reason = "failed", "submission was interrupted"
+        with ExitStack() as opened:
+            with deadline(LOOK_SECONDS):
+                cloud = opened.enter_context(coiled_cloud(config))
+                if record.current is not None:
+                    _look(record, record.current, config, cloud)
+            if record.state == "running" and record.current is None:
+                # outside the deadline: an interrupted request may have rented a machine that nobody hears of
+                request_machine(record, config, machines, cloud, journal)
     except CloudError as error:
         record.state, record.reason = "failed", str(error)
     except ConfigError:
@@ -275,7 +141,7 @@ def check(record: JobRecord, config: Config, machines: Machines, journal: Journa
     except Exception as error:
         _unreachable(record, error)
     else:
-        record.unreachable_since = None
+        record.unheard, record.unheard_seconds, record.unheard_at = 0, 0.0, 0.0
     journal.write(record)
     return record
 
@@ -299,36 +165,30 @@ def _check_followed(record: JobRecord, config: Config, machines: Machines, journ
     return record
 
 
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the main thread after `seconds`; elsewhere nothing can interrupt a client."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def late(*_: Any) -> None:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _look(
-    record: JobRecord, request: Request, config: Config, machines: Machines, cloud: Any, journal: Journal
-) -> None:
+def _look(record: JobRecord, request: Request, config: Config, cloud: Any) -> None:
+    """Note in the record what became of the request; one that ended while the job still runs is to be made again."""
     import coiled.batch
 
+    if request.cluster_id is None:
+        request.cluster_id = find_cluster(cluster_name(record, request), cloud)
+    if request.cluster_id is None:
+        if time.time() - request.requested > UNANSWERED_SECONDS:
+            record.state = "failed"
+            record.reason = request.ended = "submission was interrupted"
+        return
     # in this order: of a machine that has stopped, nothing more is heard, while one may stop after its tasks were asked
-    cluster = cloud.cluster_details(request.cluster_id)["current_state"]
+    details = cloud.cluster_details(request.cluster_id)
+    cluster = details["current_state"]
     jobs = coiled.batch.status(cluster=request.cluster_id, workspace=cloud.default_workspace)
     verdict, why = judge(jobs, cluster)
     if verdict == "running" and _waits_too_long(jobs, request, config):
         verdict, why = "no-machine", f"no machine within {config['cloud']['idle_minutes']:g} minutes"
+    lost = worker_lost(jobs, details["workers"]) if verdict == "running" and request.spot else None
+    if lost and request.lost:
+        verdict, why = ("failed" if _started(jobs) or not is_stock_out(lost) else "no-machine"), lost
+    elif lost:
+        LOG.warning("%s: %s, looked at once more", record.id, lost)
+    request.lost = bool(lost)
     if verdict == "running":
         return
     if str(cluster.get("state")) not in ("stopping", "stopped"):
@@ -336,23 +196,28 @@ def _look(
     request.ended = why or verdict
     if verdict == "no-machine":
         record.reason = why
-        request_machine(record, config, machines, cloud, journal)
     else:
         record.state, record.reason = ("success" if verdict == "ended" else "failed"), why
 
 
+def _started(jobs: Sequence[Mapping[str, Any]]) -> bool:
+    return any(task.get("start") for job in jobs for task in job["tasks"])
+
+
 def _waits_too_long(jobs: Sequence[Mapping[str, Any]], request: Request, config: Config) -> bool:
-    started = any(task.get("start") or task["state"] != "pending" for job in jobs for task in job["tasks"])
+    started = any(task["state"] != "pending" for job in jobs for task in job["tasks"]) or _started(jobs)
     return not started and time.time() - request.requested > 60 * config["cloud"]["idle_minutes"]
 
 
 def _unreachable(record: JobRecord, error: Exception) -> None:
     now = time.time()
-    record.unreachable_since = record.unreachable_since or now
-    waited = now - record.unreachable_since
-    LOG.warning("%s: Coiled cannot be asked (%s), %.0f s so far", record.id, " ".join(str(error).split()), waited)
-    if waited > UNREACHABLE_SECONDS:
-        record.state, record.reason = "failed", f"Coiled could not be asked for {waited:.0f} s"
+    gap = now - record.unheard_at if record.unheard else 0.0
+    record.unheard_seconds += gap if 0 <= gap <= LISTENING_SECONDS else LOOK_SECONDS
+    record.unheard, record.unheard_at = record.unheard + 1, now
+    silence = f"{record.unheard} looks in {record.unheard_seconds:.0f} s"
+    LOG.warning("%s: Coiled cannot be asked (%s), %s so far", record.id, " ".join(str(error).split()), silence)
+    if record.unheard_seconds > UNREACHABLE_SECONDS:
+        record.state, record.reason = "failed", f"Coiled could not be asked: {silence}; its machine may still run"
 
 
 def cancel(job_ids: Sequence[str], config: Config, journal: Journal) -> list[str]:
@@ -361,24 +226,11 @@ def cancel(job_ids: Sequence[str], config: Config, journal: Journal) -> list[str
     with coiled_cloud(config) as cloud:
         for job_id in job_ids:
             try:
-                record = journal.read(job_id)
-                for each in (record, *map(journal.read, record.follows)):
-                    for request in each.requests:
-                        _stop(each, request, cloud)
-                    each.state, each.reason = "cancelled", "cancelled"
-                    journal.write(each)
+                for each in (job_id, *journal.read(job_id).follows):
+                    record = journal.cancel(each)
+                    for request in record.requests:
+                        stop_machine(record, request, cloud)
+                    journal.write(record)
             except Exception as error:
                 problems.append(f"{job_id}: not stopped ({' '.join(str(error).split())})")
     return problems
-
-
-def _stop(record: JobRecord, request: Request, cloud: Any) -> None:
-    if request.ended is not None:
-        return
-    cluster_id = request.cluster_id
-    if cluster_id is None:
-        # killed between asking and being answered: the name is known, the number is not
-        cluster_id = _find(_cluster_name(record, request), cloud)
-    if cluster_id is not None:
-        cloud.delete_cluster(cluster_id, reason="aifs-ensemble: cancelled")
-    request.ended = "cancelled"

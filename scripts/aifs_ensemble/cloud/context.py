@@ -8,21 +8,23 @@ environment, which these commands inherit.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-import uuid
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble.cloud import coordinator
 from aifs_ensemble.cloud.journal import FOLDER, Journal
 from aifs_ensemble.config import Config, read_files
 from aifs_ensemble.errors import ConfigError
 
 VARIABLE = "AIFS_ENSEMBLE_CONFIG"
-COORDINATOR = "AIFS_ENSEMBLE_COORDINATOR"
 DEFAULT_FILES = (Path("config/config.yaml"), Path("config/operational.yaml"))
 
 
@@ -56,18 +58,27 @@ def stop_machines_at_exit() -> None:
     Snakemake's executor cancels the jobs that it is not asking about at that moment, and mostly it is asking.
     Processes that this one starts inherit its name and register nothing.
     """
-    if COORDINATOR in os.environ:
+    if coordinator.current():
         return
-    os.environ[COORDINATOR] = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    atexit.register(_stop_machines, os.environ[COORDINATOR], Path.cwd())
+    name = os.environ[coordinator.VARIABLE] = coordinator.new_name()
+    atexit.register(_stop_machines, name, Path.cwd())
+    # under nohup it is ignored, and stays so
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _hang_up)
+
+
+def _hang_up(*_: Any) -> None:
+    """End like Ctrl-C when the terminal goes, which would otherwise run nothing that is registered for the end."""
+    # the shell and the terminal each send one
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _stop_machines(owner: str, folder: Path) -> None:
     journal = Journal(folder / FOLDER)
-    jobs = [record.id for record in journal.running() if record.owner == owner]
+    jobs = [record.id for record in journal.unfinished() if record.owner == owner]
     if not jobs:
         return
-    print(f"stopping the machines of {len(jobs)} jobs, see {journal.folder}/cancel.log", file=sys.stderr)  # noqa: T201
     with open(journal.folder / "cancel.log", "ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "aifs_ensemble", "coiled-cancel", *jobs],
@@ -77,6 +88,9 @@ def _stop_machines(owner: str, folder: Path) -> None:
             stderr=log,
             start_new_session=True,
         )
+    with contextlib.suppress(OSError):
+        # nobody reads it where the terminal is gone
+        print(f"stopping the machines of {len(jobs)} jobs, see {journal.folder}/cancel.log", file=sys.stderr)  # noqa: T201
 
 
 def _put_first(variable: str, folder: Path) -> None:
