@@ -38,6 +38,10 @@ def test_preemption_failure_and_success(project, batch, tmp_path):
     )
     project.env["TOKEN"] = "for the machines"
     batch.machine_env |= {"SMALL_FAIL": "2:7", "SMALL_FAIL_ONCE": str(tmp_path / "failed"), "SMALL_STEP_SECONDS": "0.3"}
+    # on Google Batch scratch is the container's own layer
+    mounts = tmp_path / "mounts"
+    mounts.write_text("overlay / overlay rw 0 0\n")
+    batch.machine_env["SMALL_MOUNTS"] = str(mounts)
     taken = []
 
     def take_one(name, job):

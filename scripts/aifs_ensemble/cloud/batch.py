@@ -13,7 +13,8 @@ The plugin is used as it is. What goes wrong with it is avoided by what it is as
   SUCCEEDED), and starts by installing the storage plugin again: see `PRECOMMAND`.
 - ``$`` and backticks in the Snakefile are expanded by the shell that writes it to the machine: ours has
   none, and the machine runs the one from the source archive anyway.
-- No local SSD is attached: the boot disk is as large as the machine's scratch.
+- No local SSD is attached, and the container mounts no disk: scratch is on its own layer, on a boot disk made
+  larger by the machine's scratch (`routing` tells `scratch_space` so).
 
 Left as they are: spot is PREEMPTIBLE, by rule (``preemptible-rules``), and knows no attempts; a job that waits
 for a machine waits without end; a coordinator that was killed does not take its jobs up again.

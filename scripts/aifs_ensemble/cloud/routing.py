@@ -6,6 +6,7 @@ follows from the configuration and machines.yaml.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from aifs_ensemble.cloud import batch
 from aifs_ensemble.cloud.context import config_secrets, publish, stop_machines_at_exit, use_this_library
 from aifs_ensemble.config import Config
 from aifs_ensemble.machines import Machines
+from aifs_ensemble.scratch_space import LAYER_ON_RENTED_DISK
 
 STANDARD, SPOT = "standard", "spot"
 
@@ -43,6 +45,9 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     publish(config)
     if name == "coiled" and not workflow.remote_exec:
         stop_machines_at_exit()
+    if name == "googlebatch" and workflow.remote_exec:
+        # its containers mount no disk: the boot disk, which holds their layer, was rented with scratch's size
+        os.environ[LAYER_ON_RENTED_DISK] = "1"
     if name == "googlebatch" and workflow.is_main_process:
         workflow.register_envvars(*config_secrets(config))
     _limit_gpu_memory(workflow, config, machines)
