@@ -17,6 +17,7 @@ from aifs_ensemble import names as aifs_names
 from aifs_ensemble import outdated as aifs_outdated
 from aifs_ensemble import preflight as aifs_preflight
 from aifs_ensemble import storage as aifs_storage
+from aifs_ensemble.cloud import batch as aifs_batch
 from aifs_ensemble.cloud import batch_jobs as aifs_batch_jobs
 from aifs_ensemble.cloud import bucket as aifs_bucket
 from aifs_ensemble.cloud import routing as aifs_routing
@@ -211,6 +212,8 @@ def announce_start():
             aifs_bucket.refuse_without_bucket(CONFIG)
             aifs_preflight.check_places(CONFIG)
             if aifs_routing.provider(workflow) == "googlebatch":
+                for line in aifs_batch.start_lines(CONFIG):
+                    print(line, file=sys.stderr)
                 for line in aifs_batch_jobs.left_running(CONFIG):
                     print(line, file=sys.stderr)
         elif CONFIG["destination"] is None:

@@ -65,6 +65,11 @@ class Case:
         return self.profile == "local"
 
     @property
+    def checkpoint_here(self) -> bool:
+        """Whether the coordinator fetches the checkpoint, as for Google Batch, to which no token is sent."""
+        return self.profile == "googlebatch" and not self.config.model.built
+
+    @property
     def region(self) -> str:
         return str(self.config["cloud"]["regions"][0])
 
@@ -276,17 +281,17 @@ def _cpu_stage(case: Case) -> CpuStage:
     sync_seconds = len(case.config.leads) * case.lead_bytes / 1e6 / assume.sync_mb_s
     # (machines, seconds of each, one after the other on each); stages follow one another
     stages = [
-        (int(case.work.checkpoint), case.initial_seconds, 1),
+        (int(case.work.checkpoint and not case.checkpoint_here), case.initial_seconds, 1),
         (min(states, 1), case.initial_seconds, states),
         (synced, sync_seconds, math.ceil(synced / cores) if case.local else 1),
     ]
-    # the coordinator writes it, on no machine of its own
-    manifest = _MANIFEST_SECONDS * int(case.work.ensemble_manifest)
+    # on no machine of their own
+    here = _MANIFEST_SECONDS * int(case.work.ensemble_manifest)
+    here += case.initial_seconds * int(case.work.checkpoint and case.checkpoint_here)
     return CpuStage(
         hours=sum(machines * (start + seconds * (1 if case.local else jobs)) for machines, seconds, jobs in stages)
         / 3600,
-        wall_hours=(manifest + sum(wait + start + jobs * seconds for machines, seconds, jobs in stages if machines))
-        / 3600,
+        wall_hours=(here + sum(wait + start + jobs * seconds for machines, seconds, jobs in stages if machines)) / 3600,
         starts=sum(machines for machines, _, _ in stages),
     )
 

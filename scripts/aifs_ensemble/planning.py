@@ -213,8 +213,9 @@ def _initial_seconds(config: Config, machines: Machines) -> float:
 
 def _jobs(case: Case) -> tuple[Job, ...]:
     work = case.work
+    fetched = "local" if case.checkpoint_here else "cpu"
     counts = [
-        ("checkpoint_prepare", "gpu" if case.config.model.built else "cpu", int(work.checkpoint)),
+        ("checkpoint_prepare", "gpu" if case.config.model.built else fetched, int(work.checkpoint)),
         ("initial_cycle", "cpu", int(work.shared_initial)),
         ("initial_member", "cpu", sum(member.initial for member in work.members)),
         ("initial_members", "cpu", int(any(member.initial for member in work.members))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -10,13 +11,19 @@ import time
 import uuid
 
 import pytest
+import yaml
+from aifs_ensemble.checkpoint import build_demo
 from aifs_ensemble.cloud.batch_jobs import left_running
 from aifs_ensemble.cloud.delivered import undelivered
+from aifs_ensemble.models import get_model
+from aifs_ensemble.storage import open_destination
+from doubles.huggingface_server import huggingface_hub_server
 from google.cloud import batch_v1
 
 from cloud.test_coiled_run import wait_for
 
 pytestmark = [pytest.mark.cloud, pytest.mark.workflow, pytest.mark.timeout(1200)]
+SECRET = "hf_fromTheCoordinatorAlone"
 ARGUMENTS = ["--profile", "googlebatch", "--group-components", "members=2", "initial=1000"]
 
 
@@ -34,9 +41,10 @@ def gpu_requests(server):
 def test_preemption_failure_and_success(project, batch, tmp_path):
     """One machine is taken away (50001), one member exits 7, Snakemake repeats both, and all is delivered."""
     config = project.configure(
-        destination="gs://ensembles/batch", cloud={"service_account": "machines@p.iam", "secrets": ["TOKEN"]}
+        destination="gs://ensembles/batch",
+        cloud={"service_account": "machines@p.iam", "secrets": ["HF_TOKEN", "OTHER"]},
     )
-    project.env["TOKEN"] = "for the machines"
+    project.env |= {"HF_TOKEN": SECRET, "OTHER": SECRET}
     batch.machine_env |= {"SMALL_FAIL": "2:7", "SMALL_FAIL_ONCE": str(tmp_path / "failed"), "SMALL_STEP_SECONDS": "0.3"}
     # on Google Batch scratch is the container's own layer
     mounts = tmp_path / "mounts"
@@ -67,7 +75,43 @@ def test_preemption_failure_and_success(project, batch, tmp_path):
     assert job.labels["workflow"] == "aifs-ensemble" and job.task_groups[0].task_spec.max_run_duration.seconds == 21600
     container = job.task_groups[0].task_spec.runnables[-1].container
     assert container.image_uri == "registry/gpu"
-    assert job.task_groups[0].task_spec.runnables[-1].environment.variables["TOKEN"] == "for the machines"
+    assert "cloud.secrets: OTHER stay here" in output
+    assert_hidden(SECRET, output, batch, project.folder)
+
+
+def assert_hidden(secret, output, batch, *folders):
+    """Assert that a value was neither said, nor sent to Batch, nor written to a file of coordinator or machines."""
+    assert secret not in output
+    assert all(secret not in str(request) for request in batch.created)
+    files = [path for folder in (batch.folder, *folders) for path in folder.rglob("*") if path.is_file()]
+    assert files and [path for path in files if secret.encode() in path.read_bytes()] == []
+
+
+def test_a_checkpoint_is_fetched_by_the_coordinator(whole, batch, tmp_path, monkeypatch):
+    """The hub's token never leaves the machine that has it: neither a job of Batch nor a log sees it."""
+    model = get_model("demo")
+    build_demo(model, tmp_path / "demo.ckpt")
+    content = (tmp_path / "demo.ckpt").read_bytes()
+    catalogue = whole.folder / "config" / "models.yaml"
+    models = yaml.safe_load(catalogue.read_text())
+    digest = hashlib.sha256(content).hexdigest()
+    source = {"repository": "ecmwf/released", "revision": "main", "file": "x.ckpt", "sha256": digest}
+    models["models"]["released"] = models["models"]["demo"] | {"checkpoint": source}
+    catalogue.write_text(yaml.safe_dump(models))
+    destination = f"gs://ensembles/{uuid.uuid4().hex}"
+    config = whole.configure(destination=destination, cloud={"secrets": ["HF_TOKEN"]}, delivery={"streaming": True})
+    with huggingface_hub_server({("ecmwf/released", "x.ckpt"): content}) as hub:
+        hub.gated = {"ecmwf/released"}
+        whole.env |= {"HF_TOKEN": SECRET, "HF_ENDPOINT": hub.url}
+        code, output = whole.run(
+            "--profile", "googlebatch", "--config", "model=released", "--until", "checkpoint_prepare"
+        )
+    assert code == 0, output
+    assert f"Bearer {SECRET}" in {seen.token for seen in hub.seen}
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", whole.env["STORAGE_EMULATOR_HOST"])
+    assert open_destination(config).get_bytes("checkpoints/released.ckpt") == content
+    assert batch.created == []
+    assert_hidden(SECRET, output, batch, whole.folder)
 
 
 def batch_cancel(project, *arguments):

@@ -13,6 +13,8 @@ The plugin is used as it is. What goes wrong with it is avoided by what it is as
   SUCCEEDED), and starts by installing the storage plugin again: see `PRECOMMAND`.
 - ``$`` and backticks in the Snakefile are expanded by the shell that writes it to the machine: ours has
   none, and the machine runs the one from the source archive anyway.
+- Environment variables of a job are printed with it, and whoever may read the job reads them: secrets are not sent
+  (the one job that needs one, the download of a checkpoint, is the coordinator's).
 - No local SSD is attached, and the container mounts no disk: scratch is on its own layer, on a boot disk made
   larger by the machine's scratch (`routing` tells `scratch_space` so).
 
@@ -22,7 +24,7 @@ for a machine waits without end; a coordinator that was killed does not take its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -75,6 +77,16 @@ def resources(config: Config, machines: Machines, machine_class: str) -> dict[st
         if cloud[name]:
             asked[f"googlebatch_{name}"] = cloud[name]
     return asked
+
+
+def start_lines(config: Config) -> Iterator[str]:
+    """Yield what a run says at its start about settings that this provider cannot follow."""
+    kept = [name for name in config["cloud"]["secrets"] if name != "HF_TOKEN"]
+    if kept:
+        yield (
+            f"cloud.secrets: {', '.join(kept)} stay here: Google Batch shows a job's variables to whoever may read it, "
+            "and its plugin prints them"
+        )
 
 
 def _usable_memory(machine: MachineType) -> int:

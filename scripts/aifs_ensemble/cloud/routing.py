@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aifs_ensemble.cloud import batch
-from aifs_ensemble.cloud.context import config_secrets, publish, stop_machines_at_exit, use_this_library
+from aifs_ensemble.cloud.context import publish, stop_machines_at_exit, use_this_library
 from aifs_ensemble.config import Config
 from aifs_ensemble.machines import Machines
 from aifs_ensemble.scratch_space import LAYER_ON_RENTED_DISK
@@ -36,6 +36,11 @@ def provider(workflow: Any) -> str:
     return "local" if raw is None else str(raw).strip("'\"")
 
 
+def fetches_here(workflow: Any, config: Config) -> bool:
+    """Return whether the checkpoint is fetched by the coordinator: where its token cannot be sent unseen."""
+    return provider(workflow) == "googlebatch" and not config.model.built
+
+
 def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     """Add to every rule of a machine class the resources that its provider needs; nothing in the local profile."""
     name = provider(workflow)
@@ -48,8 +53,6 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     if name == "googlebatch" and workflow.remote_exec:
         # its containers mount no disk: the boot disk, which holds their layer, was rented with scratch's size
         os.environ[LAYER_ON_RENTED_DISK] = "1"
-    if name == "googlebatch" and workflow.is_main_process:
-        workflow.register_envvars(*config_secrets(config))
     _limit_gpu_memory(workflow, config, machines)
     from snakemake.resources import Resources
 
