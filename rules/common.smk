@@ -216,6 +216,7 @@ def announce_start():
                     print(line, file=sys.stderr)
                 for line in aifs_batch_jobs.left_running(CONFIG):
                     print(line, file=sys.stderr)
+                aifs_batch_jobs.delete_jobs_at_exit()
         elif CONFIG["destination"] is None:
             raise aifs_errors.ConfigError(
                 "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]"
@@ -234,6 +235,9 @@ def announce_end(finished):
     """Say where the files are, what each member took, and whether the ensemble is short."""
     if workflow.is_main_process:
         from aifs_ensemble import summary
+
+        if finished:
+            aifs_batch_jobs.keep_jobs_at_exit()
 
         for line in summary.closing_lines(CONFIG, finished=finished):
             print(line, file=sys.stderr)

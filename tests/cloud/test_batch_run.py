@@ -163,6 +163,27 @@ def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     assert sum("member 1: made [6" in text for text in logs) == 1, "a delivered member was made again"
 
 
+def test_interrupted_while_it_asks(project, batch):
+    """The plugin deletes none of the jobs that it is asking about; those of another coordinator stay."""
+    config = project.configure(destination="gs://ensembles/batch-asks")
+    code, output = project.run(*ARGUMENTS, "--until", "initial_member")
+    assert code == 0, output
+    assert "deleting what Google Batch still has" not in output
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in project.env.items():
+            patch.setenv(name, value)
+        other = ask(batch_v1.BatchServiceClient(), config.cycle, coordinator="another")
+    batch.machine_env |= {"SMALL_STEP_SECONDS": "20"}
+    process = project.start(*ARGUMENTS)
+    wait_for(lambda: len(gpu_requests(batch)) == 2, process)
+    batch.answer_seconds, before = 3.0, batch.asked
+    wait_for(lambda: batch.asked > before, process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert "deleting what Google Batch still has of this run" in output
+    wait_until(lambda: batch.running() == [other])
+
+
 def ask(client, cycle, region="us-central1", **labels):
     """Ask for a job that sleeps, labelled as one of a cycle."""
     runnable = batch_v1.Runnable(script=batch_v1.Runnable.Script(text="sleep 60"))

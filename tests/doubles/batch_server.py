@@ -79,7 +79,10 @@ def certificate(*names: str) -> tuple[bytes, bytes]:
 
 @dataclass
 class BatchServer:
-    """The service. `machine_env` is all that tasks find in their environment; `refuses` to list jobs."""
+    """The service. `machine_env` is all that tasks find in their environment; `refuses` to list jobs.
+
+    A question about a job is answered after `answer_seconds`; `asked` counts those that came.
+    """
 
     folder: Path
     machine_env: dict[str, str] = field(default_factory=dict)
@@ -87,6 +90,8 @@ class BatchServer:
     created: list[batch_v1.CreateJobRequest] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     refuses: bool = False
+    answer_seconds: float = 0.0
+    asked: int = 0
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
@@ -175,6 +180,8 @@ class BatchServer:
         return job
 
     def get(self, request: batch_v1.GetJobRequest, context: grpc.ServicerContext) -> batch_v1.Job:
+        self.asked += 1
+        time.sleep(self.answer_seconds)
         with self.lock:
             if request.name not in self.jobs:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} not found")

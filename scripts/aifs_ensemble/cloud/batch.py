@@ -24,11 +24,13 @@ for a machine waits without end; a coordinator that was killed does not take its
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 from aifs_ensemble.cloud.bucket import bucket_location
+from aifs_ensemble.cloud.context import COORDINATOR
 from aifs_ensemble.cloud.regions import usable_regions
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import ConfigError
@@ -114,6 +116,8 @@ def labels(config: Config, machine_class: str) -> str:
         "workflow": "aifs-ensemble",
         "cycle": config.cycle,
         "machine": machine_class,
+        # by which its jobs are found when it ends
+        **({"coordinator": os.environ[COORDINATOR]} if COORDINATOR in os.environ else {}),
         **config["cloud"]["labels"],
     }
     return ",".join(f"{key}={str(value).lower().replace('.', '-')}" for key, value in named.items())

@@ -1,27 +1,36 @@
 """Jobs of this workflow that Google Batch still has: found by their labels, and deleted.
 
 The executor plugin knows its jobs no longer than its coordinator lives. Those of one that was killed go on,
-beside the ones that the next run asks for.
+beside the ones that the next run asks for. When it is interrupted, it deletes those alone that it is not asking about
+at that moment, and mostly it is asking about all: so the coordinator deletes what has its label when it ends.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aifs_ensemble.cloud.context import COORDINATOR
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import CloudError, ConfigError
 
 if TYPE_CHECKING:
     from google.cloud import batch_v1
 
+LOGS = Path(".snakemake") / "googlebatch_logs"
 _LIVE = ("QUEUED", "SCHEDULED", "RUNNING")
 
 
-def live_jobs(config: Config, cycle: str | None) -> list[batch_v1.Job]:
-    """Return the workflow's jobs that wait or run in the configured regions, of a cycle or (None) of all, oldest first.
+def live_jobs(config: Config, cycle: str | None, coordinator: str | None = None) -> list[batch_v1.Job]:
+    """Return the workflow's jobs that wait or run in the configured regions, oldest first.
+
+    Those of a cycle or (None) of all, and of one coordinator or (None) of all.
 
     Raises ConfigError without a project, CloudError when Batch does not answer or refuses.
     """
@@ -34,7 +43,9 @@ def live_jobs(config: Config, cycle: str | None) -> list[batch_v1.Job]:
             # compared here: what a filter of the service understands is not documented for labels
             found += list(client.list_jobs(parent=f"projects/{project}/locations/{region}"))
     ours = [job for job in found if job.labels.get("workflow") == "aifs-ensemble" and job.status.state.name in _LIVE]
-    return sorted((job for job in ours if cycle in (None, job.labels.get("cycle"))), key=lambda job: job.create_time)
+    wanted = {"cycle": cycle, "coordinator": coordinator}
+    ours = [job for job in ours if all(value in (None, job.labels.get(key)) for key, value in wanted.items())]
+    return sorted(ours, key=lambda job: job.create_time)
 
 
 def delete_jobs(names: list[str]) -> None:
@@ -55,6 +66,31 @@ def left_running(config: Config) -> Iterator[str]:
         yield (
             f"{len(left)} jobs of {config.cycle} are on Google Batch already, from a run that was killed or one beside "
             "this: members may be computed twice. `aifs-ensemble batch-cancel` deletes them"
+        )
+
+
+def delete_jobs_at_exit() -> None:
+    """Delete, when this coordinator ends, what Batch still has of it; one that is killed leaves its jobs."""
+    atexit.register(_delete_left, os.environ[COORDINATOR], Path.cwd())
+
+
+def keep_jobs_at_exit() -> None:
+    """Take back `delete_jobs_at_exit`: the run succeeded, nothing is left."""
+    atexit.unregister(_delete_left)
+
+
+def _delete_left(coordinator: str, folder: Path) -> None:
+    log = folder / LOGS / "cancel.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"deleting what Google Batch still has of this run, see {log}", file=sys.stderr)  # noqa: T201
+    with open(log, "ab") as file:
+        subprocess.Popen(
+            [sys.executable, "-m", "aifs_ensemble", "batch-cancel", "--cycle", "all", "--coordinator", coordinator],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
 
 

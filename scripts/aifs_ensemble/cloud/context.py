@@ -50,6 +50,11 @@ def config_secrets(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: os.environ[name] for name in names}
 
 
+def name_coordinator() -> str:
+    """Return this coordinator's name, given to it now unless a process that started this one has one."""
+    return os.environ.setdefault(COORDINATOR, f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
 def stop_machines_at_exit() -> None:
     """Stop, when this coordinator ends, whatever still runs for it; one that is killed leaves its machines running.
 
@@ -58,8 +63,7 @@ def stop_machines_at_exit() -> None:
     """
     if COORDINATOR in os.environ:
         return
-    os.environ[COORDINATOR] = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    atexit.register(_stop_machines, os.environ[COORDINATOR], Path.cwd())
+    atexit.register(_stop_machines, name_coordinator(), Path.cwd())
 
 
 def _stop_machines(owner: str, folder: Path) -> None:

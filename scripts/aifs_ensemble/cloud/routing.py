@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aifs_ensemble.cloud import batch
-from aifs_ensemble.cloud.context import publish, stop_machines_at_exit, use_this_library
+from aifs_ensemble.cloud.context import name_coordinator, publish, stop_machines_at_exit, use_this_library
 from aifs_ensemble.config import Config
 from aifs_ensemble.machines import Machines
 from aifs_ensemble.scratch_space import LAYER_ON_RENTED_DISK
@@ -53,6 +53,8 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     if name == "googlebatch" and workflow.remote_exec:
         # its containers mount no disk: the boot disk, which holds their layer, was rented with scratch's size
         os.environ[LAYER_ON_RENTED_DISK] = "1"
+    if name == "googlebatch" and workflow.is_main_process:
+        name_coordinator()
     _limit_gpu_memory(workflow, config, machines)
     from snakemake.resources import Resources
 
