@@ -13,8 +13,9 @@ import uuid
 import pytest
 import yaml
 from aifs_ensemble.checkpoint import build_demo
-from aifs_ensemble.cloud.batch_jobs import left_running
+from aifs_ensemble.cloud.batch_jobs import delete_jobs, left_running
 from aifs_ensemble.cloud.delivered import undelivered
+from aifs_ensemble.errors import CloudError
 from aifs_ensemble.models import get_model
 from aifs_ensemble.storage import open_destination
 from doubles.huggingface_server import huggingface_hub_server
@@ -221,3 +222,16 @@ def test_batch_that_does_not_answer_stops_no_run(project, batch, monkeypatch):
     batch.refuses = True
     said = list(left_running(config))
     assert len(said) == 1 and "unknown: Google Batch: 403 batch.jobs.list denied" in said[0]
+
+
+def test_one_job_that_is_gone_or_kept_does_not_save_the_others(project, batch, monkeypatch):
+    for name, value in project.env.items():
+        monkeypatch.setenv(name, value)
+    client = batch_v1.BatchServiceClient()
+    gone, kept, *others = [ask(client, "20250819_0000") for _ in range(4)]
+    wait_until(lambda: len(batch.running()) == 4)
+    delete_jobs([gone])
+    batch.kept = {kept}
+    with pytest.raises(CloudError, match=rf"^Google Batch: {kept} is not deleted \(403 batch.jobs.delete denied\)$"):
+        delete_jobs([gone, kept, *others])
+    assert batch.deleted == [gone, *others] and batch.running() == [kept]

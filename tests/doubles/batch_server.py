@@ -81,7 +81,8 @@ def certificate(*names: str) -> tuple[bytes, bytes]:
 class BatchServer:
     """The service. `machine_env` is all that tasks find in their environment; `refuses` to list jobs.
 
-    A question about a job is answered after `answer_seconds`; `asked` counts those that came.
+    A question about a job is answered after `answer_seconds`; `asked` counts those that came. Jobs in `kept` may not
+    be deleted.
     """
 
     folder: Path
@@ -92,6 +93,7 @@ class BatchServer:
     refuses: bool = False
     answer_seconds: float = 0.0
     asked: int = 0
+    kept: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
@@ -199,9 +201,13 @@ class BatchServer:
             return batch_v1.ListJobsResponse(jobs=page, next_page_token=more)
 
     def delete(self, request: batch_v1.DeleteJobRequest, context: grpc.ServicerContext) -> operations_pb2.Operation:
+        if request.name in self.kept:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "batch.jobs.delete denied")
         with self.lock:
+            if request.name not in self.jobs:
+                context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} not found")
             self.deleted.append(request.name)
-            self.jobs.pop(request.name, None)
+            self.jobs.pop(request.name)
         self.kill(request.name)
         operation = operations_pb2.Operation(name=f"{request.name}/operations/delete", done=True)
         answer = any_pb2.Any()

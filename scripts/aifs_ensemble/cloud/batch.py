@@ -2,7 +2,8 @@
 
 The plugin is used as it is. What goes wrong with it is avoided by what it is asked for:
 
-- ``nvidia_gpu`` as a number means a T4: the accelerator's name is given.
+- ``nvidia_gpu`` as a number means so many T4, as a name one card of that kind: the accelerator's name is given, and
+  machines with several cards are refused.
 - ``boot_disk_gb`` alone drops the image from the request: image, size and type are given together.
 - It ignores mem_mb, runtime, disk_mb and gpu: lifetime, CPU and memory are given under its own names.
 - A resource of 0 counts as not given, and ``retry_count`` then means that Batch itself repeats a failed
@@ -25,6 +26,7 @@ for a machine waits without end; a coordinator that was killed does not take its
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -74,6 +76,11 @@ def resources(config: Config, machines: Machines, machine_class: str) -> dict[st
         "googlebatch_region": _region(config),
     }
     if machine.gpu is not None:
+        if machine.gpu.count > 1:
+            raise ConfigError(
+                f"config: cloud.{machine_class}: {machine.name} has {machine.gpu.count} cards, expected one card a "
+                "machine: the googlebatch plugin asks for one of a named kind, whatever the machine has"
+            )
         asked["nvidia_gpu"] = machine.gpu.googlebatch
     for name in ("project", "service_account", "network", "subnetwork"):
         if cloud[name]:
@@ -111,13 +118,23 @@ def _region(config: Config) -> Callable[..., str]:
 
 
 def labels(config: Config, machine_class: str) -> str:
-    """Return the labels of a job as the plugin reads them: lower case, digits, ``-`` and ``_`` alone."""
+    """Return the labels of a job as the plugin reads them; those that jobs are found by stand over the user's."""
     named = {
+        **config["cloud"]["labels"],
         "workflow": "aifs-ensemble",
         "cycle": config.cycle,
         "machine": machine_class,
         # by which its jobs are found when it ends
         **({"coordinator": os.environ[COORDINATOR]} if COORDINATOR in os.environ else {}),
-        **config["cloud"]["labels"],
     }
-    return ",".join(f"{key}={str(value).lower().replace('.', '-')}" for key, value in named.items())
+    return ",".join(f"{_label_key(key)}={_label(value)}" for key, value in named.items())
+
+
+def _label(text: str) -> str:
+    """Return a text as Google allows it in a label: lower case, digits, ``_`` and ``-``, 63 of them at most."""
+    return re.sub(r"[^a-z0-9_-]", "-", str(text).lower())[:63]
+
+
+def _label_key(text: str) -> str:
+    key = _label(text)
+    return key if key[:1].isalpha() else f"label-{key}"[:63]

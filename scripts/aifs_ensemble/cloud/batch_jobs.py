@@ -49,10 +49,23 @@ def live_jobs(config: Config, cycle: str | None, coordinator: str | None = None)
 
 
 def delete_jobs(names: list[str]) -> None:
-    """Have jobs deleted, which ends their machines; CloudError when Batch refuses one."""
+    """Have jobs deleted, which ends their machines; one that is gone already is deleted.
+
+    Raises CloudError, once all were tried, naming those that Batch refused to delete.
+    """
+    from google.api_core.exceptions import GoogleAPIError, NotFound
+
+    refused = []
     with _batch_client() as client:
         for name in names:
-            client.delete_job(name=name)
+            try:
+                client.delete_job(name=name)
+            except NotFound:
+                continue
+            except GoogleAPIError as error:
+                refused.append(f"{name} is not deleted ({' '.join(str(error).split())})")
+    if refused:
+        raise CloudError(f"Google Batch: {'; '.join(refused)}")
 
 
 def left_running(config: Config) -> Iterator[str]:
