@@ -216,6 +216,7 @@ def announce_start():
                     print(line, file=sys.stderr)
                 for line in aifs_batch_jobs.left_running(CONFIG):
                     print(line, file=sys.stderr)
+                aifs_routing.make_preemptible(workflow, CONFIG)
                 aifs_batch_jobs.delete_jobs_at_exit()
         elif CONFIG["destination"] is None:
             raise aifs_errors.ConfigError(

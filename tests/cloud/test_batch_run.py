@@ -67,6 +67,7 @@ def test_preemption_failure_and_success(project, batch, tmp_path):
     assert len(gpu_requests(batch)) >= 3
     policy = gpu_requests(batch)[0].job.allocation_policy
     machine = policy.instances[0]
+    assert machine.policy.provisioning_model.name == "PROVISIONING_MODEL_UNSPECIFIED"
     assert machine.policy.machine_type == "a2-ultragpu-1g" and machine.install_gpu_drivers
     assert [(card.type_, card.count) for card in machine.policy.accelerators] == [("nvidia-a100-80gb", 1)]
     disk = machine.policy.boot_disk
@@ -113,6 +114,18 @@ def test_a_checkpoint_is_fetched_by_the_coordinator(whole, batch, tmp_path, monk
     assert open_destination(config).get_bytes("checkpoints/released.ckpt") == content
     assert batch.created == []
     assert_hidden(SECRET, output, batch, whole.folder)
+
+
+def test_spot_of_the_configuration_is_asked_for(project, batch, tmp_path):
+    """All attempts, of all rented rules; a member that fails is repeated by Snakemake, and Batch repeats nothing."""
+    config = project.configure(destination="gs://ensembles/batch-spot", members="1-2", cloud={"spot": True})
+    batch.machine_env |= {"SMALL_FAIL": "2:7", "SMALL_FAIL_ONCE": str(tmp_path / "failed")}
+    code, output = project.run(*ARGUMENTS)
+    assert code == 0, output
+    assert "every attempt is preemptible" in output
+    assert undelivered(config, config.members) == {} and len(gpu_requests(batch)) == 2
+    models = {r.job.allocation_policy.instances[0].policy.provisioning_model.name for r in batch.created}
+    assert models == {"PREEMPTIBLE"}
 
 
 def batch_cancel(project, *arguments):

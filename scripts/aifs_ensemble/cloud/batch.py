@@ -19,7 +19,7 @@ The plugin is used as it is. What goes wrong with it is avoided by what it is as
 - No local SSD is attached, and the container mounts no disk: scratch is on its own layer, on a boot disk made
   larger by the machine's scratch (`routing` tells `scratch_space` so).
 
-Left as they are: spot is PREEMPTIBLE, by rule (``preemptible-rules``), and knows no attempts; a job that waits
+Left as they are: spot is PREEMPTIBLE, by rule (`routing` names them), and knows no attempts; a job that waits
 for a machine waits without end; a coordinator that was killed does not take its jobs up again.
 """
 
@@ -88,8 +88,18 @@ def resources(config: Config, machines: Machines, machine_class: str) -> dict[st
     return asked
 
 
+def asks_for_spot(config: Config) -> bool:
+    """Return whether machines are preemptible: all attempts or none, since the plugin knows rules and no attempts."""
+    return bool(config["cloud"]["spot"] and config["cloud"]["spot_attempts"])
+
+
 def start_lines(config: Config) -> Iterator[str]:
     """Yield what a run says at its start about settings that this provider cannot follow."""
+    if asks_for_spot(config):
+        yield (
+            "cloud.spot: on Google Batch every attempt is preemptible, whatever cloud.spot_attempts: its plugin knows "
+            "no attempts. A run with cloud.spot: false goes on from there on demand"
+        )
     kept = [name for name in config["cloud"]["secrets"] if name != "HF_TOKEN"]
     if kept:
         yield (

@@ -59,14 +59,37 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     from snakemake.resources import Resources
 
     for rule in workflow.rules:
-        # a missing resource reads as one whose value is None
-        machine = rule.resources.get("machine")
-        if machine is None or machine.value is None:
+        machine = _machine_class(rule)
+        if machine is None:
             continue
         added: dict[str, Any] = {"provisioning": _by_attempt(config)}
         if name == "googlebatch":
-            added |= batch.resources(config, machines, str(machine.value))
+            added |= batch.resources(config, machines, machine)
         rule.resources.update(Resources.from_mapping(added))
+
+
+def _machine_class(rule: Any) -> str | None:
+    # a missing resource reads as one whose value is None
+    machine = rule.resources.get("machine")
+    return None if machine is None or machine.value is None else str(machine.value)
+
+
+def make_preemptible(workflow: Any, config: Config) -> None:
+    """Do what ``--preemptible-rules`` and ``--preemptible-retries`` would, unless they were given; for `onstart`.
+
+    Snakemake makes the settings of a run after the Snakefile was read. Only the googlebatch plugin reads them.
+    """
+    from snakemake.settings.types import PreemptibleRules
+
+    if not batch.asks_for_spot(config):
+        return
+    settings = workflow.remote_execution_settings
+    if not (settings.preemptible_rules.all or settings.preemptible_rules.rules):
+        rules = frozenset(rule.name for rule in workflow.rules if _machine_class(rule) is not None)
+        settings.preemptible_rules = PreemptibleRules(rules=rules)
+    if settings.preemptible_retries is None:
+        # Snakemake compares this number with attempts, and has no default
+        settings.preemptible_retries = workflow.execution_settings.retries
 
 
 def _by_attempt(config: Config) -> Callable[..., str]:
