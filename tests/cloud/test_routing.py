@@ -17,7 +17,7 @@ from aifs_ensemble.cloud import batch
 from aifs_ensemble.cloud.bucket import bucket_problem
 from aifs_ensemble.cloud.jobscript import parse_job
 from aifs_ensemble.cloud.routing import provisioning
-from aifs_ensemble.errors import CloudError, ConfigError
+from aifs_ensemble.errors import CloudError, ConfigError, StorageError
 from aifs_ensemble.machines import load_machines
 from doubles.gcs_fault_proxy import fault_proxy
 from plainlog import use_plain_log
@@ -66,6 +66,18 @@ def test_batch_stays_where_the_bucket_is(gcs, monkeypatch):
             config = settings(cloud=cloud, delivery={"allow_cross_region": allowed})
             region = batch.resources(config, MACHINES, "gpu")["googlebatch_region"]
             assert [region(None, attempt) for attempt in range(1, len(expected) + 1)] == expected
+
+
+def test_batch_takes_the_bucket_to_be_where_the_configuration_says(gcs, monkeypatch):
+    """Where the bucket may not be asked; without an answer no region is taken, so that no traffic is paid unseen."""
+    cloud = {"regions": ["europe-west4", "us-central1"]}
+    with fault_proxy(gcs) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        proxy.undescribed.add("ensembles")
+        said = settings(cloud={**cloud, "bucket_region": "us-central1"})
+        assert batch.resources(said, MACHINES, "gpu")["googlebatch_region"](None, 1) == "us-central1"
+        with pytest.raises(StorageError, match=r"or set cloud\.bucket_region"):
+            batch.resources(settings(cloud=cloud), MACHINES, "gpu")["googlebatch_region"](None, 1)
 
 
 def test_batch_labels_are_those_that_google_allows():

@@ -31,12 +31,12 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from aifs_ensemble.cloud.bucket import bucket_location
 from aifs_ensemble.cloud.context import COORDINATOR
 from aifs_ensemble.cloud.regions import usable_regions
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.machines import Machines, MachineType
+from aifs_ensemble.regions import bucket_location
 
 BOOT_DISK_GB = 60
 COS_PROJECT, COS_FAMILY = "batch-custom-image", "batch-cos-stable-official"
