@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from aifs_ensemble.cloud.regions import usable_regions
 from aifs_ensemble.config import Config
+from aifs_ensemble.errors import CloudError
 from aifs_ensemble.machines import HourPrice, Machines, MachineType
 from aifs_ensemble.outstanding import Outstanding
 from aifs_ensemble.preemption import Life, Spread, busy_seconds, spread
+from aifs_ensemble.regions import continent, near
 from aifs_ensemble.throughput import Speed, Throughput
 
 CATEGORIES = (
@@ -69,9 +72,14 @@ class Case:
         """Whether the coordinator fetches the checkpoint, as for Google Batch, to which no token is sent."""
         return self.profile == "googlebatch" and not self.config.model.built
 
-    @property
+    @cached_property
     def region(self) -> str:
-        return str(self.config["cloud"]["regions"][0])
+        """The region that a run tries first; the first one listed where it would refuse them all."""
+        listed = self.config["cloud"]["regions"]
+        try:
+            return usable_regions(listed, self.bucket_region, self.config["delivery"]["allow_cross_region"])[0]
+        except CloudError:
+            return str(listed[0])
 
     @cached_property
     def fields(self) -> int:
@@ -334,11 +342,11 @@ def _writes(case: Case) -> float:
 
 
 def crossing_price(machines: Machines, region: str, bucket_region: str | None) -> float:
-    """Return USD for a GB from machines in `region` to the bucket: nothing within a region or where it is unknown."""
-    if bucket_region in (None, region):
+    """Return USD for a GB from machines in `region` to the bucket: nothing where it is near or unknown."""
+    if bucket_region is None or near(bucket_region, region):
         return 0.0
-    near = str(bucket_region).split("-", maxsplit=1)[0] == region.split("-", maxsplit=1)[0]
-    return machines.service("egress_same_continent_gb" if near else "egress_other_continent_gb")
+    same = continent(bucket_region) == continent(region)
+    return machines.service("egress_same_continent_gb" if same else "egress_other_continent_gb")
 
 
 def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from aifs_ensemble.estimates import GB, Case, Estimate, crossing_price, estimate
 from aifs_ensemble.machines import Gpu, Machines, MachineType
 from aifs_ensemble.manifest import MemberManifest
 from aifs_ensemble.outstanding import Outstanding, everything, outstanding
+from aifs_ensemble.regions import mismatches
 from aifs_ensemble.throughput import Throughput, gpu_name, load_throughput, past_manifests, with_runs
 
 SCHEMA = "aifs-ensemble/plan/1"
@@ -263,23 +264,8 @@ def _region_findings(case: Case) -> list[Finding]:
             found.append(Finding("warning", f"no price of {machine.name} in {case.region}: priced as in {other}"))
     if config["destination"] is None:
         found.append(Finding("warning", "destination is not set: this plans, a run would refuse"))
-    if case.bucket_region is not None:
-        for region in config["cloud"]["regions"]:
-            if region != case.bucket_region:
-                found.append(
-                    Finding(
-                        level,
-                        f"cloud.regions: {region}, the bucket is in {case.bucket_region}: "
-                        f"{case.delivered_bytes / GB:,.0f} GB would cross regions",
-                    )
-                )
-    for key in ("gpu_image", "cpu_image"):
-        host = str(config["cloud"][key] or "").split("/")[0]
-        region = host.removesuffix("-docker.pkg.dev")
-        if region != host and region not in config["cloud"]["regions"] and region not in ("us", "europe", "asia"):
-            found.append(
-                Finding(level, f"cloud.{key}: in {region}, machines are in {', '.join(config['cloud']['regions'])}")
-            )
+    away = mismatches(config, case.bucket_region, int(case.delivered_bytes), case.machines)
+    found += [Finding(level, f"cloud.regions: {mismatch}") for mismatch in away]
     return found
 
 

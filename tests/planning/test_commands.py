@@ -49,7 +49,9 @@ def test_plan_as_json(configfile: str, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_refused_plan_has_its_own_exit_code(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--configfile", configfile, "--bucket-region", "europe-west4"]) == 13
-    assert "error: plan: cloud.regions: us-central1, the bucket is in europe-west4" in capsys.readouterr().err
+    assert (
+        "error: plan: cloud.regions: the bucket is in europe-west4, machines in us-central1" in capsys.readouterr().err
+    )
     assert main(["plan", "--configfile", configfile, "--deadline", "0.01"]) == 13
     assert main(["plan", "--configfile", configfile, "--config", "cloud.gpu=a2-ultragpu-2g"]) == 2
 

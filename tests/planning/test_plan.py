@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from aifs_ensemble import planning
+from aifs_ensemble.cloud.regions import usable_regions
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import PlanError
 from aifs_ensemble.machines import Machines
@@ -203,8 +204,9 @@ REFUSED = [
     ({"lead_hours": 960, "delivery": {"streaming": False}, "cloud": {"vms": 1}}, {}, "scratch peak 4"),
     ({"delivery": {"scratch_budget_mb": 500}}, {}, "delivery.scratch_budget_mb leaves 0.5 GB"),
     ({"cloud": {"max_hours": 0.1}}, {}, "cloud.max_hours stops it after 0.1 h"),
-    ({}, {"bucket_region": "europe-west4"}, "cloud.regions: us-central1, the bucket is in europe-west4"),
-    ({"cloud": {"gpu_image": "europe-west4-docker.pkg.dev/p/r/i:1"}}, {}, "cloud.gpu_image: in europe-west4"),
+    ({}, {"bucket_region": "europe-west4"}, "cloud.regions: the bucket is in europe-west4, machines in us-central1"),
+    ({"cloud": {"gpu_image": "europe-west4-docker.pkg.dev/p/r/i:1"}}, {}, "cloud.gpu_image is in europe-west4"),
+    ({"cloud": {"gpu_image": "europe-docker.pkg.dev/p/r/i:1"}}, {}, "cloud.gpu_image is in europe, machines in us-c"),
 ]  # fmt: skip
 
 
@@ -225,10 +227,36 @@ def test_crossing_regions_can_be_allowed_and_is_paid(frozen: tuple[Machines, Thr
     )
     found = make(config, frozen, bucket_region="europe-west4")
     found.check()
-    assert any(finding.level == "warning" and "would cross" in finding.text for finding in found.findings)
+    assert any(
+        finding.level == "warning" and "the bucket is in europe-west4" in finding.text for finding in found.findings
+    )
     gigabytes = found.case.delivered_bytes / 1e9
     assert found.chosen.costs["network"] == pytest.approx(0.1 * gigabytes)
     assert make(config, frozen, bucket_region="us-central1").chosen.costs["network"] == 0
+
+
+@pytest.mark.parametrize(
+    ("bucket", "regions", "region"),
+    [
+        ("us-central1", ["us-central1", "europe-west4"], "us-central1"),
+        ("europe-west4", ["us-central1", "europe-west4"], "europe-west4"),
+        ("US-CENTRAL1", ["us-central1"], "us-central1"),
+        ("us", ["us-central1"], "us-central1"),
+        ("NAM4", ["us-west1", "us-central1"], "us-central1"),
+    ],
+)
+def test_a_plan_takes_the_regions_that_a_run_takes(
+    frozen: tuple[Machines, Throughput], tmp_path: Path, bucket: str, regions: list[str], region: str
+) -> None:
+    """Those near the bucket, as it is spelled; the others are left out, and nothing is paid for traffic."""
+    config = synthetic.config(
+        tmp_path / "s", destination="gs://b/p", cloud={"bucket_region": bucket, "regions": regions}
+    )
+    assert usable_regions(regions, bucket, False)[0] == region
+    found = make(config, frozen)
+    found.check()
+    assert found.case.region == region
+    assert found.chosen.region == region and found.chosen.costs["network"] == 0
 
 
 def test_a_plan_that_fits_is_not_refused(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
