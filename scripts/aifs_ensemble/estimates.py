@@ -197,13 +197,14 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
             machine_seconds=start + speed.cold_seconds,
             wait_seconds=0.0 if case.local else assume.vm_wait_seconds,
             restart_steps=restart if case.config["delivery"]["mirror_restarts"] else None,
+            group=case.group,
         )
         for chunk in chunks
     ]
     price = case.price(machine)
     rates = _hourly(case, machine)
     attempts = case.config["cloud"]["spot_attempts"]
-    usual = spread(lives, 0.0, attempts, (0.0, 0.0))
+    usual = spread(lives, 0.0, 1, (0.0, 0.0))
     chances = assume.preemptions_per_hour
     helper = 0.0
     if case.profile.startswith("coiled"):
@@ -249,7 +250,13 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
         scratch_peak_bytes=peak,
         scratch_bytes=room,
     )
-    return replace(result, problem=_problem(case, machine, result))
+    return replace(result, problem=_problem(case, machine, result, max(map(_longest_job, lives), default=0.0) / 3600))
+
+
+def _longest_job(life: Life) -> float:
+    """Return the seconds of the longest job on a machine; groups that follow one another are jobs of their own."""
+    jobs = [life.steps[i : i + life.group] for i in range(0, len(life.steps), life.group)]
+    return life.machine_seconds + max(busy_seconds(life, job) for job in jobs)
 
 
 def _hourly(case: Case, machine: MachineType) -> dict[str, float]:
@@ -366,8 +373,8 @@ def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tu
     return small + leads, room
 
 
-def _problem(case: Case, machine: MachineType, found: Estimate) -> str | None:
-    """Return why a machine cannot do the work, or None."""
+def _problem(case: Case, machine: MachineType, found: Estimate, longest: float) -> str | None:
+    """Return why a machine cannot do the work, or None; `longest` is the hours of the longest job."""
     size = case.throughput.size(case.config.model.name)
     if found.at_once < 1 and machine.gpu is not None:
         wanted = case.config["forecast"]["gpu_mem_mb"] or found.speed.peak_gpu_mb
@@ -386,7 +393,6 @@ def _problem(case: Case, machine: MachineType, found: Estimate) -> str | None:
             else f"{machine.name} has"
         )
         return f"scratch peak {found.scratch_peak_bytes / GB:,.1f} GB, {who} {found.scratch_bytes / GB:,.1f} GB"
-    longest = found.vm_hours / max(found.vms, 1)
     if not case.local and longest > case.config["cloud"]["max_hours"]:
         return f"{longest:.1f} h on one machine, cloud.max_hours stops it after {case.config['cloud']['max_hours']:g} h"
     return None

@@ -221,6 +221,28 @@ def test_refusals(
     assert any(message in line for line in found.summary_lines())
 
 
+def test_the_longest_job_must_end_within_max_hours(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    """Not the mean of machines; and groups that follow one another on a machine are jobs of their own."""
+    one = {"cloud": {"gpu": "a3-highgpu-1g", "vms": 2}, "forecast": {"gpu_mem_mb": 40000}}
+    config = synthetic.config(tmp_path / "s", members="1-8", **one)
+    jobs = [(200 + max(70 + n * 132 * 0.2, (n * 70 + n * 132 * 0.2) / min(2, n))) / 3600 for n in (7, 1)]
+    mean = sum(jobs) / 2
+    assert make(config, frozen, group=7).chosen.vm_hours == pytest.approx(2 * mean)
+    for hours, expected in (((mean + jobs[0]) / 2, f"{jobs[0]:.1f} h on one machine"), (jobs[0] + 0.001, None)):
+        tight = synthetic.config(
+            tmp_path / "s", members="1-8", **(one | {"cloud": {**one["cloud"], "max_hours": hours}})
+        )
+        problem = make(tight, frozen, group=7).chosen.problem
+        assert problem is None if expected is None else expected in str(problem)
+    single = {**one["cloud"], "vms": 1, "max_hours": jobs[0] + 0.001}
+    assert (
+        make(
+            synthetic.config(tmp_path / "s", members="1-8", **(one | {"cloud": single})), frozen, group=7
+        ).chosen.problem
+        is None
+    )
+
+
 def test_crossing_regions_can_be_allowed_and_is_paid(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
     config = synthetic.config(
         tmp_path / "s", destination="gs://b", delivery={"streaming": True, "allow_cross_region": True}
