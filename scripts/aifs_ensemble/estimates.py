@@ -264,7 +264,7 @@ def _hourly(case: Case, machine: MachineType) -> dict[str, float]:
     if case.local:
         return {"disks": 0.0, "management": 0.0}
     coiled = case.machines.coiled_hour(machine) if case.profile.startswith("coiled") else 0.0
-    return {"disks": case.machines.disk_hour(machine), "management": coiled}
+    return {"disks": case.machines.disk_hour(machine, case.profile), "management": coiled}
 
 
 @dataclass(frozen=True)

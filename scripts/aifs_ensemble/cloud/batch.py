@@ -38,7 +38,6 @@ from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.machines import Machines, MachineType
 from aifs_ensemble.regions import bucket_location
 
-BOOT_DISK_GB = 60
 COS_PROJECT, COS_FAMILY = "batch-custom-image", "batch-cos-stable-official"
 
 # Runs in the container before anything else of the job, through Snakemake's own --precommand:
@@ -61,14 +60,15 @@ def resources(config: Config, machines: Machines, machine_class: str) -> dict[st
         raise ConfigError(
             f"config: cloud.{machine_class}_image: {image!r}, expected a container image for Google Batch"
         )
+    disk_gb, disk_type = machine.batch_disk
     asked: dict[str, Any] = {
         "googlebatch_machine_type": machine.name,
         "googlebatch_container": image or "image-not-set",
         "googlebatch_image_project": COS_PROJECT,
         "googlebatch_image_family": COS_FAMILY,
         "googlebatch_boot_disk_image": f"projects/{COS_PROJECT}/global/images/family/{COS_FAMILY}",
-        "googlebatch_boot_disk_gb": str(BOOT_DISK_GB + round(machine.scratch_gb)),
-        "googlebatch_boot_disk_type": "pd-ssd" if machine.gpu else "pd-balanced",
+        "googlebatch_boot_disk_gb": str(disk_gb),
+        "googlebatch_boot_disk_type": disk_type,
         "googlebatch_cpu_milli": str(1000 * machine.vcpus),
         "googlebatch_memory": str(_usable_memory(machine)),
         "googlebatch_max_run_duration": f"{round(3600 * cloud['max_hours'])}s",
