@@ -141,7 +141,8 @@ def test_members_share_machines_as_in_the_run(
     config = synthetic.config(tmp_path / "s", members=members, cloud={"vms": 8})
     found = make(config, frozen, profile="coiled-gpu", group=group, alternatives=True)
     assert (found.chosen.vms, found.chosen.members_per_vm) == (vms, each)
-    assert max(way.vms for way in found.alternatives) == vms
+    assert max(way.vms for way in found.alternatives) == min(8, len(config.members)), "spread out, whatever the groups"
+    assert all(way.vms * way.members_per_vm >= len(config.members) for way in found.alternatives)
 
 
 def _parts_make_the_whole(way: Estimate) -> None:
@@ -309,6 +310,21 @@ def test_choosing_by_deadline_and_budget(operational: Config, frozen: tuple[Mach
         planning.choose(found, deadline_hours=0.01)
     with pytest.raises(PlanError, match=r"nothing meets 0.01 h and \$0.5"):
         planning.choose(found, deadline_hours=0.01, budget_usd=0.5)
+
+
+def test_a_choice_names_its_groups_where_they_are_not_the_profile_s(
+    frozen: tuple[Machines, Throughput], tmp_path: Path
+) -> None:
+    """Seven members of a profile's group run on one machine unless Snakemake is told otherwise; others stay."""
+    config = synthetic.config(tmp_path / "s", members="1-7")
+    found = make(config, frozen, profile="coiled-gpu", alternatives=True)
+    single = [way for way in found.alternatives if way.vms == 1]
+    quickest = min(min(way.wall_hours, way.spot.wall_hours_p90) for way in single)
+    quick = planning.choose(found, deadline_hours=quickest * 0.99)
+    assert quick.way.vms > 1
+    assert quick.options() == ["--group-components", f"members={quick.way.members_per_vm}", "initial=1000"]
+    assert make(config, frozen, group=quick.way.members_per_vm).chosen.vms == quick.way.vms
+    assert planning.choose(dataclasses.replace(found, alternatives=tuple(single))).options() == []
 
 
 def test_nothing_missing_costs_nothing(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
