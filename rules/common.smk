@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from aifs_ensemble import config as aifs_config
 from aifs_ensemble import errors as aifs_errors
 from aifs_ensemble import machines as aifs_machines
+from aifs_ensemble import models as aifs_models
 from aifs_ensemble import names as aifs_names
 from aifs_ensemble import outdated as aifs_outdated
 from aifs_ensemble import preflight as aifs_preflight
@@ -211,12 +212,16 @@ def announce_start():
         if RENTED:
             aifs_bucket.refuse_without_bucket(CONFIG)
             aifs_preflight.check_places(CONFIG)
+            # before machines are rented that would refuse it
+            needed = {job.rule.name for job in workflow.dag.needrun_jobs()}
+            if needed & {"checkpoint_prepare", "forecast_member"}:
+                aifs_models.check_listed(CONFIG.model, trust=CONFIG["trust_checkpoint"])
             if aifs_routing.provider(workflow) == "googlebatch":
                 for line in aifs_batch.start_lines(CONFIG):
                     print(line, file=sys.stderr)
                 for line in aifs_batch_jobs.left_running(CONFIG):
                     print(line, file=sys.stderr)
-                aifs_routing.make_preemptible(workflow, CONFIG)
+                aifs_routing.settle_googlebatch(workflow, CONFIG)
                 aifs_batch_jobs.delete_jobs_at_exit()
         elif CONFIG["destination"] is None:
             raise aifs_errors.ConfigError(

@@ -116,12 +116,14 @@ def test_a_checkpoint_is_fetched_by_the_coordinator(whole, batch, tmp_path, monk
     assert_hidden(SECRET, output, batch, whole.folder)
 
 
-def test_spot_of_the_configuration_is_asked_for(project, batch, tmp_path):
+def test_spot_and_project_are_the_configuration_s(project, batch, tmp_path):
     """All attempts, of all rented rules; a member that fails is repeated by Snakemake, and Batch repeats nothing."""
     config = project.configure(destination="gs://ensembles/batch-spot", members="1-2", cloud={"spot": True})
     batch.machine_env |= {"SMALL_FAIL": "2:7", "SMALL_FAIL_ONCE": str(tmp_path / "failed")}
+    del project.env["GOOGLE_CLOUD_PROJECT"]
     code, output = project.run(*ARGUMENTS)
     assert code == 0, output
+    assert batch.logs_of == {"projects/loopback"}, "not those of cloud.project"
     assert "every attempt is preemptible" in output
     assert undelivered(config, config.members) == {} and len(gpu_requests(batch)) == 2
     models = {r.job.allocation_policy.instances[0].policy.provisioning_model.name for r in batch.created}

@@ -82,7 +82,7 @@ class BatchServer:
     """The service. `machine_env` is all that tasks find in their environment; `refuses` to list jobs.
 
     A question about a job is answered after `answer_seconds`; `asked` counts those that came. Jobs in `kept` may not
-    be deleted.
+    be deleted. `logs_of` has the projects whose logs were read.
     """
 
     folder: Path
@@ -93,6 +93,7 @@ class BatchServer:
     refuses: bool = False
     answer_seconds: float = 0.0
     asked: int = 0
+    logs_of: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -216,6 +217,7 @@ class BatchServer:
         return operation
 
     def entries(self, request: ListLogEntriesRequest, context: grpc.ServicerContext) -> ListLogEntriesResponse:
+        self.logs_of |= set(request.resource_names)
         uid = request.filter.split("labels.job_uid=")[-1].split()[0]
         log = self.folder / uid / "task.log"
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []

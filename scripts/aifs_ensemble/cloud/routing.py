@@ -74,13 +74,16 @@ def _machine_class(rule: Any) -> str | None:
     return None if machine is None or machine.value is None else str(machine.value)
 
 
-def make_preemptible(workflow: Any, config: Config) -> None:
-    """Do what ``--preemptible-rules`` and ``--preemptible-retries`` would, unless they were given; for `onstart`.
+def settle_googlebatch(workflow: Any, config: Config) -> None:
+    """Set what the googlebatch plugin reads from Snakemake's settings and not from a rule's resources; for `onstart`.
 
-    Snakemake makes the settings of a run after the Snakefile was read. Only the googlebatch plugin reads them.
+    Snakemake makes the settings of a run after the Snakefile was read. They are what ``--googlebatch-project`` would
+    say (for the logs of jobs), and with ``cloud.spot`` ``--preemptible-rules`` and ``--preemptible-retries``, unless
+    these were given.
     """
     from snakemake.settings.types import PreemptibleRules
 
+    workflow.executor_settings.project = config["cloud"]["project"] or workflow.executor_settings.project
     if not batch.asks_for_spot(config):
         return
     settings = workflow.remote_execution_settings
