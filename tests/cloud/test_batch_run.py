@@ -167,7 +167,8 @@ def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=240)
     assert f"1 jobs of {config.cycle} are on Google Batch already" in output
-    assert len(batch.deleted) == 1 and batch.running() == left
+    wait_until(lambda: batch.running() == left)
+    assert len(batch.deleted) == 1
     assert [line.split()[-1] for line in batch_cancel(project)] == left
     assert not batch.running() and batch_cancel(project, "--list") == []
 
