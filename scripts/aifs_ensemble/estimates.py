@@ -376,6 +376,8 @@ def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tu
 def _problem(case: Case, machine: MachineType, found: Estimate, longest: float) -> str | None:
     """Return why a machine cannot do the work, or None; `longest` is the hours of the longest job."""
     size = case.throughput.size(case.config.model.name)
+    if case.profile == "googlebatch" and machine.gpu is not None and machine.gpu.count > 1:
+        return f"{machine.name} has {machine.gpu.count} cards, the googlebatch plugin asks for one"
     if found.at_once < 1 and machine.gpu is not None:
         wanted = case.config["forecast"]["gpu_mem_mb"] or found.speed.peak_gpu_mb
         if wanted > machine.gpu.memory_mb:

@@ -244,6 +244,18 @@ def test_the_longest_job_must_end_within_max_hours(frozen: tuple[Machines, Throu
     )
 
 
+def test_several_cards_are_refused_for_google_batch_alone(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    machines, table = frozen
+    one = machines.types["a3-highgpu-1g"]
+    assert one.gpu is not None
+    two = dataclasses.replace(one, name="two", gpu=dataclasses.replace(one.gpu, count=2))
+    machines = dataclasses.replace(machines, types={**machines.types, "two": two})
+    config = synthetic.config(tmp_path / "s", cloud={"gpu": "two"})
+    make(config, (machines, table), profile="coiled-gpu").check()
+    with pytest.raises(PlanError, match="two has 2 cards, the googlebatch plugin asks for one"):
+        make(config, (machines, table), profile="googlebatch").check()
+
+
 def test_crossing_regions_can_be_allowed_and_is_paid(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
     config = synthetic.config(
         tmp_path / "s", destination="gs://b", delivery={"streaming": True, "allow_cross_region": True}

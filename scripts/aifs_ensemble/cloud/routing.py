@@ -84,10 +84,9 @@ def settle_googlebatch(workflow: Any, config: Config) -> None:
     from snakemake.settings.types import PreemptibleRules
 
     workflow.executor_settings.project = config["cloud"]["project"] or workflow.executor_settings.project
-    if not batch.asks_for_spot(config):
-        return
     settings = workflow.remote_execution_settings
-    if not (settings.preemptible_rules.all or settings.preemptible_rules.rules):
+    given = settings.preemptible_rules.all or settings.preemptible_rules.rules
+    if batch.asks_for_spot(config) and not given:
         rules = frozenset(rule.name for rule in workflow.rules if _machine_class(rule) is not None)
         settings.preemptible_rules = PreemptibleRules(rules=rules)
     if settings.preemptible_retries is None:
