@@ -250,4 +250,16 @@ def test_one_job_that_is_gone_or_kept_does_not_save_the_others(project, batch, m
     batch.kept = {kept}
     with pytest.raises(CloudError, match=rf"^Google Batch: {kept} is not deleted \(403 batch.jobs.delete denied\)$"):
         delete_jobs([gone, kept, *others])
-    assert batch.deleted == [gone, *others] and batch.running() == [kept]
+    assert batch.deleted == [gone, *others]
+    wait_until(lambda: batch.running() == [kept])
+
+
+def test_a_region_that_does_not_answer_keeps_no_jobs_elsewhere(project, batch, monkeypatch):
+    for name, value in project.env.items():
+        monkeypatch.setenv(name, value)
+    config = project.configure(cloud={"regions": ["europe-west9", "us-central1"]})
+    name = ask(batch_v1.BatchServiceClient(), config.cycle)
+    wait_until(lambda: batch.running() == [name])
+    batch.closed = {"europe-west9"}
+    assert [line.split()[-1] for line in batch_cancel(project)] == [name]
+    wait_until(lambda: not batch.running())

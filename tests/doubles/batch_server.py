@@ -79,10 +79,11 @@ def certificate(*names: str) -> tuple[bytes, bytes]:
 
 @dataclass
 class BatchServer:
-    """The service. `machine_env` is all that tasks find in their environment; `refuses` to list jobs.
+    """The service. `machine_env` is all that tasks find in their environment.
 
-    A question about a job is answered after `answer_seconds`; `asked` counts those that came. Jobs in `kept` may not
-    be deleted. `logs_of` has the projects whose logs were read.
+    It `refuses` to list jobs, or those of the regions in `closed`. A question about a job is answered after
+    `answer_seconds`; `asked` counts those that came. Jobs in `kept` may not be deleted. `logs_of` has the projects
+    whose logs were read.
     """
 
     folder: Path
@@ -94,6 +95,7 @@ class BatchServer:
     answer_seconds: float = 0.0
     asked: int = 0
     logs_of: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -192,7 +194,7 @@ class BatchServer:
 
     def list(self, request: batch_v1.ListJobsRequest, context: grpc.ServicerContext) -> batch_v1.ListJobsResponse:
         """Return the jobs of a location, one a page."""
-        if self.refuses:
+        if self.refuses or request.parent.rpartition("/")[2] in self.closed:
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "batch.jobs.list denied")
         with self.lock:
             names = sorted(name for name in self.jobs if name.startswith(f"{request.parent}/jobs/"))

@@ -8,6 +8,7 @@ at that moment, and mostly it is asking about all: so the coordinator deletes wh
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from aifs_ensemble.errors import CloudError, ConfigError
 if TYPE_CHECKING:
     from google.cloud import batch_v1
 
+LOG = logging.getLogger(__name__)
 LOGS = Path(".snakemake") / "googlebatch_logs"
 _LIVE = ("QUEUED", "SCHEDULED", "RUNNING")
 
@@ -30,18 +32,28 @@ _LIVE = ("QUEUED", "SCHEDULED", "RUNNING")
 def live_jobs(config: Config, cycle: str | None, coordinator: str | None = None) -> list[batch_v1.Job]:
     """Return the workflow's jobs that wait or run in the configured regions, oldest first.
 
-    Those of a cycle or (None) of all, and of one coordinator or (None) of all.
+    Those of a cycle or (None) of all, and of one coordinator or (None) of all. A region that does not answer is said
+    in the log, unless none does.
 
     Raises ConfigError without a project, CloudError when Batch does not answer or refuses.
     """
     project = config["cloud"]["project"] or os.environ.get("GOOGLE_CLOUD_PROJECT")
     if not project:
         raise ConfigError("config: cloud.project is missing: Google Batch keeps jobs by project")
-    found = []
+    from google.api_core.exceptions import GoogleAPIError
+
+    found, silent = [], {}
     with _batch_client() as client:
         for region in config["cloud"]["regions"]:
-            # compared here: what a filter of the service understands is not documented for labels
-            found += list(client.list_jobs(parent=f"projects/{project}/locations/{region}"))
+            try:
+                # compared here: what a filter of the service understands is not documented for labels
+                found += list(client.list_jobs(parent=f"projects/{project}/locations/{region}"))
+            except GoogleAPIError as error:
+                silent[region] = error
+        if len(silent) == len(config["cloud"]["regions"]):
+            raise next(iter(silent.values()))
+    for region, why in silent.items():
+        LOG.warning("jobs in %s are unknown: Google Batch: %s", region, " ".join(str(why).split()))
     ours = [job for job in found if job.labels.get("workflow") == "aifs-ensemble" and job.status.state.name in _LIVE]
     wanted = {"cycle": cycle, "coordinator": coordinator}
     ours = [job for job in ours if all(value in (None, job.labels.get(key)) for key, value in wanted.items())]
