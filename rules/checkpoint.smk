@@ -8,6 +8,7 @@ if not CONFIG["checkpoint"]:
             log_file("checkpoint_prepare"),
         benchmark:
             benchmark_file("checkpoint_prepare")
+        localrule: aifs_routing.fetches_here(workflow, CONFIG)
         conda:
             "../envs/gpu.yaml"
         resources:

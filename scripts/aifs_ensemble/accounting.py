@@ -265,7 +265,7 @@ class Pricing:
             region=region or priced,
             spot=spot,
             hour=price.spot if spot else price.on_demand,
-            disk_hour=self.machines.disk_hour(machine),
+            disk_hour=self.machines.disk_hour(machine, self.profile),
             management_hour=management,
             start_seconds=assume.vm_boot_seconds + assume.idle_tail_seconds,
             pull_seconds=assume.image_gb[machine.machine_class] * 1000 / assume.image_pull_mb_s,

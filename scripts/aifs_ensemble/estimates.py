@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from aifs_ensemble.cloud.regions import usable_regions
 from aifs_ensemble.config import Config
+from aifs_ensemble.errors import CloudError
 from aifs_ensemble.machines import HourPrice, Machines, MachineType
 from aifs_ensemble.outstanding import Outstanding
 from aifs_ensemble.preemption import Life, Spread, busy_seconds, spread
+from aifs_ensemble.regions import continent, near
 from aifs_ensemble.throughput import Speed, Throughput
 
 CATEGORIES = (
@@ -65,8 +68,18 @@ class Case:
         return self.profile == "local"
 
     @property
+    def checkpoint_here(self) -> bool:
+        """Whether the coordinator fetches the checkpoint, as for Google Batch, to which no token is sent."""
+        return self.profile == "googlebatch" and not self.config.model.built
+
+    @cached_property
     def region(self) -> str:
-        return str(self.config["cloud"]["regions"][0])
+        """The region that a run tries first; the first one listed where it would refuse them all."""
+        listed = self.config["cloud"]["regions"]
+        try:
+            return usable_regions(listed, self.bucket_region, self.config["delivery"]["allow_cross_region"])[0]
+        except CloudError:
+            return str(listed[0])
 
     @cached_property
     def fields(self) -> int:
@@ -184,13 +197,14 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
             machine_seconds=start + speed.cold_seconds,
             wait_seconds=0.0 if case.local else assume.vm_wait_seconds,
             restart_steps=restart if case.config["delivery"]["mirror_restarts"] else None,
+            group=case.group,
         )
         for chunk in chunks
     ]
     price = case.price(machine)
     rates = _hourly(case, machine)
     attempts = case.config["cloud"]["spot_attempts"]
-    usual = spread(lives, 0.0, attempts, (0.0, 0.0))
+    usual = spread(lives, 0.0, 1, (0.0, 0.0))
     chances = assume.preemptions_per_hour
     helper = 0.0
     if case.profile.startswith("coiled"):
@@ -236,7 +250,13 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
         scratch_peak_bytes=peak,
         scratch_bytes=room,
     )
-    return replace(result, problem=_problem(case, machine, result))
+    return replace(result, problem=_problem(case, machine, result, max(map(_longest_job, lives), default=0.0) / 3600))
+
+
+def _longest_job(life: Life) -> float:
+    """Return the seconds of the longest job on a machine; groups that follow one another are jobs of their own."""
+    jobs = [life.steps[i : i + life.group] for i in range(0, len(life.steps), life.group)]
+    return life.machine_seconds + max(busy_seconds(life, job) for job in jobs)
 
 
 def _hourly(case: Case, machine: MachineType) -> dict[str, float]:
@@ -244,7 +264,7 @@ def _hourly(case: Case, machine: MachineType) -> dict[str, float]:
     if case.local:
         return {"disks": 0.0, "management": 0.0}
     coiled = case.machines.coiled_hour(machine) if case.profile.startswith("coiled") else 0.0
-    return {"disks": case.machines.disk_hour(machine), "management": coiled}
+    return {"disks": case.machines.disk_hour(machine, case.profile), "management": coiled}
 
 
 @dataclass(frozen=True)
@@ -276,17 +296,17 @@ def _cpu_stage(case: Case) -> CpuStage:
     sync_seconds = len(case.config.leads) * case.lead_bytes / 1e6 / assume.sync_mb_s
     # (machines, seconds of each, one after the other on each); stages follow one another
     stages = [
-        (int(case.work.checkpoint), case.initial_seconds, 1),
+        (int(case.work.checkpoint and not case.checkpoint_here), case.initial_seconds, 1),
         (min(states, 1), case.initial_seconds, states),
         (synced, sync_seconds, math.ceil(synced / cores) if case.local else 1),
     ]
-    # the coordinator writes it, on no machine of its own
-    manifest = _MANIFEST_SECONDS * int(case.work.ensemble_manifest)
+    # on no machine of their own
+    here = _MANIFEST_SECONDS * int(case.work.ensemble_manifest)
+    here += case.initial_seconds * int(case.work.checkpoint and case.checkpoint_here)
     return CpuStage(
         hours=sum(machines * (start + seconds * (1 if case.local else jobs)) for machines, seconds, jobs in stages)
         / 3600,
-        wall_hours=(manifest + sum(wait + start + jobs * seconds for machines, seconds, jobs in stages if machines))
-        / 3600,
+        wall_hours=(here + sum(wait + start + jobs * seconds for machines, seconds, jobs in stages if machines)) / 3600,
         starts=sum(machines for machines, _, _ in stages),
     )
 
@@ -329,11 +349,11 @@ def _writes(case: Case) -> float:
 
 
 def crossing_price(machines: Machines, region: str, bucket_region: str | None) -> float:
-    """Return USD for a GB from machines in `region` to the bucket: nothing within a region or where it is unknown."""
-    if bucket_region in (None, region):
+    """Return USD for a GB from machines in `region` to the bucket: nothing where it is near or unknown."""
+    if bucket_region is None or near(bucket_region, region):
         return 0.0
-    near = str(bucket_region).split("-", maxsplit=1)[0] == region.split("-", maxsplit=1)[0]
-    return machines.service("egress_same_continent_gb" if near else "egress_other_continent_gb")
+    same = continent(bucket_region) == continent(region)
+    return machines.service("egress_same_continent_gb" if same else "egress_other_continent_gb")
 
 
 def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tuple[float, float]:
@@ -353,9 +373,11 @@ def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tu
     return small + leads, room
 
 
-def _problem(case: Case, machine: MachineType, found: Estimate) -> str | None:
-    """Return why a machine cannot do the work, or None."""
+def _problem(case: Case, machine: MachineType, found: Estimate, longest: float) -> str | None:
+    """Return why a machine cannot do the work, or None; `longest` is the hours of the longest job."""
     size = case.throughput.size(case.config.model.name)
+    if case.profile == "googlebatch" and machine.gpu is not None and machine.gpu.count > 1:
+        return f"{machine.name} has {machine.gpu.count} cards, the googlebatch plugin asks for one"
     if found.at_once < 1 and machine.gpu is not None:
         wanted = case.config["forecast"]["gpu_mem_mb"] or found.speed.peak_gpu_mb
         if wanted > machine.gpu.memory_mb:
@@ -373,7 +395,6 @@ def _problem(case: Case, machine: MachineType, found: Estimate) -> str | None:
             else f"{machine.name} has"
         )
         return f"scratch peak {found.scratch_peak_bytes / GB:,.1f} GB, {who} {found.scratch_bytes / GB:,.1f} GB"
-    longest = found.vm_hours / max(found.vms, 1)
     if not case.local and longest > case.config["cloud"]["max_hours"]:
         return f"{longest:.1f} h on one machine, cloud.max_hours stops it after {case.config['cloud']['max_hours']:g} h"
     return None

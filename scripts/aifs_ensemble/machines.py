@@ -20,6 +20,7 @@ from aifs_ensemble.errors import ConfigError
 TABLE = Path(__file__).parents[2] / "config" / "machines.yaml"
 HOURS_PER_MONTH = 730.0
 OLD_AFTER_DAYS = 180
+BATCH_SYSTEM_GB = 60
 CLASSES = ("gpu", "cpu")
 SERVICES = (
     "bucket_gb_month",
@@ -31,6 +32,7 @@ SERVICES = (
     "registry_gb_month",
     "local_ssd_gb_month",
     "boot_disk_gb_month",
+    "ssd_boot_disk_gb_month",
     "coiled_cpu_hour",
 )
 
@@ -87,6 +89,11 @@ class MachineType:
     scratch_kind: str
     gpu: Gpu | None
     prices: Mapping[str, HourPrice]
+
+    @property
+    def batch_disk(self) -> tuple[int, str]:
+        """Size in GB and type of the boot disk that Google Batch is asked for: scratch is on it, beside the system."""
+        return BATCH_SYSTEM_GB + round(self.scratch_gb), "pd-ssd" if self.gpu else "pd-balanced"
 
     def price(self, region: str) -> HourPrice:
         """Return the price in a region; ConfigError naming the regions that have one."""
@@ -159,8 +166,12 @@ class Machines:
             fee += machine.gpu.count * self.coiled_gpu[machine.gpu.name][0]
         return fee
 
-    def disk_hour(self, machine: MachineType) -> float:
+    def disk_hour(self, machine: MachineType, profile: str = "") -> float:
         """Return the price of a machine's disks that are not part of its own price, USD per hour."""
+        if profile == "googlebatch":
+            size, kind = machine.batch_disk
+            service = "ssd_boot_disk_gb_month" if kind == "pd-ssd" else "boot_disk_gb_month"
+            return size * self.service(service) / HOURS_PER_MONTH
         month = self.assumptions.boot_disk_gb * self.service("boot_disk_gb_month")
         if "attached" in machine.scratch_kind:
             month += machine.scratch_gb * self.service("local_ssd_gb_month")

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from aifs_ensemble.errors import ConfigError
+from aifs_ensemble.errors import CheckpointError, ConfigError
 
 CATALOGUE = Path(__file__).parents[2] / "config" / "models.yaml"
 
@@ -182,3 +182,12 @@ def get_model(name: str, path: Path = CATALOGUE) -> Model:
         anemoi_models=entry["anemoi_models"],
         grib_process=entry.get("grib_process", 255),
     )
+
+
+def check_listed(model: Model, *, trust: bool) -> None:
+    """Raise CheckpointError when a machine would refuse the model's checkpoint because the catalogue has no digest."""
+    if not trust and not any(model.checkpoint.get(key) for key in ("build", "sha256")):
+        raise CheckpointError(
+            f"model: models.yaml lists no sha256 for {model.name}: run `aifs-ensemble checkpoint fetch {model.name}`, "
+            f"then `aifs-ensemble checkpoint register {model.name} PATH`, or set trust_checkpoint"
+        )

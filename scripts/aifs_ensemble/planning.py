@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from statistics import median
@@ -24,6 +24,7 @@ from aifs_ensemble.estimates import GB, Case, Estimate, crossing_price, estimate
 from aifs_ensemble.machines import Gpu, Machines, MachineType
 from aifs_ensemble.manifest import MemberManifest
 from aifs_ensemble.outstanding import Outstanding, everything, outstanding
+from aifs_ensemble.regions import mismatches
 from aifs_ensemble.throughput import Throughput, gpu_name, load_throughput, past_manifests, with_runs
 
 SCHEMA = "aifs-ensemble/plan/1"
@@ -124,11 +125,16 @@ def default_profile(config: Config) -> str:
     return "coiled-gpu" if config["forecast"]["device"] == "cuda" else "local"
 
 
-def members_group(profile: str) -> int:
-    """Return how many members a profile's file puts on a machine (`group-components`)."""
+def group_components(profile: str) -> dict[str, int]:
+    """Return how many jobs of each group a profile's file puts on a machine."""
     file = _PROFILE_FILES / profile / "config.yaml"
     content = yaml.safe_load(file.read_text()) if file.exists() else {}
-    return int((content.get("group-components") or {}).get("members", 1))
+    return {name: int(count) for name, count in (content.get("group-components") or {}).items()}
+
+
+def members_group(profile: str) -> int:
+    """Return how many members a profile's file puts on a machine."""
+    return group_components(profile).get("members", 1)
 
 
 def plan(
@@ -213,8 +219,9 @@ def _initial_seconds(config: Config, machines: Machines) -> float:
 
 def _jobs(case: Case) -> tuple[Job, ...]:
     work = case.work
+    fetched = "local" if case.checkpoint_here else "cpu"
     counts = [
-        ("checkpoint_prepare", "gpu" if case.config.model.built else "cpu", int(work.checkpoint)),
+        ("checkpoint_prepare", "gpu" if case.config.model.built else fetched, int(work.checkpoint)),
         ("initial_cycle", "cpu", int(work.shared_initial)),
         ("initial_member", "cpu", sum(member.initial for member in work.members)),
         ("initial_members", "cpu", int(any(member.initial for member in work.members))),
@@ -262,23 +269,8 @@ def _region_findings(case: Case) -> list[Finding]:
             found.append(Finding("warning", f"no price of {machine.name} in {case.region}: priced as in {other}"))
     if config["destination"] is None:
         found.append(Finding("warning", "destination is not set: this plans, a run would refuse"))
-    if case.bucket_region is not None:
-        for region in config["cloud"]["regions"]:
-            if region != case.bucket_region:
-                found.append(
-                    Finding(
-                        level,
-                        f"cloud.regions: {region}, the bucket is in {case.bucket_region}: "
-                        f"{case.delivered_bytes / GB:,.0f} GB would cross regions",
-                    )
-                )
-    for key in ("gpu_image", "cpu_image"):
-        host = str(config["cloud"][key] or "").split("/")[0]
-        region = host.removesuffix("-docker.pkg.dev")
-        if region != host and region not in config["cloud"]["regions"] and region not in ("us", "europe", "asia"):
-            found.append(
-                Finding(level, f"cloud.{key}: in {region}, machines are in {', '.join(config['cloud']['regions'])}")
-            )
+    away = mismatches(config, case.bucket_region, int(case.delivered_bytes), case.machines)
+    found += [Finding(level, f"cloud.regions: {mismatch}") for mismatch in away]
     return found
 
 
@@ -288,30 +280,48 @@ def _regions(case: Case) -> set[str]:
 
 
 def ranked(case: Case, vm_counts: Sequence[int] = _VM_COUNTS, draws: int = 20) -> list[Estimate]:
-    """Return the ways to run on every GPU machine with a price in the region, cheapest first; unfit ones last."""
+    """Return the ways to run on every GPU machine with a price in the region, cheapest first; unfit ones last.
+
+    Members are spread evenly over the machines, one group on each, whatever the profile's groups are.
+    """
+    members = len(case.work.to_forecast)
+    groups = sorted({math.ceil(members / count) for count in vm_counts if count <= members}, reverse=True)
     ways = []
     for name in case.machines.names("gpu"):
         machine = case.machines.machine(name)
         if not machine.prices or (case.region not in machine.prices and case.region in _regions(case)):
             continue
-        groups = math.ceil(len(case.work.to_forecast) / case.group)
-        counts = sorted({min(count, groups) for count in vm_counts})
-        ways += [estimate(case, machine, count, draws=draws) for count in counts]
+        for group in groups:
+            ways.append(estimate(replace(case, group=group), machine, math.ceil(members / group), draws=draws))
     return sorted(ways, key=lambda way: (way.problem is not None, way.usd, way.wall_hours))
 
 
 @dataclass(frozen=True)
 class Pick:
-    """A way to run that meets a deadline and a budget, and the keys that choose it."""
+    """A way to run that meets a deadline and a budget, and what chooses it: keys, and options of Snakemake."""
 
     way: Estimate
     spot: bool
     usd: float
     hours: float
+    groups: Mapping[str, int]
 
     def settings(self) -> list[str]:
         """Return the ``--config`` items that choose it."""
         return [f"cloud.gpu={self.way.machine}", f"cloud.vms={self.way.vms}", f"cloud.spot={str(self.spot).lower()}"]
+
+    def options(self) -> list[str]:
+        """Return the options of Snakemake that put as many members on a machine; none where the profile does."""
+        if not self.groups:
+            return []
+        return ["--group-components", *(f"{name}={count}" for name, count in self.groups.items())]
+
+
+def _groups(case: Case, way: Estimate) -> dict[str, int]:
+    """Return the groups of a way that are not those planned with; the command line's stand for all of the profile's."""
+    if way.members_per_vm == min(case.group, len(case.work.to_forecast)):
+        return {}
+    return {**group_components(case.profile), "members": way.members_per_vm}
 
 
 def choose(found: Plan, deadline_hours: float | None = None, budget_usd: float | None = None) -> Pick:
@@ -323,10 +333,11 @@ def choose(found: Plan, deadline_hours: float | None = None, budget_usd: float |
     picks = []
     for way in found.alternatives:
         if way.problem is None:
-            picks.append(Pick(way, False, way.usd, way.wall_hours))
-            picks.append(Pick(way, True, way.spot.usd_p90, way.spot.wall_hours_p90))
+            groups = _groups(found.case, way)
+            picks.append(Pick(way, False, way.usd, way.wall_hours, groups))
+            picks.append(Pick(way, True, way.spot.usd_p90, way.spot.wall_hours_p90, groups))
     if not picks:
-        raise PlanError("plan: no machine type fits the work, or nothing is missing")
+        raise PlanError("plan: no machine type fits the work, or the profile rents none")
     fits = [
         pick
         for pick in picks

@@ -3,7 +3,8 @@
 Assumptions, stated in every plan: preemptions come at random (exponential times between them) at a rate per machine
 hour; every member running then goes back to its newest restart state, if restart states are kept at the destination,
 else to its beginning; members already whole stay; a new machine is waited for, boots and pulls its image again; after
-`spot_attempts` preemptions of any of its members the machine is rented on demand.
+`spot_attempts` preemptions of a job (a group of members, whose attempts Snakemake counts together) it gets a machine on
+demand.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ class Life:
 
     `steps` are those left of each member; `overhead_seconds` a member's start-up and drain, which other members'
     steps can hide; `machine_seconds` from the first billed second to the first member's start; `wait_seconds` for
-    the machine itself, not billed; `restart_steps` between restart states that outlive the machine (None: none do).
+    the machine itself, not billed; `restart_steps` between restart states that outlive the machine (None: none do);
+    `group` members, in order, are one job.
     """
 
     steps: tuple[int, ...]
@@ -29,6 +31,7 @@ class Life:
     machine_seconds: float
     wait_seconds: float
     restart_steps: int | None
+    group: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,14 @@ def _step_back(life: Life, total: int, left: float) -> int:
 def simulate(life: Life, preemptions_per_hour: float, spot_attempts: int, rng: random.Random) -> Outcome:
     """Return one random history of a machine's members."""
     left = list(life.steps)
-    hits = [0] * len(left)
+    hits = [0] * len(left)  # by job
     spot = wall = 0.0
     preemptions = 0
     while any(left):
         wall += life.wait_seconds
         busy = busy_seconds(life, left)
         need = life.machine_seconds + busy
-        if max(hits) > spot_attempts:
+        if max(hits) >= spot_attempts:
             return Outcome(spot, need, wall + need, preemptions)
         until = rng.expovariate(preemptions_per_hour / 3600) if preemptions_per_hour > 0 else float("inf")
         if until >= need:
@@ -99,8 +102,8 @@ def simulate(life: Life, preemptions_per_hour: float, spot_attempts: int, rng: r
         computing = max(0.0, until - life.machine_seconds - life.overhead_seconds)
         rate = work / max(busy - life.overhead_seconds, 1e-9)
         after, running = _advance(left, life.at_once, computing * rate / life.step_seconds if life.step_seconds else 0)
-        for i in running:
-            hits[i] += 1
+        for job in {i // life.group for i in running}:
+            hits[job] += 1
         left = [
             0 if value <= 1e-9 else min(left[i], _step_back(life, life.steps[i], value)) if i in running else left[i]
             for i, value in enumerate(after)

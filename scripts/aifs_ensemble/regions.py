@@ -109,15 +109,19 @@ def check_regions(config: Config, run_bytes: int) -> list[Mismatch]:
     Asks the destination where it is; `cloud.bucket_region` answers where it may not be asked. Returns what was found
     and allowed.
     """
-    found = mismatches(config, _bucket_location(config), run_bytes)
+    found = mismatches(config, bucket_location(config), run_bytes)
     if found and not config["delivery"]["allow_cross_region"]:
         text = "; ".join(str(one) for one in found)
         raise PlanError(f"config: cloud.regions: {text}; expected one region, or delivery.allow_cross_region: true")
     return found
 
 
-def _bucket_location(config: Config) -> str | None:
-    """Return where the destination is, None for a folder; StorageError when neither it nor the configuration says."""
+def bucket_location(config: Config) -> str | None:
+    """Return where the destination is (``US-CENTRAL1``, ``EU`` ...), None for a folder.
+
+    Reading a bucket's description needs a right (storage.buckets.get) that reading and writing objects does not;
+    `cloud.bucket_region` answers where it may not be asked. Raises StorageError when neither says.
+    """
     try:
         location: str | None = getattr(open_destination(config), "location", lambda: None)()
     except StorageError as error:

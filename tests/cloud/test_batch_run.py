@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -10,13 +11,20 @@ import time
 import uuid
 
 import pytest
-from aifs_ensemble.cloud.batch_jobs import left_running
+import yaml
+from aifs_ensemble.checkpoint import build_demo
+from aifs_ensemble.cloud.batch_jobs import delete_jobs, left_running
 from aifs_ensemble.cloud.delivered import undelivered
+from aifs_ensemble.errors import CloudError
+from aifs_ensemble.models import get_model
+from aifs_ensemble.storage import open_destination
+from doubles.huggingface_server import huggingface_hub_server
 from google.cloud import batch_v1
 
 from cloud.test_coiled_run import wait_for
 
 pytestmark = [pytest.mark.cloud, pytest.mark.workflow, pytest.mark.timeout(1200)]
+SECRET = "hf_fromTheCoordinatorAlone"
 ARGUMENTS = ["--profile", "googlebatch", "--group-components", "members=2", "initial=1000"]
 
 
@@ -34,10 +42,15 @@ def gpu_requests(server):
 def test_preemption_failure_and_success(project, batch, tmp_path):
     """One machine is taken away (50001), one member exits 7, Snakemake repeats both, and all is delivered."""
     config = project.configure(
-        destination="gs://ensembles/batch", cloud={"service_account": "machines@p.iam", "secrets": ["TOKEN"]}
+        destination="gs://ensembles/batch",
+        cloud={"service_account": "machines@p.iam", "secrets": ["HF_TOKEN", "OTHER"]},
     )
-    project.env["TOKEN"] = "for the machines"
+    project.env |= {"HF_TOKEN": SECRET, "OTHER": SECRET}
     batch.machine_env |= {"SMALL_FAIL": "2:7", "SMALL_FAIL_ONCE": str(tmp_path / "failed"), "SMALL_STEP_SECONDS": "0.3"}
+    # on Google Batch scratch is the container's own layer
+    mounts = tmp_path / "mounts"
+    mounts.write_text("overlay / overlay rw 0 0\n")
+    batch.machine_env["SMALL_MOUNTS"] = str(mounts)
     taken = []
 
     def take_one(name, job):
@@ -54,6 +67,7 @@ def test_preemption_failure_and_success(project, batch, tmp_path):
     assert len(gpu_requests(batch)) >= 3
     policy = gpu_requests(batch)[0].job.allocation_policy
     machine = policy.instances[0]
+    assert machine.policy.provisioning_model.name == "PROVISIONING_MODEL_UNSPECIFIED"
     assert machine.policy.machine_type == "a2-ultragpu-1g" and machine.install_gpu_drivers
     assert [(card.type_, card.count) for card in machine.policy.accelerators] == [("nvidia-a100-80gb", 1)]
     disk = machine.policy.boot_disk
@@ -63,7 +77,57 @@ def test_preemption_failure_and_success(project, batch, tmp_path):
     assert job.labels["workflow"] == "aifs-ensemble" and job.task_groups[0].task_spec.max_run_duration.seconds == 21600
     container = job.task_groups[0].task_spec.runnables[-1].container
     assert container.image_uri == "registry/gpu"
-    assert job.task_groups[0].task_spec.runnables[-1].environment.variables["TOKEN"] == "for the machines"
+    assert "cloud.secrets: OTHER stay here" in output
+    assert_hidden(SECRET, output, batch, project.folder)
+
+
+def assert_hidden(secret, output, batch, *folders):
+    """Assert that a value was neither said, nor sent to Batch, nor written to a file of coordinator or machines."""
+    assert secret not in output
+    assert all(secret not in str(request) for request in batch.created)
+    files = [path for folder in (batch.folder, *folders) for path in folder.rglob("*") if path.is_file()]
+    assert files and [path for path in files if secret.encode() in path.read_bytes()] == []
+
+
+def test_a_checkpoint_is_fetched_by_the_coordinator(whole, batch, tmp_path, monkeypatch):
+    """The hub's token never leaves the machine that has it: neither a job of Batch nor a log sees it."""
+    model = get_model("demo")
+    build_demo(model, tmp_path / "demo.ckpt")
+    content = (tmp_path / "demo.ckpt").read_bytes()
+    catalogue = whole.folder / "config" / "models.yaml"
+    models = yaml.safe_load(catalogue.read_text())
+    digest = hashlib.sha256(content).hexdigest()
+    source = {"repository": "ecmwf/released", "revision": "main", "file": "x.ckpt", "sha256": digest}
+    models["models"]["released"] = models["models"]["demo"] | {"checkpoint": source}
+    catalogue.write_text(yaml.safe_dump(models))
+    destination = f"gs://ensembles/{uuid.uuid4().hex}"
+    config = whole.configure(destination=destination, cloud={"secrets": ["HF_TOKEN"]}, delivery={"streaming": True})
+    with huggingface_hub_server({("ecmwf/released", "x.ckpt"): content}) as hub:
+        hub.gated = {"ecmwf/released"}
+        whole.env |= {"HF_TOKEN": SECRET, "HF_ENDPOINT": hub.url}
+        code, output = whole.run(
+            "--profile", "googlebatch", "--config", "model=released", "--until", "checkpoint_prepare"
+        )
+    assert code == 0, output
+    assert f"Bearer {SECRET}" in {seen.token for seen in hub.seen}
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", whole.env["STORAGE_EMULATOR_HOST"])
+    assert open_destination(config).get_bytes("checkpoints/released.ckpt") == content
+    assert batch.created == []
+    assert_hidden(SECRET, output, batch, whole.folder)
+
+
+def test_spot_and_project_are_the_configuration_s(project, batch, tmp_path):
+    """All attempts, of all rented rules; a member that fails is repeated by Snakemake, and Batch repeats nothing."""
+    config = project.configure(destination="gs://ensembles/batch-spot", members="1-2", cloud={"spot": True})
+    batch.machine_env |= {"SMALL_FAIL": "2:7", "SMALL_FAIL_ONCE": str(tmp_path / "failed")}
+    del project.env["GOOGLE_CLOUD_PROJECT"]
+    code, output = project.run(*ARGUMENTS)
+    assert code == 0, output
+    assert batch.logs_of == {"projects/loopback"}, "not those of cloud.project"
+    assert "every attempt is preemptible" in output
+    assert undelivered(config, config.members) == {} and len(gpu_requests(batch)) == 2
+    models = {r.job.allocation_policy.instances[0].policy.provisioning_model.name for r in batch.created}
+    assert models == {"PREEMPTIBLE"}
 
 
 def batch_cancel(project, *arguments):
@@ -103,7 +167,8 @@ def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=240)
     assert f"1 jobs of {config.cycle} are on Google Batch already" in output
-    assert len(batch.deleted) == 1 and batch.running() == left
+    wait_until(lambda: batch.running() == left)
+    assert len(batch.deleted) == 1
     assert [line.split()[-1] for line in batch_cancel(project)] == left
     assert not batch.running() and batch_cancel(project, "--list") == []
 
@@ -113,6 +178,27 @@ def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     assert undelivered(config, config.members) == {}
     logs = [path.read_text() for path in batch.folder.glob("members*/task.log")]
     assert sum("member 1: made [6" in text for text in logs) == 1, "a delivered member was made again"
+
+
+def test_interrupted_while_it_asks(project, batch):
+    """The plugin deletes none of the jobs that it is asking about; those of another coordinator stay."""
+    config = project.configure(destination="gs://ensembles/batch-asks")
+    code, output = project.run(*ARGUMENTS, "--until", "initial_member")
+    assert code == 0, output
+    assert "deleting what Google Batch still has" not in output
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in project.env.items():
+            patch.setenv(name, value)
+        other = ask(batch_v1.BatchServiceClient(), config.cycle, coordinator="another")
+    batch.machine_env |= {"SMALL_STEP_SECONDS": "20"}
+    process = project.start(*ARGUMENTS)
+    wait_for(lambda: len(gpu_requests(batch)) == 2, process)
+    batch.answer_seconds, before = 3.0, batch.asked
+    wait_for(lambda: batch.asked > before, process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert "deleting what Google Batch still has of this run" in output
+    wait_until(lambda: batch.running() == [other])
 
 
 def ask(client, cycle, region="us-central1", **labels):
@@ -152,3 +238,28 @@ def test_batch_that_does_not_answer_stops_no_run(project, batch, monkeypatch):
     batch.refuses = True
     said = list(left_running(config))
     assert len(said) == 1 and "unknown: Google Batch: 403 batch.jobs.list denied" in said[0]
+
+
+def test_one_job_that_is_gone_or_kept_does_not_save_the_others(project, batch, monkeypatch):
+    for name, value in project.env.items():
+        monkeypatch.setenv(name, value)
+    client = batch_v1.BatchServiceClient()
+    gone, kept, *others = [ask(client, "20250819_0000") for _ in range(4)]
+    wait_until(lambda: len(batch.running()) == 4)
+    delete_jobs([gone])
+    batch.kept = {kept}
+    with pytest.raises(CloudError, match=rf"^Google Batch: {kept} is not deleted \(403 batch.jobs.delete denied\)$"):
+        delete_jobs([gone, kept, *others])
+    assert batch.deleted == [gone, *others]
+    wait_until(lambda: batch.running() == [kept])
+
+
+def test_a_region_that_does_not_answer_keeps_no_jobs_elsewhere(project, batch, monkeypatch):
+    for name, value in project.env.items():
+        monkeypatch.setenv(name, value)
+    config = project.configure(cloud={"regions": ["europe-west9", "us-central1"]})
+    name = ask(batch_v1.BatchServiceClient(), config.cycle)
+    wait_until(lambda: batch.running() == [name])
+    batch.closed = {"europe-west9"}
+    assert [line.split()[-1] for line in batch_cancel(project)] == [name]
+    wait_until(lambda: not batch.running())

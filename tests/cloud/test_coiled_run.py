@@ -130,3 +130,14 @@ def test_jobs_got_nothing_but_sources_and_the_bucket(project, coiled):
     assert not [key for key in keys if "sources" in key]
     script = Path(coiled.clusters[1].folder / "script").read_text()
     assert str(project.folder) not in script
+
+
+def test_a_checkpoint_that_machines_would_refuse_rents_none(whole, coiled):
+    """One line names what registers the digest, before anything is asked for."""
+    whole.configure(destination="gs://ensembles/unlisted", delivery={"streaming": True}, members="1")
+    code, output = whole.run(*ARGUMENTS, "--config", "model=aifs-ens-1.0")
+    assert code != 0
+    assert (
+        "models.yaml lists no sha256 for aifs-ens-1.0" in output and "checkpoint register aifs-ens-1.0 PATH" in output
+    )
+    assert "Traceback" not in output and not coiled.clusters

@@ -37,6 +37,8 @@ BAD = {
     "destination below a file": ("coordinator", {"destination": f"{__file__}/x"}, "destination", "failure"),
     "destination not writable": ("cpu", {"destination": "/proc/nowhere"}, "destination", "failure"),
     "images": ("coordinator", {}, "cloud", "warning"),
+    "digest": ("coordinator", {"model": "aifs-ens-1.0"}, "model", "failure"),
+    "digest on a machine": ("gpu", {"model": "aifs-ens-1.0"}, "model", "failure"),
     "secret": ("coordinator", {"cloud": {"secrets": ["NO_SUCH_TOKEN"]}}, "secret", "failure"),
 }
 
@@ -45,6 +47,14 @@ BAD = {
 def test_what_is_missing(root, tmp_path, case):
     role, changes, name, state = BAD[case]
     assert findings(root, tmp_path, role, **changes)[name].state == state
+
+
+def test_a_model_that_machines_would_refuse(root, tmp_path):
+    """The line names what registers the digest; whoever trusts the file is not refused."""
+    refused = findings(root, tmp_path, "coordinator", model="aifs-ens-1.0")["model"]
+    assert "aifs-ensemble checkpoint register aifs-ens-1.0 PATH" in refused.text
+    for changes in ({"model": "demo"}, {"model": "aifs-ens-1.0", "trust_checkpoint": True}):
+        assert findings(root, tmp_path, "coordinator", **changes)["model"].state == "ok"
 
 
 def test_bucket(root, tmp_path, gcs, monkeypatch):

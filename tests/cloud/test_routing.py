@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from aifs_ensemble.cloud import batch
 from aifs_ensemble.cloud.bucket import bucket_problem
 from aifs_ensemble.cloud.jobscript import parse_job
 from aifs_ensemble.cloud.routing import provisioning
-from aifs_ensemble.errors import CloudError, ConfigError
+from aifs_ensemble.errors import CloudError, ConfigError, StorageError
 from aifs_ensemble.machines import load_machines
 from doubles.gcs_fault_proxy import fault_proxy
 from plainlog import use_plain_log
@@ -64,6 +66,38 @@ def test_batch_stays_where_the_bucket_is(gcs, monkeypatch):
             config = settings(cloud=cloud, delivery={"allow_cross_region": allowed})
             region = batch.resources(config, MACHINES, "gpu")["googlebatch_region"]
             assert [region(None, attempt) for attempt in range(1, len(expected) + 1)] == expected
+
+
+def test_batch_takes_the_bucket_to_be_where_the_configuration_says(gcs, monkeypatch):
+    """Where the bucket may not be asked; without an answer no region is taken, so that no traffic is paid unseen."""
+    cloud = {"regions": ["europe-west4", "us-central1"]}
+    with fault_proxy(gcs) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        proxy.undescribed.add("ensembles")
+        said = settings(cloud={**cloud, "bucket_region": "us-central1"})
+        assert batch.resources(said, MACHINES, "gpu")["googlebatch_region"](None, 1) == "us-central1"
+        with pytest.raises(StorageError, match=r"or set cloud\.bucket_region"):
+            batch.resources(settings(cloud=cloud), MACHINES, "gpu")["googlebatch_region"](None, 1)
+
+
+def test_batch_labels_are_those_that_google_allows():
+    """Whatever a user writes: the service refuses other characters, and the plugin splits at commas and signs."""
+    mine = {"Team": "Seasonal, Weather=1", "2nd": "x" * 80, "workflow": "mine", "ä": "é", "owner": "a.b@c.org"}
+    pairs = [pair.split("=") for pair in batch.labels(settings(cloud={"labels": mine}), "gpu").split(",")]
+    found = dict(pairs)
+    assert all(re.fullmatch("[a-z][a-z0-9_-]{0,62}", key) for key in found)
+    assert all(re.fullmatch("[a-z0-9_-]{0,63}", value) for value in found.values())
+    assert (found["team"], found["owner"]) == ("seasonal--weather-1", "a-b-c-org")
+    assert found["workflow"] == "aifs-ensemble", "jobs would not be found again"
+
+
+def test_batch_refuses_machines_with_several_cards():
+    """The plugin asks for one card of a named kind; as many as the machine has cannot be said."""
+    two = replace(MACHINES.types["a2-ultragpu-1g"], gpu=replace(MACHINES.types["a2-ultragpu-1g"].gpu, count=2))
+    machines = replace(MACHINES, types={**MACHINES.types, "a2-ultragpu-2g": replace(two, name="a2-ultragpu-2g")})
+    config = settings(cloud={"gpu": "a2-ultragpu-2g"})
+    with pytest.raises(ConfigError, match=r"cloud\.gpu: a2-ultragpu-2g has 2 cards, expected one card a machine"):
+        batch.resources(config, machines, "gpu")
 
 
 def test_batch_needs_an_image():

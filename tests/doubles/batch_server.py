@@ -79,7 +79,12 @@ def certificate(*names: str) -> tuple[bytes, bytes]:
 
 @dataclass
 class BatchServer:
-    """The service. `machine_env` is all that tasks find in their environment; `refuses` to list jobs."""
+    """The service. `machine_env` is all that tasks find in their environment.
+
+    It `refuses` to list jobs, or those of the regions in `closed`. A question about a job is answered after
+    `answer_seconds`; `asked` counts those that came. Jobs in `kept` may not be deleted. `logs_of` has the projects
+    whose logs were read.
+    """
 
     folder: Path
     machine_env: dict[str, str] = field(default_factory=dict)
@@ -87,6 +92,11 @@ class BatchServer:
     created: list[batch_v1.CreateJobRequest] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     refuses: bool = False
+    answer_seconds: float = 0.0
+    asked: int = 0
+    logs_of: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
@@ -175,6 +185,8 @@ class BatchServer:
         return job
 
     def get(self, request: batch_v1.GetJobRequest, context: grpc.ServicerContext) -> batch_v1.Job:
+        self.asked += 1
+        time.sleep(self.answer_seconds)
         with self.lock:
             if request.name not in self.jobs:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} not found")
@@ -182,7 +194,7 @@ class BatchServer:
 
     def list(self, request: batch_v1.ListJobsRequest, context: grpc.ServicerContext) -> batch_v1.ListJobsResponse:
         """Return the jobs of a location, one a page."""
-        if self.refuses:
+        if self.refuses or request.parent.rpartition("/")[2] in self.closed:
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "batch.jobs.list denied")
         with self.lock:
             names = sorted(name for name in self.jobs if name.startswith(f"{request.parent}/jobs/"))
@@ -192,9 +204,13 @@ class BatchServer:
             return batch_v1.ListJobsResponse(jobs=page, next_page_token=more)
 
     def delete(self, request: batch_v1.DeleteJobRequest, context: grpc.ServicerContext) -> operations_pb2.Operation:
+        if request.name in self.kept:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "batch.jobs.delete denied")
         with self.lock:
+            if request.name not in self.jobs:
+                context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} not found")
             self.deleted.append(request.name)
-            self.jobs.pop(request.name, None)
+            self.jobs.pop(request.name)
         self.kill(request.name)
         operation = operations_pb2.Operation(name=f"{request.name}/operations/delete", done=True)
         answer = any_pb2.Any()
@@ -203,6 +219,7 @@ class BatchServer:
         return operation
 
     def entries(self, request: ListLogEntriesRequest, context: grpc.ServicerContext) -> ListLogEntriesResponse:
+        self.logs_of |= set(request.resource_names)
         uid = request.filter.split("labels.job_uid=")[-1].split()[0]
         log = self.folder / uid / "task.log"
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []

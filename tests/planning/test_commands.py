@@ -49,9 +49,30 @@ def test_plan_as_json(configfile: str, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_refused_plan_has_its_own_exit_code(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--configfile", configfile, "--bucket-region", "europe-west4"]) == 13
-    assert "error: plan: cloud.regions: us-central1, the bucket is in europe-west4" in capsys.readouterr().err
+    assert (
+        "error: plan: cloud.regions: the bucket is in europe-west4, machines in us-central1" in capsys.readouterr().err
+    )
     assert main(["plan", "--configfile", configfile, "--deadline", "0.01"]) == 13
     assert main(["plan", "--configfile", configfile, "--config", "cloud.gpu=a2-ultragpu-2g"]) == 2
+
+
+def test_a_deadline_with_nothing_missing_is_met(
+    configfile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = synthetic.config(tmp_path / "scratch", members="1-3")
+    synthetic.write_run(config, synthetic.ensemble(3, machines=1))
+    command = ["plan", "--configfile", configfile, "--config", "members=1-3", "--deadline", "0.01"]
+    assert main(command) == 0
+    assert "no member is missing: there is nothing to choose a machine for" in capsys.readouterr().out
+    assert main([*command, "--json"]) == 0
+    assert "pick" not in json.loads(capsys.readouterr().out)
+
+
+def test_a_choice_is_printed_with_its_groups(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--configfile", configfile, "--deadline", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "cheapest that fits: 1 x" in shown
+    assert "and snakemake with --group-components members=50 initial=1000" in shown
 
 
 def test_account_of_a_run_writes_tables_and_figures(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from aifs_ensemble.cloud import batch
 from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.machines import TABLE, Machines, load_machines
 
@@ -61,6 +62,18 @@ def test_attached_disks_cost_extra(machines: Machines) -> None:
 def test_coiled_fee_counts_processors_and_card(machines: Machines) -> None:
     assert machines.coiled_hour(machines.machine("a2-ultragpu-1g")) == pytest.approx(12 * 0.05 + 1.00)
     assert machines.coiled_hour(machines.machine("n2-standard-4")) == pytest.approx(4 * 0.05)
+
+
+def test_disks_are_priced_as_they_are_rented(machines: Machines) -> None:
+    """Google Batch's boot disk is the one that its jobs ask for; elsewhere it is the assumed one, and a local SSD."""
+    config = synthetic.config(Path("none"), cloud={"gpu": "g2-standard-8"})
+    for kind, service in (("gpu", "ssd_boot_disk_gb_month"), ("cpu", "boot_disk_gb_month")):
+        asked = batch.resources(config, machines, kind)
+        machine = machines.for_class(kind, config)
+        assert asked["googlebatch_boot_disk_type"] == ("pd-ssd" if kind == "gpu" else "pd-balanced")
+        month = int(asked["googlebatch_boot_disk_gb"]) * machines.service(service)
+        assert machines.disk_hour(machine, "googlebatch") == pytest.approx(month / 730)
+    assert machines.disk_hour(machines.machine("g2-standard-8")) == pytest.approx((100 * 0.10 + 375 * 0.08) / 730)
 
 
 def test_prices_of_ones_own_stand_over_the_table(tmp_path: Path) -> None:

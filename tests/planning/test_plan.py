@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from aifs_ensemble import planning
+from aifs_ensemble.cloud.regions import usable_regions
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import PlanError
 from aifs_ensemble.machines import Machines
@@ -140,7 +141,8 @@ def test_members_share_machines_as_in_the_run(
     config = synthetic.config(tmp_path / "s", members=members, cloud={"vms": 8})
     found = make(config, frozen, profile="coiled-gpu", group=group, alternatives=True)
     assert (found.chosen.vms, found.chosen.members_per_vm) == (vms, each)
-    assert max(way.vms for way in found.alternatives) == vms
+    assert max(way.vms for way in found.alternatives) == min(8, len(config.members)), "spread out, whatever the groups"
+    assert all(way.vms * way.members_per_vm >= len(config.members) for way in found.alternatives)
 
 
 def _parts_make_the_whole(way: Estimate) -> None:
@@ -203,8 +205,9 @@ REFUSED = [
     ({"lead_hours": 960, "delivery": {"streaming": False}, "cloud": {"vms": 1}}, {}, "scratch peak 4"),
     ({"delivery": {"scratch_budget_mb": 500}}, {}, "delivery.scratch_budget_mb leaves 0.5 GB"),
     ({"cloud": {"max_hours": 0.1}}, {}, "cloud.max_hours stops it after 0.1 h"),
-    ({}, {"bucket_region": "europe-west4"}, "cloud.regions: us-central1, the bucket is in europe-west4"),
-    ({"cloud": {"gpu_image": "europe-west4-docker.pkg.dev/p/r/i:1"}}, {}, "cloud.gpu_image: in europe-west4"),
+    ({}, {"bucket_region": "europe-west4"}, "cloud.regions: the bucket is in europe-west4, machines in us-central1"),
+    ({"cloud": {"gpu_image": "europe-west4-docker.pkg.dev/p/r/i:1"}}, {}, "cloud.gpu_image is in europe-west4"),
+    ({"cloud": {"gpu_image": "europe-docker.pkg.dev/p/r/i:1"}}, {}, "cloud.gpu_image is in europe, machines in us-c"),
 ]  # fmt: skip
 
 
@@ -219,16 +222,76 @@ def test_refusals(
     assert any(message in line for line in found.summary_lines())
 
 
+def test_the_longest_job_must_end_within_max_hours(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    """Not the mean of machines; and groups that follow one another on a machine are jobs of their own."""
+    one = {"cloud": {"gpu": "a3-highgpu-1g", "vms": 2}, "forecast": {"gpu_mem_mb": 40000}}
+    config = synthetic.config(tmp_path / "s", members="1-8", **one)
+    jobs = [(200 + max(70 + n * 132 * 0.2, (n * 70 + n * 132 * 0.2) / min(2, n))) / 3600 for n in (7, 1)]
+    mean = sum(jobs) / 2
+    assert make(config, frozen, group=7).chosen.vm_hours == pytest.approx(2 * mean)
+    for hours, expected in (((mean + jobs[0]) / 2, f"{jobs[0]:.1f} h on one machine"), (jobs[0] + 0.001, None)):
+        tight = synthetic.config(
+            tmp_path / "s", members="1-8", **(one | {"cloud": {**one["cloud"], "max_hours": hours}})
+        )
+        problem = make(tight, frozen, group=7).chosen.problem
+        assert problem is None if expected is None else expected in str(problem)
+    single = {**one["cloud"], "vms": 1, "max_hours": jobs[0] + 0.001}
+    assert (
+        make(
+            synthetic.config(tmp_path / "s", members="1-8", **(one | {"cloud": single})), frozen, group=7
+        ).chosen.problem
+        is None
+    )
+
+
+def test_several_cards_are_refused_for_google_batch_alone(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    machines, table = frozen
+    one = machines.types["a3-highgpu-1g"]
+    assert one.gpu is not None
+    two = dataclasses.replace(one, name="two", gpu=dataclasses.replace(one.gpu, count=2))
+    machines = dataclasses.replace(machines, types={**machines.types, "two": two})
+    config = synthetic.config(tmp_path / "s", cloud={"gpu": "two"})
+    make(config, (machines, table), profile="coiled-gpu").check()
+    with pytest.raises(PlanError, match="two has 2 cards, the googlebatch plugin asks for one"):
+        make(config, (machines, table), profile="googlebatch").check()
+
+
 def test_crossing_regions_can_be_allowed_and_is_paid(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
     config = synthetic.config(
         tmp_path / "s", destination="gs://b", delivery={"streaming": True, "allow_cross_region": True}
     )
     found = make(config, frozen, bucket_region="europe-west4")
     found.check()
-    assert any(finding.level == "warning" and "would cross" in finding.text for finding in found.findings)
+    assert any(
+        finding.level == "warning" and "the bucket is in europe-west4" in finding.text for finding in found.findings
+    )
     gigabytes = found.case.delivered_bytes / 1e9
     assert found.chosen.costs["network"] == pytest.approx(0.1 * gigabytes)
     assert make(config, frozen, bucket_region="us-central1").chosen.costs["network"] == 0
+
+
+@pytest.mark.parametrize(
+    ("bucket", "regions", "region"),
+    [
+        ("us-central1", ["us-central1", "europe-west4"], "us-central1"),
+        ("europe-west4", ["us-central1", "europe-west4"], "europe-west4"),
+        ("US-CENTRAL1", ["us-central1"], "us-central1"),
+        ("us", ["us-central1"], "us-central1"),
+        ("NAM4", ["us-west1", "us-central1"], "us-central1"),
+    ],
+)
+def test_a_plan_takes_the_regions_that_a_run_takes(
+    frozen: tuple[Machines, Throughput], tmp_path: Path, bucket: str, regions: list[str], region: str
+) -> None:
+    """Those near the bucket, as it is spelled; the others are left out, and nothing is paid for traffic."""
+    config = synthetic.config(
+        tmp_path / "s", destination="gs://b/p", cloud={"bucket_region": bucket, "regions": regions}
+    )
+    assert usable_regions(regions, bucket, False)[0] == region
+    found = make(config, frozen)
+    found.check()
+    assert found.case.region == region
+    assert found.chosen.region == region and found.chosen.costs["network"] == 0
 
 
 def test_a_plan_that_fits_is_not_refused(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
@@ -259,6 +322,21 @@ def test_choosing_by_deadline_and_budget(operational: Config, frozen: tuple[Mach
         planning.choose(found, deadline_hours=0.01)
     with pytest.raises(PlanError, match=r"nothing meets 0.01 h and \$0.5"):
         planning.choose(found, deadline_hours=0.01, budget_usd=0.5)
+
+
+def test_a_choice_names_its_groups_where_they_are_not_the_profile_s(
+    frozen: tuple[Machines, Throughput], tmp_path: Path
+) -> None:
+    """Seven members of a profile's group run on one machine unless Snakemake is told otherwise; others stay."""
+    config = synthetic.config(tmp_path / "s", members="1-7")
+    found = make(config, frozen, profile="coiled-gpu", alternatives=True)
+    single = [way for way in found.alternatives if way.vms == 1]
+    quickest = min(min(way.wall_hours, way.spot.wall_hours_p90) for way in single)
+    quick = planning.choose(found, deadline_hours=quickest * 0.99)
+    assert quick.way.vms > 1
+    assert quick.options() == ["--group-components", f"members={quick.way.members_per_vm}", "initial=1000"]
+    assert make(config, frozen, group=quick.way.members_per_vm).chosen.vms == quick.way.vms
+    assert planning.choose(dataclasses.replace(found, alternatives=tuple(single))).options() == []
 
 
 def test_nothing_missing_costs_nothing(operational: Config, frozen: tuple[Machines, Throughput]) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from aifs_ensemble.cloud.routing import provisioning
 from aifs_ensemble.preemption import Life, busy_seconds, simulate, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from planning import synthetic
 
 LIFE = Life(
     steps=(132,) * 7,
@@ -89,3 +93,21 @@ def test_a_spread_is_the_same_each_time_and_in_order() -> None:
     assert first == spread([LIFE] * 4, 2.0, 2, (2.0, 5.0))
     assert first.usd_p10 <= first.usd <= first.usd_p90
     assert first.wall_hours <= first.wall_hours_p90
+
+
+@pytest.mark.parametrize("attempts", [0, 1, 3])
+def test_a_machine_is_on_demand_after_as_many_preemptions_as_attempts_on_spot(attempts: int) -> None:
+    """As `routing.provisioning` has it. At this rate every preemptible machine is taken away while it boots."""
+    outcome = simulate(replace(LIFE, steps=(132,)), 3600.0, attempts, random.Random(0))
+    assert outcome.preemptions == attempts
+    assert outcome.on_demand_seconds > 0
+    config = synthetic.config(Path("none"), cloud={"spot": True, "spot_attempts": attempts})
+    assert [provisioning(config, attempt) for attempt in range(1, attempts + 2)] == ["spot"] * attempts + ["standard"]
+
+
+@given(lives, st.integers(0, 3), st.integers(0, 100))
+@settings(deadline=None)
+def test_attempts_of_a_group_are_counted_together(life: Life, attempts: int, seed: int) -> None:
+    """All members of a machine in one job: whichever of them were running, each preemption is one attempt."""
+    together = replace(life, group=len(life.steps))
+    assert simulate(together, 20.0, attempts, random.Random(seed)).preemptions <= attempts

@@ -85,6 +85,16 @@ def test_a_containers_layer_is_refused_by_name(mounts: Path) -> None:
     assert check_scratch(config, 1 << 20, mounts=mounts).overlay
 
 
+def test_a_containers_layer_on_a_rented_disk_counts_as_that_disk(mounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the run said that the disk below was rented for scratch, its room decides, and nothing else."""
+    monkeypatch.setenv(scratch_space.LAYER_ON_RENTED_DISK, "1")
+    config = make_config(mounts.parent / "scratch", "x")
+    room = file_system(mounts.parent)
+    assert check_scratch(config, 3 << 30, held=3 << 30, mounts=mounts).overlay
+    with pytest.raises(PlanError, match=r"to give on / \(overlay\), expected"):
+        check_scratch(config, room.total + (3 << 30), mounts=mounts)
+
+
 def test_memory_is_no_larger_than_the_memory_that_is_free(mounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meminfo = mounts.parent / "meminfo"
     meminfo.write_text("MemTotal: 4000 kB\nMemFree: 100 kB\nMemAvailable: 300 kB\n")

@@ -19,7 +19,7 @@ from aifs_ensemble.checkpoint.remote import Remote, hub_remote, plain_remote
 from aifs_ensemble.errors import CheckpointError, DiskFullError, StorageError
 from aifs_ensemble.files import atomic_writer, crc32c_file
 from aifs_ensemble.initial.transfer import Deadline, TransferError
-from aifs_ensemble.models import Model
+from aifs_ensemble.models import Model, check_listed
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -38,11 +38,7 @@ def provide_checkpoint(
     ``checkpoint.build``, it is fetched. Raises as `fetch_checkpoint` does, and CheckpointError at once, before a
     gigabyte is fetched and a GPU rented, when `load_model` would refuse the file for want of a digest in the catalogue.
     """
-    if not trust and not any(model.checkpoint.get(key) for key in ("build", "sha256")):
-        raise CheckpointError(
-            f"model: models.yaml lists no sha256 for {model.name}: run `aifs-ensemble checkpoint fetch {model.name}`, "
-            f"then `aifs-ensemble checkpoint register {model.name} PATH`, or set trust_checkpoint"
-        )
+    check_listed(model, trust=trust)
     if source or not model.built:
         return fetch_checkpoint(model, path, source=source, trust=trust, policy=policy)
     policy = policy or Policy()

@@ -14,6 +14,7 @@ HELP = "stop jobs on Google Batch"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which cycle, and whether to look only."""
     parser.add_argument("--cycle", help="YYYYMMDD_HHMM, or `all`; else the configuration's")
+    parser.add_argument("--coordinator", help="only the jobs with this label, which a run gives to its own")
     parser.add_argument("--list", action="store_true", help="show the jobs and delete none")
 
 
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Show what is there, one line each, and delete it unless asked to look only."""
     config = current()
     cycle = args.cycle or config.cycle
-    jobs = live_jobs(config, None if cycle == "all" else cycle)
+    jobs = live_jobs(config, None if cycle == "all" else cycle, args.coordinator)
     for job in jobs:
         labels, state = job.labels, job.status.state.name.lower()
         print(f"{labels.get('cycle')}  {labels.get('machine')}  {state}  {job.create_time:%Y-%m-%d %H:%M}  {job.name}")

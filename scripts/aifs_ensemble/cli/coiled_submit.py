@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from aifs_ensemble.cli._quiet import stdout_for_snakemake
-from aifs_ensemble.cloud.bucket import bucket_location, bucket_problem
+from aifs_ensemble.cloud.bucket import bucket_problem
 from aifs_ensemble.cloud.coiled_jobs import submit
 from aifs_ensemble.cloud.context import current
 from aifs_ensemble.cloud.jobscript import read_job
@@ -14,6 +14,7 @@ from aifs_ensemble.cloud.journal import Journal
 from aifs_ensemble.cloud.regions import usable_regions
 from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.machines import load_machines
+from aifs_ensemble.regions import bucket_location
 
 HELP = "submit a job script to Coiled (used by the coiled-gpu profile)"
 

@@ -50,11 +50,13 @@ def run(args: argparse.Namespace) -> int:
     config = config_from(args)
     found = make_plan(config, args)
     wanted = args.deadline is not None or args.budget is not None
-    pick = choose(found, args.deadline, args.budget) if wanted else None
+    missing = bool(found.case.work.to_forecast)
+    pick = choose(found, args.deadline, args.budget) if wanted and missing else None
     if args.json:
         content = found.to_dict()
         if pick is not None:
-            content["pick"] = {"settings": pick.settings(), "usd": pick.usd, "hours": pick.hours}
+            chosen = {"settings": pick.settings(), "options": pick.options()}
+            content["pick"] = {**chosen, "usd": pick.usd, "hours": pick.hours}
         print(json.dumps(content, indent=1))
     else:
         print("\n".join(full_lines(found, args.rows)))
@@ -64,6 +66,10 @@ def run(args: argparse.Namespace) -> int:
                 f"\ncheapest that fits: {pick.way.vms} x {pick.way.machine} {kind}, {money(pick.usd)}, "
                 f"{duration(pick.hours)}: --config {' '.join(pick.settings())}"
             )
+            if pick.options():
+                print(f"and snakemake with {' '.join(pick.options())}")
+        elif wanted and not missing:
+            print("\nno member is missing: there is nothing to choose a machine for")
     if pick is None:
         found.check()
     return 0

@@ -2,7 +2,8 @@
 
 The plugin is used as it is. What goes wrong with it is avoided by what it is asked for:
 
-- ``nvidia_gpu`` as a number means a T4: the accelerator's name is given.
+- ``nvidia_gpu`` as a number means so many T4, as a name one card of that kind: the accelerator's name is given, and
+  machines with several cards are refused.
 - ``boot_disk_gb`` alone drops the image from the request: image, size and type are given together.
 - It ignores mem_mb, runtime, disk_mb and gpu: lifetime, CPU and memory are given under its own names.
 - A resource of 0 counts as not given, and ``retry_count`` then means that Batch itself repeats a failed
@@ -13,25 +14,29 @@ The plugin is used as it is. What goes wrong with it is avoided by what it is as
   SUCCEEDED), and starts by installing the storage plugin again: see `PRECOMMAND`.
 - ``$`` and backticks in the Snakefile are expanded by the shell that writes it to the machine: ours has
   none, and the machine runs the one from the source archive anyway.
-- No local SSD is attached: the boot disk is as large as the machine's scratch.
+- Environment variables of a job are printed with it, and whoever may read the job reads them: secrets are not sent
+  (the one job that needs one, the download of a checkpoint, is the coordinator's).
+- No local SSD is attached, and the container mounts no disk: scratch is on its own layer, on a boot disk made
+  larger by the machine's scratch (`routing` tells `scratch_space` so).
 
-Left as they are: spot is PREEMPTIBLE, by rule (``preemptible-rules``), and knows no attempts; a job that waits
+Left as they are: spot is PREEMPTIBLE, by rule (`routing` names them), and knows no attempts; a job that waits
 for a machine waits without end; a coordinator that was killed does not take its jobs up again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from aifs_ensemble.cloud.bucket import bucket_location
+from aifs_ensemble.cloud import coordinator
 from aifs_ensemble.cloud.regions import usable_regions
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.machines import Machines, MachineType
+from aifs_ensemble.regions import bucket_location
 
-BOOT_DISK_GB = 60
 COS_PROJECT, COS_FAMILY = "batch-custom-image", "batch-cos-stable-official"
 
 # Runs in the container before anything else of the job, through Snakemake's own --precommand:
@@ -54,14 +59,15 @@ def resources(config: Config, machines: Machines, machine_class: str) -> dict[st
         raise ConfigError(
             f"config: cloud.{machine_class}_image: {image!r}, expected a container image for Google Batch"
         )
+    disk_gb, disk_type = machine.batch_disk
     asked: dict[str, Any] = {
         "googlebatch_machine_type": machine.name,
         "googlebatch_container": image or "image-not-set",
         "googlebatch_image_project": COS_PROJECT,
         "googlebatch_image_family": COS_FAMILY,
         "googlebatch_boot_disk_image": f"projects/{COS_PROJECT}/global/images/family/{COS_FAMILY}",
-        "googlebatch_boot_disk_gb": str(BOOT_DISK_GB + round(machine.scratch_gb)),
-        "googlebatch_boot_disk_type": "pd-ssd" if machine.gpu else "pd-balanced",
+        "googlebatch_boot_disk_gb": str(disk_gb),
+        "googlebatch_boot_disk_type": disk_type,
         "googlebatch_cpu_milli": str(1000 * machine.vcpus),
         "googlebatch_memory": str(_usable_memory(machine)),
         "googlebatch_max_run_duration": f"{round(3600 * cloud['max_hours'])}s",
@@ -69,11 +75,36 @@ def resources(config: Config, machines: Machines, machine_class: str) -> dict[st
         "googlebatch_region": _region(config),
     }
     if machine.gpu is not None:
+        if machine.gpu.count > 1:
+            raise ConfigError(
+                f"config: cloud.{machine_class}: {machine.name} has {machine.gpu.count} cards, expected one card a "
+                "machine: the googlebatch plugin asks for one of a named kind, whatever the machine has"
+            )
         asked["nvidia_gpu"] = machine.gpu.googlebatch
     for name in ("project", "service_account", "network", "subnetwork"):
         if cloud[name]:
             asked[f"googlebatch_{name}"] = cloud[name]
     return asked
+
+
+def asks_for_spot(config: Config) -> bool:
+    """Return whether machines are preemptible: all attempts or none, since the plugin knows rules and no attempts."""
+    return bool(config["cloud"]["spot"] and config["cloud"]["spot_attempts"])
+
+
+def start_lines(config: Config) -> Iterator[str]:
+    """Yield what a run says at its start about settings that this provider cannot follow."""
+    if asks_for_spot(config):
+        yield (
+            "cloud.spot: on Google Batch every attempt is preemptible, whatever cloud.spot_attempts: its plugin knows "
+            "no attempts. A run with cloud.spot: false goes on from there on demand"
+        )
+    kept = [name for name in config["cloud"]["secrets"] if name != "HF_TOKEN"]
+    if kept:
+        yield (
+            f"cloud.secrets: {', '.join(kept)} stay here: Google Batch shows a job's variables to whoever may read it, "
+            "and its plugin prints them"
+        )
 
 
 def _usable_memory(machine: MachineType) -> int:
@@ -96,11 +127,23 @@ def _region(config: Config) -> Callable[..., str]:
 
 
 def labels(config: Config, machine_class: str) -> str:
-    """Return the labels of a job as the plugin reads them: lower case, digits, ``-`` and ``_`` alone."""
+    """Return the labels of a job as the plugin reads them; those that jobs are found by stand over the user's."""
     named = {
+        **config["cloud"]["labels"],
         "workflow": "aifs-ensemble",
         "cycle": config.cycle,
         "machine": machine_class,
-        **config["cloud"]["labels"],
+        # by which its jobs are found when it ends
+        **({"coordinator": coordinator.current()} if coordinator.current() else {}),
     }
-    return ",".join(f"{key}={str(value).lower().replace('.', '-')}" for key, value in named.items())
+    return ",".join(f"{_label_key(key)}={_label(value)}" for key, value in named.items())
+
+
+def _label(text: str) -> str:
+    """Return a text as Google allows it in a label: lower case, digits, ``_`` and ``-``, 63 of them at most."""
+    return re.sub(r"[^a-z0-9_-]", "-", str(text).lower())[:63]
+
+
+def _label_key(text: str) -> str:
+    key = _label(text)
+    return key if key[:1].isalpha() else f"label-{key}"[:63]

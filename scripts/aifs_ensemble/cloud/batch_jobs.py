@@ -1,47 +1,84 @@
 """Jobs of this workflow that Google Batch still has: found by their labels, and deleted.
 
 The executor plugin knows its jobs no longer than its coordinator lives. Those of one that was killed go on,
-beside the ones that the next run asks for.
+beside the ones that the next run asks for. When it is interrupted, it deletes those alone that it is not asking about
+at that moment, and mostly it is asking about all: so the coordinator deletes what has its label when it ends.
 """
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aifs_ensemble.cloud import coordinator
+from aifs_ensemble.cloud.context import end_with_the_terminal
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import CloudError, ConfigError
 
 if TYPE_CHECKING:
     from google.cloud import batch_v1
 
+LOG = logging.getLogger(__name__)
+LOGS = Path(".snakemake") / "googlebatch_logs"
 _LIVE = ("QUEUED", "SCHEDULED", "RUNNING")
 
 
-def live_jobs(config: Config, cycle: str | None) -> list[batch_v1.Job]:
-    """Return the workflow's jobs that wait or run in the configured regions, of a cycle or (None) of all, oldest first.
+def live_jobs(config: Config, cycle: str | None, owner: str | None = None) -> list[batch_v1.Job]:
+    """Return the workflow's jobs that wait or run in the configured regions, oldest first.
+
+    Those of a cycle or (None) of all, and of one coordinator or (None) of all. A region that does not answer is said
+    in the log, unless none does.
 
     Raises ConfigError without a project, CloudError when Batch does not answer or refuses.
     """
     project = config["cloud"]["project"] or os.environ.get("GOOGLE_CLOUD_PROJECT")
     if not project:
         raise ConfigError("config: cloud.project is missing: Google Batch keeps jobs by project")
-    found = []
+    from google.api_core.exceptions import GoogleAPIError
+
+    found, silent = [], {}
     with _batch_client() as client:
         for region in config["cloud"]["regions"]:
-            # compared here: what a filter of the service understands is not documented for labels
-            found += list(client.list_jobs(parent=f"projects/{project}/locations/{region}"))
+            try:
+                # compared here: what a filter of the service understands is not documented for labels
+                found += list(client.list_jobs(parent=f"projects/{project}/locations/{region}"))
+            except GoogleAPIError as error:
+                silent[region] = error
+        if len(silent) == len(config["cloud"]["regions"]):
+            raise next(iter(silent.values()))
+    for region, why in silent.items():
+        LOG.warning("jobs in %s are unknown: Google Batch: %s", region, " ".join(str(why).split()))
     ours = [job for job in found if job.labels.get("workflow") == "aifs-ensemble" and job.status.state.name in _LIVE]
-    return sorted((job for job in ours if cycle in (None, job.labels.get("cycle"))), key=lambda job: job.create_time)
+    wanted = {"cycle": cycle, "coordinator": owner}
+    ours = [job for job in ours if all(value in (None, job.labels.get(key)) for key, value in wanted.items())]
+    return sorted(ours, key=lambda job: job.create_time)
 
 
 def delete_jobs(names: list[str]) -> None:
-    """Have jobs deleted, which ends their machines; CloudError when Batch refuses one."""
+    """Have jobs deleted, which ends their machines; one that is gone already is deleted.
+
+    Raises CloudError, once all were tried, naming those that Batch refused to delete.
+    """
+    from google.api_core.exceptions import GoogleAPIError, NotFound
+
+    refused = []
     with _batch_client() as client:
         for name in names:
-            client.delete_job(name=name)
+            try:
+                client.delete_job(name=name)
+            except NotFound:
+                continue
+            except GoogleAPIError as error:
+                refused.append(f"{name} is not deleted ({' '.join(str(error).split())})")
+    if refused:
+        raise CloudError(f"Google Batch: {'; '.join(refused)}")
 
 
 def left_running(config: Config) -> Iterator[str]:
@@ -55,6 +92,32 @@ def left_running(config: Config) -> Iterator[str]:
         yield (
             f"{len(left)} jobs of {config.cycle} are on Google Batch already, from a run that was killed or one beside "
             "this: members may be computed twice. `aifs-ensemble batch-cancel` deletes them"
+        )
+
+
+def delete_jobs_at_exit() -> None:
+    """Delete, when this coordinator ends, what Batch still has of it; one that is killed leaves its jobs."""
+    atexit.register(_delete_left, coordinator.name_this_process(), Path.cwd())
+    end_with_the_terminal()
+
+
+def keep_jobs_at_exit() -> None:
+    """Take back `delete_jobs_at_exit`: the run succeeded, nothing is left."""
+    atexit.unregister(_delete_left)
+
+
+def _delete_left(owner: str, folder: Path) -> None:
+    log = folder / LOGS / "cancel.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"deleting what Google Batch still has of this run, see {log}", file=sys.stderr)  # noqa: T201
+    with open(log, "ab") as file:
+        subprocess.Popen(
+            [sys.executable, "-m", "aifs_ensemble", "batch-cancel", "--cycle", "all", "--coordinator", owner],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
 
 

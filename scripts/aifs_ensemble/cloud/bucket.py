@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import atexit
 import functools
-import logging
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from aifs_ensemble.errors import ConfigError, StorageError, WorkflowError
+from aifs_ensemble.errors import ConfigError, StorageError
 
-LOG = logging.getLogger(__name__)
 PROVIDER = "gcs"
 
 
@@ -140,17 +138,3 @@ def _refresh(credentials: Any) -> None:
             f"gs://: application default credentials do not work ({' '.join(str(error).split())[:300]}), "
             "expected `gcloud auth application-default login` or a machine with an identity"
         ) from error
-
-
-def bucket_location(config: Mapping[str, Any]) -> str | None:
-    """Return where the destination's bucket is (``US-CENTRAL1``, ``EU`` ...), or None when that cannot be asked.
-
-    Reading a bucket's description needs a right (storage.buckets.get) that reading and writing objects does not.
-    """
-    from aifs_ensemble.storage import open_destination
-
-    try:
-        return open_destination(config).location()  # type: ignore[attr-defined]
-    except WorkflowError as error:
-        LOG.warning("%s: location unknown, regions are tried as listed (%s)", config["destination"], error)
-        return None

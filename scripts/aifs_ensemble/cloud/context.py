@@ -60,15 +60,18 @@ def stop_machines_at_exit() -> None:
     """
     if coordinator.current():
         return
-    name = os.environ[coordinator.VARIABLE] = coordinator.new_name()
-    atexit.register(_stop_machines, name, Path.cwd())
+    atexit.register(_stop_machines, coordinator.name_this_process(), Path.cwd())
+    end_with_the_terminal()
+
+
+def end_with_the_terminal() -> None:
+    """End like Ctrl-C when the terminal goes, which would otherwise run nothing that is registered for the end."""
     # under nohup it is ignored, and stays so
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _hang_up)
 
 
 def _hang_up(*_: Any) -> None:
-    """End like Ctrl-C when the terminal goes, which would otherwise run nothing that is registered for the end."""
     # the shell and the terminal each send one
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     raise KeyboardInterrupt

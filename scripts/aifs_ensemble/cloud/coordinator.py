@@ -1,7 +1,7 @@
 """Which process machines are rented for, and whether it still lives.
 
 A coordinator's name is ``HOST-PID-STARTED-RANDOM``: a process id alone comes again. Commands that it starts inherit
-the name.
+the name, and it may stand as a label of Google Cloud.
 """
 
 from __future__ import annotations
@@ -20,13 +20,18 @@ _TOLERANCE_SECONDS = 5.0
 
 def this_host() -> str:
     """Return this machine's name, as it is part of a coordinator's."""
-    return re.sub(r"[^\w.-]", "_", platform.node())
+    return re.sub(r"[^a-z0-9_-]", "-", platform.node().lower())[:30]
 
 
 def new_name() -> str:
     """Return a name for this process as a coordinator."""
     started = psutil.Process().create_time()
     return f"{this_host()}-{os.getpid()}-{started:.0f}-{uuid.uuid4().hex[:8]}"
+
+
+def name_this_process() -> str:
+    """Return the coordinator's name, given to this process now unless one that started it has one."""
+    return os.environ.setdefault(VARIABLE, new_name())
 
 
 def current() -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import WorkflowError
+from aifs_ensemble.models import check_listed
 from aifs_ensemble.preflight import check_destination
 
 ROLES = ("coordinator", "gpu", "cpu")
@@ -43,9 +44,9 @@ def examine(config: Config, role: str) -> list[Finding]:
     """Return what was found, in order; a check that breaks is a finding, not an error."""
     checks: list[Callable[[Config, str], Iterator[Finding]]] = [_system, _packages]
     if role == "gpu":
-        checks += [_gpu, _checkpoint]
+        checks += [_gpu, _model, _checkpoint]
     if role == "coordinator":
-        checks += [_coiled, _cloud_settings]
+        checks += [_coiled, _cloud_settings, _model]
     checks += [_scratch, _destination]
     findings: list[Finding] = []
     for check in checks:
@@ -95,6 +96,12 @@ def _gpu(config: Config, role: str) -> Iterator[Finding]:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
+
+
+def _model(config: Config, role: str) -> Iterator[Finding]:
+    check_listed(config.model, trust=config["trust_checkpoint"])
+    how = "trust_checkpoint is set" if config["trust_checkpoint"] else "built here" if config.model.built else "listed"
+    yield Finding("model", OK, f"{config.model.name}, its checkpoint's digest: {how}")
 
 
 def _checkpoint(config: Config, role: str) -> Iterator[Finding]:

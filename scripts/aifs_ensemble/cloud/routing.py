@@ -6,13 +6,15 @@ follows from the configuration and machines.yaml.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
-from aifs_ensemble.cloud import batch
-from aifs_ensemble.cloud.context import config_secrets, publish, stop_machines_at_exit, use_this_library
+from aifs_ensemble.cloud import batch, coordinator
+from aifs_ensemble.cloud.context import publish, stop_machines_at_exit, use_this_library
 from aifs_ensemble.config import Config
 from aifs_ensemble.machines import Machines
+from aifs_ensemble.scratch_space import LAYER_ON_RENTED_DISK
 
 STANDARD, SPOT = "standard", "spot"
 
@@ -34,6 +36,11 @@ def provider(workflow: Any) -> str:
     return "local" if raw is None else str(raw).strip("'\"")
 
 
+def fetches_here(workflow: Any, config: Config) -> bool:
+    """Return whether the checkpoint is fetched by the coordinator: where its token cannot be sent unseen."""
+    return provider(workflow) == "googlebatch" and not config.model.built
+
+
 def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     """Add to every rule of a machine class the resources that its provider needs; nothing in the local profile."""
     name = provider(workflow)
@@ -43,20 +50,48 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     publish(config)
     if name == "coiled" and not workflow.remote_exec:
         stop_machines_at_exit()
+    if name == "googlebatch" and workflow.remote_exec:
+        # its containers mount no disk: the boot disk, which holds their layer, was rented with scratch's size
+        os.environ[LAYER_ON_RENTED_DISK] = "1"
     if name == "googlebatch" and workflow.is_main_process:
-        workflow.register_envvars(*config_secrets(config))
+        coordinator.name_this_process()
     _limit_gpu_memory(workflow, config, machines)
     from snakemake.resources import Resources
 
     for rule in workflow.rules:
-        # a missing resource reads as one whose value is None
-        machine = rule.resources.get("machine")
-        if machine is None or machine.value is None:
+        machine = _machine_class(rule)
+        if machine is None:
             continue
         added: dict[str, Any] = {"provisioning": _by_attempt(config)}
         if name == "googlebatch":
-            added |= batch.resources(config, machines, str(machine.value))
+            added |= batch.resources(config, machines, machine)
         rule.resources.update(Resources.from_mapping(added))
+
+
+def _machine_class(rule: Any) -> str | None:
+    # a missing resource reads as one whose value is None
+    machine = rule.resources.get("machine")
+    return None if machine is None or machine.value is None else str(machine.value)
+
+
+def settle_googlebatch(workflow: Any, config: Config) -> None:
+    """Set what the googlebatch plugin reads from Snakemake's settings and not from a rule's resources; for `onstart`.
+
+    Snakemake makes the settings of a run after the Snakefile was read. They are what ``--googlebatch-project`` would
+    say (for the logs of jobs), and with ``cloud.spot`` ``--preemptible-rules`` and ``--preemptible-retries``, unless
+    these were given.
+    """
+    from snakemake.settings.types import PreemptibleRules
+
+    workflow.executor_settings.project = config["cloud"]["project"] or workflow.executor_settings.project
+    settings = workflow.remote_execution_settings
+    given = settings.preemptible_rules.all or settings.preemptible_rules.rules
+    if batch.asks_for_spot(config) and not given:
+        rules = frozenset(rule.name for rule in workflow.rules if _machine_class(rule) is not None)
+        settings.preemptible_rules = PreemptibleRules(rules=rules)
+    if settings.preemptible_retries is None:
+        # Snakemake compares this number with attempts, and has no default
+        settings.preemptible_retries = workflow.execution_settings.retries
 
 
 def _by_attempt(config: Config) -> Callable[..., str]:

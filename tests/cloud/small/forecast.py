@@ -3,7 +3,7 @@
 Every lead is a small file whose content depends on the member and the lead alone. Leads already at the
 destination are not made again, the manifest (a real one) is written last. SMALL_STEP_SECONDS slows it
 down; SMALL_FAIL=member:exit code makes that member fail after its first lead, while a file SMALL_FAIL_ONCE
-names does not exist yet.
+names does not exist yet. SMALL_MOUNTS names a table of mounts, with which scratch must have room.
 """
 
 import json
@@ -18,6 +18,7 @@ from aifs_ensemble.config import Config
 from aifs_ensemble.files import crc32c_bytes
 from aifs_ensemble.manifest import FileRecord, LeadRecord, MemberManifest, write_member_manifest
 from aifs_ensemble.names import file_name
+from aifs_ensemble.scratch_space import OVERLAY_MOST, check_scratch
 from aifs_ensemble.storage import open_destination
 
 
@@ -42,6 +43,8 @@ def make(storage, key, content, member):
 
 
 def main(config, member, output):
+    if mounts := os.environ.get("SMALL_MOUNTS"):
+        check_scratch(config, OVERLAY_MOST + 1, mounts=Path(mounts))
     storage, keys, records, made = open_destination(config), config.keys_, [], []
     for lead in config.leads:
         grib, new = make(storage, keys.lead(member, lead), f"{member} {lead}\n".encode() * 50, member)
