@@ -144,6 +144,12 @@ def setting(wrong: str, says: tuple[str, ...], **keys: Any) -> Case:
     return Case(wrong, lambda bench: bench.plan(**keys), ConfigError, says)
 
 
+def latin(bench: Bench) -> int:
+    path = bench.folder / "latin.yaml"
+    path.write_bytes("model: d\u00e9mo\n".encode("latin-1"))
+    return main(["plan", "--configfile", str(path)])
+
+
 CONFIGS = [
     setting("unknown key", ("unknown key 'memebrs'", "did you mean 'members'?"), memebrs="1-3"),
     setting("unknown key that is known elsewhere", ("'precision'", "did you mean 'forecast.precision'?"), precision=16),
@@ -181,6 +187,68 @@ CONFIGS = [
         "derivation that is none",
         ("initial_conditions.derive: ['q']", "sp, 2d, z"),
         initial_conditions={"derive": ["q"]},
+    ),
+    setting("bits per value below the fewest", ("forecast.packing.t: 4", "at least 8"), forecast={"packing": {"t": 4}}),
+    setting(
+        "packing of a parameter that there is not",
+        ("forecast.packing.tt: not written by this model", "did you mean 't'?"),
+        forecast={"packing": {"tt": 12}},
+    ),
+    setting("label that is a number", ("cloud.labels.a: 1", "expected string"), cloud={"labels": {"a": 1}}),
+    setting(
+        "blocks of more leads than go together",
+        ("delivery.block_hours: 198", "at most 192"),
+        delivery={"layout": "blocks", "block_hours": 198},
+    ),
+    setting(
+        "report of a field that is none", ("report.field: 't_501'", "did you mean 't_50"), report={"field": "t_501"}
+    ),
+    setting("bucket without a name", ("destination: 'gs://'", "names no bucket", "gs://bucket"), destination="gs://"),
+    setting("bucket named by a colon", ("destination: 'gs://:'", "names no bucket"), destination="gs://:"),
+    setting(
+        "bucket with one slash",
+        ("destination: 'gs:/bucket/x'", "did you mean 'gs://bucket/x'?"),
+        destination="gs:/bucket/x",
+    ),
+    setting(
+        "checkpoint with one slash", ("checkpoint: 'gs:/b/x.ckpt'", "gs://bucket/object"), checkpoint="gs:/b/x.ckpt"
+    ),
+    setting("bucket for scratch", ("scratch: 'gs://bucket/x'", "a folder of this machine"), scratch="gs://bucket/x"),
+    setting("no folder for scratch", ("scratch: ''", "a folder of this machine"), scratch=""),
+    setting(
+        "variable that is not set",
+        ("destination: '$NO_SUCH_VARIABLE/x'", "NO_SUCH_VARIABLE to be set"),
+        destination="$NO_SUCH_VARIABLE/x",
+    ),
+    setting(
+        "no such user", ("scratch: '~no-such-user/x'", "expected a user of this machine"), scratch="~no-such-user/x"
+    ),
+    Case(
+        "bucket without a name on the command line",
+        lambda bench: bench.command("plan", "--config", "destination=gs://:"),
+        ConfigError,
+        ("destination: 'gs://:'", "names no bucket"),
+    ),
+    Case(
+        "broken YAML on the command line",
+        lambda bench: bench.command("plan", "--config", "forecast.packing={tt: 12"),
+        ConfigError,
+        ("--config: 'forecast.packing={tt: 12'", "not valid YAML"),
+    ),
+    Case(
+        "a day that there is not, without quotes",
+        lambda bench: bench.command("plan", text="cycle: 2025-02-30\n"),
+        ConfigError,
+        ("{folder}/config.yaml", "not valid YAML", "day is out of range"),
+    ),
+    Case(
+        "configuration that is a folder",
+        lambda bench: main(["plan", "--configfile", str(bench.folder)]),
+        ConfigError,
+        ("{folder}: Is a directory", "expected a configuration file"),
+    ),
+    Case(
+        "configuration of other letters", latin, ConfigError, ("latin.yaml: byte 8 is no UTF-8", "expected a text file")
     ),
     Case(
         "no YAML",
@@ -398,6 +466,24 @@ def test_bad_input(case: Case, bench: Bench, capsys: pytest.CaptureFixture[str])
     for fragment in case.says:
         assert fragment.replace("{folder}", str(bench.folder)) in said[0]
     assert list(left_over(bench.folder)) == []
+
+
+def test_locations_are_expanded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(bench.folder))
+    monkeypatch.setenv("PLACE", "gs://bucket")
+    file = {"source": "file", "file": {"path": ["~/a_{member:03d}.grib", "${HOME}/b.grib"]}}
+    config = Config(bench.config(destination="$PLACE/x", scratch="~/s", initial_conditions=file))
+    assert (config["destination"], config["scratch"]) == ("gs://bucket/x", f"{bench.folder}/s")
+    paths = [f"{bench.folder}/a_{{member:03d}}.grib", f"{bench.folder}/b.grib"]
+    assert config["initial_conditions"]["file"]["path"] == paths
+
+
+def test_whole_numbers_may_have_a_point(bench: Bench) -> None:
+    config = Config(bench.config(lead_hours=48.0, members=3.0, forecast={"packing": {"t": 12.0}}))
+    assert config.leads[-1] == 48
+    assert config.members == (3,)
+    assert config["forecast"]["packing"] == {"t": 12}
+    assert all(type(number) is int for number in (config["lead_hours"], config["forecast"]["packing"]["t"]))
 
 
 def test_good_input_makes_what_bad_input_does_not(bench: Bench) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from aifs_ensemble.config import Config, merge, read_files
+from aifs_ensemble.config import Config, merge, read_files, read_yaml, takes_text
 from aifs_ensemble.errors import ConfigError
 
 DEFAULT_CONFIG = Path("config/config.yaml")
@@ -27,7 +26,10 @@ def config_from(args: argparse.Namespace) -> Config:
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"--config: {item!r}, expected KEY=VALUE")
-        value: Any = yaml.load(text, Loader=yaml.BaseLoader) if key in ("cycle", "members") else yaml.safe_load(text)
+        loader = yaml.BaseLoader if key in ("cycle", "members") else yaml.SafeLoader
+        value = read_yaml(text, f"--config: {item!r}", loader)
+        if takes_text(key) and not isinstance(value, str | None):  # `gs://:` is a mapping, and 2026 a number
+            value = text
         for part in reversed(key.split(".")[1:]):
             value = {part: value}
         merge(raw, {key.split(".")[0]: value})
