@@ -67,6 +67,8 @@ def settle(values: dict[str, Any]) -> None:
             check_destination(section[key])
         elif key == "checkpoint":
             check_destination(section[key], key, "a file or gs://bucket/object")
+            if section[key].startswith("gs://") and not section[key].removeprefix("gs://").partition("/")[2]:
+                raise ConfigError(f"config: checkpoint: {section[key]!r}, expected a file or gs://bucket/object")
         else:
             check_place(section[key], name)
     path = initial["file"].get("path")

@@ -9,6 +9,7 @@ import yaml
 
 from aifs_ensemble.config import Config, merge, read_files, read_yaml, takes_text
 from aifs_ensemble.errors import ConfigError
+from aifs_ensemble.files import folder_problem
 
 DEFAULT_CONFIG = Path("config/config.yaml")
 
@@ -17,6 +18,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--configfile`` and ``--config``, which mean what they mean to snakemake."""
     parser.add_argument("--configfile", nargs="+", type=Path, default=[DEFAULT_CONFIG], help="configuration files")
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="keys set over the files")
+
+
+def check_output(option: str, path: Path, *, file: bool = False) -> None:
+    """Raise ConfigError unless an option names a folder (or a `file` in one) that can be written to, or made."""
+    problem = f"{path} is a folder" if file and path.is_dir() else folder_problem(path.parent if file else path)
+    if problem:
+        raise ConfigError(f"{option}: {str(path)!r}, expected a {'file' if file else 'folder'} to write: {problem}")
 
 
 def config_from(args: argparse.Namespace) -> Config:

@@ -16,6 +16,7 @@ from rich.text import Text
 from aifs_ensemble.cli._common import add_config_arguments, config_from
 from aifs_ensemble.cloud.status import DELIVERED, FAILED, RUNNING, MemberStatus, read_statuses, summary
 from aifs_ensemble.config import Config
+from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.storage import open_destination
 
 HELP = "table of the members' states at the destination"
@@ -48,6 +49,8 @@ def table(statuses: Sequence[MemberStatus], now: float) -> Group:
 def run(args: argparse.Namespace) -> int:
     """Print the table once, or keep it up to date."""
     config = config_from(args)
+    if args.watch is not None and not 0 < args.watch <= 86400:
+        raise ConfigError(f"--watch: {args.watch:g}, expected seconds above 0, at most a day")
     if args.json:
         print(json.dumps([asdict(status) for status in read_statuses(config)], indent=1))
     elif args.watch:
