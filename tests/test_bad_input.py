@@ -29,6 +29,7 @@ from doubles.opendata_replica import MODEL, encode, member_fields
 from engine.cases import CYCLE, initial_state
 
 SOURCE_GRID = "10x10"
+NAN = float("nan")
 
 
 @cache
@@ -193,6 +194,20 @@ CONFIGS = [
         "packing of a parameter that there is not",
         ("forecast.packing.tt: not written by this model", "did you mean 't'?"),
         forecast={"packing": {"tt": 12}},
+    ),
+    setting("time that is no number", ("delivery.deadline_seconds: nan", "finite"), delivery={"deadline_seconds": NAN}),
+    setting("no room at all", ("scratch_budget_mb: -5", "above 0"), delivery={"scratch_budget_mb": -5}),
+    Case(
+        "prices that are a folder",
+        lambda bench: bench.plan(cloud={"prices": str(bench.folder)}),
+        ConfigError,
+        ("{folder}: Is a directory", "expected a table of machines or prices"),
+    ),
+    Case(
+        "older than no number",
+        lambda bench: bench.command("gc", "--older-hours", "nan"),
+        ConfigError,
+        ("--older-hours: nan", "expected hours"),
     ),
     setting("label that is a number", ("cloud.labels.a: 1", "expected string"), cloud={"labels": {"a": 1}}),
     setting(
@@ -536,7 +551,7 @@ COMMANDS = [
         "text fetched before",
         lambda b: text_as_checkpoint(b, "checkpoint", "fetch", "demo", "--source", "gs://b/x", "--output"),
         CheckpointError,
-        ("{folder}/results/README.md: not a checkpoint", "remove it"),
+        ("{folder}/results/README.md: not a checkpoint", "remove to fetch anew"),
     ),
     Case(
         "text for a checkpoint",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -108,6 +109,8 @@ def _check(value: Any, node: Mapping[str, Any], key: str) -> None:
                 full = f"{key}.{name}" if key else name
                 raise ConfigError(f"config: {full} is missing: {node['properties'][name].get('description', '')}")
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"config: {key}: {value!r}, expected {_expected(node)}, finite")
     import jsonschema  # heavy to import, and needed only here
 
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(dict(node)).iter_errors(value))

@@ -12,6 +12,7 @@ from aifs_ensemble.cloud.status import COMPUTED, FAILED, RUNNING, STARTING, WAIT
 from aifs_ensemble.config import Config
 from aifs_ensemble.journal import WorkFolder
 from aifs_ensemble.outstanding import whole_manifest
+from aifs_ensemble.runrecords import INTERRUPTED
 
 
 def with_scratch(config: Config, statuses: Sequence[MemberStatus]) -> list[MemberStatus]:
@@ -34,7 +35,7 @@ def _on_scratch(config: Config, status: MemberStatus) -> MemberStatus:
         return _at(replace(status, state=RUNNING if done else STARTING, step=done), journal if done else root / "lock")
     attempts = work.attempts()
     outcome = str(attempts[-1].get("outcome", "")) if attempts else ""
-    if outcome not in ("", "finished", "killed"):
+    if outcome.partition(":")[0] not in ("", "finished", *INTERRUPTED):
         return _at(replace(status, state=FAILED, step=done, error=outcome), root / "attempts.jsonl")
     left = f"{done} of {len(leads)} leads made, nobody works on it" if done else ""
     return replace(status, step=done, error=left)

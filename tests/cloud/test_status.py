@@ -124,6 +124,8 @@ def test_a_local_run_is_read_from_scratch(config, tmp_path):
         work.journal.append(record(12))
         assert state(1).text(time.time()) == "step 2 of 4"
     assert state(1).text(0) == "waiting: 2 of 4 leads made, nobody works on it"
+    work.record_attempt(1, {"outcome": "StoppedError: asked to stop"})
+    assert state(1).state == "waiting"
     work.record_attempt(1, {"outcome": "NotFiniteError: t_500"})
     assert state(1).text(0) == "failed: NotFiniteError: t_500"
     write_member_manifest(here.scratch.manifest(2), replace(manifest(here), member=2))
