@@ -51,5 +51,6 @@ report: install ## report.html of the last run
 	$(BIN)/snakemake --profile local report
 	$(BIN)/snakemake --profile local --report report.html
 
-clean: ## remove what runs made (not the environment)
-	rm -rf scratch results logs report.html .snakemake
+clean: ## remove what runs made (not the environment, nor the record of rented machines)
+	rm -rf scratch results logs report.html
+	test ! -d .snakemake || find .snakemake -mindepth 1 -maxdepth 1 ! -name rented -exec rm -rf {} +

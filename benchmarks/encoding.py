@@ -30,9 +30,10 @@ from typing import Any
 import eccodes
 import numpy as np
 from aifs_ensemble.encoders import EncoderPool
-from aifs_ensemble.gribcode import FieldEncoder, OutputSpec, grib_parameter, member_keys, output_spec, parameter_name
+from aifs_ensemble.gribcode import FieldEncoder, OutputSpec, grib_parameter, member_keys, output_spec
 from aifs_ensemble.grids import Grid, grid_coordinates
 from aifs_ensemble.models import get_model
+from aifs_ensemble.names import parameter_name
 from aifs_ensemble.packing import bits_for, measure_error
 
 LEAD = 240

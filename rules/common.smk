@@ -46,6 +46,7 @@ try:
     if workflow.is_main_process and not RENTED:
         # Snakemake looks for files there before anything starts, and a file in its way ends with a stack
         aifs_preflight.check_destination(CONFIG, write=False)
+        aifs_preflight.check_scratch_folder(CONFIG, write=False)
 except aifs_errors.WorkflowError as error:
     raise SnakemakeError(str(error)) from None
 
@@ -229,9 +230,13 @@ def announce_start():
             )
         else:
             # an archive that is only verified, or reported on, may be read-only
-            delivering = {"forecast_member", "sync_member", "ensemble_manifest"}
-            if delivering & {job.rule.name for job in workflow.dag.needrun_jobs()}:
+            needed = {job.rule.name for job in workflow.dag.needrun_jobs()}
+            if needed - {"verify", "plan"}:
+                aifs_preflight.check_scratch_folder(CONFIG)
+            delivering = {"forecast_member"} if STREAMING else {"sync_member"}
+            if needed & {*delivering, "ensemble_manifest"}:
                 aifs_preflight.check_destination(CONFIG)
+                aifs_preflight.check_bucket(CONFIG)
             aifs_preflight.check_room(CONFIG, at_once=workflow.cores or 1)
     except aifs_errors.WorkflowError as error:
         raise SnakemakeError(str(error)) from None

@@ -29,6 +29,7 @@ from doubles.opendata_replica import MODEL, encode, member_fields
 from engine.cases import CYCLE, initial_state
 
 SOURCE_GRID = "10x10"
+NAN = float("nan")
 
 
 @cache
@@ -104,12 +105,12 @@ class Bench:
         path.write_text(yaml.safe_dump(self.config(**keys)) if text is None else text)
         return main([name, "--configfile", str(path), *arguments])
 
-    def initial(self, content: bytes | None, name: str = "input.grib2") -> int:
+    def initial(self, content: bytes | None, name: str = "input.grib2", **more: Any) -> int:
         """Run the command that makes initial states from a GRIB file of this content, or of none."""
         path = self.folder / name
         if content is not None:
             path.write_bytes(content)
-        source = {"source": "file", "file": {"path": str(path)}, "derive": ["z"]}  # z from gh
+        source = {"source": "file", "file": {"path": str(path)}, "derive": ["z"], **more}  # z from gh
         return self.command("initial", initial_conditions=source)
 
     def forecast(self, initial: State | bytes | None = None, checkpoint: bytes | Path | None = None) -> int:
@@ -142,6 +143,12 @@ class Case:
 def setting(wrong: str, says: tuple[str, ...], **keys: Any) -> Case:
     """A configuration with wrong keys, met by the first command that reads it."""
     return Case(wrong, lambda bench: bench.plan(**keys), ConfigError, says)
+
+
+def latin(bench: Bench) -> int:
+    path = bench.folder / "latin.yaml"
+    path.write_bytes("model: d\u00e9mo\n".encode("latin-1"))
+    return main(["plan", "--configfile", str(path)])
 
 
 CONFIGS = [
@@ -181,6 +188,82 @@ CONFIGS = [
         "derivation that is none",
         ("initial_conditions.derive: ['q']", "sp, 2d, z"),
         initial_conditions={"derive": ["q"]},
+    ),
+    setting("bits per value below the fewest", ("forecast.packing.t: 4", "at least 8"), forecast={"packing": {"t": 4}}),
+    setting(
+        "packing of a parameter that there is not",
+        ("forecast.packing.tt: not written by this model", "did you mean 't'?"),
+        forecast={"packing": {"tt": 12}},
+    ),
+    setting("time that is no number", ("delivery.deadline_seconds: nan", "finite"), delivery={"deadline_seconds": NAN}),
+    setting("no room at all", ("scratch_budget_mb: -5", "above 0"), delivery={"scratch_budget_mb": -5}),
+    Case(
+        "prices that are a folder",
+        lambda bench: bench.plan(cloud={"prices": str(bench.folder)}),
+        ConfigError,
+        ("{folder}: Is a directory", "expected a table of machines or prices"),
+    ),
+    Case(
+        "older than no number",
+        lambda bench: bench.command("gc", "--older-hours", "nan"),
+        ConfigError,
+        ("--older-hours: nan", "expected hours"),
+    ),
+    setting("label that is a number", ("cloud.labels.a: 1", "expected string"), cloud={"labels": {"a": 1}}),
+    setting(
+        "blocks of more leads than go together",
+        ("delivery.block_hours: 198", "at most 192"),
+        delivery={"layout": "blocks", "block_hours": 198},
+    ),
+    setting(
+        "report of a field that is none", ("report.field: 't_501'", "did you mean 't_50"), report={"field": "t_501"}
+    ),
+    setting("bucket without a name", ("destination: 'gs://'", "names no bucket", "gs://bucket"), destination="gs://"),
+    setting("bucket named by a colon", ("destination: 'gs://:'", "names no bucket"), destination="gs://:"),
+    setting(
+        "bucket with one slash",
+        ("destination: 'gs:/bucket/x'", "did you mean 'gs://bucket/x'?"),
+        destination="gs:/bucket/x",
+    ),
+    setting(
+        "checkpoint with one slash", ("checkpoint: 'gs:/b/x.ckpt'", "gs://bucket/object"), checkpoint="gs:/b/x.ckpt"
+    ),
+    setting("bucket for scratch", ("scratch: 'gs://bucket/x'", "a folder of this machine"), scratch="gs://bucket/x"),
+    setting("no folder for scratch", ("scratch: ''", "a folder of this machine"), scratch=""),
+    setting(
+        "variable that is not set",
+        ("destination: '$NO_SUCH_VARIABLE/x'", "NO_SUCH_VARIABLE to be set"),
+        destination="$NO_SUCH_VARIABLE/x",
+    ),
+    setting(
+        "no such user", ("scratch: '~no-such-user/x'", "expected a user of this machine"), scratch="~no-such-user/x"
+    ),
+    Case(
+        "bucket without a name on the command line",
+        lambda bench: bench.command("plan", "--config", "destination=gs://:"),
+        ConfigError,
+        ("destination: 'gs://:'", "names no bucket"),
+    ),
+    Case(
+        "broken YAML on the command line",
+        lambda bench: bench.command("plan", "--config", "forecast.packing={tt: 12"),
+        ConfigError,
+        ("--config: 'forecast.packing={tt: 12'", "not valid YAML"),
+    ),
+    Case(
+        "a day that there is not, without quotes",
+        lambda bench: bench.command("plan", text="cycle: 2025-02-30\n"),
+        ConfigError,
+        ("{folder}/config.yaml", "not valid YAML", "day is out of range"),
+    ),
+    Case(
+        "configuration that is a folder",
+        lambda bench: main(["plan", "--configfile", str(bench.folder)]),
+        ConfigError,
+        ("{folder}: Is a directory", "expected a configuration file"),
+    ),
+    Case(
+        "configuration of other letters", latin, ConfigError, ("latin.yaml: byte 8 is no UTF-8", "expected a text file")
     ),
     Case(
         "no YAML",
@@ -256,14 +339,29 @@ GRIBS = [
     ),
 ]
 
+
+def cut_short(bench: Bench) -> bytes:
+    write_state(bench.folder / "whole.safetensors", initial_state(MODEL))
+    return (bench.folder / "whole.safetensors").read_bytes()[:-5000]
+
+
 STATES = [
     Case(
         "not a state",
         lambda b: b.forecast(b"no state"),
         InputError,
-        ("{folder}/member001.safetensors: not a readable",),
+        (
+            "{folder}/member001.safetensors: not a readable",
+            "delete it where it is kept, and the next run makes it again",
+        ),
     ),
     Case("empty state", lambda b: b.forecast(b""), InputError, ("{folder}/member001.safetensors: not a readable",)),
+    Case(
+        "state cut short",
+        lambda b: b.forecast(cut_short(b)),
+        InputError,
+        ("{folder}/member001.safetensors: not a readable", "delete it where it is kept"),
+    ),
     Case("another grid", lambda b: b.forecast(state(grid="N48")), InputError, ("safetensors: grid N48, expected N32",)),
     Case(
         "fewer points than the grid",
@@ -359,7 +457,154 @@ CHECKPOINTS = [
     ),
 ]
 
-TABLE = [*CONFIGS, *GRIBS, *STATES, *CHECKPOINTS]
+
+def below_a_file(bench: Bench) -> Path:
+    """A folder that cannot be: what it would be in is a file."""
+    (bench.folder / "notes").write_text("not a folder")
+    return bench.folder / "notes" / "out"
+
+
+def text_as_checkpoint(bench: Bench, *arguments: str) -> int:
+    """A command on a checkpoint that is a text, beside which no record of its digest may be left."""
+    path = bench.folder / "results" / "README.md"
+    path.parent.mkdir()
+    path.write_text("# AIFS ENS ensembles")
+    code = main([*arguments, str(path)])
+    assert sorted(path.parent.iterdir()) in ([path], [path.with_name(".README.md.lock"), path])
+    return code
+
+
+def inspected(bench: Bench, *params: str) -> int:
+    path = bench.folder / "input.grib2"
+    path.write_bytes(message("2t", 0))
+    return main(["inspect", str(path), "--param", *params])
+
+
+def old_log(bench: Bench) -> int:
+    path = bench.folder / "README.md"
+    path.write_text("all members: 50 members in 35 s, 107.48 GB\n")
+    return bench.command("account", "--old-log", str(path))
+
+
+COMMANDS = [
+    Case(
+        "scratch below a file",
+        lambda b: b.command("initial", scratch=str(below_a_file(b))),
+        ConfigError,
+        ("scratch: '{folder}/notes/out'", "expected a folder that can be written", "{folder}/notes is not a folder"),
+    ),
+    Case(
+        "scratch of a forecast below a file",
+        lambda b: b.command("forecast", scratch=str(below_a_file(b))),
+        ConfigError,
+        ("scratch: '{folder}/notes/out'", "expected a folder that can be written"),
+    ),
+    Case(
+        "scratch that cannot be written",
+        lambda b: b.command("initial", scratch="/proc/nowhere"),
+        ConfigError,
+        ("scratch: '/proc/nowhere'", "expected a folder that can be written: /proc"),
+    ),
+    Case(
+        "cache below a file",
+        lambda b: b.initial(grib(), cache=str(below_a_file(b))),
+        WorkflowError,
+        ("{folder}/notes/out", "Not a directory"),
+    ),
+    Case(
+        "account to a folder below a file",
+        lambda b: b.command("account", "--output", str(below_a_file(b))),
+        ConfigError,
+        ("--output: '{folder}/notes/out'", "expected a folder to write", "{folder}/notes is not a folder"),
+    ),
+    Case(
+        "pickles to a folder below a file",
+        lambda b: b.command("convert-pickle", "state_001.pkl", "--folder", str(below_a_file(b))),
+        ConfigError,
+        ("--folder: '{folder}/notes/out'", "{folder}/notes is not a folder"),
+    ),
+    Case(
+        "checkpoint to a folder below a file",
+        lambda b: main(["checkpoint", "build", "demo", "--output", str(below_a_file(b) / "x.ckpt")]),
+        ConfigError,
+        ("--output: '{folder}/notes/out/x.ckpt'", "{folder}/notes is not a folder"),
+    ),
+    Case(
+        "checkpoint to a folder",
+        lambda b: main(["checkpoint", "build", "demo", "--output", str(b.folder)]),
+        ConfigError,
+        ("--output: '{folder}'", "expected a file to write", "is a folder"),
+    ),
+    Case(
+        "checkpoint from a bucket alone",
+        lambda b: main(["checkpoint", "fetch", "demo", "--source", "gs://", "--output", str(b.folder / "x.ckpt")]),
+        CheckpointError,
+        ("gs://: expected gs://bucket/object",),
+    ),
+    Case(
+        "checkpoint from half a URL",
+        lambda b: main(["checkpoint", "fetch", "demo", "--source", "https://[", "--output", str(b.folder / "x.ckpt")]),
+        CheckpointError,
+        ("checkpoint: https://[: Invalid IPv6 URL", "expected an https:// URL"),
+    ),
+    Case(
+        "text fetched before",
+        lambda b: text_as_checkpoint(b, "checkpoint", "fetch", "demo", "--source", "gs://b/x", "--output"),
+        CheckpointError,
+        ("{folder}/results/README.md: not a checkpoint", "remove to fetch anew"),
+    ),
+    Case(
+        "text for a checkpoint",
+        lambda b: text_as_checkpoint(b, "checkpoint", "register", "aifs-ens-1.0"),
+        CheckpointError,
+        ("{folder}/results/README.md: starts with b'# AI'",),
+    ),
+    Case(
+        "looking again at once", lambda b: b.command("status", "--watch", "-1"), ConfigError, ("--watch: -1", "above 0")
+    ),
+    Case(
+        "looking again never", lambda b: b.command("status", "--watch", "nan"), ConfigError, ("--watch: nan", "above 0")
+    ),
+    Case(
+        "initial state of a member above the ensemble",
+        lambda b: b.command("initial", "--members", "60"),
+        ConfigError,
+        ("members: '60'", "outside 1 to 50"),
+    ),
+    Case(
+        "pickle of a member above the ensemble",
+        lambda b: b.command("convert-pickle", "state_060.pkl"),
+        ConfigError,
+        ("members: '60'", "outside 1 to 50"),
+    ),
+    Case(
+        "no pickle",
+        lambda b: b.command("convert-pickle"),
+        InputError,
+        ("convert-pickle: no file named", "expected e.g. input_state_member_007.pkl"),
+    ),
+    Case(
+        "pickle after the configuration",
+        lambda b: b.command("convert-pickle", str(b.folder / "state_001.pkl")),
+        InputError,
+        ("{folder}/state_001.pkl: no such file",),
+    ),
+    Case("log without members", old_log, InputError, ("{folder}/README.md: no line names a member",)),
+    Case(
+        "log that is a folder",
+        lambda b: b.command("account", "--old-log", str(b.folder)),
+        InputError,
+        ("{folder}: Is a directory", "expected a log of past runs"),
+    ),
+    Case(
+        "parameter that no message has",
+        lambda b: inspected(b, "2t", "tt"),
+        InputError,
+        ("--param: tt: no message of 1 files matches", "expected some of 2t"),
+    ),
+]
+
+TABLE = [*CONFIGS, *GRIBS, *STATES, *CHECKPOINTS, *COMMANDS]
 
 
 @pytest.fixture(scope="module")
@@ -398,6 +643,50 @@ def test_bad_input(case: Case, bench: Bench, capsys: pytest.CaptureFixture[str])
     for fragment in case.says:
         assert fragment.replace("{folder}", str(bench.folder)) in said[0]
     assert list(left_over(bench.folder)) == []
+
+
+def test_files_that_are_named_are_there_for_a_finished_member_too(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.forecast() == 0
+    capsys.readouterr()
+    assert bench.forecast(checkpoint=bench.folder / "mine.ckpt") == CheckpointError.exit_code
+    assert "mine.ckpt: no such checkpoint, expected that of demo" in capsys.readouterr().err
+    named = ("--checkpoint", str(bench.demo), "--initial", str(bench.folder / "mine.safetensors"))
+    assert bench.command("forecast", *named) == InputError.exit_code
+    assert "mine.safetensors: no such file, expected a state" in capsys.readouterr().err
+
+
+def test_a_state_made_again_the_same_is_left_alone(bench: Bench) -> None:
+    assert bench.command("initial") == 0
+    path = bench.folder / "scratch" / CYCLE / "initial" / "member001.safetensors"
+    before = path.stat()
+    assert bench.command("initial") == 0
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert bench.command("initial", initial_conditions={"idealised": {"seed": 7}}) == 0
+    assert path.stat().st_mtime_ns != before.st_mtime_ns
+    good = path.read_bytes()
+    path.write_bytes(good[:-9])
+    assert bench.command("initial", initial_conditions={"idealised": {"seed": 7}}) == 0
+    assert path.read_bytes() == good
+
+
+def test_locations_are_expanded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(bench.folder))
+    monkeypatch.setenv("PLACE", "gs://bucket")
+    file = {"source": "file", "file": {"path": ["~/a_{member:03d}.grib", "${HOME}/b.grib"]}}
+    config = Config(bench.config(destination="$PLACE/x", scratch="~/s", initial_conditions=file))
+    assert (config["destination"], config["scratch"]) == ("gs://bucket/x", f"{bench.folder}/s")
+    paths = [f"{bench.folder}/a_{{member:03d}}.grib", f"{bench.folder}/b.grib"]
+    assert config["initial_conditions"]["file"]["path"] == paths
+
+
+def test_whole_numbers_may_have_a_point(bench: Bench) -> None:
+    config = Config(bench.config(lead_hours=48.0, members=3.0, forecast={"packing": {"t": 12.0}}))
+    assert config.leads[-1] == 48
+    assert config.members == (3,)
+    assert config["forecast"]["packing"] == {"t": 12}
+    assert all(type(number) is int for number in (config["lead_hours"], config["forecast"]["packing"]["t"]))
 
 
 def test_good_input_makes_what_bad_input_does_not(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -14,9 +15,11 @@ from typing import Any
 
 import yaml
 
+from aifs_ensemble import locations
 from aifs_ensemble.errors import ConfigError
+from aifs_ensemble.layouts import check_layout
 from aifs_ensemble.models import Model, get_model
-from aifs_ensemble.names import Keys, Scratch, lead_hours, parse_cycle, parse_members
+from aifs_ensemble.names import Keys, Scratch, lead_hours, parameter_name, parse_cycle, parse_members
 
 SCHEMA = Path(__file__).parents[2] / "config" / "config.schema.json"
 
@@ -28,20 +31,31 @@ def schema() -> dict[str, Any]:
 
 
 def read_files(*paths: Path) -> dict[str, Any]:
-    """Return the configuration in YAML files, later ones over earlier ones; ConfigError on bad YAML."""
+    """Return the configuration in YAML files, later ones over earlier ones; ConfigError for one that is none."""
     merged: dict[str, Any] = {}
     for path in paths:
         try:
-            content = yaml.safe_load(path.read_text())
+            content = read_yaml(path.read_text(encoding="utf-8"), str(path))
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such configuration file") from None
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"{path}: not valid YAML ({reason})") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}, expected a configuration file") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{path}: byte {error.start} is no UTF-8, expected a text file of keys and values"
+            ) from None
         if not isinstance(content, Mapping):
             raise ConfigError(f"{path}: {type(content).__name__}, expected keys and values")
         merge(merged, content)
     return merged
+
+
+def read_yaml(text: str, where: str, loader: type[Any] = yaml.SafeLoader) -> Any:
+    """Return the content of YAML; ConfigError naming `where` it stands when it is none."""
+    try:
+        return yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date such as 2025-02-30
+        raise ConfigError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
 def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
@@ -57,6 +71,14 @@ def _all_keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, child in node.get("properties", {}).items():
         yield prefix + name
         yield from _all_keys(child, f"{prefix}{name}.")
+
+
+def takes_text(key: str) -> bool:
+    """Tell whether the schema has nothing but a text, or null, for a key such as ``forecast.device``."""
+    node = schema()
+    for part in key.split("."):
+        node = node.get("properties", {}).get(part, {})
+    return bool(_kinds(node)) and _kinds(node) <= {"string", "null"}
 
 
 def _nearest(key: str, name: str) -> str:
@@ -87,11 +109,17 @@ def _check(value: Any, node: Mapping[str, Any], key: str) -> None:
                 full = f"{key}.{name}" if key else name
                 raise ConfigError(f"config: {full} is missing: {node['properties'][name].get('description', '')}")
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"config: {key}: {value!r}, expected {_expected(node)}, finite")
     import jsonschema  # heavy to import, and needed only here
 
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(dict(node)).iter_errors(value))
-    if error is not None:
-        raise ConfigError(f"config: {key}: {value!r}, expected {_expected(node)}")
+    if error is None:
+        return
+    if error.absolute_path and isinstance(value, Mapping):  # a key that no schema names, such as a parameter to pack
+        full = ".".join([key, *map(str, error.absolute_path)])
+        raise ConfigError(f"config: {full}: {error.instance!r}, expected {_expected(error.schema)}")
+    raise ConfigError(f"config: {key}: {value!r}, expected {_expected(node)}")
 
 
 def _expected(node: Mapping[str, Any]) -> str:
@@ -140,6 +168,9 @@ class Config(Mapping[str, Any]):
             raise ConfigError(f"config: members: {self.members[-1]} is above ensemble_size {values['ensemble_size']}")
         if values["initial_conditions"]["source"] == "file" and not values["initial_conditions"]["file"].get("path"):
             raise ConfigError("config: initial_conditions.file.path is missing: source is file")
+        locations.settle(values)
+        check_layout(values, self.model.timestep_hours)
+        _check_variables(values, self.model)
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]
@@ -171,6 +202,21 @@ class Config(Mapping[str, Any]):
         return str(self["destination"] or "").startswith("gs://")
 
 
+def _check_variables(values: Mapping[str, Any], model: Model) -> None:
+    """Raise ConfigError for a key that names something which the model does not make."""
+    parameters = {parameter_name(name) for name in model.outputs}
+    for key in values["forecast"]["packing"]:
+        if key not in (known := {*model.outputs, *parameters}):
+            near = get_close_matches(key, sorted(known), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "expected a parameter or variable of the model"
+            raise ConfigError(f"config: forecast.packing.{key}: not written by this model, {hint}")
+    field = values["report"]["field"]
+    if field not in model.outputs:
+        near = get_close_matches(field, model.outputs, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"such as {model.outputs[0]}"
+        raise ConfigError(f"config: report.field: {field!r}, expected a variable that {model.name} makes, {hint}")
+
+
 def _coerce(values: dict[str, Any]) -> None:
     """Undo what YAML and Snakemake's command line do to values: numbers that are names, texts that are numbers."""
     precision = values.get("forecast", {}).get("precision") if isinstance(values.get("forecast"), dict) else None
@@ -186,7 +232,9 @@ def _coerce_texts(value: Any, node: Mapping[str, Any]) -> None:
     """Turn texts such as ``true`` and ``12`` of nested command-line values into what the schema asks for."""
     if not isinstance(value, dict):
         return
-    for name, child in node.get("properties", {}).items():
+    other = node.get("additionalProperties")
+    free = dict.fromkeys(value, other) if isinstance(other, Mapping) else {}
+    for name, child in {**free, **node.get("properties", {})}.items():
         item = value.get(name)
         if isinstance(item, dict):
             _coerce_texts(item, child)
@@ -194,6 +242,8 @@ def _coerce_texts(value: Any, node: Mapping[str, Any]) -> None:
             value[name] = _TEXTS[item]
         elif isinstance(item, str) and re.fullmatch(r"-?\d+(\.\d+)?", item) and _only_number(child):
             value[name] = float(item) if "." in item else int(item)
+        elif isinstance(item, float) and item.is_integer() and _only_integer(child):
+            value[name] = int(item)
         elif item == "null" and "null" in child.get("type", ()):
             value[name] = None
 
@@ -201,7 +251,14 @@ def _coerce_texts(value: Any, node: Mapping[str, Any]) -> None:
 _TEXTS = {"true": True, "false": False}
 
 
-def _only_number(node: Mapping[str, Any]) -> bool:
+def _kinds(node: Mapping[str, Any]) -> set[str]:
     kinds = node.get("type", ())
-    kinds = {kinds} if isinstance(kinds, str) else set(kinds)
-    return bool(kinds & {"integer", "number"}) and "string" not in kinds
+    return {kinds} if isinstance(kinds, str) else set(kinds)
+
+
+def _only_number(node: Mapping[str, Any]) -> bool:
+    return bool(_kinds(node) & {"integer", "number"}) and "string" not in _kinds(node)
+
+
+def _only_integer(node: Mapping[str, Any]) -> bool:
+    return "integer" in _kinds(node) and "number" not in _kinds(node)

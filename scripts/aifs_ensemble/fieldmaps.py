@@ -22,10 +22,10 @@ from matplotlib.image import AxesImage
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import InputError
-from aifs_ensemble.gribcode import grib_parameter, parameter_name
+from aifs_ensemble.gribcode import grib_parameter
 from aifs_ensemble.grids import grid_coordinates
 from aifs_ensemble.index import read_fields, read_index, read_messages, select
-from aifs_ensemble.names import format_members, index_file, member_name
+from aifs_ensemble.names import format_members, index_file, member_name, parameter_name
 from aifs_ensemble.themes import DPI, LIGHT, WIDTH, Theme
 
 Field = npt.NDArray[np.float32]

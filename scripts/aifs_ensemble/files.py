@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import errno
+import filecmp
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,11 +46,12 @@ def temporary(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_writer(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+def atomic_writer(path: Path, *, durable: bool = False, keep_equal: bool = False) -> Iterator[BinaryIO]:
     """Write a file that gets its final name only once it is whole.
 
-    With `durable` its bytes are on the device before the rename. Raises DiskFullError naming the
-    file when there is no room; whatever was half-written is removed.
+    With `durable` its bytes are on the device before the rename. With `keep_equal` a file that has the same bytes
+    already stays, and so does its time. Raises DiskFullError naming the file when there is no room; whatever was
+    half-written is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = temporary(path)
@@ -58,7 +61,10 @@ def atomic_writer(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        part.replace(path)
+        if keep_equal and path.is_file() and filecmp.cmp(part, path, shallow=False):
+            part.unlink()
+        else:
+            part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -93,6 +99,28 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: no such file") from None
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+def folder_problem(folder: Path, *, write: bool = True) -> str | None:
+    """Return why files cannot be written below a folder that is there or would be made, or None when they can.
+
+    To `write`, a small hidden file is written and removed in the nearest folder that is there: rights alone do not
+    tell of a file system that is mounted to be read.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        return f"{place} is not a folder"
+    if not write:
+        return None
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".aifs-ensemble-") as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        return f"{place}: {error.strerror or error}"
+    return None
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -122,12 +122,6 @@ def grib_parameter(variable: str) -> GribParameter:
     raise EncodingError(f"variable {variable!r} has no GRIB name, expected one in gribcode.py or PARAM_LEVEL")
 
 
-def parameter_name(variable: str) -> str:
-    """Return the variable without its pressure level: ``t`` of ``t_500``, ``tp`` of ``tp``."""
-    match = _PRESSURE.fullmatch(variable)
-    return match[1] if match else variable
-
-
 @dataclass(frozen=True)
 class OutputSpec:
     """Everything an encoder needs to know of one member; JSON-serialisable.

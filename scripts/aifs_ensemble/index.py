@@ -95,11 +95,12 @@ def read_messages(grib: Path, entries: Iterable[Entry]) -> list[bytes]:
     return messages
 
 
-def read_fields(grib: Path, **request: str | int | Sequence[str | int]) -> npt.NDArray[np.float32]:
+def read_fields(grib: Path | str, **request: str | int | Sequence[str | int]) -> npt.NDArray[np.float32]:
     """Return the fields of a GRIB file that match a request, float32 ``(field, value)``, in file order.
 
     Only their bytes are read. InputError if nothing matches.
     """
+    grib = Path(grib)
     path = grib.with_name(index_file(grib.name))
     chosen = select(read_index(path), **request)
     if not chosen:

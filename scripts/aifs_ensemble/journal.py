@@ -33,6 +33,7 @@ from aifs_ensemble.errors import InputError, WorkflowError
 from aifs_ensemble.files import read_json, remove_leftovers, write_json
 from aifs_ensemble.manifest import LeadRecord, check_leads, lead_record
 from aifs_ensemble.names import index_file, lead_file
+from aifs_ensemble.state import REMEDY
 
 LOG = logging.getLogger(__name__)
 SCHEMA = "aifs-ensemble/work/1"
@@ -134,7 +135,7 @@ def state_digest(path: Path) -> str:
             header = json.loads(file.read(length))
             header["__metadata__"].pop("provenance", None)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: not a readable state ({error!r})") from None
+            raise InputError(f"{path}: not a readable state ({error!r}); {REMEDY}") from None
         value = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         while chunk := file.read(_CHUNK):
             value.update(chunk)

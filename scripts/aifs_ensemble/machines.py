@@ -240,7 +240,9 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file, expected a table of machines or prices") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}, expected a table of machines or prices") from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that is none, and of bytes that are no text
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: {type(content).__name__}, expected keys and values")

@@ -94,7 +94,7 @@ def bytes_in(text: str) -> float | None:
 
 
 def read_old_log(path: Path, baseline: Baseline | None = None) -> OldRun:
-    """Return what a log tells; InputError when no line of it names a member's or a run's time.
+    """Return what a log tells; InputError when no line of it names a member's time or size.
 
     With `baseline`, totals are also compared with so many of its members.
     """
@@ -102,6 +102,8 @@ def read_old_log(path: Path, baseline: Baseline | None = None) -> OldRun:
         lines = path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, expected a log of past runs") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}, expected a log of past runs") from None
     members: list[OldMember] = []
     totals: list[OldTotal] = []
     for number, line in enumerate(lines, 1):
@@ -117,8 +119,8 @@ def read_old_log(path: Path, baseline: Baseline | None = None) -> OldRun:
             failed = bool(_FAILED.search(line))
             if told is not None or weight is not None or failed:
                 members = _noted(members, OldMember(int(member[1]), _or_nan(told), _or_nan(weight), failed, number))
-    if not members and not totals:
-        raise InputError(f"{path}: no line names a member with a time or a size, expected a log of past runs")
+    if not members:
+        raise InputError(f"{path}: no line names a member with its time or size, expected a log of past runs")
     return OldRun(path, tuple(members), tuple(totals), tuple(_problems(members, totals, baseline)))
 
 

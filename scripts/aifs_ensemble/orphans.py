@@ -16,7 +16,10 @@ from aifs_ensemble.destination import (
     remote_receipt,
     vouched_files,
 )
+from aifs_ensemble.errors import WorkflowError
+from aifs_ensemble.manifest import read_member_manifest
 from aifs_ensemble.names import file_name, member_name
+from aifs_ensemble.scratch_space import lead_file_paths
 from aifs_ensemble.storage import ObjectInfo, Storage
 
 
@@ -87,10 +90,26 @@ def remove(storage: Storage, orphans: Iterable[Orphan]) -> int:
 
 
 def remove_finished(config: Config, storage: Storage, members: Iterable[int], orphans: Iterable[Orphan]) -> int:
-    """Remove what `finished_run` found, and what says on scratch that these members are delivered."""
+    """Remove what `finished_run` found, and what says on scratch that these members are delivered.
+
+    A member whose local copies went after its delivery is unfinished now: else nothing would make it again.
+    """
     for member in members:
         forget_delivery(config, member)
+        (config.scratch.work(member) / "delivered.jsonl").unlink(missing_ok=True)
+        if not _whole_here(config, member):
+            config.scratch.manifest(member).unlink(missing_ok=True)
     return remove(storage, orphans)
+
+
+def _whole_here(config: Config, member: int) -> bool:
+    """Tell whether scratch has all that the member's manifest there names."""
+    try:
+        manifest = read_member_manifest(config.scratch.manifest(member))
+    except WorkflowError:
+        return False
+    files = (file for record in manifest.leads for file in (record.grib, record.index))
+    return all(lead_file_paths(config.scratch, member, file) for file in files)
 
 
 def _vouched(config: Config, storage: Storage, name: str) -> _Vouched:

@@ -81,7 +81,7 @@ def outstanding(config: Config, *, destination: bool | None = None) -> Outstandi
     found: list[MemberManifest] = []
     members = []
     for member in config.members:
-        manifest = _manifest(scratch.manifest(member), wanted)
+        manifest = whole_manifest(scratch.manifest(member), wanted)
         if manifest is not None:
             found.append(manifest)
         done = manifest is not None or member in delivered
@@ -107,13 +107,14 @@ def outstanding(config: Config, *, destination: bool | None = None) -> Outstandi
     )
 
 
-def _manifest(path: Path, wanted: Iterable[int]) -> MemberManifest | None:
+def whole_manifest(path: Path, wanted: Iterable[int]) -> MemberManifest | None:
+    """Return the member's manifest at `path`, None when there is none, it is damaged or lacks a wanted lead."""
     if not path.exists():
         return None
     try:
         manifest = read_member_manifest(path)
     except WorkflowError as error:
-        LOG.warning("plan: %s, counted as missing", error)
+        LOG.warning("%s, counted as missing", error)
         return None
     return manifest if set(wanted) <= {record.lead for record in manifest.leads} else None
 

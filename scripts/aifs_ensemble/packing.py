@@ -15,7 +15,8 @@ import numpy.typing as npt
 import yaml
 
 from aifs_ensemble.errors import ConfigError
-from aifs_ensemble.gribcode import FieldEncoder, grib_parameter, parameter_name
+from aifs_ensemble.gribcode import FieldEncoder, grib_parameter
+from aifs_ensemble.names import parameter_name
 
 TABLE = Path(__file__).parents[2] / "config" / "packing.yaml"
 FEWEST_BITS, MOST_BITS = 8, 24

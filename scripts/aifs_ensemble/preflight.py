@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.errors import StorageError
+from aifs_ensemble.errors import ConfigError, StorageError
+from aifs_ensemble.files import folder_problem
 from aifs_ensemble.machines import load_machines
 from aifs_ensemble.planning import grid_points
 from aifs_ensemble.scratch_space import check_scratch, room_held, room_needed
+from aifs_ensemble.storage import open_storage, transfer_settings
 from aifs_ensemble.throughput import load_throughput
 
 LOG = logging.getLogger(__name__)
@@ -33,28 +34,25 @@ def check_room(config: Config, at_once: int = 1) -> None:
 
 
 def check_destination(config: Config, *, write: bool = True) -> None:
-    """Raise StorageError unless a folder can be written to, or made; a bucket is not looked at.
-
-    To `write`, a small hidden file is written and removed in the nearest folder that is there: rights alone do not
-    tell of a file system that is mounted to be read.
-    """
+    """Raise StorageError unless a folder can be written to, or made; a bucket is not looked at."""
     named = config["destination"]
     if not named or config.cloud_destination:
         return
-    place = Path(named).absolute()
-    while not os.path.lexists(place):
-        place = place.parent
-    expected = f"config: destination: {named!r}, expected a folder that can be written:"
-    if not place.is_dir():
-        raise StorageError(f"{expected} {place} is not a folder")
-    if not write:
-        return
-    try:
-        with tempfile.NamedTemporaryFile(dir=place, prefix=".aifs-ensemble-") as file:
-            file.write(b"x")
-            file.flush()
-    except OSError as error:
-        raise StorageError(f"{expected} {place}: {error.strerror or error}") from error
+    if problem := folder_problem(Path(named), write=write):
+        raise StorageError(f"config: destination: {named!r}, expected a folder that can be written: {problem}")
+
+
+def check_bucket(config: Config) -> None:
+    """Raise StorageError unless the bucket of a gs:// destination answers, within a minute."""
+    if config.cloud_destination:
+        settings = replace(transfer_settings(config), deadline=min(60.0, config["delivery"]["deadline_seconds"]))
+        next(open_storage(config["destination"], settings).list(f"{config.cycle}/manifests/"), None)
+
+
+def check_scratch_folder(config: Config, *, write: bool = True) -> None:
+    """Raise ConfigError unless scratch is a folder that can be written to, or made."""
+    if problem := folder_problem(Path(config["scratch"]), write=write):
+        raise ConfigError(f"config: scratch: {config['scratch']!r}, expected a folder that can be written: {problem}")
 
 
 def check_places(config: Config) -> None:

@@ -22,6 +22,7 @@ from aifs_ensemble.errors import InputError
 from aifs_ensemble.files import atomic_writer
 
 SCHEMA = "aifs-ensemble/state/1"
+REMEDY = "delete it where it is kept, and the next run makes it again"
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class State:
         return self.fields[:, self.variables.index(name)]
 
 
-def write_state(path: Path, state: State, *, durable: bool = False) -> None:
-    """Write a state atomically."""
+def write_state(path: Path, state: State, *, durable: bool = False, keep_equal: bool = False) -> None:
+    """Write a state atomically; with `keep_equal` a file of the same bytes stays, with its time."""
     header = {
         "schema": SCHEMA,
         "grid": state.grid,
@@ -69,7 +70,7 @@ def write_state(path: Path, state: State, *, durable: bool = False) -> None:
     }
     tensors = {"fields": np.ascontiguousarray(state.fields, np.float32)}
     tensors |= {name: np.ascontiguousarray(array, np.float32) for name, array in state.extra.items()}
-    with atomic_writer(path, durable=durable) as file:
+    with atomic_writer(path, durable=durable, keep_equal=keep_equal) as file:
         _write_tensors(file, tensors, header)
 
 
@@ -106,11 +107,11 @@ def read_state(path: Path, *, variables: Sequence[str] | None = None, grid: str 
                 raise InputError(f"{path}: schema {header.get('schema')!r}, expected {SCHEMA!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable state ({error})") from None
+        raise InputError(f"{path}: not a readable state ({error}); {REMEDY}") from None
     try:
         return _state(path, header, tensors, variables, grid)
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(f"{path}: not a readable state ({error!r})") from None
+        raise InputError(f"{path}: not a readable state ({error!r}); {REMEDY}") from None
 
 
 def _state(

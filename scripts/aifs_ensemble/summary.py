@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import InputError, WorkflowError
@@ -30,5 +31,16 @@ def closing_lines(config: Config, *, finished: bool) -> Iterator[str]:
                 yield f"run again to make members {format_members(status.missing)}"
         except WorkflowError as error:
             yield f"ensemble state unknown: {error}"
-    if config["destination"]:
+    made = [member for member in config.members if config.scratch.manifest(member).exists()]
+    waiting = [member for member in made if not _delivered(config, member)]
+    if waiting:
+        yield f"forecasts of members {format_members(waiting)} are in {config.scratch.forecasts()}, not delivered"
+    if config["destination"] and (not made or len(waiting) < len(made)):
         yield f"files are in {config['destination']}/{config.cycle}"
+
+
+def _delivered(config: Config, member: int) -> bool:
+    """Tell, without asking a bucket, whether a member of this machine is at the destination."""
+    if config.cloud_destination:
+        return config.scratch.delivered(member).exists() or config.scratch.receipt(member).exists()
+    return bool(config["destination"]) and (Path(config["destination"]) / config.keys_.manifest(member)).exists()

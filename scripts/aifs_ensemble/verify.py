@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 PLACES = ("scratch", "destination")
 DEEP_LEADS = 2  # of each member
+MOST_REASONS = 5  # in one line
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,23 @@ class EnsembleCheck:
             which = [f"absent: {format_members(absent)}"] if absent or not short else []
             if short:
                 members = format_members(check.member for check in short)
-                which.append(f"short: {members} ({next(iter(short[0].problems.values()))})")
+                which.append(f"short: {members} ({_reasons(short)})")
             raise VerificationError(
                 f"{config['destination']}/{config.cycle}: {sound} sound members, expected at least "
                 f"{config.min_members}; {'; '.join(which)}"
             )
+
+
+def _reasons(checks: Iterable[MemberCheck]) -> str:
+    """Return what is said of the members, the same of several once; at most `MOST_REASONS`."""
+    said: dict[str, list[int]] = {}
+    for check in checks:
+        said.setdefault(next(iter(check.problems.values())), []).append(check.member)
+    if len(said) == 1:
+        return next(iter(said))
+    shown = [f"{format_members(members)}: {reason}" for reason, members in list(said.items())[:MOST_REASONS]]
+    more = [f"and {len(said) - MOST_REASONS} more"] if len(said) > MOST_REASONS else []
+    return "; ".join([*shown, *more])
 
 
 def verify_ensemble(

@@ -173,15 +173,20 @@ def test_a_checkpoint_of_an_older_recipe_is_not_taken_for_the_new_one(demo: Mode
         check_digest(demo_path, newer)
 
 
+def write_archive(path: Path, content: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", content)
+
+
 def test_digest_is_computed_once_until_the_file_changes(tmp_path: Path) -> None:
     path = tmp_path / "c.ckpt"
-    path.write_bytes(b"one")
+    write_archive(path, "one")
     first = checkpoint_digest(path)
     assert first == compute_digest(path)
     # a record that says otherwise shows that it is read, and not the file
     record_path(path).write_text(record_path(path).read_text().replace(first, "f" * 64))
     assert checkpoint_digest(path) == "f" * 64
-    path.write_bytes(b"two")
+    write_archive(path, "two")
     os.utime(path, ns=(1, 1))
     assert checkpoint_digest(path) == compute_digest(path)
     record_path(path).write_text("not JSON")
@@ -189,9 +194,16 @@ def test_digest_is_computed_once_until_the_file_changes(tmp_path: Path) -> None:
     assert checkpoint_digest(path) == compute_digest(path)
 
 
+def test_no_digest_is_kept_beside_what_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("# one")
+    assert checkpoint_digest(path) == compute_digest(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_digest_where_nothing_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / "c.ckpt"
-    path.write_bytes(b"one")
+    write_archive(path, "one")
     record_path(path).mkdir()  # stands in the way of the record, for a root user too
     assert checkpoint_digest(path) == compute_digest(path)
 

@@ -204,7 +204,7 @@ def test_run_without_a_bucket_is_refused(project):
 BUCKETS = {
     "none": (None, "destination is not set"),
     "folder": ("results", "is a folder, expected gs://"),
-    "bucket": ("gs://b/p", None),
+    "bucket": ("gs://bucket/p", None),
 }
 
 

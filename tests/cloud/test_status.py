@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
+from aifs_ensemble.cli.status import statuses_of
 from aifs_ensemble.cloud.status import MemberStatus, StatusObserver, read_statuses, summary
 from aifs_ensemble.config import Config, read_files
 from aifs_ensemble.errors import StorageError
-from aifs_ensemble.manifest import FileRecord, LeadRecord, MemberManifest
+from aifs_ensemble.journal import WorkFolder
+from aifs_ensemble.manifest import FileRecord, LeadRecord, MemberManifest, write_member_manifest
 from aifs_ensemble.storage import open_destination
 
 
@@ -105,3 +108,48 @@ def test_table(config, capsys, root):
     assert "3 members: 1 delivered, 2 waiting" in shown
     assert main([*arguments, "--json"]) == 0
     assert [item["state"] for item in json.loads(capsys.readouterr().out)] == ["delivered", "waiting", "waiting"]
+
+
+def test_a_local_run_is_read_from_scratch(config, tmp_path):
+    here = Config({**config, "scratch": str(tmp_path / "scratch"), "members": "1-4"})
+
+    def state(member):
+        return statuses_of(here)[member - 1]
+
+    work = WorkFolder(here.scratch.work(1), here.cycle, 1)
+    with work.lock():
+        assert state(1).state == "starting"
+        work.begin_attempt({})
+        work.journal.append(record(6))
+        work.journal.append(record(12))
+        assert state(1).text(time.time()) == "step 2 of 4"
+    assert state(1).text(0) == "waiting: 2 of 4 leads made, nobody works on it"
+    work.record_attempt(1, {"outcome": "StoppedError: asked to stop"})
+    assert state(1).state == "waiting"
+    work.record_attempt(1, {"outcome": "NotFiniteError: t_500"})
+    assert state(1).text(0) == "failed: NotFiniteError: t_500"
+    write_member_manifest(here.scratch.manifest(2), replace(manifest(here), member=2))
+    assert [status.state for status in statuses_of(here)] == ["failed", "computed", "waiting", "waiting"]
+    StatusObserver(here, 2, interval=0.01).failed(StorageError("gone"))
+    open_destination(here).put_bytes(b"{}", here.keys_.manifest(1))
+    assert [status.state for status in statuses_of(here)][:2] == ["delivered", "failed"]
+
+
+def test_watching_through_a_pipe_prints_the_table_each_time(config, capsys, monkeypatch, tmp_path, root):
+    from aifs_ensemble.cli import main
+
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        open_destination(config).put_bytes(b"{}", config.keys_.manifest(len(naps)))
+
+    monkeypatch.setattr(time, "sleep", nap)
+    settings = [f"destination={config['destination']}", f"scratch={tmp_path}", "members=1-2", "lead_hours=24"]
+    arguments = ["--configfile", str(root / "config" / "config.yaml"), "--config", *settings]
+    assert main(["status", "--watch", "5", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert naps == [5, 5]
+    summaries = [line.strip() for line in shown.splitlines() if "members:" in line]
+    assert summaries == ["2 members: 2 waiting", "2 members: 1 delivered, 1 waiting", "2 members: 2 delivered"]
+    assert "\033" not in shown

@@ -89,7 +89,7 @@ def test_a_single_field_through_the_index(ensemble: Path, variable: str) -> None
 
 
 def test_several_fields_through_the_index(ensemble: Path) -> None:
-    fields = read_fields(ensemble / lead_file(CYCLE, 1, 12), param=["u", "v"], levelist=[850, 200])
+    fields = read_fields(str(ensemble / lead_file(CYCLE, 1, 12)), param=["u", "v"], levelist=[850, 200])
     assert fields.shape == (4, 6114)
 
 

@@ -110,7 +110,7 @@ def test_failed_members_were_paid_too(tmp_path: Path, machines: Machines) -> Non
     assert found.usd(machines, "a2-ultragpu-1g", "us-central1", coiled=True) == pytest.approx(1.5 * (price + 1.6))
 
 
-@pytest.mark.parametrize("content", ["", "hello\nworld\n", "Average per member: 443 s\n"])
+@pytest.mark.parametrize("content", ["", "hello\nworld\n", "Average per member: 443 s\n", "9 members, 51.7 minutes\n"])
 def test_a_log_of_something_else_is_one_line(tmp_path: Path, content: str) -> None:
     file = tmp_path / "run.txt"
     file.write_text(content)

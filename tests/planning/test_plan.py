@@ -215,7 +215,7 @@ REFUSED = [
 def test_refusals(
     frozen: tuple[Machines, Throughput], tmp_path: Path, over: dict[str, Any], asked: dict[str, Any], message: str
 ) -> None:
-    found = make(synthetic.config(tmp_path / "s", destination="gs://b/p", **over), frozen, **asked)
+    found = make(synthetic.config(tmp_path / "s", destination="gs://bucket/p", **over), frozen, **asked)
     with pytest.raises(PlanError) as error:
         found.check()
     assert message in str(error.value)
@@ -258,7 +258,7 @@ def test_several_cards_are_refused_for_google_batch_alone(frozen: tuple[Machines
 
 def test_crossing_regions_can_be_allowed_and_is_paid(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
     config = synthetic.config(
-        tmp_path / "s", destination="gs://b", delivery={"streaming": True, "allow_cross_region": True}
+        tmp_path / "s", destination="gs://bucket", delivery={"streaming": True, "allow_cross_region": True}
     )
     found = make(config, frozen, bucket_region="europe-west4")
     found.check()

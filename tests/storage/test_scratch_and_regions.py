@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from aifs_ensemble import preflight, scratch_space
-from aifs_ensemble.delivery import deliver_member
 from aifs_ensemble.errors import ConfigError, PlanError, StorageError
 from aifs_ensemble.files import crc32c_bytes
 from aifs_ensemble.layouts import combine_crc32c, make_blocks
@@ -47,10 +46,8 @@ def test_blocks_have_the_names_that_users_know(tmp_path: Path) -> None:
 
 def test_a_block_of_too_many_leads_is_refused(tmp_path: Path) -> None:
     delivery = {"layout": "both", "block_hours": 240}
-    config = make_config(tmp_path, str(tmp_path / "x"), lead_hours=240, members="1", delivery=delivery)
-    make_member(config, 1, size=30)
     with pytest.raises(ConfigError, match=r"delivery\.block_hours: 240, expected at most 192"):
-        deliver_member(config, 1)
+        make_config(tmp_path, str(tmp_path / "x"), lead_hours=240, members="1", delivery=delivery)
 
 
 MOUNTS = """overlay / overlay rw 0 0

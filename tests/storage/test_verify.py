@@ -15,7 +15,7 @@ from aifs_ensemble.errors import StorageError, VerificationError
 from aifs_ensemble.journal import WorkFolder
 from aifs_ensemble.orphans import finished_run
 from aifs_ensemble.storage import open_storage
-from aifs_ensemble.verify import check_ensemble, verify_ensemble, verify_member
+from aifs_ensemble.verify import MemberCheck, _reasons, check_ensemble, verify_ensemble, verify_member
 
 from storage.members import make_config, make_member
 
@@ -229,6 +229,21 @@ def test_gc_of_a_finished_run_is_known_on_scratch(config: Config, tmp_path: Path
     assert config.scratch.receipt(1).exists()
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["copies kept", "copies gone"])
+def test_gc_of_a_finished_run_lets_it_be_made_again(tmp_path: Path, destination: str, kept: bool) -> None:
+    config = make_config(tmp_path / "scratch", destination, members="1", keep_scratch=kept)
+    make_member(config, 1)
+    deliver_member(config, 1)
+    assert run_cli(config, tmp_path, "gc", "--finished", "1", "--delete") == 0
+    work = WorkFolder(config.scratch.work(1), config.cycle, 1)
+    assert set(work.finished(config.leads, local=False)) == (set(config.leads) if kept else set())
+    assert config.scratch.manifest(1).exists() == kept  # without it the forecast runs again
+    if not kept:
+        make_member(config, 1)
+    deliver_member(config, 1)
+    assert verify_member(config, 1).state == "sound"
+
+
 def test_a_missing_receipt_is_named_as_the_ensemble_needs_it(config: Config) -> None:
     storage = open_storage(config["destination"])
     storage.delete(config.keys_.receipt(1))
@@ -266,6 +281,17 @@ def test_a_sound_run_of_fewer_leads_is_short_and_left_alone(config: Config) -> N
         verify_ensemble(today)
     assert {info.key for info in storage.list("")} == before
     assert verify_member(config, 1).state == "sound"
+
+
+def test_short_members_are_told_with_each_reason() -> None:
+    def short(member: int, hours: int) -> MemberCheck:
+        return MemberCheck(member, "destination", "short", {0: f"ends at {hours} h, 240 h are asked for"})
+
+    assert _reasons([short(1, 6), short(2, 6), short(3, 12)]) == (
+        "1-2: ends at 6 h, 240 h are asked for; 3: ends at 12 h, 240 h are asked for"
+    )
+    many = _reasons([short(member, 6 * member) for member in range(1, 9)])
+    assert many.count("ends at") == 5 and many.endswith("; and 3 more")
 
 
 def test_a_member_that_is_not_there_leaves_success_alone(config: Config) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import xarray as xr
 from aifs_ensemble.state import read_state
 
-from workflow.project import CYCLE, Project, jobs_run
+from workflow.project import CYCLE, ROOT, Project, jobs_run
 
 pytestmark = pytest.mark.workflow
 
@@ -38,6 +39,27 @@ def test_a_run_ends_with_where_and_what(finished: Project) -> None:
     assert "fields/s" in said
     assert f"files are in results/{CYCLE}" in said
     assert "untrained" in said
+
+
+def test_forecasts_alone_are_on_scratch(fresh: Project) -> None:
+    shutil.rmtree(fresh.results)
+    (fresh.scratch / "manifests" / "member002.json").unlink()
+    said = fresh.run("forecasts")
+    assert f"forecasts of members 1-2 are in scratch/{CYCLE}/forecasts, not delivered" in said
+    assert "files are in" not in said
+
+
+def test_cleaning_keeps_the_record_of_rented_machines(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    kept = tmp_path / ".snakemake" / "rented" / "forecast-1.json"
+    for path in (kept, tmp_path / ".snakemake" / "log" / "a.log", tmp_path / "scratch" / "x"):
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    for _ in range(2):
+        subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "Makefile", kept]
+    shutil.rmtree(tmp_path / ".snakemake")
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
 
 
 def test_nothing_is_done_twice(finished: Project) -> None:
@@ -207,6 +229,7 @@ def test_a_failed_member_leaves_a_short_ensemble_that_says_so(fresh: Project) ->
     assert not (fresh.results / "_SUCCESS").exists()
     fresh.configure(min_members=2)
     said = fresh.snakemake()
+    assert fresh.code == 1
     assert "short" in said
     assert json.loads((fresh.results / "manifest.json").read_text())["state"] == "short"
     assert (fresh.results / "_SUCCESS").exists()

@@ -170,3 +170,21 @@ def test_a_run_that_cannot_deliver_is_refused_before_anything_runs(project: Proj
     assert f"config: destination: {place!r}, expected a folder that can be written: " in said
     assert reason in said and "Traceback" not in said
     assert not (project.folder / "scratch").exists()
+
+
+@pytest.mark.parametrize(("place", "reason"), [("/proc/nowhere", "/proc: "), ("Snakefile", "file is not a folder")])
+def test_a_scratch_that_cannot_be_is_refused_before_anything_runs(project: Project, place: str, reason: str) -> None:
+    project.configure(scratch=place)
+    said = project.snakemake()
+    assert project.code != 0
+    assert f"config: scratch: {place!r}, expected a folder that can be written: " in said
+    assert reason in said and "Traceback" not in said
+    assert not (project.folder / "results").exists()
+
+
+def test_a_bucket_without_credentials_is_refused_before_anything_runs(project: Project) -> None:
+    nobody = {"NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": str(project.folder), "HOME": str(project.folder)}
+    said = project.snakemake("--config", BUCKET, environment=nobody)
+    assert project.code != 0
+    assert "gs://: no application default credentials" in said and "Traceback" not in said
+    assert not list(project.folder.rglob("*.safetensors"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -85,7 +86,10 @@ def write_record(
 def checkpoint_digest(path: Path) -> str:
     """Return the SHA-256 of a checkpoint in hexadecimal, from the record beside it where that still holds.
 
-    Raises CheckpointError when there is no such file.
+    No record is left beside a file that is no whole zip archive, and so no checkpoint. Raises CheckpointError when
+    there is no such file.
     """
     record = read_record(path)
-    return (record or write_record(path)).sha256
+    if record is not None:
+        return record.sha256
+    return write_record(path).sha256 if zipfile.is_zipfile(path) else compute_digest(path)

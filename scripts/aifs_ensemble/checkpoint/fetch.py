@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +103,12 @@ def _kept(model: Model, path: Path, *, trust: bool) -> DigestRecord | None:
     """Return the record of a file that need not be fetched again; CheckpointError when it is not the one listed."""
     if not path.exists():
         return None
-    record = read_record(path) or write_record(path)
+    record = read_record(path)
+    if record is None and not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path}: not a checkpoint, expected the zip archive that torch.save writes; remove to fetch anew"
+        )
+    record = record or write_record(path)
     expected = model.checkpoint.get("sha256")
     if expected and record.sha256 != expected and not trust:
         raise CheckpointError(
@@ -151,6 +157,8 @@ def _from_bucket(url: str, part: Path, policy: Policy, deadline: Deadline) -> No
     from aifs_ensemble.storage import TransferSettings, open_storage
 
     folder, _, key = url.rpartition("/")
+    if folder == "gs:/" or not key:
+        raise CheckpointError(f"{url}: expected gs://bucket/object")
     storage = open_storage(folder, TransferSettings(deadline=min(policy.deadline_seconds, deadline.remaining)))
     try:
         info = storage.stat(key)

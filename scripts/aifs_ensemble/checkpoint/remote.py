@@ -43,7 +43,10 @@ class Remote:
 
 def plain_remote(url: str) -> Remote:
     """Return the file at an ``https://`` URL, or at an ``http://`` one on this machine."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint: {url.partition('?')[0]}: {error}, expected an https:// URL") from None
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
         raise CheckpointError(f"checkpoint: {url.partition('?')[0]}: expected https, for nothing else vouches for it")
     # A query is where signed URLs keep their signature.

@@ -59,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # a reader such as head has seen enough; Python must not complain again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.filename is None:
+            raise  # of no file that a user could name
+        logging.debug("%s", error, exc_info=error)
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return WorkflowError.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130

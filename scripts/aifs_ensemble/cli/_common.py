@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from aifs_ensemble.config import Config, merge, read_files
+from aifs_ensemble.config import Config, merge, read_files, read_yaml, takes_text
 from aifs_ensemble.errors import ConfigError
+from aifs_ensemble.files import folder_problem
 
 DEFAULT_CONFIG = Path("config/config.yaml")
 
@@ -20,6 +20,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="keys set over the files")
 
 
+def check_output(option: str, path: Path, *, file: bool = False) -> None:
+    """Raise ConfigError unless an option names a folder (or a `file` in one) that can be written to, or made."""
+    problem = f"{path} is a folder" if file and path.is_dir() else folder_problem(path.parent if file else path)
+    if problem:
+        raise ConfigError(f"{option}: {str(path)!r}, expected a {'file' if file else 'folder'} to write: {problem}")
+
+
 def config_from(args: argparse.Namespace) -> Config:
     """Return the configuration that the arguments name."""
     raw = read_files(*args.configfile)
@@ -27,7 +34,10 @@ def config_from(args: argparse.Namespace) -> Config:
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"--config: {item!r}, expected KEY=VALUE")
-        value: Any = yaml.load(text, Loader=yaml.BaseLoader) if key in ("cycle", "members") else yaml.safe_load(text)
+        loader = yaml.BaseLoader if key in ("cycle", "members") else yaml.SafeLoader
+        value = read_yaml(text, f"--config: {item!r}", loader)
+        if takes_text(key) and not isinstance(value, str | None):  # `gs://:` is a mapping, and 2026 a number
+            value = text
         for part in reversed(key.split(".")[1:]):
             value = {part: value}
         merge(raw, {key.split(".")[0]: value})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 
-from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from
 from aifs_ensemble.config import Config
 from aifs_ensemble.machines import Machines, load_machines
 from aifs_ensemble.plan_text import duration, money, size, table
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     machines = load_machines(prices=Path(prices) if prices else None)
     if args.old_log:
         return _old_logs(args.old_log, machines, config["cloud"]["regions"][0])
+    if args.output:
+        check_output("--output", args.output)
     text = _account(
         config, machines, args.benchmarks, args.output, args.formats,
         profile=args.profile, spot=args.spot, fetch=args.fetch,

@@ -17,6 +17,7 @@ from aifs_ensemble.checkpoint import (
 from aifs_ensemble.checkpoint.describe import environment_difference
 from aifs_ensemble.checkpoint.digest import read_record
 from aifs_ensemble.checkpoint.register import register_checkpoint
+from aifs_ensemble.cli._common import check_output
 from aifs_ensemble.models import get_model
 
 HELP = "build, fetch, show or register a model checkpoint"
@@ -55,17 +56,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _output(args: argparse.Namespace) -> Path:
-    return args.output or _FOLDER / f"{args.model}.ckpt"
+    path = args.output or _FOLDER / f"{args.model}.ckpt"
+    check_output("--output", path, file=True)
+    return path
 
 
 def _build(args: argparse.Namespace) -> None:
-    path = _output(args)
-    build_demo(get_model(args.model), path)
+    model, path = get_model(args.model), _output(args)
+    build_demo(model, path)
     print(f"{path}: untrained, {path.stat().st_size} bytes, sha256 {checkpoint_digest(path)}")
 
 
 def _fetch(args: argparse.Namespace) -> None:
-    path, model = _output(args), get_model(args.model)
+    model, path = get_model(args.model), _output(args)
     policy = Policy(deadline_seconds=args.deadline)
     record = fetch_checkpoint(model, path, source=args.source, trust=args.trust, policy=policy)
     print(f"{path}: {record.size} bytes, sha256 {record.sha256}, from {record.source or 'an earlier fetch'}")

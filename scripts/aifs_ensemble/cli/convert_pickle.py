@@ -7,8 +7,9 @@ import os
 import re
 from pathlib import Path
 
-from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from
 from aifs_ensemble.errors import InputError
+from aifs_ensemble.names import parse_members
 
 LONG_AGO = 86400.0  # older than any log or benchmark of an earlier run, which Snakemake compares too
 HELP = "convert pickled input states to state files"
@@ -16,7 +17,9 @@ HELP = "convert pickled input states to state files"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument("pickles", nargs="+", type=Path, help="files that end in the member's number, e.g. ..._007.pkl")
+    parser.add_argument(
+        "pickles", nargs="*", type=Path, metavar="FILE", help="files that end in the member's number, e.g. ..._007.pkl"
+    )
     parser.add_argument("--member", type=int, help="member of a single file whose name does not say")
     parser.add_argument("--folder", type=Path, help="where the states go (default: the cycle's folder on scratch)")
 
@@ -25,23 +28,47 @@ def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.files import write_json
     from aifs_ensemble.initial.pickles import convert_pickle
     from aifs_ensemble.initial.summaries import write_summary
+    from aifs_ensemble.preflight import check_scratch_folder
 
+    _give_back(args)
     config = config_from(args)
+    if not args.pickles:
+        raise InputError("convert-pickle: no file named, expected e.g. input_state_member_007.pkl")
+    if args.folder is None:
+        check_scratch_folder(config)
+    else:
+        check_output("--folder", args.folder)
     if args.member is not None and len(args.pickles) != 1:
         raise InputError("--member: goes with a single file")
-    for pickled in args.pickles:
-        member = args.member if args.member is not None else member_of(pickled)
+    for pickled, member in _members(args, config["ensemble_size"]):
         path = config.scratch.initial(member)
         if args.folder is not None:
             path = args.folder / path.name
+        state = convert_pickle(config, pickled, member, path)
         cycle = path.parent / "cycle.json"
         if not cycle.exists():  # without it, or with one that is younger, the workflow would make the states itself
             write_json(cycle, {"cycle": config.cycle, "grid": config.model.grid, "source": {"kind": "pickle"}})
             os.utime(cycle, (LONG_AGO, LONG_AGO))
-        state = convert_pickle(config, pickled, member, path)
         write_summary(path.with_suffix(".json"), state)
         print(f"{path}: member {member}, {len(state.variables)} variables on {state.grid}")
     return 0
+
+
+def _members(args: argparse.Namespace, largest: int) -> list[tuple[Path, int]]:
+    """Return each file with its member; ConfigError, before anything is written, for one that there is not."""
+    found = [(path, member_of(path) if args.member is None else args.member) for path in args.pickles]
+    parse_members([member for _, member in found], largest)
+    return found
+
+
+def _give_back(args: argparse.Namespace) -> None:
+    """Take the pickles back that ``--configfile CONFIG FILE`` or ``--config KEY=VALUE FILE`` has read as its own."""
+    for option in ("configfile", "config"):
+        values = getattr(args, option)
+        taken = [value for value in values if str(value).endswith((".pkl", ".pickle"))]
+        taken = [value for value in taken if option == "configfile" or "=" not in value]
+        setattr(args, option, [value for value in values if value not in taken])
+        args.pickles += map(Path, taken)
 
 
 def member_of(path: Path) -> int:

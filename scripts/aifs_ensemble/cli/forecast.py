@@ -11,11 +11,12 @@ from pathlib import Path
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
 from aifs_ensemble.compile_cache import CompileCache
-from aifs_ensemble.errors import WorkflowError
+from aifs_ensemble.errors import CheckpointError, InputError, WorkflowError
 from aifs_ensemble.forecast import ForecastRequest, run_forecast
 from aifs_ensemble.manifest import LeadRecord, MemberManifest
 from aifs_ensemble.names import parse_members
 from aifs_ensemble.observers import ForecastObserver
+from aifs_ensemble.preflight import check_scratch_folder
 from aifs_ensemble.progress import Progress
 
 HELP = "forecast members on this machine"
@@ -43,12 +44,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--initial", type=Path, help="initial state of the one member that is run")
 
 
+def check_named(args: argparse.Namespace, model: str) -> None:
+    """Refuse files that are named and not there: a finished member would not miss them."""
+    if args.checkpoint is not None and not args.checkpoint.is_file():
+        what = "a folder" if args.checkpoint.is_dir() else "no such checkpoint"
+        raise CheckpointError(f"{args.checkpoint}: {what}, expected that of {model}")
+    if args.initial is not None and not args.initial.is_file():
+        raise InputError(f"{args.initial}: {'a folder' if args.initial.is_dir() else 'no such file'}, expected a state")
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the members; the first that fails ends the command."""
     config = config_from(args)
     members = config.members if args.members is None else parse_members(args.members, config["ensemble_size"])
     if args.initial and len(members) > 1:
         raise WorkflowError(f"--initial: {args.initial} is one member's, expected one of {len(members)} members")
+    check_named(args, config.model.name)
+    check_scratch_folder(config)
     for member in members:
         request = ForecastRequest.from_config(config, member, checkpoint=args.checkpoint, initial=args.initial)
         observers: list[ForecastObserver] = [TerminalProgress()] if sys.stderr.isatty() and request.progress else []

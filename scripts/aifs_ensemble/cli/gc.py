@@ -6,10 +6,12 @@ import argparse
 from datetime import timedelta
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.names import parse_members
 from aifs_ensemble.orphans import find_orphans, finished_run, remove, remove_finished
 from aifs_ensemble.storage import open_destination
 
+MOST_HOURS = 100 * 8766  # a hundred years
 HELP = "show, and remove, what no manifest names"
 
 
@@ -26,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show orphans by reason, and remove them with --delete."""
     config = config_from(args)
+    if not 0 <= args.older_hours <= MOST_HOURS:
+        raise ConfigError(f"--older-hours: {args.older_hours:g}, expected hours, 0 to {MOST_HOURS}")
     storage = open_destination(config)
     members = parse_members(args.finished, config["ensemble_size"]) if args.finished else ()
     if members:

@@ -20,9 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.initial.build import build_member, ensemble_statistics, prepare_cycle
+    from aifs_ensemble.preflight import check_scratch_folder
 
     config = config_from(args)
-    members = parse_members(args.members) if args.members else config.members
+    members = config.members if args.members is None else parse_members(args.members, config["ensemble_size"])
+    if not args.statistics_only:
+        check_scratch_folder(config)
     paths = [config.scratch.initial(member) for member in members]
     if not args.statistics_only:
         prepare_cycle(config)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from difflib import get_close_matches
 from pathlib import Path
 
-from aifs_ensemble.errors import VerificationError
+from aifs_ensemble.errors import InputError, VerificationError
 from aifs_ensemble.gribcheck import Message, check_index, check_name, is_lead, messages
 from aifs_ensemble.names import index_file
 
@@ -23,11 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print files and their checks; VerificationError if anything is wrong."""
+    """Print files and their checks; VerificationError if anything is wrong, InputError for fields that none has."""
     paths = [path for given in args.files for path in (sorted(given.rglob("*.grib*")) if given.is_dir() else [given])]
     wrong: list[str] = []
+    names: set[str] = set()
     for path in paths:
         found = list(messages(path, values=not args.headers))
+        names |= {message.keys["shortName"] for message in found}
         if not args.quiet:
             _print_fields(found, args.param)
         problems = _problems(path, found)
@@ -37,6 +40,10 @@ def run(args: argparse.Namespace) -> int:
         wrong += problems
     if wrong or not paths:
         raise VerificationError(f"{len(wrong)} problems in {len(paths)} GRIB files, expected none in at least one")
+    if absent := [name for name in args.param or () if name not in names]:
+        near = get_close_matches(absent[0], sorted(names), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(sorted(names))}"
+        raise InputError(f"--param: {' '.join(absent)}: no message of {len(paths)} files matches, {hint}")
     return 0
 
 

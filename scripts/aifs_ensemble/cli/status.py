@@ -1,11 +1,13 @@
-"""Show what each member is doing, from the destination, while the ensemble runs and after."""
+"""Show what each member is doing, from the destination and from scratch, while the ensemble runs and after."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 
 from rich.console import Console, Group
@@ -16,9 +18,11 @@ from rich.text import Text
 from aifs_ensemble.cli._common import add_config_arguments, config_from
 from aifs_ensemble.cloud.status import DELIVERED, FAILED, RUNNING, MemberStatus, read_statuses, summary
 from aifs_ensemble.config import Config
-from aifs_ensemble.storage import open_destination
+from aifs_ensemble.errors import ConfigError
+from aifs_ensemble.scratch_status import with_scratch
+from aifs_ensemble.storage import Storage, open_destination
 
-HELP = "table of the members' states at the destination"
+HELP = "table of what the members are doing"
 _COLOURS = {DELIVERED: "green", FAILED: "red", RUNNING: "cyan"}
 
 
@@ -45,23 +49,39 @@ def table(statuses: Sequence[MemberStatus], now: float) -> Group:
     return Group(shown, Text(summary(statuses)))
 
 
+def statuses_of(config: Config, storage: Storage | None = None) -> list[MemberStatus]:
+    """Return what the destination says of each member; of those it knows nothing of, what scratch says."""
+    return with_scratch(config, read_statuses(config, storage))
+
+
 def run(args: argparse.Namespace) -> int:
     """Print the table once, or keep it up to date."""
     config = config_from(args)
+    if args.watch is not None and not 0 < args.watch <= 86400:
+        raise ConfigError(f"--watch: {args.watch:g}, expected seconds above 0, at most a day")
     if args.json:
-        print(json.dumps([asdict(status) for status in read_statuses(config)], indent=1))
+        print(json.dumps([asdict(status) for status in statuses_of(config)], indent=1))
     elif args.watch:
         _watch(config, args.watch)
     else:
-        Console().print(table(read_statuses(config), time.time()))
+        Console().print(table(statuses_of(config), time.time()))
     return 0
 
 
 def _watch(config: Config, seconds: float) -> None:
-    storage = open_destination(config)
-    statuses = read_statuses(config, storage)
-    with Live(table(statuses, time.time()), auto_refresh=False) as live:
-        while any(status.state != DELIVERED for status in statuses):
+    """Keep one table up to date on a terminal; elsewhere print it again each time."""
+    storage, console = open_destination(config), Console()
+    still = console.is_terminal and not console.is_dumb_terminal
+    statuses = statuses_of(config, storage)
+    with Live(console=console, auto_refresh=False) if still else nullcontext() as live:
+        while True:
+            shown = table(statuses, time.time())
+            if live is None:
+                console.print(shown)
+                sys.stdout.flush()
+            else:
+                live.update(shown, refresh=True)
+            if all(status.state == DELIVERED for status in statuses):
+                return
             time.sleep(seconds)
-            statuses = read_statuses(config, storage)
-            live.update(table(statuses, time.time()), refresh=True)
+            statuses = statuses_of(config, storage)

@@ -57,7 +57,7 @@ def prepare_cycle(config: Config, path: Path | None = None) -> dict[str, Any]:
 
 
 def build_member(config: Config, member: int, path: Path) -> State:
-    """Make the initial state of one member and write it to `path`.
+    """Make the initial state of one member and write it to `path`, unless it is there already.
 
     Its variables are ``config.model.inputs``, its times T-6h and T, constants repeated. The same
     input gives the same bytes. Raises InputError for missing or implausible fields, naming them, and
@@ -65,7 +65,7 @@ def build_member(config: Config, member: int, path: Path) -> State:
     """
     inputs = open_source(config).read(member)
     state = assemble(config, member, inputs)
-    write_state(path, state)
+    write_state(path, state, keep_equal=True)
     LOG.info("%s: initial state of %s member %d on %s", path, config.cycle, member, state.grid)
     return state
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from aifs_ensemble.errors import ConfigError, StorageError
 from aifs_ensemble.files import crc32c_bytes
+from aifs_ensemble.locations import check_destination
 
 
 class ConflictError(StorageError):
@@ -173,12 +174,11 @@ class Storage(ABC):
 def open_storage(url: str, settings: TransferSettings | None = None) -> Storage:
     """Return the storage at a folder or ``gs://bucket[/prefix]``; ConfigError for any other scheme."""
     settings = settings or TransferSettings()
+    check_destination(url)
     if url.startswith("gs://"):
         from aifs_ensemble.storage.gcs import GcsStorage
 
         return GcsStorage(url, settings)
-    if "://" in url:
-        raise ConfigError(f"destination: {url!r}, expected a folder or gs://bucket[/prefix]")
     from aifs_ensemble.storage.folder import FolderStorage
 
     return FolderStorage(url, settings)

@@ -11,7 +11,6 @@ settled by comparing checksums.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from io import SEEK_END, BytesIO
 from os import environ
@@ -31,7 +30,7 @@ from google.auth.transport.requests import AuthorizedSession
 from google.cloud import storage
 from google.resumable_media import DataCorruption, InvalidResponse
 
-from aifs_ensemble.errors import ConfigError, StorageError, VerificationError, WorkflowError
+from aifs_ensemble.errors import StorageError, VerificationError, WorkflowError
 from aifs_ensemble.files import atomic_writer, crc32c_bytes, crc32c_file
 from aifs_ensemble.storage.base import MissingError, ObjectInfo, Storage, TransferSettings
 from aifs_ensemble.storage.uploads import (
@@ -47,7 +46,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]+[a-z0-9]")
 TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 TELL_SECONDS = 30.0  # between lines in the log about requests that are repeated
 _FIELDS = "items(name,size,crc32c,generation,updated),nextPageToken"
@@ -88,8 +86,6 @@ class GcsStorage(Storage):
     def __init__(self, url: str, settings: TransferSettings):
         super().__init__(url, settings)
         bucket, _, prefix = url.removeprefix("gs://").rstrip("/").partition("/")
-        if not _BUCKET.fullmatch(bucket):
-            raise ConfigError(f"destination: {url!r}, expected gs://bucket[/prefix]")
         self._told = monotonic()
         self._prefix = f"{prefix}/" if prefix else ""
         self._session, self.client = _connect(settings.threads)
