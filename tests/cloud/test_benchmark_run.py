@@ -68,7 +68,7 @@ def test_rented_machines_are_measured(
     entry = next(
         item for item in json.loads(table.read_text())["entries"] if (item["model"], item["gpu"]) == ("demo", "cpu")
     )
-    assert entry["step_seconds"] == result["modes"]["engine"]["step_seconds"]
+    assert entry["step_seconds"] == round(result["modes"]["engine"]["step_seconds"], 4)
     shown = capsys.readouterr().out
     assert "cpu, " in shown and "s a step, into" in shown
     assert "europe-west4, machine and disks:" in shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -422,7 +423,8 @@ def test_settings_that_cannot_work_cost_nothing_of_what_there_is(
     request = request_for()
     run_forecast(request)
     if "checkpoint" in wrong:
-        wrong = {"checkpoint": root / "README.md"}
+        wrong = {"checkpoint": tmp_path / "README.md"}
+        shutil.copy(root / "README.md", wrong["checkpoint"])
     if "trust" in wrong:  # another model's weights, of which nobody said that they are to be trusted
         other = tmp_path / "other.ckpt"
         build_checkpoint(model, other, hidden="O8", channels=16, layers=1, heads=2, window=64, seed=7)
