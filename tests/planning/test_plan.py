@@ -285,7 +285,7 @@ def test_a_plan_takes_the_regions_that_a_run_takes(
 ) -> None:
     """Those near the bucket, as it is spelled; the others are left out, and nothing is paid for traffic."""
     config = synthetic.config(
-        tmp_path / "s", destination="gs://b/p", cloud={"bucket_region": bucket, "regions": regions}
+        tmp_path / "s", destination="gs://bucket/p", cloud={"bucket_region": bucket, "regions": regions}
     )
     assert usable_regions(regions, bucket, False)[0] == region
     found = make(config, frozen)

@@ -106,8 +106,12 @@ class Case:
         )
 
 
-def run_once(case: Case, folder: Path) -> None:
-    """Go on with the member until it is delivered; this is what gets killed."""
+def run_once(case: Case, folder: Path, emulator: str) -> None:
+    """Go on with the member until it is delivered; this is what gets killed.
+
+    `emulator`: a process of a fork server has the environment of whoever started the server.
+    """
+    os.environ["STORAGE_EMULATOR_HOST"] = emulator
     config = case.config(folder)
     storage = open_storage(str(config["destination"]), SETTINGS)
     code = 0
@@ -187,7 +191,7 @@ def run_case(case: Case, folder: Path, proxy: FaultProxy | None) -> Result:
 
     for start in range(STARTS):
         result.starts += 1
-        process = context.Process(target=run_once, args=(case, folder))
+        process = context.Process(target=run_once, args=(case, folder, os.environ["STORAGE_EMULATOR_HOST"]))
         process.start()
         if start < len(case.kills):
             _wait_for(case.kills[start], process, progress)
