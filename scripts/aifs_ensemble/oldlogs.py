@@ -15,16 +15,18 @@ from aifs_ensemble.errors import InputError
 from aifs_ensemble.machines import Machines
 from aifs_ensemble.throughput import Baseline
 
-_MEMBER = re.compile(r"\b(?:members?|mem|ens|pf)[\s_#:=-]*0*(\d{1,3})\b", re.IGNORECASE)
+_MEMBER = re.compile(r"\b(?:members?|mem|ens|pf)[\s_#:=-]*0*(\d{1,3})\b(?![-–]\d)", re.IGNORECASE)
+_RANGE = re.compile(r"\bmembers?[\s_#:=-]*0*(\d{1,3})\s*(?:-|–|to)\s*0*(\d{1,3})\b(?!\.\d|\s*[hms])", re.IGNORECASE)
 _COUNT = re.compile(r"(?<![\d:.])(\d+)\s+(?:ensemble\s+)?members\b", re.IGNORECASE)
 _TIME = re.compile(
     r"(?<![\w.:])(\d+(?:\.\d+)?)\s*(hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z/])", re.IGNORECASE
 )
 _CLOCK = re.compile(r"(?:took|in|time|elapsed|duration)[\s:=]*(\d{1,2}):(\d{2}):(\d{2})(?:\.\d+)?\b", re.IGNORECASE)
-_SIZE = re.compile(r"(?<![\w.])(\d+(?:[.,]\d+)?)\s*(TB|TiB|GB|GiB|MB|MiB)\b", re.IGNORECASE)
+_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(TB|TiB|GB|GiB|MB|MiB)\b", re.IGNORECASE)
 _FAILED = re.compile(r"\b(fail(?:ed|ure)?|error|crash(?:ed)?|out of memory|no space|killed|traceback)\b", re.IGNORECASE)
 _TOTAL = re.compile(r"\b(total|all members|summary|overall|finished all|complete[d]?:)\b", re.IGNORECASE)
 _RATE = re.compile(r"\b(?:avg|average|mean|per[ -](?:member|step)|eta|remaining|a member)\b", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<![\d.,:])\d{1,3}(?:,\d{3})+(?![\d,])")
 _BYTES = {"mb": 1e6, "gb": 1e9, "tb": 1e12, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 # How far figures that were rounded for a log may be apart.
 TOLERANCE = 0.02
@@ -75,6 +77,7 @@ class OldRun:
 
 def seconds_in(text: str) -> float | None:
     """Return the time that a text names, all its parts together: ``7m23s``, ``7.4 min``, ``0:07:23``."""
+    text = _plain(text)
     clock = _CLOCK.search(text)
     if clock:
         return int(clock[1]) * 3600 + int(clock[2]) * 60 + int(clock[3])
@@ -89,8 +92,14 @@ def seconds_in(text: str) -> float | None:
 
 def bytes_in(text: str) -> float | None:
     """Return the first size that a text names."""
-    match = _SIZE.search(text)
-    return float(match[1].replace(",", ".")) * _BYTES[match[2].lower()] if match else None
+    match = _SIZE.search(_plain(text))
+    return float(match[1]) * _BYTES[match[2].lower()] if match else None
+
+
+def _plain(text: str) -> str:
+    """Return a text with numbers as Python has them: ``3,101`` is three thousand, ``15,35`` fifteen and a third."""
+    text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+    return re.sub(r"(?<![\d.,:])(\d+),(\d{1,2})(?![\d,])", r"\1.\2", text)
 
 
 def read_old_log(path: Path, baseline: Baseline | None = None) -> OldRun:
@@ -107,9 +116,9 @@ def read_old_log(path: Path, baseline: Baseline | None = None) -> OldRun:
     members: list[OldMember] = []
     totals: list[OldTotal] = []
     for number, line in enumerate(lines, 1):
-        count, member = _COUNT.search(line), _MEMBER.search(line)
-        if count and (member is None or _TOTAL.search(line)):
-            total = OldTotal(int(count[1]), seconds_in(_shown(line)), bytes_in(line), number)
+        several, member = _several(line), _MEMBER.search(_RANGE.sub(" ", _COUNT.sub(" ", line)))
+        if several and (member is None or _TOTAL.search(line)):
+            total = OldTotal(several, seconds_in(_shown(line)), bytes_in(line), number)
             if total.seconds or total.bytes:
                 totals.append(total)
         elif member is None and _TOTAL.search(line) and (seconds_in(_shown(line)) or bytes_in(line)):
@@ -119,9 +128,17 @@ def read_old_log(path: Path, baseline: Baseline | None = None) -> OldRun:
             failed = bool(_FAILED.search(line))
             if told is not None or weight is not None or failed:
                 members = _noted(members, OldMember(int(member[1]), _or_nan(told), _or_nan(weight), failed, number))
-    if not members:
+    if not members and not any(total.members and total.seconds and total.bytes for total in totals):
         raise InputError(f"{path}: no line names a member with its time or size, expected a log of past runs")
     return OldRun(path, tuple(members), tuple(totals), tuple(_problems(members, totals, baseline)))
+
+
+def _several(line: str) -> int | None:
+    """Return how many members a line is about that counts them or gives the first and the last; None for no such."""
+    count, ends = _COUNT.search(line), _RANGE.search(line)
+    if count:
+        return int(count[1])
+    return int(ends[2]) - int(ends[1]) + 1 if ends else None
 
 
 def _or_nan(value: float | None) -> float:
@@ -135,11 +152,11 @@ def _shown(line: str) -> str:
 
 
 def _noted(members: list[OldMember], new: OldMember) -> list[OldMember]:
-    """Add a member; a second line about the one noted last completes it rather than being another run of it."""
-    if members and members[-1].member == new.member and not new.failed:
+    """Add a member; a line that only adds to what the last one told of the same run completes it."""
+    if members and members[-1].member == new.member and not new.failed and not members[-1].failed:
         last = members[-1]
-        adds = (isnan(last.seconds)) != (isnan(new.seconds)) or (isnan(last.bytes)) != (isnan(new.bytes))
-        if adds:
+        known_twice = not (isnan(last.seconds) or isnan(new.seconds)) or not (isnan(last.bytes) or isnan(new.bytes))
+        if not known_twice:
             seconds = new.seconds if isnan(last.seconds) else last.seconds
             weight = new.bytes if isnan(last.bytes) else last.bytes
             return [*members[:-1], OldMember(new.member, seconds, weight, last.failed, last.line)]

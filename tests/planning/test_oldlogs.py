@@ -20,6 +20,9 @@ TIMES = [
     ("in 01:02:03.5", 3723),
     ("1 h 5 min", 3900),
     ("51.7 minutes", 3102),
+    ("3,101 s", 3101),
+    ("443,2 s", 443.2),
+    ("10:07:23,123 done in 443 s", 443),
     ("no time here, 15.35 GB, step 12", None),
 ]
 
@@ -31,7 +34,14 @@ def test_times_in_their_usual_spellings(text: str, seconds: float | None) -> Non
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("15.35 GB", 15.35e9), ("15,35 GB", 15.35e9), ("900 MB", 9e8), ("1 GiB", 2**30), ("7.5 m, no size", None)],
+    [
+        ("15.35 GB", 15.35e9),
+        ("15,35 GB", 15.35e9),
+        ("900 MB", 9e8),
+        ("1 GiB", 2**30),
+        ("15,350 MB", 15.35e9),
+        ("7.5 m, no size", None),
+    ],
 )
 def test_sizes(text: str, count: float | None) -> None:
     assert bytes_in(text) == count
@@ -64,6 +74,34 @@ def test_time_and_size_may_come_on_two_lines(tmp_path: Path) -> None:
     first, second = read_old_log(file).members
     assert (first.seconds, first.bytes) == (440, 15.3e9)
     assert (second.seconds, math.isnan(second.bytes)) == (450, True)
+
+
+@pytest.mark.parametrize("first", ["Member 3 failed after 120 s", "Member 3: 120 s, 2 GB"])
+def test_a_second_run_of_a_member_is_another_run(tmp_path: Path, first: str) -> None:
+    file = tmp_path / "run.txt"
+    file.write_text(f"{first}\nMember 3: 441 s, 15.35 GB\n")
+    found = read_old_log(file)
+    assert [(member.seconds, member.failed) for member in found.members] == [(120, "failed" in first), (441, False)]
+    assert found.seconds == 561
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "9 members: 51.7 min, 107.48 GB",
+        "members 1-9 all done in 51.7 minutes, 107.48 GB",
+        "Members 1 to 9: 3,102 s, 107,480 MB",
+    ],
+)
+def test_a_line_about_several_members_is_about_none_of_them(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "run.txt"
+    file.write_text(f"{line}\n")
+    alone = read_old_log(file)
+    assert not alone.members and alone.seconds == pytest.approx(3102)
+    (total,) = alone.totals
+    assert (total.members, total.bytes) == (9, pytest.approx(107.48e9))
+    file.write_text(f"Member 3: 441 s, 15.35 GB\n{line}\n")
+    assert [member.member for member in read_old_log(file).members] == [3]
 
 
 def test_the_famous_total_is_seven_members(tmp_path: Path, throughput: Throughput) -> None:
