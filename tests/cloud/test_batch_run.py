@@ -144,6 +144,36 @@ def batch_cancel(project, *arguments):
     return done.stdout.splitlines()
 
 
+def test_a_closed_terminal_does_not_keep_jobs_from_being_deleted(tmp_path):
+    """What is printed then fails; the command that deletes is started all the same, here without a project."""
+    script = "import sys; from pathlib import Path; from aifs_ensemble.cloud import batch_jobs as b;"
+    script += "sys.stdin.readline(); b._delete_left('host-1-2-abcdef01', Path(sys.argv[1]))"
+    ours, theirs = os.openpty()
+    environment = {k: v for k, v in os.environ.items() if k != "GOOGLE_CLOUD_PROJECT"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stderr=theirs, env=environment, text=True
+    )
+    os.close(theirs)
+    os.close(ours)
+    process.communicate("\n", timeout=60)
+    log = tmp_path / ".snakemake/googlebatch_logs/cancel.log"
+    wait_until(lambda: log.exists() and "error: " in log.read_text())
+
+
+def test_jobs_of_a_configuration_of_one_s_own_are_found(project, batch, tmp_path, monkeypatch):
+    """A day's file names the cycle and the regions: without it another cycle's jobs would be looked for."""
+    config = project.configure(destination="gs://ensembles/own")
+    for name, value in project.env.items():
+        monkeypatch.setenv(name, value)
+    job = ask(batch_v1.BatchServiceClient(), "20260101_0000")
+    own = tmp_path / "today.yaml"
+    own.write_text("cycle: 20260101_0000\n")
+    assert batch_cancel(project, "--list") == [] and config.cycle != "20260101_0000"
+    files = ["config/config.yaml", "config/operational.yaml", str(own)]
+    for arguments in (["--configfile", *files], ["--config", "cycle=20260101_0000"]):
+        assert [line.split()[-1] for line in batch_cancel(project, *arguments, "--list")] == [job]
+
+
 @pytest.mark.long
 def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     """What was delivered stays; jobs left running are told of and deleted; Ctrl-C deletes the jobs."""

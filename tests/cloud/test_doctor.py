@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from aifs_ensemble.cloud.doctor import examine
 from aifs_ensemble.config import Config, merge, read_files
+from doubles.gcs_fault_proxy import fault_proxy
 
 
 def findings(root, tmp_path, role, **changes):
@@ -61,6 +62,17 @@ def test_bucket(root, tmp_path, gcs, monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs)
     found = findings(root, tmp_path, "cpu", destination="gs://ensembles/x")
     assert found["credentials"].state == "ok"
+    assert (found["bucket"].state, found["bucket"].text) == ("ok", "in US-CENTRAL1")
+
+
+def test_a_bucket_that_may_not_be_described(root, tmp_path, gcs, monkeypatch):
+    """Objects may be read and written; Snakemake's storage plugin would fail on every machine."""
+    with fault_proxy(gcs) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        proxy.undescribed.add("ensembles")
+        found = findings(root, tmp_path, "cpu", destination="gs://ensembles/x")
+    assert found["credentials"].state == "failure"
+    assert "expected the right storage.buckets.get, as in roles/storage.bucketViewer" in found["credentials"].text
 
 
 def test_command_fails_when_something_needed_is_missing(root, capsys):

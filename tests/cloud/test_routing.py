@@ -80,6 +80,12 @@ def test_batch_takes_the_bucket_to_be_where_the_configuration_says(gcs, monkeypa
             batch.resources(settings(cloud=cloud), MACHINES, "gpu")["googlebatch_region"](None, 1)
 
 
+def test_a_machine_asks_for_no_region():
+    """A job reads its resources again where it runs, and may be refused an answer there."""
+    config = settings(cloud={"regions": ["us-central1", "us-east4"]})
+    assert batch.resources(config, MACHINES, "gpu", on_machine=True)["googlebatch_region"] == "us-central1"
+
+
 def test_batch_labels_are_those_that_google_allows():
     """Whatever a user writes: the service refuses other characters, and the plugin splits at commas and signs."""
     mine = {"Team": "Seasonal, Weather=1", "2nd": "x" * 80, "workflow": "mine", "ä": "é", "owner": "a.b@c.org"}

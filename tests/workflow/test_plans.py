@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from doubles.gcs_fault_proxy import fault_proxy
+from doubles.gcs_server import gcs_server
 
 from workflow.project import Project
 
@@ -90,6 +92,19 @@ def test_a_run_without_credentials_is_refused_in_one_line(
     assert project.code != 0
     assert "gs://: no application default credentials" in said
     assert "Traceback" not in said and "google/auth" not in said
+
+
+@pytest.mark.parametrize("flags", [(), ("-n",)])
+def test_a_bucket_that_may_not_be_described_is_told_in_one_line(project: Project, flags: tuple[str, ...]) -> None:
+    """The storage plugin needs more than the right to read and write objects."""
+    with gcs_server() as server, fault_proxy(server) as proxy:
+        proxy.undescribed.add("ensembles")
+        environment = nowhere(project, GOOGLE_CLOUD_PROJECT="p", STORAGE_EMULATOR_HOST=proxy.url)
+        over = ("destination=gs://ensembles/x", "members=1", "trust_checkpoint=true")
+        said = project.snakemake(*flags, "--config", *over, profile="coiled-gpu", environment=environment)
+    assert "expected the right storage.buckets.get, as in roles/storage.bucketViewer" in said
+    assert "Traceback" not in said
+    assert (project.code == 0) == bool(flags), "planned as empty, and not run"
 
 
 @pytest.mark.parametrize(("flags", "expected"), [((), "1 x "), (("--group-components", "members=1"), "3 x ")])

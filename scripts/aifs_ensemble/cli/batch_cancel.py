@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
+from aifs_ensemble.cli._common import config_from
 from aifs_ensemble.cloud.batch_jobs import delete_jobs, live_jobs
-from aifs_ensemble.cloud.context import current
+from aifs_ensemble.cloud.context import DEFAULT_FILES, current
 
 HELP = "stop jobs on Google Batch"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which cycle, and whether to look only."""
+    parser.add_argument(
+        "--configfile", nargs="+", type=Path, help="configuration files of the run, else those of the profile"
+    )
+    parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="keys set over the files")
     parser.add_argument("--cycle", help="YYYYMMDD_HHMM, or `all`; else the configuration's")
     parser.add_argument("--coordinator", help="only the jobs with this label, which a run gives to its own")
     parser.add_argument("--list", action="store_true", help="show the jobs and delete none")
@@ -20,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what is there, one line each, and delete it unless asked to look only."""
-    config = current()
+    if args.configfile or args.config:
+        args.configfile = args.configfile or list(DEFAULT_FILES)
+        config = config_from(args)
+    else:  # that of the run which starts this command at its end, or the profile's
+        config = current()
     cycle = args.cycle or config.cycle
     jobs = live_jobs(config, None if cycle == "all" else cycle, args.coordinator)
     for job in jobs:

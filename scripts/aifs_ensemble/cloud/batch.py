@@ -50,8 +50,11 @@ PRECOMMAND = (
 )
 
 
-def resources(config: Config, machines: Machines, machine_class: str) -> dict[str, Any]:
-    """Return the resources of a rule of a machine class, by the plugin's names."""
+def resources(config: Config, machines: Machines, machine_class: str, *, on_machine: bool = False) -> dict[str, Any]:
+    """Return the resources of a rule of a machine class, by the plugin's names.
+
+    `on_machine`: a job reads them on its own machine, where no other is asked for.
+    """
     cloud = config["cloud"]
     machine = machines.for_class(machine_class, config)
     image = cloud[f"{machine_class}_image"]
@@ -72,7 +75,7 @@ def resources(config: Config, machines: Machines, machine_class: str) -> dict[st
         "googlebatch_memory": str(_usable_memory(machine)),
         "googlebatch_max_run_duration": f"{round(3600 * cloud['max_hours'])}s",
         "googlebatch_labels": labels(config, machine_class),
-        "googlebatch_region": _region(config),
+        "googlebatch_region": config["cloud"]["regions"][0] if on_machine else _region(config),
     }
     if machine.gpu is not None:
         if machine.gpu.count > 1:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +91,8 @@ def left_running(config: Config) -> Iterator[str]:
     if left:
         yield (
             f"{len(left)} jobs of {config.cycle} are on Google Batch already, from a run that was killed or one beside "
-            "this: members may be computed twice. `aifs-ensemble batch-cancel` deletes them"
+            f"this: members may be computed twice. `aifs-ensemble batch-cancel --cycle {config.cycle}` (and this run's "
+            "--configfile and --config) deletes them"
         )
 
 
@@ -109,7 +110,6 @@ def keep_jobs_at_exit() -> None:
 def _delete_left(owner: str, folder: Path) -> None:
     log = folder / LOGS / "cancel.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"deleting what Google Batch still has of this run, see {log}", file=sys.stderr)  # noqa: T201
     with open(log, "ab") as file:
         subprocess.Popen(
             [sys.executable, "-m", "aifs_ensemble", "batch-cancel", "--cycle", "all", "--coordinator", owner],
@@ -119,6 +119,9 @@ def _delete_left(owner: str, folder: Path) -> None:
             stderr=file,
             start_new_session=True,
         )
+    with suppress(OSError):
+        # nobody reads it where the terminal is gone
+        print(f"deleting what Google Batch still has of this run, see {log}", file=sys.stderr)  # noqa: T201
 
 
 @contextmanager

@@ -14,11 +14,13 @@ import functools
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aifs_ensemble.errors import ConfigError, StorageError
 
 PROVIDER = "gcs"
+_DESCRIBED_SECONDS = 20.0
 
 
 def bucket_problem(config: Mapping[str, Any]) -> str | None:
@@ -107,7 +109,7 @@ def _out_of_reach(workflow: Any, config: Mapping[str, Any], *, planning: bool) -
 
     Gives the plugin the project it requires, from the configuration or the usual variable.
     """
-    from aifs_ensemble.storage import open_destination
+    from aifs_ensemble.storage import open_destination, open_storage, transfer_settings
 
     if planning:
         # read at Google's first import: who only plans does not wait long for a machine's identity
@@ -122,6 +124,12 @@ def _out_of_reach(workflow: Any, config: Mapping[str, Any], *, planning: bool) -
         return "config: cloud.project is missing: a gs:// destination needs your Google Cloud project"
     # the plugin requires a project and makes its client without it
     os.environ.setdefault("GOOGLE_CLOUD_PROJECT", str(given.project))
+    try:
+        # the plugin asks for the bucket's description before it looks for an object, and fails with a stack
+        settings = replace(transfer_settings(config), deadline=_DESCRIBED_SECONDS)
+        open_storage(str(config["destination"]), settings).location()  # type: ignore[attr-defined]
+    except StorageError as error:
+        return str(error)
     return None
 
 

@@ -149,6 +149,8 @@ def _destination(config: Config, role: str) -> Iterator[Finding]:
         storage = open_destination(config)
         found = storage.stat(config.keys_.ensemble_manifest)
         yield Finding("credentials", OK, f"{storage.url} answers{', ensemble there' if found else ''}")
+        # Snakemake's storage plugin asks for the bucket's description before it looks for an object
+        yield Finding("bucket", OK, f"in {storage.location()}")  # type: ignore[attr-defined]
     except WorkflowError as error:
         yield Finding("credentials", FAILURE, str(error))
 

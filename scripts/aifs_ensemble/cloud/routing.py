@@ -64,7 +64,7 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
             continue
         added: dict[str, Any] = {"provisioning": _by_attempt(config)}
         if name == "googlebatch":
-            added |= batch.resources(config, machines, machine)
+            added |= batch.resources(config, machines, machine, on_machine=workflow.remote_exec)
         rule.resources.update(Resources.from_mapping(added))
 
 
