@@ -13,15 +13,14 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from aifs_ensemble import config as aifs_config
 from aifs_ensemble import errors as aifs_errors
 from aifs_ensemble import machines as aifs_machines
-from aifs_ensemble import models as aifs_models
 from aifs_ensemble import names as aifs_names
 from aifs_ensemble import outdated as aifs_outdated
 from aifs_ensemble import preflight as aifs_preflight
 from aifs_ensemble import storage as aifs_storage
-from aifs_ensemble.cloud import batch as aifs_batch
 from aifs_ensemble.cloud import batch_jobs as aifs_batch_jobs
 from aifs_ensemble.cloud import bucket as aifs_bucket
 from aifs_ensemble.cloud import routing as aifs_routing
+from aifs_ensemble.cloud import start as aifs_start
 
 
 def dry_run():
@@ -211,19 +210,7 @@ def announce_start():
         return
     try:
         if RENTED:
-            aifs_bucket.refuse_without_bucket(CONFIG)
-            aifs_preflight.check_places(CONFIG)
-            # before machines are rented that would refuse it
-            needed = {job.rule.name for job in workflow.dag.needrun_jobs()}
-            if needed & {"checkpoint_prepare", "forecast_member"}:
-                aifs_models.check_listed(CONFIG.model, trust=CONFIG["trust_checkpoint"])
-            if aifs_routing.provider(workflow) == "googlebatch":
-                for line in aifs_batch.start_lines(CONFIG):
-                    print(line, file=sys.stderr)
-                for line in aifs_batch_jobs.left_running(CONFIG):
-                    print(line, file=sys.stderr)
-                aifs_routing.settle_googlebatch(workflow, CONFIG)
-                aifs_batch_jobs.delete_jobs_at_exit()
+            aifs_start.prepare_start(workflow, CONFIG)
         elif CONFIG["destination"] is None:
             raise aifs_errors.ConfigError(
                 "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]"

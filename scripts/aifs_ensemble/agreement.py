@@ -6,7 +6,9 @@ that this machine may not have. Anything that the record does not say agrees.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from aifs_ensemble.config import Config
@@ -15,6 +17,19 @@ from aifs_ensemble.packing import bits_for
 
 _FORECAST = ("precision", "compile", "deterministic", "chunks", "accumulate")
 _IDEALISED = ("seed", "amplitude")
+
+
+def settings_digest(config: Config) -> str:
+    """Return a digest of what `member_differences` compares: with another one, members do not agree."""
+    initial = config["initial_conditions"]
+    asked = {
+        "model": [config.model.name, config.model.grid, config["ensemble_size"]],
+        "forecast": {key: config["forecast"][key] for key in _FORECAST},
+        "packing": bits_for(config.model.outputs, config["forecast"]["packing"]),
+        "source": initial["source"],
+        "idealised": {key: initial["idealised"][key] for key in _IDEALISED} if initial["source"] == "idealised" else {},
+    }
+    return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def member_differences(config: Config, manifest: MemberManifest) -> list[str]:

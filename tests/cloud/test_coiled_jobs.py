@@ -204,6 +204,42 @@ def test_next_region_when_no_machine_comes(server, journal):
     assert server.clusters[1].state == "stopped", "the request that waits in vain still stands"
 
 
+def test_a_machine_that_boots_is_waited_for_and_not_without_end(server, journal, monkeypatch):
+    """A large image takes longer than a region is waited for; a machine that never starts its job is no stock-out."""
+    server.never_ready = {"us-central1"}
+    config = settings(cloud={"idle_minutes": 1e-6})
+    job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1", "us-east4"], journal)
+    server.clusters[1].machine = "started"
+    record = coiled_jobs.check(journal.read(job_id), config, MACHINES, journal)
+    assert record.state == "running" and len(server.clusters) == 1
+    monkeypatch.setattr(coiled_jobs, "STARTING_SECONDS", 0)
+    record = coiled_jobs.check(record, config, MACHINES, journal)
+    assert record.state == "failed" and "the job did not start within" in record.reason
+    assert server.clusters[1].state == "stopped" and len(server.clusters) == 1
+
+
+def test_a_request_without_an_answer_is_no_refusal(server, journal, monkeypatch):
+    """The connection breaks before the machine is there: it is found by its name, and no second one is rented."""
+    answer, held = server.answer, []
+
+    def breaks(verb, path, body):
+        if verb == "POST" and path.startswith("/api/v2/clusters/account/"):
+            held.append((verb, path, body))
+            raise ConnectionAbortedError
+        return answer(verb, path, body)
+
+    config = settings()
+    with monkeypatch.context() as broken:
+        broken.setattr(server, "answer", breaks)
+        broken.setattr(coiled_request, "find_cluster", lambda name, cloud: None)
+        job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1", "us-east4"], journal)
+    record = journal.read(job_id)
+    assert (record.state, len(record.requests), record.requests[0].ended) == ("running", 1, None)
+    assert record in journal.unfinished()
+    server.answer(*held[0])
+    assert finish(journal, job_id, config).state == "success" and len(server.clusters) == 1
+
+
 def test_a_slow_answer_of_the_next_region_is_waited_for(server, journal, monkeypatch):
     """The deadline of a look does not interrupt the request for a machine that follows from it."""
     answer, config = server.answer, settings(cloud={"idle_minutes": 1e-6})

@@ -8,9 +8,9 @@ import time
 
 import pytest
 from aifs_ensemble.cli import main
-from aifs_ensemble.cloud import coiled_jobs, coordinator
+from aifs_ensemble.cloud import coiled_jobs, coiled_request, coordinator, start
 from aifs_ensemble.cloud.journal import JobRecord
-from aifs_ensemble.errors import CloudError
+from aifs_ensemble.errors import CloudError, ConfigError, DiskFullError, StorageError
 
 from cloud.coiled_helpers import MACHINES, finish, forget_answer, job, other_coordinator, rewrite, settings
 
@@ -37,6 +37,10 @@ OTHER_WORK = {
     "destination": {"destination": "gs://ensembles/smoke"},
     "leads": {"lead_hours": 48},
     "model": {"model": "aifs-ens-1.0"},
+    "settings": {"forecast": {"precision": "bf16"}},
+    "packing": {"forecast": {"packing": {"t": 12}}},
+    "seed": {"initial_conditions": {"idealised": {"seed": 7}}},
+    "layout": {"delivery": {"layout": "blocks", "block_hours": 24}},
 }
 
 
@@ -150,7 +154,8 @@ def test_cancelled_while_being_asked_for(server, journal, monkeypatch):
     def cancels(verb, path, body):
         if verb == "POST" and path.startswith("/api/v2/jobs/compressed"):
             monkeypatch.setattr(server, "answer", answer)
-            assert coiled_jobs.cancel([journal.all()[0].id], config, journal) == []
+            (problem,) = coiled_jobs.cancel([journal.all()[0].id], config, journal, wait_seconds=0)
+            assert problem.endswith("not stopped (the request for its machine is under way)")
         return answer(verb, path, body)
 
     monkeypatch.setattr(server, "answer", cancels)
@@ -158,6 +163,114 @@ def test_cancelled_while_being_asked_for(server, journal, monkeypatch):
     assert server.clusters[1].state == "stopped"
     record = journal.read(job_id)
     assert (record.state, record.requests[0].ended) == ("cancelled", "cancelled")
+
+
+def test_a_machine_that_comes_after_its_job_was_cancelled_is_stopped(server, journal, monkeypatch):
+    """Whoever asked for it is gone: `cancel` waits for what may still come."""
+    config = settings()
+    job_id = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+    forget_answer(journal, job_id)
+    monkeypatch.setattr(coiled_jobs, "POLL_SECONDS", 0.01)
+    find, looks = coiled_request.find_cluster, []
+
+    def later(name, cloud):
+        looks.append(name)
+        return find(name, cloud) if len(looks) > 2 else None
+
+    monkeypatch.setattr(coiled_request, "find_cluster", later)
+    assert coiled_jobs.cancel([job_id], config, journal) == []
+    assert server.clusters[1].state == "stopped" and not journal.unfinished()
+
+
+def test_a_machine_that_could_not_be_stopped_is_stopped_before_another_is_rented(server, journal, monkeypatch):
+    config, answer = settings(), server.answer
+    first = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+    with monkeypatch.context() as deaf:
+        deaf.setattr(server, "answer", lambda verb, *more: (500, {}) if verb == "DELETE" else answer(verb, *more))
+        assert coiled_jobs.cancel([first], config, journal)
+        with pytest.raises(CloudError, match="of an earlier run could not be stopped"):
+            coiled_jobs.submit(job(), config, MACHINES, ["us-central1"], journal)
+        assert len(server.clusters) == 1
+    again = coiled_jobs.submit(job(), config, MACHINES, ["us-central1"], journal)
+    assert server.clusters[1].state == "stopped" and journal.read(again).follows == ()
+    assert not [record for record in journal.unfinished() if record.id == first]
+
+
+def test_a_full_disk_keeps_no_machine_running(server, journal, monkeypatch):
+    config = settings()
+    job_id = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+
+    def full(*_):
+        raise DiskFullError("no space left")
+
+    monkeypatch.setattr("aifs_ensemble.cloud.journal.write_json", full)
+    (problem,) = coiled_jobs.cancel([job_id], config, journal)
+    assert "not written down: no space left" in problem
+    assert server.clusters[1].state == "stopped"
+
+
+def test_what_goes_wrong_beside_the_job_does_not_end_the_run(server, here, monkeypatch, capfd):
+    """A status command that fails would: a table in the middle of an edit, a disk that is full."""
+    job_id = coiled_jobs.submit(job("sleep 60"), settings(), MACHINES, ["us-central1"], here)
+
+    def answer() -> str:
+        assert main(["coiled-status", job_id]) == 0
+        return capfd.readouterr().out.strip()
+
+    def broken():
+        raise ConfigError("machines.yaml: not valid YAML")
+
+    with monkeypatch.context() as edited:
+        edited.setattr("aifs_ensemble.cli.coiled_status.load_machines", broken)
+        assert answer() == "running" and here.read(job_id).unheard == 1
+        for _ in range(10):
+            rewrite(here, job_id, unheard_at=time.time() - 500)
+            last = answer()
+        assert last == "failed", "a job that cannot be looked at is not waited for without end"
+        assert main(["coiled-status", "never-asked-for"]) == 0
+    assert server.clusters[1].state != "stopped", "its retry takes it up"
+
+
+def test_a_bucket_that_does_not_answer_is_asked_again(server, here, monkeypatch, capfd):
+    """Members are called failed when their manifests say so, not when the coordinator's login has ended."""
+    config = settings()
+    job_id = coiled_jobs.submit(job("exit 0"), config, MACHINES, ["us-central1"], here)
+    finish(here, job_id, config)
+
+    def refused(*_):
+        raise StorageError("gs://: RefreshError")
+
+    monkeypatch.setattr("aifs_ensemble.storage.gcs.GcsStorage.stat", refused)
+    assert main(["coiled-status", job_id]) == 0
+    assert capfd.readouterr().out.strip() == "running"
+    assert here.read(job_id).state == "success"
+
+
+def test_a_run_tells_of_machines_whose_end_is_not_known(server, journal):
+    assert list(start.left_open(journal)) == []
+    job_id = coiled_jobs.submit(job("sleep 60"), settings(), MACHINES, ["us-central1"], journal)
+    assert list(start.left_open(journal)) == [], "it runs"
+    rewrite(journal, job_id, state="failed")
+    (line,) = start.left_open(journal)
+    assert f"`aifs-ensemble coiled-cancel {job_id}` stops them" in line
+
+
+def test_runs_beside_each_other_do_not_name_their_sources_alike(monkeypatch):
+    for seed in ("0", "42"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        with pytest.raises(ConfigError, match=f"PYTHONHASHSEED: '{seed}'"):
+            start.prepare_start(None, settings())
+
+
+def test_what_is_taken_up_needs_no_region(server, journal):
+    config = settings()
+    coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
+
+    def silent():
+        raise StorageError("the bucket does not answer")
+
+    again = coiled_jobs.submit(job(), config, MACHINES, silent, journal)
+    assert journal.read(again).follows and len(server.clusters) == 1
 
 
 def test_cancel_reaches_what_is_followed(server, journal):

@@ -44,6 +44,7 @@ class Cluster:
     stopped: float | None = None
     exit_code: int | None = None
     worker: str = "started"
+    machine: str = "queued"  # until the task starts
 
     @property
     def region(self) -> str:
@@ -212,7 +213,10 @@ class CoiledServer:
             return 404, {"detail": "not found"}
         cluster = self.clusters[int(cluster_id)]
         state = {"state": cluster.state, "reason": cluster.reason, "updated": ""}
-        process = {"created": "", "name": "scheduler", "current_state": state, "instance": None}
+        machine = {"state": "ready" if cluster.started else cluster.machine, "reason": "", "updated": ""}
+        instance = {"id": cluster.id, "created": "", "name": "scheduler", "current_state": machine}
+        instance |= {"public_ip_address": None, "private_ip_address": None}
+        process = {"created": "", "name": "scheduler", "current_state": state, "instance": instance}
         name = cluster.request["name"]
         details = {
             "id": cluster.id,

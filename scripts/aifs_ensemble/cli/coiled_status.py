@@ -6,7 +6,7 @@ import argparse
 import logging
 
 from aifs_ensemble.cli._quiet import stdout_for_snakemake
-from aifs_ensemble.cloud.coiled_jobs import check
+from aifs_ensemble.cloud.coiled_jobs import check, unheard
 from aifs_ensemble.cloud.context import current
 from aifs_ensemble.cloud.delivered import undelivered
 from aifs_ensemble.cloud.jobscript import RemoteJob
@@ -26,8 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the one word that Snakemake expects, and why on standard error."""
     with stdout_for_snakemake() as answer:
-        print(_state(args.job), file=answer)
+        print(_answer(args.job), file=answer)
     return 0
+
+
+def _answer(job_id: str) -> str:
+    """Return the job's state; what goes wrong here, such as a table being edited, is not the job's failure.
+
+    A command that fails would end the whole run, and stop every machine.
+    """
+    try:
+        return _state(job_id)
+    except Exception as error:
+        return unheard(job_id, error, Journal())
 
 
 def _state(job_id: str) -> str:

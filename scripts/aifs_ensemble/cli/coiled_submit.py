@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from aifs_ensemble.cli._quiet import stdout_for_snakemake
@@ -32,7 +33,10 @@ def run(args: argparse.Namespace) -> int:
         if problem:
             raise ConfigError(problem)
         job = read_job(args.jobscript)
-        location = bucket_location(config)
-        regions = usable_regions(config["cloud"]["regions"], location, config["delivery"]["allow_cross_region"])
+
+        def regions() -> Sequence[str]:
+            location = bucket_location(config)
+            return usable_regions(config["cloud"]["regions"], location, config["delivery"]["allow_cross_region"])
+
         print(submit(job, config, load_machines(), regions, Journal()), file=answer)
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,7 +26,7 @@ from aifs_ensemble.cloud.jobscript import RemoteJob
 from aifs_ensemble.cloud.journal import JobRecord, Journal, Request, work_of
 from aifs_ensemble.cloud.regions import is_stock_out
 from aifs_ensemble.config import Config
-from aifs_ensemble.errors import CloudError, ConfigError
+from aifs_ensemble.errors import CloudError, ConfigError, WorkflowError
 from aifs_ensemble.machines import Machines
 
 LOG = logging.getLogger(__name__)
@@ -36,27 +36,42 @@ _OVER = {"stopping", "stopped", "error"}
 UNREACHABLE_SECONDS = 1800.0
 # The client repeats a failed request for minutes, and Snakemake looks at one job after the other.
 LOOK_SECONDS = 60.0
+# States of an instance that is there, and how long it may take to boot and to fetch its image.
+_THERE = {"started", "ready"}
+STARTING_SECONDS = 1800.0
+# Between two looks at requests that were under way when their job was cancelled.
+POLL_SECONDS = 10.0
 # Between two looks further apart nobody was listening: the coordinator's machine slept.
 LISTENING_SECONDS = 600.0
 
 
-def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence[str], journal: Journal) -> str:
+def submit(
+    job: RemoteJob,
+    config: Config,
+    machines: Machines,
+    regions: Sequence[str] | Callable[[], Sequence[str]],
+    journal: Journal,
+) -> str:
     """Ask for a machine for the job and return the job's id; jobs still running for it are taken up again.
+
+    `regions` in which to ask may be a function, called where a machine is needed: it may have to ask the bucket.
 
     Where those make only a part, the new job ends as failed when they end, and Snakemake asks for the rest:
     nothing is computed on two machines at once.
     """
     job_id = journal.new_id(job.title)
-    record = JobRecord(job_id, job.title, job.targets, job.script, dict(job.resources), job.attempt, tuple(regions))
+    record = JobRecord(job_id, job.title, job.targets, job.script, dict(job.resources), job.attempt, ())
     record.owner, record.work = coordinator.current(), work_of(config)
     record.follows = tuple(left.id for left in journal.take_up(job.targets, record.work, record.owner))
     if record.follows:
         LOG.info("%s: still being made by %s, taken up again", job.title, ", ".join(record.follows))
         journal.write(record)
         return job_id
+    record.regions = tuple(regions() if callable(regions) else regions)
     journal.write(record)
     try:
         with coiled_cloud(config) as cloud:
+            _stop_left(record, cloud, journal)
             request_machine(record, config, machines, cloud, journal)
     except BaseException as error:
         if isinstance(error, Exception) and record.current is not None:
@@ -67,6 +82,22 @@ def submit(job: RemoteJob, config: Config, machines: Machines, regions: Sequence
     finally:
         journal.write(record)
     return job_id
+
+
+def _stop_left(record: JobRecord, cloud: Any, journal: Journal) -> None:
+    """Stop machines of the same work that were to be stopped and may still run; CloudError where one cannot be."""
+    for left in journal.to_stop(record.targets, record.work):
+        try:
+            for request in left.requests:
+                stop_machine(left, request, cloud)
+        except Exception as error:
+            why = " ".join(str(error).split())
+            raise CloudError(f"{left.title}: a machine of an earlier run could not be stopped ({why})") from error
+        journal.write(left)
+        if any(request.ended is None for request in left.requests):
+            raise CloudError(
+                f"{left.title}: a machine that was asked for may still come, and is stopped then: try again"
+            )
 
 
 def judge(jobs: Sequence[Mapping[str, Any]], cluster: Mapping[str, Any]) -> tuple[str, str]:
@@ -181,8 +212,8 @@ def _look(record: JobRecord, request: Request, config: Config, cloud: Any) -> No
     cluster = details["current_state"]
     jobs = coiled.batch.status(cluster=request.cluster_id, workspace=cloud.default_workspace)
     verdict, why = judge(jobs, cluster)
-    if verdict == "running" and _waits_too_long(jobs, request, config):
-        verdict, why = "no-machine", f"no machine within {config['cloud']['idle_minutes']:g} minutes"
+    if verdict == "running" and not _begun(jobs):
+        verdict, why = _not_begun(time.time() - request.requested, _machine_came(details, request), config)
     lost = worker_lost(jobs, details["workers"]) if verdict == "running" and request.spot else None
     if lost and request.lost:
         verdict, why = ("failed" if _started(jobs) or not is_stock_out(lost) else "no-machine"), lost
@@ -204,9 +235,41 @@ def _started(jobs: Sequence[Mapping[str, Any]]) -> bool:
     return any(task.get("start") for job in jobs for task in job["tasks"])
 
 
-def _waits_too_long(jobs: Sequence[Mapping[str, Any]], request: Request, config: Config) -> bool:
-    started = any(task["state"] != "pending" for job in jobs for task in job["tasks"]) or _started(jobs)
-    return not started and time.time() - request.requested > 60 * config["cloud"]["idle_minutes"]
+def _begun(jobs: Sequence[Mapping[str, Any]]) -> bool:
+    return any(task["state"] != "pending" for job in jobs for task in job["tasks"]) or _started(jobs)
+
+
+def _machine_came(details: Mapping[str, Any], request: Request) -> bool:
+    """Tell whether the machine that is to run the task is there, if only to boot and to fetch its image."""
+    processes = details["workers"] if request.spot else [details["scheduler"]]
+    instances = [process["instance"] for process in processes if process and process["instance"]]
+    return any(instance["current_state"]["state"] in _THERE for instance in instances)
+
+
+def _not_begun(seconds: float, came: bool, config: Config) -> tuple[str, str]:
+    """Return what is to be made of a job that has not begun `seconds` after its request."""
+    minutes = config["cloud"]["idle_minutes"]
+    if came and seconds > max(STARTING_SECONDS, 60 * minutes):
+        return "failed", f"its machine came, and the job did not start within {seconds / 60:.0f} minutes"
+    if not came and seconds > 60 * minutes:
+        return "no-machine", f"no machine within {minutes:g} minutes"
+    return "running", ""
+
+
+def unheard(job_id: str, error: Exception, journal: Journal) -> str:
+    """Return the state of a job whose check failed on this side: running, for as long as for a silent service."""
+    try:
+        record = journal.read(job_id)
+    except CloudError as missing:
+        LOG.error("%s", missing)  # noqa: TRY400 - one line
+        return "failed"
+    _unreachable(record, error)
+    try:
+        journal.write(record)
+    except (OSError, WorkflowError) as unwritten:
+        LOG.warning("%s: not written down (%s)", job_id, unwritten)
+        return "running"
+    return "running" if record.state == "success" else record.state
 
 
 def _unreachable(record: JobRecord, error: Exception) -> None:
@@ -215,22 +278,48 @@ def _unreachable(record: JobRecord, error: Exception) -> None:
     record.unheard_seconds += gap if 0 <= gap <= LISTENING_SECONDS else LOOK_SECONDS
     record.unheard, record.unheard_at = record.unheard + 1, now
     silence = f"{record.unheard} looks in {record.unheard_seconds:.0f} s"
-    LOG.warning("%s: Coiled cannot be asked (%s), %s so far", record.id, " ".join(str(error).split()), silence)
+    LOG.warning("%s: cannot be looked at (%s), %s so far", record.id, " ".join(str(error).split()), silence)
     if record.unheard_seconds > UNREACHABLE_SECONDS:
-        record.state, record.reason = "failed", f"Coiled could not be asked: {silence}; its machine may still run"
+        record.state, record.reason = "failed", f"could not be looked at: {silence}; its machine may still run"
 
 
-def cancel(job_ids: Sequence[str], config: Config, journal: Journal) -> list[str]:
-    """Stop the machines of jobs and return what could not be stopped, one line each."""
-    problems = []
+def cancel(
+    job_ids: Sequence[str], config: Config, journal: Journal, wait_seconds: float = UNANSWERED_SECONDS + POLL_SECONDS
+) -> list[str]:
+    """Stop the machines of jobs and return what could not be stopped, one line each.
+
+    Requests that are under way are waited for: the process that asks may have been killed.
+    """
+    end = time.monotonic() + wait_seconds
     with coiled_cloud(config) as cloud:
-        for job_id in job_ids:
+        problems = {job_id: _stop(job_id, cloud, journal) for job_id in job_ids}
+        while (under_way := [job_id for job_id, problem in problems.items() if problem == _UNDER_WAY]) and (
+            time.monotonic() < end
+        ):
+            LOG.info("%s: the request for a machine is under way, looked at again", ", ".join(under_way))
+            time.sleep(POLL_SECONDS)
+            problems |= {job_id: _stop(job_id, cloud, journal) for job_id in under_way}
+    return [f"{job_id}: not stopped ({problem})" for job_id, problem in problems.items() if problem]
+
+
+_UNDER_WAY = "the request for its machine is under way"
+
+
+def _stop(job_id: str, cloud: Any, journal: Journal) -> str | None:
+    """Stop the machines of a job and of those that it follows; return why not, or None."""
+    problem = None
+    try:
+        for each in (job_id, *journal.read(job_id).follows):
             try:
-                for each in (job_id, *journal.read(job_id).follows):
-                    record = journal.cancel(each)
-                    for request in record.requests:
-                        stop_machine(record, request, cloud)
-                    journal.write(record)
-            except Exception as error:
-                problems.append(f"{job_id}: not stopped ({' '.join(str(error).split())})")
-    return problems
+                record = journal.cancel(each)
+            except (OSError, WorkflowError) as error:  # a full disk keeps no machine running
+                record, problem = journal.read(each), f"not written down: {error}"
+            for request in record.requests:
+                stop_machine(record, request, cloud)
+            if problem is None:
+                journal.write(record)
+            if any(request.ended is None for request in record.requests):
+                problem = problem or _UNDER_WAY
+    except Exception as error:
+        return " ".join(str(error).split())
+    return problem

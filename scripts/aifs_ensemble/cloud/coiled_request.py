@@ -135,6 +135,10 @@ def request_machine(record: JobRecord, config: Config, machines: Machines, cloud
             reason = " ".join(str(error).split())
             # An answer can be lost, or a later call of the client fail, after the machine was rented.
             request.cluster_id = find_cluster(arguments["name"], cloud)
+            if request.cluster_id is None and _is_unanswered(error):
+                LOG.warning("%s: no answer (%s), a machine may have been rented: looked for again", record.id, reason)
+                journal.write(record)
+                return
             if request.cluster_id is None:
                 request.ended = reason
                 if not is_stock_out(reason):
@@ -151,6 +155,16 @@ def request_machine(record: JobRecord, config: Config, machines: Machines, cloud
         return
     _wait(record, reason, _longest_wait(job, config))
     journal.write(record)
+
+
+def _is_unanswered(error: BaseException) -> bool:
+    """Tell whether a request failed without a word of the service, so that it may have been granted."""
+    import aiohttp
+    import httpx
+
+    if isinstance(error, (OSError, TimeoutError, aiohttp.ClientError, httpx.TransportError)):
+        return True
+    return type(error).__name__ == "ApiResponseStatusError"  # a gateway's 502, 503 and 504
 
 
 def _longest_wait(job: RemoteJob, config: Config) -> float:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 
 from aifs_ensemble.config import Config
-from aifs_ensemble.errors import StorageError, VerificationError
+from aifs_ensemble.errors import VerificationError
 from aifs_ensemble.manifest import parse_member_manifest
-from aifs_ensemble.storage import open_destination
+from aifs_ensemble.storage import MissingError, open_storage, transfer_settings
+
+_LOOK_SECONDS = 60.0
 
 
 def undelivered(config: Config, members: Iterable[int]) -> dict[int, str]:
     """Return the members whose manifest at the destination is absent or unsound, and what is wrong.
 
     Sound means that it parses, its digest fits and it lists exactly the leads asked for. The bytes of the
-    leads were verified when they were delivered; `verify` does it again.
+    leads were verified when they were delivered; `verify` does it again. Raises StorageError when the destination
+    does not answer.
     """
     wrong = {}
-    storage = open_destination(config)
+    # one process looks at all jobs: it must not wait for the bucket while others end
+    settings = transfer_settings(config)
+    settings = replace(settings, deadline=min(_LOOK_SECONDS, settings.deadline))
+    storage = open_storage(str(config["destination"]), settings)
     for member in members:
         key = config.keys_.manifest(member)
         try:
@@ -26,7 +33,7 @@ def undelivered(config: Config, members: Iterable[int]) -> dict[int, str]:
                 wrong[member] = f"{storage.address(key)}: missing"
                 continue
             manifest = parse_member_manifest(json.loads(storage.get_bytes(key)), storage.address(key))
-        except (VerificationError, StorageError) as error:
+        except (VerificationError, MissingError) as error:
             wrong[member] = str(error)
         except ValueError:
             wrong[member] = f"{storage.address(key)}: not JSON"

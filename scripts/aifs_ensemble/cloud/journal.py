@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble import agreement
 from aifs_ensemble.cloud import coordinator
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import CloudError
@@ -35,8 +36,9 @@ def work_of(config: Config) -> dict[str, Any]:
         "cycle": config.cycle,
         "model": config.model.name,
         "checkpoint": config["checkpoint"],
-        "initial_conditions": config["initial_conditions"]["source"],
         "lead_hours": config.leads[-1],
+        "settings": agreement.settings_digest(config),
+        "layout": [config["delivery"][key] for key in ("layout", "block_hours")],
     }
 
 
@@ -166,6 +168,14 @@ class Journal:
                 record.waiting_since, record.ask_at = 0.0, 0.0
                 write_json(self.path(record.id), asdict(record))
         return left
+
+    def to_stop(self, targets: tuple[str, ...], work: dict[str, Any]) -> list[JobRecord]:
+        """Return the cancelled jobs of this work that make any of `targets` and of which a machine may still run."""
+        return [
+            record
+            for record in self.unfinished()
+            if record.state == "cancelled" and record.work == work and set(record.targets) & set(targets)
+        ]
 
     def cancel(self, job_id: str) -> JobRecord:
         """Return a job's record; if it was running it is cancelled from now on, whatever is written after."""
