@@ -132,12 +132,14 @@ class Case:
 class Estimate:
     """One way to run: machines, time and cost, on demand and on preemptible capacity.
 
-    `vm_hours` are billed, of all GPU machines together; in `busy_hours` of them a member is on the machine;
-    `wall_hours` is from the start to the ensemble's manifest.
+    Each of `groups` jobs gets a machine of its own, `vms` of them at a time. `vm_hours` are billed, of all GPU machines
+    together; in `busy_hours` of them a member is on the machine; `wall_hours` is from the start to the ensemble's
+    manifest.
     """
 
     machine: str
     region: str
+    groups: int
     vms: int
     members_per_vm: int
     at_once: int
@@ -165,23 +167,22 @@ class Estimate:
         return sum(self.spot_costs.values())
 
 
-def _chunks(work: Outstanding, vms: int, group: int) -> list[tuple[int, ...]]:
-    """Return each machine's members as their steps: a group of Snakemake's, the last shorter.
-
-    Where there are more groups than machines, each machine stands for those that follow one another.
-    """
-    steps = [member.steps for member in work.to_forecast]
-    if not steps:
-        return []
-    size = max(group, math.ceil(len(steps) / max(1, vms)))
+def _chunks(case: Case) -> list[tuple[int, ...]]:
+    """Return the members of each job as their steps: a group of Snakemake's, the last shorter; all of them here."""
+    steps = [member.steps for member in case.work.to_forecast]
+    size = len(steps) if case.local else case.group
     return [tuple(steps[i : i + size]) for i in range(0, len(steps), size)]
 
 
 def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) -> Estimate:
-    """Return time and cost of the work of `case` on `vms` machines of one type."""
+    """Return time and cost of the work of `case` on `vms` machines of one type at a time.
+
+    A group of members is a job, and a job's machine is given back when it ends: where there are more groups than
+    machines, those that follow wait for machines of their own, which boot and pull again.
+    """
     assume = case.machines.assumptions
     at_once = case.at_once(machine)
-    chunks = _chunks(case.work, 1 if case.local else vms, case.group)
+    chunks = _chunks(case)
     size = max((len(chunk) for chunk in chunks), default=0)
     speed = case.speed(machine)
     step_seconds = case.step_seconds(machine, at_once)
@@ -197,21 +198,21 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
             machine_seconds=start + speed.cold_seconds,
             wait_seconds=0.0 if case.local else assume.vm_wait_seconds,
             restart_steps=restart if case.config["delivery"]["mirror_restarts"] else None,
-            group=case.group,
         )
         for chunk in chunks
     ]
+    together = max(1, min(vms, len(lives)))
     price = case.price(machine)
     rates = _hourly(case, machine)
     attempts = case.config["cloud"]["spot_attempts"]
-    usual = spread(lives, 0.0, 1, (0.0, 0.0))
+    usual = spread(lives, 0.0, 1, (0.0, 0.0), machines=together)
     chances = assume.preemptions_per_hour
     helper = 0.0
     if case.profile.startswith("coiled"):
         small = case.machines.for_class("cpu", case.config)
         helper = case.price(small).on_demand + case.machines.coiled_hour(small)
     hour = (price.spot + sum(rates.values()) + helper, price.on_demand + sum(rates.values()) + helper)
-    spot = spread(lives, chances["expected"], attempts, hour, draws=draws)
+    spot = spread(lives, chances["expected"], attempts, hour, machines=together, draws=draws)
     cpu = _cpu_stage(case)
     costs = _costs(case, rates, cpu, Rented(usual.spot_hours, usual.spot_hours * price.on_demand, len(lives)))
     spot_rented = Rented(
@@ -226,7 +227,8 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
     result = Estimate(
         machine=machine.name,
         region="" if case.local else case.region,
-        vms=len(lives),
+        groups=len(lives),
+        vms=min(vms, len(lives)),
         members_per_vm=size,
         at_once=at_once,
         speed=speed,
@@ -250,13 +252,8 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
         scratch_peak_bytes=peak,
         scratch_bytes=room,
     )
-    return replace(result, problem=_problem(case, machine, result, max(map(_longest_job, lives), default=0.0) / 3600))
-
-
-def _longest_job(life: Life) -> float:
-    """Return the seconds of the longest job on a machine; groups that follow one another are jobs of their own."""
-    jobs = [life.steps[i : i + life.group] for i in range(0, len(life.steps), life.group)]
-    return life.machine_seconds + max(busy_seconds(life, job) for job in jobs)
+    longest = max((life.machine_seconds + busy_seconds(life) for life in lives), default=0.0) / 3600
+    return replace(result, problem=_problem(case, machine, result, longest))
 
 
 def _hourly(case: Case, machine: MachineType) -> dict[str, float]:

@@ -109,7 +109,7 @@ def test_the_arithmetic_by_hand(frozen: tuple[Machines, Throughput], tmp_path: P
     config = synthetic.config(
         tmp_path / "s", members="1-10", cloud={"gpu": "a3-highgpu-1g", "vms": 1}, forecast={"gpu_mem_mb": 40000}
     )
-    way = make(config, frozen).chosen
+    way = make(config, frozen, group=10).chosen
     assert (way.at_once, way.vms, way.members_per_vm) == (2, 1, 10)
     # two by two, ten start-ups and drains of 70 s take longer than the card's 10 x 132 x 0.2 s
     busy = (10 * 70 + 10 * 132 * 0.2) / 2
@@ -131,18 +131,53 @@ def test_the_arithmetic_by_hand(frozen: tuple[Machines, Throughput], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("members", "group", "vms", "each"),
-    [("1-3", None, 1, 3), ("1-8", None, 2, 7), ("1-3", 1, 3, 1), ("1-50", None, 8, 7), ("1-50", 1, 8, 7)],
+    ("members", "group", "jobs", "vms", "each"),
+    [
+        ("1-3", None, 1, 1, 3),
+        ("1-8", None, 2, 2, 7),
+        ("1-3", 1, 3, 3, 1),
+        ("1-50", None, 8, 8, 7),
+        ("1-50", 1, 50, 8, 1),
+    ],
 )
 def test_members_share_machines_as_in_the_run(
-    frozen: tuple[Machines, Throughput], tmp_path: Path, members: str, group: int | None, vms: int, each: int
+    frozen: tuple[Machines, Throughput], tmp_path: Path, members: str, group: int | None, jobs: int, vms: int, each: int
 ) -> None:
     """By the profile's groups of seven, or those of the command line, on as many machines as there may be."""
     config = synthetic.config(tmp_path / "s", members=members, cloud={"vms": 8})
     found = make(config, frozen, profile="coiled-gpu", group=group, alternatives=True)
-    assert (found.chosen.vms, found.chosen.members_per_vm) == (vms, each)
+    assert (found.chosen.groups, found.chosen.vms, found.chosen.members_per_vm) == (jobs, vms, each)
     assert max(way.vms for way in found.alternatives) == min(8, len(config.members)), "spread out, whatever the groups"
     assert all(way.vms * way.members_per_vm >= len(config.members) for way in found.alternatives)
+
+
+@pytest.mark.parametrize("vms", [1, 3, 4, 8, 20])
+def test_every_group_is_paid_for_a_machine_of_its_own(
+    frozen: tuple[Machines, Throughput], tmp_path: Path, vms: int
+) -> None:
+    """Eight groups, seven of seven members and one of one: eight boots and pulls, however many run side by side."""
+    config = synthetic.config(tmp_path / "s", members="1-50", cloud={"gpu": "a3-highgpu-1g", "vms": vms})
+    found = make(config, frozen)
+    way = found.chosen
+    assert (way.groups, way.vms, way.members_per_vm, way.at_once) == (8, min(vms, 8), 7, 4)
+    jobs = [200 + max(70 + n * 132 * 0.2, (n * 70 + n * 132 * 0.2) / min(4, n)) for n in (7,) * 7 + (1,)]
+    assert way.vm_hours == pytest.approx(sum(jobs) / 3600)
+    # each waits 100 s for its machine; the shortest comes last, on the first machine that is free
+    first = 100 + jobs[0]
+    last = {1: 7 * first + 100 + jobs[-1], 3: 3 * first, 4: 2 * first, 8: first, 20: first}[vms]
+    cpu = 2 * 110 + 60 + 26 * 60 + 2 * 100 + 5
+    assert way.wall_hours == pytest.approx((last + cpu) / 3600)
+    line = next(line for line in found.summary_lines() if line.startswith("machines:"))
+    assert ("8 groups of 7 members on" in line) == (vms < 8)
+
+
+def test_single_members_are_as_many_machines(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    config = synthetic.config(tmp_path / "s", members="1-50")
+    grouped, single = make(config, frozen), make(config, frozen, group=1)
+    assert (single.chosen.groups, single.chosen.vms) == (50, 8)
+    assert single.chosen.costs["image pulls"] > 6 * grouped.chosen.costs["image pulls"] * 0.9
+    assert single.chosen.usd > 2 * grouped.chosen.usd
+    assert any("50 groups of 1 member on 8 x a2-ultragpu-1g" in line for line in single.summary_lines())
 
 
 def _parts_make_the_whole(way: Estimate) -> None:
@@ -176,10 +211,11 @@ def test_properties_of_any_plan(
     found = make(config, frozen)
     way = found.chosen
     _parts_make_the_whole(way)
-    assert way.vms <= min(vms, members)
-    assert way.vms * way.members_per_vm >= members
+    assert way.vms == min(vms, way.groups)
+    assert way.groups * way.members_per_vm >= members
     one_more = planning.estimate(found.case, frozen[0].machine(machine), vms + 1, draws=1)
     assert one_more.wall_hours <= way.wall_hours + 1e-9
+    assert one_more.costs == way.costs, "the same groups, on fresh machines all the same"
     calm = dataclasses.replace(
         found.case.machines.assumptions, preemptions_per_hour={"low": 0.0, "expected": 0.0, "high": 0.0}
     )
@@ -202,7 +238,7 @@ def test_alternatives_are_ranked_by_price(operational: Config, frozen: tuple[Mac
 
 REFUSED = [
     ({"forecast": {"gpu_mem_mb": 36000}, "cloud": {"gpu": "g2-standard-8"}}, {}, "the L4 has 23,034 MB"),
-    ({"lead_hours": 960, "delivery": {"streaming": False}, "cloud": {"vms": 1}}, {}, "scratch peak 4"),
+    ({"lead_hours": 960, "delivery": {"streaming": False}}, {"group": 50}, "scratch peak 4"),
     ({"delivery": {"scratch_budget_mb": 500}}, {}, "delivery.scratch_budget_mb leaves 0.5 GB"),
     ({"cloud": {"max_hours": 0.1}}, {}, "cloud.max_hours stops it after 0.1 h"),
     ({}, {"bucket_region": "europe-west4"}, "cloud.regions: the bucket is in europe-west4, machines in us-central1"),
@@ -285,7 +321,7 @@ def test_a_plan_takes_the_regions_that_a_run_takes(
 ) -> None:
     """Those near the bucket, as it is spelled; the others are left out, and nothing is paid for traffic."""
     config = synthetic.config(
-        tmp_path / "s", destination="gs://b/p", cloud={"bucket_region": bucket, "regions": regions}
+        tmp_path / "s", destination="gs://bucket/p", cloud={"bucket_region": bucket, "regions": regions}
     )
     assert usable_regions(regions, bucket, False)[0] == region
     found = make(config, frozen)
