@@ -72,7 +72,24 @@ def test_a_choice_is_printed_with_its_groups(configfile: str, capsys: pytest.Cap
     assert main(["plan", "--configfile", configfile, "--deadline", "2"]) == 0
     shown = capsys.readouterr().out
     assert "cheapest that fits: 1 x" in shown
-    assert "and snakemake with --group-components members=50 initial=1000" in shown
+    assert "In pick.yaml:\n  cloud: {gpu: " in shown
+    assert (
+        f"snakemake --profile coiled-gpu --configfile {configfile} pick.yaml "
+        "--group-components members=50 initial=1000" in shown
+    )
+
+
+def test_a_choice_does_not_hide_what_a_run_refuses(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    away = ["--config", "cloud.regions=[europe-west4]", "cloud.bucket_region=us-central1", "destination=gs://bucket"]
+    for more in ([], ["--json"]):
+        assert main(["plan", "--configfile", configfile, *away, "--deadline", "1", *more]) == 13
+        said = capsys.readouterr()
+        assert "the bucket is in us-central1, machines in europe-west4" in said.err
+        assert "cheapest that fits" not in said.out
+    # the machine of the configuration does not fit, the one chosen does
+    small = ["--config", "cloud.gpu=g2-standard-8", "forecast.gpu_mem_mb=36000"]
+    assert main(["plan", "--configfile", configfile, *small]) == 13
+    assert main(["plan", "--configfile", configfile, *small, "--deadline", "3"]) == 0
 
 
 def test_account_of_a_run_writes_tables_and_figures(

@@ -330,6 +330,41 @@ def test_a_plan_takes_the_regions_that_a_run_takes(
     assert found.chosen.region == region and found.chosen.costs["network"] == 0
 
 
+def test_images_away_from_a_later_region_only_warn_where_the_bucket_is_unknown(
+    frozen: tuple[Machines, Throughput], tmp_path: Path
+) -> None:
+    """A run asks the bucket, and leaves the region out; away from the first region they are refused all the same."""
+    image = {"gpu_image": "us-central1-docker.pkg.dev/p/r/i:1"}
+    cloud = {"regions": ["us-central1", "europe-west4"], **image}
+    found = make(synthetic.config(tmp_path / "s", destination="gs://bucket", cloud=cloud), frozen)
+    found.check()
+    (warning,) = [finding for finding in found.findings if "cloud.gpu_image" in finding.text]
+    assert warning.level == "warning" and "cloud.bucket_region" in warning.text
+    other = {"regions": ["europe-west4", "us-central1"], **image}
+    with pytest.raises(PlanError, match=r"cloud.gpu_image is in us-central1, machines in europe-west4"):
+        make(synthetic.config(tmp_path / "s", destination="gs://bucket", cloud=other), frozen).check()
+
+
+def test_a_gpu_of_ones_own_is_planned_as_such(operational: Config, tmp_path: Path) -> None:
+    assert planning.default_profile(operational) == "coiled-gpu"
+    assert planning.default_profile(synthetic.config(tmp_path, destination="gs://bucket")) == "coiled-gpu"
+    assert planning.default_profile(synthetic.config(tmp_path, destination=str(tmp_path / "archive"))) == "local"
+
+
+def test_rented_machines_without_streaming_are_warned_of(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    config = synthetic.config(tmp_path, destination="gs://bucket", delivery={"streaming": False})
+    assert any("delivery.streaming: false" in line for line in make(config, frozen).summary_lines())
+    assert not any("streaming" in line for line in make(config, frozen, profile="local").summary_lines())
+
+
+def test_nothing_to_choose_from_has_a_reason(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="the local profile rents none"):
+        planning.choose(make(synthetic.config(tmp_path), frozen, profile="local", alternatives=True), 1.0)
+    tight = synthetic.config(tmp_path, delivery={"scratch_budget_mb": 500})
+    with pytest.raises(PlanError, match=r"no machine type fits the work: .*delivery.scratch_budget_mb leaves 0.5 GB"):
+        planning.choose(make(tight, frozen, alternatives=True), 1.0)
+
+
 def test_a_plan_that_fits_is_not_refused(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
     found = make(operational, frozen)
     found.check()
@@ -352,7 +387,9 @@ def test_choosing_by_deadline_and_budget(operational: Config, frozen: tuple[Mach
     quick = planning.choose(found, deadline_hours=cheapest.hours * 0.8)
     assert quick.hours <= cheapest.hours * 0.8
     assert quick.usd >= cheapest.usd
-    assert f"cloud.gpu={quick.way.machine}" in quick.settings()
+    assert quick.settings()["cloud"]["gpu"] == quick.way.machine
+    with pytest.raises(PlanError, match=r"nothing meets \$0: the fastest takes"):
+        planning.choose(found, budget_usd=0)
     assert planning.choose(found, budget_usd=cheapest.usd * 1.01).usd <= cheapest.usd * 1.01
     with pytest.raises(PlanError, match=r"nothing meets 0.01 h: the fastest takes"):
         planning.choose(found, deadline_hours=0.01)
