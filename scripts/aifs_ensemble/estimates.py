@@ -207,11 +207,12 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
     attempts = case.config["cloud"]["spot_attempts"]
     usual = spread(lives, 0.0, 1, (0.0, 0.0), machines=together)
     chances = assume.preemptions_per_hour
+    # Coiled runs a spot machine's task beside a small scheduler, which is always on demand
     helper = 0.0
     if case.profile.startswith("coiled"):
         small = case.machines.for_class("cpu", case.config)
         helper = case.price(small).on_demand + case.machines.coiled_hour(small)
-    hour = (price.spot + sum(rates.values()) + helper, price.on_demand + sum(rates.values()) + helper)
+    hour = (price.spot + sum(rates.values()) + helper, price.on_demand + sum(rates.values()))
     spot = spread(lives, chances["expected"], attempts, hour, machines=together, draws=draws)
     cpu = _cpu_stage(case)
     costs = _costs(case, rates, cpu, Rented(usual.spot_hours, usual.spot_hours * price.on_demand, len(lives)))
@@ -220,7 +221,8 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
         spot.spot_hours * price.spot + spot.on_demand_hours * price.on_demand,
         len(lives) + spot.preemptions,
     )
-    spot_costs = _costs(case, rates, cpu, spot_rented, cpu_spot=True)
+    schedulers = (spot.spot_hours + (cpu.hours if attempts else 0.0)) * helper
+    spot_costs = _costs(case, rates, cpu, spot_rented, cpu_spot=attempts > 0, schedulers=schedulers)
     around = sum(spot_costs.values()) - spot.usd
     ends = [spread(lives, chances[end], attempts, hour, draws=draws).usd + around for end in ("low", "high")]
     peak, room = _scratch(case, machine, size, max(at_once, 1))
@@ -309,9 +311,15 @@ def _cpu_stage(case: Case) -> CpuStage:
 
 
 def _costs(
-    case: Case, rates: Mapping[str, float], cpu: CpuStage, gpu: Rented, *, cpu_spot: bool = False
+    case: Case,
+    rates: Mapping[str, float],
+    cpu: CpuStage,
+    gpu: Rented,
+    *,
+    cpu_spot: bool = False,
+    schedulers: float = 0.0,
 ) -> dict[str, float]:
-    """Return USD by category."""
+    """Return USD by category; `schedulers` is what those beside spot machines cost."""
     if case.local:
         return dict.fromkeys(CATEGORIES, 0.0)
     assume, config = case.machines.assumptions, case.config
@@ -319,8 +327,6 @@ def _costs(
     price = case.price(cpu_machine)
     cpu_price = price.spot if cpu_spot else price.on_demand
     cpu_rates = _hourly(case, cpu_machine)
-    # Coiled runs a spot machine's task beside a small scheduler, which is always on demand
-    helper = price.on_demand + cpu_rates["management"] if cpu_spot and case.profile.startswith("coiled") else 0.0
     mean_price = gpu.usd / gpu.hours if gpu.hours else 0.0
     pull_hours = {kind: gb * 1000 / assume.image_pull_mb_s / 3600 for kind, gb in assume.image_gb.items()}
     gpu_pulls = min(gpu.starts * pull_hours["gpu"], gpu.hours)
@@ -332,7 +338,7 @@ def _costs(
         "image pulls": gpu_pulls * mean_price + cpu_pulls * cpu_price,
         "network": case.delivered_bytes / GB * crossing_price(case.machines, case.region, case.bucket_region),
         "storage operations": _writes(case) / 1000 * case.machines.service("bucket_writes_per_1000"),
-        "management": gpu.hours * (rates["management"] + helper) + cpu.hours * cpu_rates["management"],
+        "management": gpu.hours * rates["management"] + cpu.hours * cpu_rates["management"] + schedulers,
     }
 
 

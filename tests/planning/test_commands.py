@@ -162,6 +162,26 @@ def test_benchmark_without_a_bucket_rents_nothing(configfile: str, capsys: pytes
     assert "the rule benchmark_engine decides" in capsys.readouterr().err
 
 
+def test_prices_of_a_region_without_any_are_one_line(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["benchmark", "--configfile", configfile, "--prices-only", "--config", "cloud.regions=[us-east4]"]
+    assert main(command) == 2
+    assert "no price of a GPU machine in us-east4, expected one of europe-west4, us-central1" in capsys.readouterr().err
+
+
+def test_the_plan_of_an_account_is_of_the_members_found(
+    configfile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of all 50 that are configured."""
+    synthetic.write_run(synthetic.config(tmp_path / "scratch"), synthetic.ensemble(6, machines=2))
+    hours = []
+    for more in ([], ["--config", "members=1-6"]):
+        command = ["account", "--configfile", configfile, *more, "--benchmarks", str(tmp_path / "none")]
+        assert main(command) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("machine time, h")]
+        hours.append(line)
+    assert hours[0] == hours[1]
+
+
 def test_benchmark_on_machines_needs_a_profile(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "--configfile", configfile, "--machines", "g2-standard-8"]) == 1
     assert "--machines needs --profile" in capsys.readouterr().err

@@ -357,6 +357,25 @@ def test_rented_machines_without_streaming_are_warned_of(frozen: tuple[Machines,
     assert not any("streaming" in line for line in make(config, frozen, profile="local").summary_lines())
 
 
+def test_without_attempts_on_spot_it_costs_what_on_demand_does(
+    frozen: tuple[Machines, Throughput], tmp_path: Path
+) -> None:
+    way = make(synthetic.config(tmp_path, cloud={"spot_attempts": 0}), frozen).chosen
+    assert way.spot_costs == pytest.approx(way.costs)
+    assert way.spot_range == pytest.approx((way.usd, way.usd))
+
+
+def test_a_scheduler_is_paid_beside_every_spot_machine_and_no_other(
+    frozen: tuple[Machines, Throughput], tmp_path: Path
+) -> None:
+    """A small machine on demand, $1.00 and Coiled's $0.20 an hour, beside GPU and CPU machines."""
+    way = make(synthetic.config(tmp_path, cloud={"spot_attempts": 1}), frozen).chosen
+    assert way.spot.on_demand_hours > 0
+    fees = (way.spot.spot_hours + way.spot.on_demand_hours) * (12 * 0.1 + 1) + way.cpu_vm_hours * 0.2
+    expected = fees + (way.spot.spot_hours + way.cpu_vm_hours) * 1.2
+    assert way.spot_costs["management"] == pytest.approx(expected)
+
+
 def test_nothing_to_choose_from_has_a_reason(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="the local profile rents none"):
         planning.choose(make(synthetic.config(tmp_path), frozen, profile="local", alternatives=True), 1.0)
