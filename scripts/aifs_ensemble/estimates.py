@@ -18,6 +18,7 @@ from aifs_ensemble.machines import HourPrice, Machines, MachineType
 from aifs_ensemble.outstanding import Outstanding
 from aifs_ensemble.preemption import Life, Spread, busy_seconds, spread
 from aifs_ensemble.regions import continent, near
+from aifs_ensemble.scratch_space import members_held
 from aifs_ensemble.throughput import Speed, Throughput
 
 CATEGORIES = (
@@ -369,7 +370,9 @@ def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tu
     if config["delivery"]["streaming"] and not config["keep_scratch"]:
         leads = running * min(_BACKLOG_LEADS * case.lead_bytes, member)
     else:
-        leads = min(members * member, sum(work.steps for work in case.work.members) * case.lead_bytes)
+        # a rented machine's members are delivered from elsewhere, after it: they stay until the machine goes
+        held = members_held(config, members, running) if case.local else members
+        leads = min(held * member, sum(work.steps for work in case.work.members) * case.lead_bytes)
     room = machine.scratch_gb * GB
     if config["delivery"]["scratch_budget_mb"]:
         room = min(room, config["delivery"]["scratch_budget_mb"] * 1e6)

@@ -376,6 +376,20 @@ def test_a_scheduler_is_paid_beside_every_spot_machine_and_no_other(
     assert way.spot_costs["management"] == pytest.approx(expected)
 
 
+def test_a_plan_for_this_machine_takes_the_scratch_that_a_run_does(
+    frozen: tuple[Machines, Throughput], tmp_path: Path
+) -> None:
+    """Without keep_scratch the members that run and as many that wait for their delivery, of 50."""
+    settings = {"keep_scratch": False, "delivery": {"streaming": False}, "destination": str(tmp_path / "archive")}
+    config = synthetic.config(tmp_path / "s", **settings, forecast={"device": "cpu", "gpu_mem_mb": 0})
+    found = make(config, frozen, profile="local")
+    running, lead = max(found.chosen.at_once, 1), found.case.lead_bytes
+    whole = min(50, 2 * running) * 132 * lead
+    assert whole <= found.chosen.scratch_peak_bytes < whole + running * 10e9
+    kept = make(synthetic.config(tmp_path / "s", **(settings | {"keep_scratch": True})), frozen, profile="local")
+    assert kept.chosen.scratch_peak_bytes >= 50 * 132 * lead
+
+
 def test_nothing_to_choose_from_has_a_reason(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="the local profile rents none"):
         planning.choose(make(synthetic.config(tmp_path), frozen, profile="local", alternatives=True), 1.0)
