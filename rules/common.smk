@@ -224,7 +224,8 @@ def announce_start():
             if needed & {*delivering, "ensemble_manifest"}:
                 aifs_preflight.check_destination(CONFIG)
                 aifs_preflight.check_bucket(CONFIG)
-            aifs_preflight.check_room(CONFIG, at_once=workflow.cores or 1)
+            at_once = (workflow.cores or 1) // CONFIG["forecast"]["encoders"]
+            aifs_preflight.check_room(CONFIG, at_once=max(at_once, 1))
     except aifs_errors.WorkflowError as error:
         raise SnakemakeError(str(error)) from None
 

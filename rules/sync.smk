@@ -12,6 +12,8 @@ if not STREAMING:
             log_file("sync_member", member=True),
         benchmark:
             benchmark_file("sync_member", member=True)
+        # before further forecasts: without keep_scratch its leads go from scratch then
+        priority: 50
         conda:
             "../envs/etl.yaml"
         resources:

@@ -219,6 +219,11 @@ class Pricing:
         return self.profile == "local"
 
     @property
+    def checkpoint_here(self) -> bool:
+        """Whether the coordinator fetched the checkpoint, on no rented machine."""
+        return self.profile == "googlebatch" and not self.config.model.built
+
+    @property
     def region(self) -> str:
         """The region that stands for one not recorded."""
         return str(self.config["cloud"]["regions"][0])
@@ -357,7 +362,8 @@ def account(
         ledger.add(FORECAST, stay.costs, _shares(stay.attempts))
     cpu_rates = pricing.cpu()
     cores = machines.for_class("cpu", config).vcpus
-    for job, parts in _cpu_costs([job for job in run.jobs if job.rule not in NOT_CPU_RULES], cpu_rates, cores):
+    here = {*NOT_CPU_RULES, *(["checkpoint_prepare"] if pricing.checkpoint_here else [])}
+    for job, parts in _cpu_costs([job for job in run.jobs if job.rule not in here], cpu_rates, cores):
         ledger.add(job.rule, parts, {job.member: 1.0})
     if not pricing.free:
         regions = _last_regions(stays)

@@ -18,6 +18,7 @@ from aifs_ensemble.machines import HourPrice, Machines, MachineType
 from aifs_ensemble.outstanding import Outstanding
 from aifs_ensemble.preemption import Life, Spread, busy_seconds, spread
 from aifs_ensemble.regions import continent, near
+from aifs_ensemble.scratch_space import members_held
 from aifs_ensemble.throughput import Speed, Throughput
 
 CATEGORIES = (
@@ -132,12 +133,14 @@ class Case:
 class Estimate:
     """One way to run: machines, time and cost, on demand and on preemptible capacity.
 
-    `vm_hours` are billed, of all GPU machines together; in `busy_hours` of them a member is on the machine;
-    `wall_hours` is from the start to the ensemble's manifest.
+    Each of `groups` jobs gets a machine of its own, `vms` of them at a time. `vm_hours` are billed, of all GPU machines
+    together; in `busy_hours` of them a member is on the machine; `wall_hours` is from the start to the ensemble's
+    manifest.
     """
 
     machine: str
     region: str
+    groups: int
     vms: int
     members_per_vm: int
     at_once: int
@@ -165,23 +168,22 @@ class Estimate:
         return sum(self.spot_costs.values())
 
 
-def _chunks(work: Outstanding, vms: int, group: int) -> list[tuple[int, ...]]:
-    """Return each machine's members as their steps: a group of Snakemake's, the last shorter.
-
-    Where there are more groups than machines, each machine stands for those that follow one another.
-    """
-    steps = [member.steps for member in work.to_forecast]
-    if not steps:
-        return []
-    size = max(group, math.ceil(len(steps) / max(1, vms)))
+def _chunks(case: Case) -> list[tuple[int, ...]]:
+    """Return the members of each job as their steps: a group of Snakemake's, the last shorter; all of them here."""
+    steps = [member.steps for member in case.work.to_forecast]
+    size = len(steps) if case.local else case.group
     return [tuple(steps[i : i + size]) for i in range(0, len(steps), size)]
 
 
 def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) -> Estimate:
-    """Return time and cost of the work of `case` on `vms` machines of one type."""
+    """Return time and cost of the work of `case` on `vms` machines of one type at a time.
+
+    A group of members is a job, and a job's machine is given back when it ends: where there are more groups than
+    machines, those that follow wait for machines of their own, which boot and pull again.
+    """
     assume = case.machines.assumptions
     at_once = case.at_once(machine)
-    chunks = _chunks(case.work, 1 if case.local else vms, case.group)
+    chunks = _chunks(case)
     size = max((len(chunk) for chunk in chunks), default=0)
     speed = case.speed(machine)
     step_seconds = case.step_seconds(machine, at_once)
@@ -197,21 +199,22 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
             machine_seconds=start + speed.cold_seconds,
             wait_seconds=0.0 if case.local else assume.vm_wait_seconds,
             restart_steps=restart if case.config["delivery"]["mirror_restarts"] else None,
-            group=case.group,
         )
         for chunk in chunks
     ]
+    together = max(1, min(vms, len(lives)))
     price = case.price(machine)
     rates = _hourly(case, machine)
     attempts = case.config["cloud"]["spot_attempts"]
-    usual = spread(lives, 0.0, 1, (0.0, 0.0))
+    usual = spread(lives, 0.0, 1, (0.0, 0.0), machines=together)
     chances = assume.preemptions_per_hour
+    # Coiled runs a spot machine's task beside a small scheduler, which is always on demand
     helper = 0.0
     if case.profile.startswith("coiled"):
         small = case.machines.for_class("cpu", case.config)
         helper = case.price(small).on_demand + case.machines.coiled_hour(small)
-    hour = (price.spot + sum(rates.values()) + helper, price.on_demand + sum(rates.values()) + helper)
-    spot = spread(lives, chances["expected"], attempts, hour, draws=draws)
+    hour = (price.spot + sum(rates.values()) + helper, price.on_demand + sum(rates.values()))
+    spot = spread(lives, chances["expected"], attempts, hour, machines=together, draws=draws)
     cpu = _cpu_stage(case)
     costs = _costs(case, rates, cpu, Rented(usual.spot_hours, usual.spot_hours * price.on_demand, len(lives)))
     spot_rented = Rented(
@@ -219,14 +222,16 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
         spot.spot_hours * price.spot + spot.on_demand_hours * price.on_demand,
         len(lives) + spot.preemptions,
     )
-    spot_costs = _costs(case, rates, cpu, spot_rented, cpu_spot=True)
+    schedulers = (spot.spot_hours + (cpu.hours if attempts else 0.0)) * helper
+    spot_costs = _costs(case, rates, cpu, spot_rented, cpu_spot=attempts > 0, schedulers=schedulers)
     around = sum(spot_costs.values()) - spot.usd
     ends = [spread(lives, chances[end], attempts, hour, draws=draws).usd + around for end in ("low", "high")]
     peak, room = _scratch(case, machine, size, max(at_once, 1))
     result = Estimate(
         machine=machine.name,
         region="" if case.local else case.region,
-        vms=len(lives),
+        groups=len(lives),
+        vms=min(vms, len(lives)),
         members_per_vm=size,
         at_once=at_once,
         speed=speed,
@@ -250,13 +255,8 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
         scratch_peak_bytes=peak,
         scratch_bytes=room,
     )
-    return replace(result, problem=_problem(case, machine, result, max(map(_longest_job, lives), default=0.0) / 3600))
-
-
-def _longest_job(life: Life) -> float:
-    """Return the seconds of the longest job on a machine; groups that follow one another are jobs of their own."""
-    jobs = [life.steps[i : i + life.group] for i in range(0, len(life.steps), life.group)]
-    return life.machine_seconds + max(busy_seconds(life, job) for job in jobs)
+    longest = max((life.machine_seconds + busy_seconds(life) for life in lives), default=0.0) / 3600
+    return replace(result, problem=_problem(case, machine, result, longest))
 
 
 def _hourly(case: Case, machine: MachineType) -> dict[str, float]:
@@ -312,9 +312,15 @@ def _cpu_stage(case: Case) -> CpuStage:
 
 
 def _costs(
-    case: Case, rates: Mapping[str, float], cpu: CpuStage, gpu: Rented, *, cpu_spot: bool = False
+    case: Case,
+    rates: Mapping[str, float],
+    cpu: CpuStage,
+    gpu: Rented,
+    *,
+    cpu_spot: bool = False,
+    schedulers: float = 0.0,
 ) -> dict[str, float]:
-    """Return USD by category."""
+    """Return USD by category; `schedulers` is what those beside spot machines cost."""
     if case.local:
         return dict.fromkeys(CATEGORIES, 0.0)
     assume, config = case.machines.assumptions, case.config
@@ -322,8 +328,6 @@ def _costs(
     price = case.price(cpu_machine)
     cpu_price = price.spot if cpu_spot else price.on_demand
     cpu_rates = _hourly(case, cpu_machine)
-    # Coiled runs a spot machine's task beside a small scheduler, which is always on demand
-    helper = price.on_demand + cpu_rates["management"] if cpu_spot and case.profile.startswith("coiled") else 0.0
     mean_price = gpu.usd / gpu.hours if gpu.hours else 0.0
     pull_hours = {kind: gb * 1000 / assume.image_pull_mb_s / 3600 for kind, gb in assume.image_gb.items()}
     gpu_pulls = min(gpu.starts * pull_hours["gpu"], gpu.hours)
@@ -335,7 +339,7 @@ def _costs(
         "image pulls": gpu_pulls * mean_price + cpu_pulls * cpu_price,
         "network": case.delivered_bytes / GB * crossing_price(case.machines, case.region, case.bucket_region),
         "storage operations": _writes(case) / 1000 * case.machines.service("bucket_writes_per_1000"),
-        "management": gpu.hours * (rates["management"] + helper) + cpu.hours * cpu_rates["management"],
+        "management": gpu.hours * rates["management"] + cpu.hours * cpu_rates["management"] + schedulers,
     }
 
 
@@ -366,7 +370,9 @@ def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tu
     if config["delivery"]["streaming"] and not config["keep_scratch"]:
         leads = running * min(_BACKLOG_LEADS * case.lead_bytes, member)
     else:
-        leads = min(members * member, sum(work.steps for work in case.work.members) * case.lead_bytes)
+        # a rented machine's members are delivered from elsewhere, after it: they stay until the machine goes
+        held = members_held(config, members, running) if case.local else members
+        leads = min(held * member, sum(work.steps for work in case.work.members) * case.lead_bytes)
     room = machine.scratch_gb * GB
     if config["delivery"]["scratch_budget_mb"]:
         room = min(room, config["delivery"]["scratch_budget_mb"] * 1e6)

@@ -199,14 +199,19 @@ def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:
     if prices is not None:
         over = _read(prices)
         _keys(over, prices.name, _PRICE_KEYS)
+        for key, value in over.items():
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{prices.name}: {key}: {value!r}, expected keys and values")
+        _own_sources(over, prices.name)
         _merge(content.setdefault("prices", {}), over)
     name = path.name
     _keys(content, name, ("classes", "machine_types", "prices", "assumptions"), required=True)
-    lists = {
-        key: _price_list(key, item, f"{name}: prices.lists.{key}") for key, item in content["prices"]["lists"].items()
-    }
     table = content["prices"]
     _keys(table, f"{name}: prices", _PRICE_KEYS, required=True)
+    for key in _PRICE_KEYS:
+        if not isinstance(table[key], Mapping):
+            raise ConfigError(f"{name}: prices.{key}: {table[key]!r}, expected keys and values")
+    lists = {key: _price_list(key, item, f"{name}: prices.lists.{key}") for key, item in table["lists"].items()}
     _keys(table["services"], f"{name}: prices.services", SERVICES, required=True)
     types = _types(content["machine_types"], table["machines"], lists, name)
     _keys(content["classes"], f"{name}: classes", CLASSES, required=True)
@@ -249,6 +254,21 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _own_sources(over: Mapping[str, Any], name: str) -> None:
+    """Refuse a price of one's own that names no list: it would keep source and date of the price it replaces."""
+    groups = {"machines." + str(key): value for key, value in over.get("machines", {}).items()}
+    for where, group in groups.items():
+        if not isinstance(group, Mapping):
+            raise ConfigError(f"{name}: {where}: {group!r}, expected regions and their prices")
+    groups |= {key: over[key] for key in ("services", "coiled_gpu_hour") if key in over}
+    for where, group in groups.items():
+        for key, price in group.items():
+            if not isinstance(price, Mapping):
+                raise ConfigError(f"{name}: {where}.{key}: {price!r}, expected keys and values")
+            if "list" not in price:
+                raise ConfigError(f"{name}: {where}.{key}: list is missing, the one of `lists` that the price is from")
+
+
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), dict):
@@ -279,7 +299,8 @@ def _keys(
 
 
 def _number(value: Any, where: str, *, minimum: float = 0.0) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < minimum:
+    # a comparison with what is no number is false
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not minimum <= value < float("inf"):
         raise ConfigError(f"{where}: {value!r}, expected a number of at least {minimum:g}")
     return float(value)
 
@@ -323,6 +344,8 @@ def _types(items: Any, prices: Any, lists: Mapping[str, PriceList], name: str) -
 
 def _machine(key: str, item: Any, prices: Any, lists: Mapping[str, PriceList], where: str) -> MachineType:
     _keys(item, where, _TYPE_KEYS, required=True, optional=("gpu",))
+    if not isinstance(prices, Mapping):
+        raise ConfigError(f"{where.split(':', maxsplit=1)[0]}: prices.machines.{key}: {prices!r}, expected prices")
     if item["class"] not in CLASSES:
         raise ConfigError(f"{where}.class: {item['class']!r}, expected one of {', '.join(CLASSES)}")
     if (item["class"] == "gpu") != ("gpu" in item):

@@ -77,10 +77,8 @@ def summary_lines(plan: Plan) -> list[str]:
     if by_class:
         lines.append("jobs: " + ", ".join(f"{count} {name}" for name, count in by_class.items()))
     if todo:
-        where = f"{way.vms} x {way.machine}" + (f" in {way.region}" if way.region else "")
         lines.append(
-            f"machines: {where}, {way.members_per_vm} members each, {way.at_once} at once; "
-            f"{way.step_seconds:.3g} s a step ({way.speed.status})"
+            f"machines: {_machines(way)}, {_at_once(way)} at once; {way.step_seconds:.3g} s a step ({way.speed.status})"
         )
         hours = f", {way.gpu_hours:.1f} GPU hours" if way.gpu_hours else ""
         lines.append(
@@ -95,6 +93,20 @@ def summary_lines(plan: Plan) -> list[str]:
         )
     lines += [f"{finding.level}: {finding.text}" for finding in plan.findings]
     return lines
+
+
+def _at_once(way: Estimate) -> int:
+    """Return how many members of a group run at once."""
+    return min(way.at_once, way.members_per_vm)
+
+
+def _machines(way: Estimate) -> str:
+    """Return which members run where: groups that follow one another are told apart from machines."""
+    where = f"{way.vms} x {way.machine}" + (f" in {way.region}" if way.region else "")
+    if way.groups == way.vms:
+        return f"{where}, {way.members_per_vm} members each"
+    size = "1 member" if way.members_per_vm == 1 else f"{way.members_per_vm} members"
+    return f"{way.groups} groups of {size} on {where} (a fresh one each)"
 
 
 def full_lines(plan: Plan, rows: int = 12) -> list[str]:
@@ -148,7 +160,7 @@ def alternative_lines(plan: Plan, rows: int) -> list[str]:
                 way.machine,
                 way.vms,
                 way.members_per_vm,
-                way.at_once,
+                _at_once(way),
                 money(way.usd / members),
                 money(way.spot_usd / members),
                 money(way.usd),

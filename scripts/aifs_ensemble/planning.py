@@ -65,10 +65,10 @@ class Plan:
     registry_usd_month: float
     spot_chosen: bool = field(default=False)
 
-    def check(self) -> None:
-        """Raise PlanError with the first reason to refuse."""
+    def check(self, *, other_way: bool = False) -> None:
+        """Raise PlanError with the first reason to refuse; `other_way`: one that holds for other machines, too."""
         for finding in self.findings:
-            if finding.level == "error":
+            if finding.level == "error" and not (other_way and finding.text == self.chosen.problem):
                 raise PlanError(f"plan: {finding.text}")
 
     def summary_lines(self) -> list[str]:
@@ -121,8 +121,9 @@ def this_machine(config: Config, machines: Machines) -> MachineType:
 
 
 def default_profile(config: Config) -> str:
-    """Return the profile that a configuration is for: a cloud one when it asks for a GPU, else ``local``."""
-    return "coiled-gpu" if config["forecast"]["device"] == "cuda" else "local"
+    """Return the profile that a configuration is for: a cloud one when it asks for a GPU, and not for a folder."""
+    folder = bool(config["destination"]) and not config.cloud_destination  # rented machines share no files
+    return "coiled-gpu" if config["forecast"]["device"] == "cuda" and not folder else "local"
 
 
 def group_components(profile: str) -> dict[str, int]:
@@ -269,8 +270,15 @@ def _region_findings(case: Case) -> list[Finding]:
             found.append(Finding("warning", f"no price of {machine.name} in {case.region}: priced as in {other}"))
     if config["destination"] is None:
         found.append(Finding("warning", "destination is not set: this plans, a run would refuse"))
-    away = mismatches(config, case.bucket_region, int(case.delivered_bytes), case.machines)
-    found += [Finding(level, f"cloud.regions: {mismatch}") for mismatch in away]
+    if not config["delivery"]["streaming"]:
+        found.append(Finding("warning", "delivery.streaming: false: this plans, a run on rented machines would refuse"))
+    for mismatch in mismatches(config, case.bucket_region, int(case.delivered_bytes), case.machines):
+        if case.bucket_region is None and mismatch.region != case.region:
+            # a run asks the bucket, and leaves regions away from it out
+            hint = "; cloud.bucket_region says whether a run takes that region"
+            found.append(Finding("warning", f"cloud.regions: {mismatch}{hint}"))
+        else:
+            found.append(Finding(level, f"cloud.regions: {mismatch}"))
     return found
 
 
@@ -306,9 +314,9 @@ class Pick:
     hours: float
     groups: Mapping[str, int]
 
-    def settings(self) -> list[str]:
-        """Return the ``--config`` items that choose it."""
-        return [f"cloud.gpu={self.way.machine}", f"cloud.vms={self.way.vms}", f"cloud.spot={str(self.spot).lower()}"]
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Return the keys of a configuration that choose it."""
+        return {"cloud": {"gpu": self.way.machine, "vms": self.way.vms, "spot": self.spot}}
 
     def options(self) -> list[str]:
         """Return the options of Snakemake that put as many members on a machine; none where the profile does."""
@@ -337,7 +345,9 @@ def choose(found: Plan, deadline_hours: float | None = None, budget_usd: float |
             picks.append(Pick(way, False, way.usd, way.wall_hours, groups))
             picks.append(Pick(way, True, way.spot.usd_p90, way.spot.wall_hours_p90, groups))
     if not picks:
-        raise PlanError("plan: no machine type fits the work, or the profile rents none")
+        reason = "the local profile rents none" if found.case.local else "no machine type fits the work"
+        problem = next((way.problem for way in found.alternatives if way.problem), None)
+        raise PlanError(f"plan: nothing to choose from: {reason}" + (f": {problem}" if problem else ""))
     fits = [
         pick
         for pick in picks
@@ -346,7 +356,10 @@ def choose(found: Plan, deadline_hours: float | None = None, budget_usd: float |
     if fits:
         return min(fits, key=lambda pick: (pick.usd, pick.hours))
     fastest, cheapest = min(picks, key=lambda pick: pick.hours), min(picks, key=lambda pick: pick.usd)
-    wanted = [f"{deadline_hours:g} h" if deadline_hours is not None else "", f"${budget_usd:g}" if budget_usd else ""]
+    wanted = [
+        f"{deadline_hours:g} h" if deadline_hours is not None else "",
+        f"${budget_usd:g}" if budget_usd is not None else "",
+    ]
     raise PlanError(
         f"plan: nothing meets {' and '.join(filter(None, wanted))}: "
         f"the fastest takes {fastest.hours:.1f} h for ${fastest.usd:.0f} ({fastest.way.vms} x {fastest.way.machine}), "

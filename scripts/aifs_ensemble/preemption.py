@@ -1,4 +1,4 @@
-"""What preemptions cost: a small simulation of one machine's members on preemptible capacity.
+"""What preemptions cost: a small simulation of a job's members on preemptible capacity.
 
 Assumptions, stated in every plan: preemptions come at random (exponential times between them) at a rate per machine
 hour; every member running then goes back to its newest restart state, if restart states are kept at the destination,
@@ -9,6 +9,7 @@ demand.
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Life:
-    """The work of one machine: members share its card, `at_once` of them.
+    """One job, a group of members: they share the card of its machine, `at_once` of them.
 
     `steps` are those left of each member; `overhead_seconds` a member's start-up and drain, which other members'
     steps can hide; `machine_seconds` from the first billed second to the first member's start; `wait_seconds` for
-    the machine itself, not billed; `restart_steps` between restart states that outlive the machine (None: none do);
-    `group` members, in order, are one job.
+    the machine itself, not billed; `restart_steps` between restart states that outlive the machine (None: none do).
     """
 
     steps: tuple[int, ...]
@@ -31,7 +31,6 @@ class Life:
     machine_seconds: float
     wait_seconds: float
     restart_steps: int | None
-    group: int = 1
 
 
 @dataclass(frozen=True)
@@ -81,16 +80,15 @@ def _step_back(life: Life, total: int, left: float) -> int:
 
 
 def simulate(life: Life, preemptions_per_hour: float, spot_attempts: int, rng: random.Random) -> Outcome:
-    """Return one random history of a machine's members."""
+    """Return one random history of a job's members."""
     left = list(life.steps)
-    hits = [0] * len(left)  # by job
     spot = wall = 0.0
     preemptions = 0
     while any(left):
         wall += life.wait_seconds
         busy = busy_seconds(life, left)
         need = life.machine_seconds + busy
-        if max(hits) >= spot_attempts:
+        if preemptions >= spot_attempts:
             return Outcome(spot, need, wall + need, preemptions)
         until = rng.expovariate(preemptions_per_hour / 3600) if preemptions_per_hour > 0 else float("inf")
         if until >= need:
@@ -102,8 +100,6 @@ def simulate(life: Life, preemptions_per_hour: float, spot_attempts: int, rng: r
         computing = max(0.0, until - life.machine_seconds - life.overhead_seconds)
         rate = work / max(busy - life.overhead_seconds, 1e-9)
         after, running = _advance(left, life.at_once, computing * rate / life.step_seconds if life.step_seconds else 0)
-        for job in {i // life.group for i in running}:
-            hits[job] += 1
         left = [
             0 if value <= 1e-9 else min(left[i], _step_back(life, life.steps[i], value)) if i in running else left[i]
             for i, value in enumerate(after)
@@ -111,9 +107,17 @@ def simulate(life: Life, preemptions_per_hour: float, spot_attempts: int, rng: r
     return Outcome(spot, 0.0, wall, preemptions)
 
 
+def _last_end(seconds: Sequence[float], machines: int) -> float:
+    """Return when the last of jobs ends, begun in their order as soon as one of so many machines is free."""
+    ends = [0.0] * max(1, min(machines, len(seconds)))  # a heap
+    for duration in seconds:
+        heapq.heapreplace(ends, ends[0] + duration)
+    return max(ends)
+
+
 @dataclass(frozen=True)
 class Spread:
-    """Mean, 10th and 90th percentile over histories of all machines together."""
+    """Mean, 10th and 90th percentile over histories of all jobs together."""
 
     spot_hours: float
     on_demand_hours: float
@@ -131,10 +135,11 @@ def spread(
     spot_attempts: int,
     usd_per_hour: tuple[float, float],
     *,
+    machines: int | None = None,
     draws: int = 200,
     seed: int = 0,
 ) -> Spread:
-    """Return the spread over `draws` histories of machines that run side by side, seeded.
+    """Return the spread over `draws` histories of jobs, `machines` of which run side by side (None: all), seeded.
 
     `usd_per_hour` is what a preemptible and an ordinary machine cost with everything that is billed by the hour.
     """
@@ -146,7 +151,7 @@ def spread(
         outcomes = [simulate(life, preemptions_per_hour, spot_attempts, rng) for life in lives]
         spot = sum(outcome.spot_seconds for outcome in outcomes) / 3600
         on_demand = sum(outcome.on_demand_seconds for outcome in outcomes) / 3600
-        walls.append(max((outcome.wall_seconds for outcome in outcomes), default=0.0) / 3600)
+        walls.append(_last_end([outcome.wall_seconds for outcome in outcomes], machines or len(lives)) / 3600)
         usd.append(spot * spot_price + on_demand * on_demand_price)
         for k, value in enumerate((spot, on_demand, walls[-1], sum(o.preemptions for o in outcomes))):
             sums[k] += value

@@ -118,16 +118,23 @@ def check_scratch(config: Config, needed: int, *, held: int = 0, mounts: Path = 
 def room_needed(config: Config, lead_bytes: int, restart_bytes: int = 0, at_once: int = 1) -> int:
     """Return the bytes of scratch that a run holds at its peak on one machine with `at_once` members running.
 
-    Members are kept whole where local copies stay or where delivery comes after the forecast; a streaming
-    delivery needs room for a few leads only, since delivered ones go when room is asked for.
+    A streaming delivery needs room for a few leads only, since delivered ones go when room is asked for; else
+    members are there whole, as many as `members_held` says.
     """
     restarts = (config["forecast"]["restarts_kept"] + 1) * restart_bytes
     leads = len(config.leads)
-    if config["keep_scratch"]:
-        return len(config.members) * leads * lead_bytes + at_once * restarts
-    if config["delivery"]["streaming"]:
+    if config["delivery"]["streaming"] and not config["keep_scratch"]:
         return at_once * (min(leads, config["delivery"]["threads"] + 4) * lead_bytes + restarts)
-    return at_once * (leads * lead_bytes + restarts)
+    return members_held(config, len(config.members), at_once) * leads * lead_bytes + at_once * restarts
+
+
+def members_held(config: Config, members: int, at_once: int) -> int:
+    """Return how many of `members` are whole on scratch at the peak: all of them where local copies stay.
+
+    Else those that run and as many that wait for their delivery, which goes before further forecasts (the priority
+    of rule sync_member) and removes them.
+    """
+    return members if config["keep_scratch"] else min(members, 2 * at_once)
 
 
 @dataclass(frozen=True)

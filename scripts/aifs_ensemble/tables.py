@@ -232,7 +232,7 @@ def totals_frame(found: Account) -> pd.DataFrame:
 def plan_against_actual(plan: Plan, found: Account) -> pd.DataFrame:
     """Return plan and run side by side: predicted, measured, error in percent of what was measured.
 
-    `plan` is of the whole ensemble, made without this run's own corrections.
+    `plan` is of the members that the run finished, made without this run's own corrections.
     """
     way, manifests = plan.chosen, [member.manifest for member in found.members]
     spot = any(stay.rates.spot for stay in found.stays)

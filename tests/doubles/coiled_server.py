@@ -20,6 +20,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -284,7 +285,8 @@ class CoiledServer:
 
     def kill(self, cluster: Cluster) -> None:
         if cluster.process is not None and cluster.process.poll() is None:
-            os.killpg(cluster.process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended since
+                os.killpg(cluster.process.pid, signal.SIGKILL)
 
     def preempt(self, cluster: Cluster) -> None:
         """Take the machine away: the process dies without warning, the task never ends."""

@@ -55,6 +55,16 @@ def test_spot_is_charged_at_the_spot_price(tmp_path: Path, machines: Machines) -
     assert ratio == pytest.approx(price.spot / price.on_demand)
 
 
+def test_a_checkpoint_that_the_coordinator_fetched_is_no_rented_job(tmp_path: Path, machines: Machines) -> None:
+    """As with Google Batch, to which no token is sent."""
+    config = synthetic.config(tmp_path / "scratch", members="1")
+    synthetic.write_run(config, {1: [Piece(0.0)]})
+    synthetic.write_benchmarks(tmp_path / "b", {"checkpoint_prepare": {0: 100.0}})
+    run = read_run(config, tmp_path / "b")
+    assert account(config, machines, run, profile="googlebatch").costs["cpu compute"] == 0
+    assert account(config, machines, run, profile="coiled-gpu").costs["cpu compute"] > 0
+
+
 def test_two_members_share_a_machine_by_the_time_they_hold_it(tmp_path: Path, machines: Machines) -> None:
     long = Piece(0.0, steps=190, compute=180)
     found = run_of(tmp_path, {1: [Piece(0.0)], 2: [long]}, machines)

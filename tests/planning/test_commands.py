@@ -72,7 +72,24 @@ def test_a_choice_is_printed_with_its_groups(configfile: str, capsys: pytest.Cap
     assert main(["plan", "--configfile", configfile, "--deadline", "2"]) == 0
     shown = capsys.readouterr().out
     assert "cheapest that fits: 1 x" in shown
-    assert "and snakemake with --group-components members=50 initial=1000" in shown
+    assert "In pick.yaml:\n  cloud: {gpu: " in shown
+    assert (
+        f"snakemake --profile coiled-gpu --configfile {configfile} pick.yaml "
+        "--group-components members=50 initial=1000" in shown
+    )
+
+
+def test_a_choice_does_not_hide_what_a_run_refuses(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    away = ["--config", "cloud.regions=[europe-west4]", "cloud.bucket_region=us-central1", "destination=gs://bucket"]
+    for more in ([], ["--json"]):
+        assert main(["plan", "--configfile", configfile, *away, "--deadline", "1", *more]) == 13
+        said = capsys.readouterr()
+        assert "the bucket is in us-central1, machines in europe-west4" in said.err
+        assert "cheapest that fits" not in said.out
+    # the machine of the configuration does not fit, the one chosen does
+    small = ["--config", "cloud.gpu=g2-standard-8", "forecast.gpu_mem_mb=36000"]
+    assert main(["plan", "--configfile", configfile, *small]) == 13
+    assert main(["plan", "--configfile", configfile, *small, "--deadline", "3"]) == 0
 
 
 def test_account_of_a_run_writes_tables_and_figures(
@@ -143,6 +160,26 @@ def test_benchmark_without_a_bucket_rents_nothing(configfile: str, capsys: pytes
     assert "expected gs://BUCKET" in capsys.readouterr().err
     assert main([*command, "--config", "destination=gs://bucket", "--", "--steps", "4"]) == 1
     assert "the rule benchmark_engine decides" in capsys.readouterr().err
+
+
+def test_prices_of_a_region_without_any_are_one_line(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["benchmark", "--configfile", configfile, "--prices-only", "--config", "cloud.regions=[us-east4]"]
+    assert main(command) == 2
+    assert "no price of a GPU machine in us-east4, expected one of europe-west4, us-central1" in capsys.readouterr().err
+
+
+def test_the_plan_of_an_account_is_of_the_members_found(
+    configfile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of all 50 that are configured."""
+    synthetic.write_run(synthetic.config(tmp_path / "scratch"), synthetic.ensemble(6, machines=2))
+    hours = []
+    for more in ([], ["--config", "members=1-6"]):
+        command = ["account", "--configfile", configfile, *more, "--benchmarks", str(tmp_path / "none")]
+        assert main(command) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("machine time, h")]
+        hours.append(line)
+    assert hours[0] == hours[1]
 
 
 def test_benchmark_on_machines_needs_a_profile(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:

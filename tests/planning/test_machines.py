@@ -90,6 +90,27 @@ def test_prices_of_ones_own_stand_over_the_table(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lists:", "lists: None, expected keys and values"),
+        ("lists: [a]", "lists: ['a'], expected keys and values"),
+        ("machines: {a2-ultragpu-1g: null}", "machines.a2-ultragpu-1g: None, expected regions"),
+        ("machines: {a2-ultragpu-1g: {us-central1: 3}}", "a2-ultragpu-1g.us-central1: 3, expected keys and values"),
+        ("machines: {a2-ultragpu-1g: {us-central1: {on_demand: .nan, list: assumed}}}", "on_demand: nan, expected a"),
+        ("machines: {a2-ultragpu-1g: {us-central1: {on_demand: .inf, list: assumed}}}", "on_demand: inf, expected a"),
+        ("machines: {a2-ultragpu-1g: {us-central1: {on_demand: 3}}}", "us-central1: list is missing"),
+        ("services: {coiled_cpu_hour: {price: 0.1}}", "services.coiled_cpu_hour: list is missing"),
+    ],
+)
+def test_wrong_prices_of_ones_own_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    over = tmp_path / "prices.yaml"
+    over.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_machines(prices=over)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
 def _set(content: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split("/")
     for part in parents:

@@ -109,7 +109,7 @@ def test_the_arithmetic_by_hand(frozen: tuple[Machines, Throughput], tmp_path: P
     config = synthetic.config(
         tmp_path / "s", members="1-10", cloud={"gpu": "a3-highgpu-1g", "vms": 1}, forecast={"gpu_mem_mb": 40000}
     )
-    way = make(config, frozen).chosen
+    way = make(config, frozen, group=10).chosen
     assert (way.at_once, way.vms, way.members_per_vm) == (2, 1, 10)
     # two by two, ten start-ups and drains of 70 s take longer than the card's 10 x 132 x 0.2 s
     busy = (10 * 70 + 10 * 132 * 0.2) / 2
@@ -131,18 +131,53 @@ def test_the_arithmetic_by_hand(frozen: tuple[Machines, Throughput], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("members", "group", "vms", "each"),
-    [("1-3", None, 1, 3), ("1-8", None, 2, 7), ("1-3", 1, 3, 1), ("1-50", None, 8, 7), ("1-50", 1, 8, 7)],
+    ("members", "group", "jobs", "vms", "each"),
+    [
+        ("1-3", None, 1, 1, 3),
+        ("1-8", None, 2, 2, 7),
+        ("1-3", 1, 3, 3, 1),
+        ("1-50", None, 8, 8, 7),
+        ("1-50", 1, 50, 8, 1),
+    ],
 )
 def test_members_share_machines_as_in_the_run(
-    frozen: tuple[Machines, Throughput], tmp_path: Path, members: str, group: int | None, vms: int, each: int
+    frozen: tuple[Machines, Throughput], tmp_path: Path, members: str, group: int | None, jobs: int, vms: int, each: int
 ) -> None:
     """By the profile's groups of seven, or those of the command line, on as many machines as there may be."""
     config = synthetic.config(tmp_path / "s", members=members, cloud={"vms": 8})
     found = make(config, frozen, profile="coiled-gpu", group=group, alternatives=True)
-    assert (found.chosen.vms, found.chosen.members_per_vm) == (vms, each)
+    assert (found.chosen.groups, found.chosen.vms, found.chosen.members_per_vm) == (jobs, vms, each)
     assert max(way.vms for way in found.alternatives) == min(8, len(config.members)), "spread out, whatever the groups"
     assert all(way.vms * way.members_per_vm >= len(config.members) for way in found.alternatives)
+
+
+@pytest.mark.parametrize("vms", [1, 3, 4, 8, 20])
+def test_every_group_is_paid_for_a_machine_of_its_own(
+    frozen: tuple[Machines, Throughput], tmp_path: Path, vms: int
+) -> None:
+    """Eight groups, seven of seven members and one of one: eight boots and pulls, however many run side by side."""
+    config = synthetic.config(tmp_path / "s", members="1-50", cloud={"gpu": "a3-highgpu-1g", "vms": vms})
+    found = make(config, frozen)
+    way = found.chosen
+    assert (way.groups, way.vms, way.members_per_vm, way.at_once) == (8, min(vms, 8), 7, 4)
+    jobs = [200 + max(70 + n * 132 * 0.2, (n * 70 + n * 132 * 0.2) / min(4, n)) for n in (7,) * 7 + (1,)]
+    assert way.vm_hours == pytest.approx(sum(jobs) / 3600)
+    # each waits 100 s for its machine; the shortest comes last, on the first machine that is free
+    first = 100 + jobs[0]
+    last = {1: 7 * first + 100 + jobs[-1], 3: 3 * first, 4: 2 * first, 8: first, 20: first}[vms]
+    cpu = 2 * 110 + 60 + 26 * 60 + 2 * 100 + 5
+    assert way.wall_hours == pytest.approx((last + cpu) / 3600)
+    line = next(line for line in found.summary_lines() if line.startswith("machines:"))
+    assert ("8 groups of 7 members on" in line) == (vms < 8)
+
+
+def test_single_members_are_as_many_machines(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    config = synthetic.config(tmp_path / "s", members="1-50")
+    grouped, single = make(config, frozen), make(config, frozen, group=1)
+    assert (single.chosen.groups, single.chosen.vms) == (50, 8)
+    assert single.chosen.costs["image pulls"] > 6 * grouped.chosen.costs["image pulls"] * 0.9
+    assert single.chosen.usd > 2 * grouped.chosen.usd
+    assert any("50 groups of 1 member on 8 x a2-ultragpu-1g" in line for line in single.summary_lines())
 
 
 def _parts_make_the_whole(way: Estimate) -> None:
@@ -176,10 +211,11 @@ def test_properties_of_any_plan(
     found = make(config, frozen)
     way = found.chosen
     _parts_make_the_whole(way)
-    assert way.vms <= min(vms, members)
-    assert way.vms * way.members_per_vm >= members
+    assert way.vms == min(vms, way.groups)
+    assert way.groups * way.members_per_vm >= members
     one_more = planning.estimate(found.case, frozen[0].machine(machine), vms + 1, draws=1)
     assert one_more.wall_hours <= way.wall_hours + 1e-9
+    assert one_more.costs == way.costs, "the same groups, on fresh machines all the same"
     calm = dataclasses.replace(
         found.case.machines.assumptions, preemptions_per_hour={"low": 0.0, "expected": 0.0, "high": 0.0}
     )
@@ -202,7 +238,7 @@ def test_alternatives_are_ranked_by_price(operational: Config, frozen: tuple[Mac
 
 REFUSED = [
     ({"forecast": {"gpu_mem_mb": 36000}, "cloud": {"gpu": "g2-standard-8"}}, {}, "the L4 has 23,034 MB"),
-    ({"lead_hours": 960, "delivery": {"streaming": False}, "cloud": {"vms": 1}}, {}, "scratch peak 4"),
+    ({"lead_hours": 960, "delivery": {"streaming": False}}, {"group": 50}, "scratch peak 4"),
     ({"delivery": {"scratch_budget_mb": 500}}, {}, "delivery.scratch_budget_mb leaves 0.5 GB"),
     ({"cloud": {"max_hours": 0.1}}, {}, "cloud.max_hours stops it after 0.1 h"),
     ({}, {"bucket_region": "europe-west4"}, "cloud.regions: the bucket is in europe-west4, machines in us-central1"),
@@ -294,6 +330,74 @@ def test_a_plan_takes_the_regions_that_a_run_takes(
     assert found.chosen.region == region and found.chosen.costs["network"] == 0
 
 
+def test_images_away_from_a_later_region_only_warn_where_the_bucket_is_unknown(
+    frozen: tuple[Machines, Throughput], tmp_path: Path
+) -> None:
+    """A run asks the bucket, and leaves the region out; away from the first region they are refused all the same."""
+    image = {"gpu_image": "us-central1-docker.pkg.dev/p/r/i:1"}
+    cloud = {"regions": ["us-central1", "europe-west4"], **image}
+    found = make(synthetic.config(tmp_path / "s", destination="gs://bucket", cloud=cloud), frozen)
+    found.check()
+    (warning,) = [finding for finding in found.findings if "cloud.gpu_image" in finding.text]
+    assert warning.level == "warning" and "cloud.bucket_region" in warning.text
+    other = {"regions": ["europe-west4", "us-central1"], **image}
+    with pytest.raises(PlanError, match=r"cloud.gpu_image is in us-central1, machines in europe-west4"):
+        make(synthetic.config(tmp_path / "s", destination="gs://bucket", cloud=other), frozen).check()
+
+
+def test_a_gpu_of_ones_own_is_planned_as_such(operational: Config, tmp_path: Path) -> None:
+    assert planning.default_profile(operational) == "coiled-gpu"
+    assert planning.default_profile(synthetic.config(tmp_path, destination="gs://bucket")) == "coiled-gpu"
+    assert planning.default_profile(synthetic.config(tmp_path, destination=str(tmp_path / "archive"))) == "local"
+
+
+def test_rented_machines_without_streaming_are_warned_of(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    config = synthetic.config(tmp_path, destination="gs://bucket", delivery={"streaming": False})
+    assert any("delivery.streaming: false" in line for line in make(config, frozen).summary_lines())
+    assert not any("streaming" in line for line in make(config, frozen, profile="local").summary_lines())
+
+
+def test_without_attempts_on_spot_it_costs_what_on_demand_does(
+    frozen: tuple[Machines, Throughput], tmp_path: Path
+) -> None:
+    way = make(synthetic.config(tmp_path, cloud={"spot_attempts": 0}), frozen).chosen
+    assert way.spot_costs == pytest.approx(way.costs)
+    assert way.spot_range == pytest.approx((way.usd, way.usd))
+
+
+def test_a_scheduler_is_paid_beside_every_spot_machine_and_no_other(
+    frozen: tuple[Machines, Throughput], tmp_path: Path
+) -> None:
+    """A small machine on demand, $1.00 and Coiled's $0.20 an hour, beside GPU and CPU machines."""
+    way = make(synthetic.config(tmp_path, cloud={"spot_attempts": 1}), frozen).chosen
+    assert way.spot.on_demand_hours > 0
+    fees = (way.spot.spot_hours + way.spot.on_demand_hours) * (12 * 0.1 + 1) + way.cpu_vm_hours * 0.2
+    expected = fees + (way.spot.spot_hours + way.cpu_vm_hours) * 1.2
+    assert way.spot_costs["management"] == pytest.approx(expected)
+
+
+def test_a_plan_for_this_machine_takes_the_scratch_that_a_run_does(
+    frozen: tuple[Machines, Throughput], tmp_path: Path
+) -> None:
+    """Without keep_scratch the members that run and as many that wait for their delivery, of 50."""
+    settings = {"keep_scratch": False, "delivery": {"streaming": False}, "destination": str(tmp_path / "archive")}
+    config = synthetic.config(tmp_path / "s", **settings, forecast={"device": "cpu", "gpu_mem_mb": 0})
+    found = make(config, frozen, profile="local")
+    running, lead = max(found.chosen.at_once, 1), found.case.lead_bytes
+    whole = min(50, 2 * running) * 132 * lead
+    assert whole <= found.chosen.scratch_peak_bytes < whole + running * 10e9
+    kept = make(synthetic.config(tmp_path / "s", **(settings | {"keep_scratch": True})), frozen, profile="local")
+    assert kept.chosen.scratch_peak_bytes >= 50 * 132 * lead
+
+
+def test_nothing_to_choose_from_has_a_reason(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="the local profile rents none"):
+        planning.choose(make(synthetic.config(tmp_path), frozen, profile="local", alternatives=True), 1.0)
+    tight = synthetic.config(tmp_path, delivery={"scratch_budget_mb": 500})
+    with pytest.raises(PlanError, match=r"no machine type fits the work: .*delivery.scratch_budget_mb leaves 0.5 GB"):
+        planning.choose(make(tight, frozen, alternatives=True), 1.0)
+
+
 def test_a_plan_that_fits_is_not_refused(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
     found = make(operational, frozen)
     found.check()
@@ -316,7 +420,9 @@ def test_choosing_by_deadline_and_budget(operational: Config, frozen: tuple[Mach
     quick = planning.choose(found, deadline_hours=cheapest.hours * 0.8)
     assert quick.hours <= cheapest.hours * 0.8
     assert quick.usd >= cheapest.usd
-    assert f"cloud.gpu={quick.way.machine}" in quick.settings()
+    assert quick.settings()["cloud"]["gpu"] == quick.way.machine
+    with pytest.raises(PlanError, match=r"nothing meets \$0: the fastest takes"):
+        planning.choose(found, budget_usd=0)
     assert planning.choose(found, budget_usd=cheapest.usd * 1.01).usd <= cheapest.usd * 1.01
     with pytest.raises(PlanError, match=r"nothing meets 0.01 h: the fastest takes"):
         planning.choose(found, deadline_hours=0.01)

@@ -118,9 +118,10 @@ def test_too_little_room_is_refused(mounts: Path, monkeypatch: pytest.MonkeyPatc
     [
         ({"keep_scratch": True}, 2 * 132 * 10 + 2 * 3),
         ({"keep_scratch": False}, 2 * (132 * 10 + 3)),
+        ({"keep_scratch": False, "members": "1-50"}, 4 * 132 * 10 + 2 * 3),
         ({"keep_scratch": False, "delivery": {"streaming": True}}, 2 * (8 * 10 + 3)),
     ],
-    ids=["kept", "delivered afterwards", "streaming"],
+    ids=["kept", "delivered afterwards", "many delivered afterwards", "streaming"],
 )
 def test_room_needed(tmp_path: Path, over: dict[str, object], needed: int) -> None:
     config = make_config(tmp_path, "x", lead_hours=792, **over)

@@ -7,6 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from aifs_ensemble.cli.plan import PICK_FILE, pick_command, pick_text
+from aifs_ensemble.config import Config, read_files
+from aifs_ensemble.machines import load_machines
+from aifs_ensemble.planning import choose, everything, plan
 from doubles.gcs_fault_proxy import fault_proxy
 from doubles.gcs_server import gcs_server
 
@@ -112,6 +116,21 @@ def test_the_plan_has_the_machines_of_the_run(project: Project, flags: tuple[str
     said = project.run("-n", *flags, "--config", "members=1-3", profile="coiled-gpu")
     (line,) = re.findall(r"machines: (.*members each.*)", said)
     assert line.startswith(expected)
+
+
+def test_the_command_that_a_plan_recommends_works(project: Project) -> None:
+    """A file of the keys that it prints, and the options that it prints."""
+    files = [project.folder / "config" / name for name in ("config.yaml", "operational.yaml")]
+    config = Config(read_files(*files))
+    found = plan(config, load_machines(), profile="coiled-gpu", work=everything(config), runs=())
+    pick = choose(found, deadline_hours=2)
+    (project.folder / PICK_FILE).write_text(pick_text(pick))
+    snakemake, _, profile, *options = pick_command(pick, "coiled-gpu", files)
+    assert snakemake == "snakemake" and pick.options()
+    said = project.run("-n", *options, profile=profile)
+    assert (
+        f"machines: {pick.way.vms} x {pick.way.machine} in us-central1, {pick.way.members_per_vm} members each" in said
+    )
 
 
 def test_a_cloud_run_without_a_bucket_is_refused_before_anything_runs(project: Project) -> None:

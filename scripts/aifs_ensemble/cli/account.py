@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 
@@ -73,7 +74,10 @@ def _account(
     said = [f"fetched {fetch_run(config)} manifests from {config['destination']}"] if fetch else []
     found = account(config, machines, read_run(config, benchmarks), profile=profile, spot=spot)
     throughput = load_throughput(machines.gpu_specs)
-    before = plan(config, machines, profile=profile, work=everything(config), runs=(), alternatives=False)
+    finished = {member.manifest.member for member in found.members}
+    work = everything(config)
+    work = replace(work, members=tuple(member for member in work.members if member.member in finished))
+    before = plan(config, machines, profile=profile, work=work, runs=(), alternatives=False)
     compared = {"plan against actual": plan_against_actual(before, found)}
     if config.model.name == "aifs-ens-1.0":
         compared["against what users recorded before"] = against_baseline(found, throughput)

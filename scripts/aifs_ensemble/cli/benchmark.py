@@ -138,6 +138,12 @@ def price_lines(config: Config, machines: Machines, path: Path = TABLE) -> list[
                 speed.status,
             )
         )
+    if not rows:
+        known = sorted({place for kind in machines.names("gpu") for place in machines.machine(kind).prices})
+        raise ConfigError(
+            f"config: cloud.regions: no price of a GPU machine in {region}, expected one of {', '.join(known)}; "
+            "or add prices with cloud.prices"
+        )
     rows.sort(key=lambda row: float(row[3][1:]))
     headers = ("machine", "card", "s/step", "a member", "spot", "a day", "spot ", "speed")
     return [f"{config.model.name}, {config['lead_hours']} h, {region}, machine and disks:", *table(rows, headers)]

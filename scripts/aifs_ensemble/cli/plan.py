@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
+
+import yaml
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
 from aifs_ensemble.config import Config
 from aifs_ensemble.machines import load_machines
 from aifs_ensemble.plan_text import duration, full_lines, money
-from aifs_ensemble.planning import PROFILES, Plan, choose, plan
+from aifs_ensemble.planning import PROFILES, Pick, Plan, choose, plan
 
 HELP = "time, cost and fit of what is missing, before it runs"
+PICK_FILE = "pick.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,24 +56,36 @@ def run(args: argparse.Namespace) -> int:
     wanted = args.deadline is not None or args.budget is not None
     missing = bool(found.case.work.to_forecast)
     pick = choose(found, args.deadline, args.budget) if wanted and missing else None
+    command = pick_command(pick, found.case.profile, args.configfile) if pick is not None else []
     if args.json:
         content = found.to_dict()
         if pick is not None:
-            chosen = {"settings": pick.settings(), "options": pick.options()}
+            chosen = {"settings": pick.settings(), "options": pick.options(), "command": command}
             content["pick"] = {**chosen, "usd": pick.usd, "hours": pick.hours}
         print(json.dumps(content, indent=1))
     else:
         print("\n".join(full_lines(found, args.rows)))
         if pick is not None:
+            found.check(other_way=True)
             kind = "spot" if pick.spot else "on demand"
             print(
                 f"\ncheapest that fits: {pick.way.vms} x {pick.way.machine} {kind}, {money(pick.usd)}, "
-                f"{duration(pick.hours)}: --config {' '.join(pick.settings())}"
+                f"{duration(pick.hours)}. In {PICK_FILE}:"
             )
-            if pick.options():
-                print(f"and snakemake with {' '.join(pick.options())}")
+            print(f"  {pick_text(pick)}")
+            print(f"and\n  {' '.join(command)}")
         elif wanted and not missing:
             print("\nno member is missing: there is nothing to choose a machine for")
-    if pick is None:
-        found.check()
+    found.check(other_way=pick is not None)
     return 0
+
+
+def pick_text(pick: Pick) -> str:
+    """Return the keys of a pick as a line of YAML."""
+    return yaml.safe_dump(pick.settings(), default_flow_style=None, sort_keys=False, width=1000).strip()
+
+
+def pick_command(pick: Pick, profile: str, configfiles: Sequence[Path]) -> list[str]:
+    """Return the Snakemake command that runs a pick whose keys are in `PICK_FILE`."""
+    files = [*map(str, configfiles), PICK_FILE]
+    return ["snakemake", "--profile", profile, "--configfile", *files, *pick.options()]
