@@ -159,6 +159,21 @@ def test_height_is_no_geopotential_unless_allowed(make_config, weights_cache, wr
         build_member(config, 1, tmp_path / "m1")
 
 
+def test_surface_geopotential_comes_from_orography_at_both_times(make_config, weights_cache, write_grib, tmp_path):
+    """Which is written once, as constants are."""
+
+    def heights(fields, hours):
+        orography = {} if hours else {"orog": fields["z"] / GRAVITY}
+        return {name: values for name, values in fields.items() if name != "z"} | orography
+
+    lacking = write_grib(heights)
+    state = build_member(file_config(make_config, weights_cache, lacking), 1, tmp_path / "m1")
+    whole = build_member(file_config(make_config, weights_cache, write_grib(name="whole.grib2")), 1, tmp_path / "m")
+    assert "orog" in state.provenance["derived"]["z"]
+    for time in (0, 1):
+        np.testing.assert_allclose(state.variable("z")[time], whole.variable("z")[time], rtol=1e-4, atol=1)
+
+
 @pytest.mark.parametrize("field", ["sp", "2d"])
 def test_derived_fields_are_close_and_recorded(field, fields, make_config, weights_cache, write_grib, tmp_path):
     lacking = write_grib(lambda fields, hours: {n: v for n, v in fields.items() if n != field})

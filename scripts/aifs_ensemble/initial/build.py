@@ -77,7 +77,8 @@ def assemble(config: Config, member: int, inputs: Inputs) -> State:
     origin = f"{where}{_from_files(inputs)}"
     times = input_times(config)
     constant = frozenset(model.constant)
-    shared = {name: values for name, values in inputs.fields[times[-1]].items() if name in constant}
+    same = derive.constant_sources(constant)
+    shared = {name: values for name, values in inputs.fields[times[-1]].items() if name in same}
     fields = []
     derived: dict[str, str] = {}
     for time in times:

@@ -112,6 +112,11 @@ def needed_for(variables: Collection[str], allowed: Collection[str]) -> set[str]
     return {need for v in named for recipe in recipes(v) for need in recipe.needs}
 
 
+def constant_sources(constants: Collection[str]) -> set[str]:
+    """Return the variables that `constants` and what they could be derived from are: the same at all times."""
+    return {*constants, *(need for name in constants for recipe in recipes(name) for need in recipe.needs)}
+
+
 def derive_missing(
     fields: Mapping[str, Field], wanted: Collection[str], allowed: Collection[str]
 ) -> dict[str, tuple[Field, str]]:

@@ -85,7 +85,7 @@ class FileSource:
         return f"{location.path}: {location.header}"
 
     def _is_constant(self, location: Location) -> bool:
-        return variable_name(location.header.parameter) in (*self.config.model.constant, "orog")
+        return variable_name(location.header.parameter) in derive.constant_sources(self.config.model.constant)
 
     def _slot(self, location: Location) -> datetime:
         """Return the time for which a message is used: constants, whatever their date, for T."""
