@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -206,6 +207,8 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
     price = case.price(machine)
     rates = _hourly(case, machine)
     attempts = case.config["cloud"]["spot_attempts"]
+    if attempts and case.profile == "googlebatch":
+        attempts = sys.maxsize  # its plugin knows no attempts: all of a run's are preemptible
     usual = spread(lives, 0.0, 1, (0.0, 0.0), machines=together)
     chances = assume.preemptions_per_hour
     # Coiled runs a spot machine's task beside a small scheduler, which is always on demand
