@@ -482,7 +482,7 @@ def inspected(bench: Bench, *params: str) -> int:
 
 def old_log(bench: Bench) -> int:
     path = bench.folder / "README.md"
-    path.write_text("all members: 50 members in 35 s, 107.48 GB\n")
+    path.write_text("all members: 50 members in 35 s\n")
     return bench.command("account", "--old-log", str(path))
 
 

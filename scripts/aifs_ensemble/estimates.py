@@ -173,7 +173,7 @@ def _chunks(case: Case) -> list[tuple[int, ...]]:
     """Return the members of each job as their steps: a group of Snakemake's, the last shorter; all of them here."""
     steps = [member.steps for member in case.work.to_forecast]
     size = len(steps) if case.local else case.group
-    return [tuple(steps[i : i + size]) for i in range(0, len(steps), size)]
+    return [tuple(steps[i : i + size]) for i in range(0, len(steps), max(size, 1))]
 
 
 def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) -> Estimate:

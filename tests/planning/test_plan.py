@@ -445,11 +445,12 @@ def test_a_choice_names_its_groups_where_they_are_not_the_profile_s(
     assert planning.choose(dataclasses.replace(found, alternatives=tuple(single))).options() == []
 
 
-def test_nothing_missing_costs_nothing(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
+@pytest.mark.parametrize("profile", ["coiled-gpu", "googlebatch", "local"])
+def test_nothing_missing_costs_nothing(operational: Config, frozen: tuple[Machines, Throughput], profile: str) -> None:
     done = dataclasses.replace(
         everything(operational), members=(), shared_initial=False, checkpoint=False, ensemble_manifest=False
     )
-    found = make(operational, frozen, work=done)
+    found = make(operational, frozen, work=done, profile=profile)
     assert found.chosen.usd == 0
     assert found.jobs == ()
     assert "nothing to compute" in found.summary_lines()[0]
