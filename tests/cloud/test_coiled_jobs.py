@@ -13,6 +13,7 @@ import pytest
 from aifs_ensemble.cloud import coiled_jobs, coiled_request
 from aifs_ensemble.cloud.jobscript import RemoteJob
 from aifs_ensemble.errors import CloudError, ConfigError
+from coiled.errors import ServerError
 
 from cloud.coiled_helpers import MACHINES, finish, job, rewrite, settings
 from cloud.conftest import ROOT
@@ -238,6 +239,21 @@ def test_a_request_without_an_answer_is_no_refusal(server, journal, monkeypatch)
     assert record in journal.unfinished()
     server.answer(*held[0])
     assert finish(journal, job_id, config).state == "success" and len(server.clusters) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "unanswered"),
+    [
+        (ServerError("upstream timed out"), True),
+        (ServerError("502 Bad Gateway"), True),
+        (TimeoutError(), True),
+        (ServerError("quota exceeded"), False),
+        (ServerError("the zone has no capacity: ZONE_RESOURCE_POOL_EXHAUSTED, request timed out"), False),
+        (ValueError("unknown machine type"), False),
+    ],
+)
+def test_an_answer_of_what_stands_between_is_none_of_the_service(error, unanswered):
+    assert coiled_request._is_unanswered(error) == unanswered
 
 
 def test_a_slow_answer_of_the_next_region_is_waited_for(server, journal, monkeypatch):

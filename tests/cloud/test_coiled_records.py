@@ -9,7 +9,7 @@ import time
 import pytest
 from aifs_ensemble.cli import main
 from aifs_ensemble.cloud import coiled_jobs, coiled_request, coordinator, start
-from aifs_ensemble.cloud.journal import JobRecord
+from aifs_ensemble.cloud.journal import JobRecord, work_of
 from aifs_ensemble.errors import CloudError, ConfigError, DiskFullError, StorageError
 
 from cloud.coiled_helpers import MACHINES, finish, forget_answer, job, other_coordinator, rewrite, settings
@@ -228,6 +228,9 @@ def test_what_goes_wrong_beside_the_job_does_not_end_the_run(server, here, monke
             last = answer()
         assert last == "failed", "a job that cannot be looked at is not waited for without end"
         assert main(["coiled-status", "never-asked-for"]) == 0
+        capfd.readouterr()
+        here.path(job_id).write_text("{")
+        assert answer() == "running", "a record that is damaged ends no run either"
     assert server.clusters[1].state != "stopped", "its retry takes it up"
 
 
@@ -247,12 +250,23 @@ def test_a_bucket_that_does_not_answer_is_asked_again(server, here, monkeypatch,
 
 
 def test_a_run_tells_of_machines_whose_end_is_not_known(server, journal):
-    assert list(start.left_open(journal)) == []
+    work, other = work_of(settings()), work_of(settings(lead_hours=48))
+    assert list(start.left_open(journal, work)) == []
     job_id = coiled_jobs.submit(job("sleep 60"), settings(), MACHINES, ["us-central1"], journal)
-    assert list(start.left_open(journal)) == [], "it runs"
+    assert list(start.left_open(journal, work)) == [], "it is taken up"
+    (line,) = start.left_open(journal, other)
+    assert f"`aifs-ensemble coiled-cancel {job_id}` stops them" in line, "nobody waits for it"
+    with other_coordinator() as name:
+        rewrite(journal, job_id, owner=name)
+        assert list(start.left_open(journal, other)) == [], "a run beside this one does"
     rewrite(journal, job_id, state="failed")
-    (line,) = start.left_open(journal)
-    assert f"`aifs-ensemble coiled-cancel {job_id}` stops them" in line
+    assert list(start.left_open(journal, work)) == [line]
+
+
+@pytest.mark.parametrize("seed", ["", "random"])
+def test_an_order_that_is_not_fixed_is_no_reason_to_refuse(seed, monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", seed)
+    start._refuse_fixed_order()
 
 
 def test_runs_beside_each_other_do_not_name_their_sources_alike(monkeypatch):

@@ -213,7 +213,9 @@ def _look(record: JobRecord, request: Request, config: Config, cloud: Any) -> No
     jobs = coiled.batch.status(cluster=request.cluster_id, workspace=cloud.default_workspace)
     verdict, why = judge(jobs, cluster)
     if verdict == "running" and not _begun(jobs):
-        verdict, why = _not_begun(time.time() - request.requested, _machine_came(details, request), config)
+        if not request.came and _machine_came(details, request):
+            request.came = time.time()
+        verdict, why = _not_begun(request, config)
     lost = worker_lost(jobs, details["workers"]) if verdict == "running" and request.spot else None
     if lost and request.lost:
         verdict, why = ("failed" if _started(jobs) or not is_stock_out(lost) else "no-machine"), lost
@@ -246,12 +248,12 @@ def _machine_came(details: Mapping[str, Any], request: Request) -> bool:
     return any(instance["current_state"]["state"] in _THERE for instance in instances)
 
 
-def _not_begun(seconds: float, came: bool, config: Config) -> tuple[str, str]:
-    """Return what is to be made of a job that has not begun `seconds` after its request."""
-    minutes = config["cloud"]["idle_minutes"]
-    if came and seconds > max(STARTING_SECONDS, 60 * minutes):
-        return "failed", f"its machine came, and the job did not start within {seconds / 60:.0f} minutes"
-    if not came and seconds > 60 * minutes:
+def _not_begun(request: Request, config: Config) -> tuple[str, str]:
+    """Return what is to be made of a request whose job has not begun."""
+    now, minutes = time.time(), config["cloud"]["idle_minutes"]
+    if request.came and now - request.came > STARTING_SECONDS:
+        return "failed", f"its machine came, and the job did not start within {(now - request.came) / 60:.0f} minutes"
+    if not request.came and now - request.requested > 60 * minutes:
         return "no-machine", f"no machine within {minutes:g} minutes"
     return "running", ""
 
@@ -263,6 +265,9 @@ def unheard(job_id: str, error: Exception, journal: Journal) -> str:
     except CloudError as missing:
         LOG.error("%s", missing)  # noqa: TRY400 - one line
         return "failed"
+    except Exception as unreadable:
+        LOG.warning("%s: %s", job_id, " ".join(str(unreadable).split()))
+        return "running"
     _unreachable(record, error)
     try:
         journal.write(record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import logging
+import re
 import time
 from typing import Any
 
@@ -23,6 +24,9 @@ BOOT_DISK_GB = 60
 UNANSWERED_SECONDS = 300.0
 # Between two rounds of regions none of which has a machine.
 ASK_AGAIN_SECONDS = 120.0
+_GATEWAY = re.compile(
+    r"timed?[ -]?out|gateway|internal server error|service unavailable|temporary error", re.IGNORECASE
+)
 
 
 def machine_script(job: RemoteJob) -> str:
@@ -164,7 +168,11 @@ def _is_unanswered(error: BaseException) -> bool:
 
     if isinstance(error, (OSError, TimeoutError, aiohttp.ClientError, httpx.TransportError)):
         return True
-    return type(error).__name__ == "ApiResponseStatusError"  # a gateway's 502, 503 and 504
+    if type(error).__name__ == "ApiResponseStatusError":  # a gateway's 502, 503 and 504
+        return True
+    # the client gives no status of an answer with a message
+    text = str(error)
+    return _GATEWAY.search(text) is not None and not is_stock_out(text)
 
 
 def _longest_wait(job: RemoteJob, config: Config) -> float:

@@ -46,7 +46,8 @@ def work_of(config: Config) -> dict[str, Any]:
 class Request:
     """One request for a machine: where, which cluster answers to it, and how it ended.
 
-    `lost`: the last look saw its cluster without the worker that the job runs on.
+    `lost`: the last look saw its cluster without the worker that the job runs on; `came`: when a look first saw its
+    machine, though the job had not begun.
     """
 
     region: str
@@ -55,6 +56,7 @@ class Request:
     requested: float = field(default_factory=time.time)
     ended: str | None = None
     lost: bool = False
+    came: float = 0.0
 
 
 @dataclass

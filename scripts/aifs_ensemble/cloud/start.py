@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from aifs_ensemble.cloud import batch, batch_jobs, bucket, routing
-from aifs_ensemble.cloud.journal import Journal
+from aifs_ensemble.cloud import batch, batch_jobs, bucket, coordinator, routing
+from aifs_ensemble.cloud.journal import Journal, work_of
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.models import check_listed
@@ -23,7 +23,11 @@ def prepare_start(workflow: Any, config: Config) -> None:
     if {job.rule.name for job in workflow.dag.needrun_jobs()} & {"checkpoint_prepare", "forecast_member"}:
         check_listed(config.model, trust=config["trust_checkpoint"])
     on_batch = routing.provider(workflow) == "googlebatch"
-    lines = [*batch.start_lines(config), *batch_jobs.left_running(config)] if on_batch else left_open(Journal())
+    lines = (
+        [*batch.start_lines(config), *batch_jobs.left_running(config)]
+        if on_batch
+        else left_open(Journal(), work_of(config))
+    )
     for line in lines:
         print(line, file=sys.stderr)  # noqa: T201
     if on_batch:
@@ -37,19 +41,23 @@ def _refuse_fixed_order() -> None:
     Snakemake names the archive by its bytes, which differ by the order of a set, and removes it when a run ends: the
     machines of another cycle's run could not fetch theirs.
     """
-    seed = os.environ.get("PYTHONHASHSEED", "random")
-    if seed != "random":
+    seed = os.environ.get("PYTHONHASHSEED", "")
+    if seed not in ("", "random"):
         raise ConfigError(
             f"PYTHONHASHSEED: {seed!r} in the environment, expected none for rented machines: runs beside each other "
             "would share their sources in the bucket, and the first to end removes them"
         )
 
 
-def left_open(journal: Journal) -> Iterator[str]:
-    """Yield what a run says at its start of machines of jobs that are over, of which the end is not known."""
-    jobs = [record.id for record in journal.unfinished() if record.state != "running"]
+def left_open(journal: Journal, work: dict[str, Any]) -> Iterator[str]:
+    """Yield what a run of this `work` says at its start of machines whose end is not known and nobody takes up."""
+    jobs = [
+        record.id
+        for record in journal.unfinished()
+        if record.state != "running" or (record.work != work and not coordinator.lives(record.owner))
+    ]
     if jobs:
         yield (
-            f"machines of {len(jobs)} jobs that are over may still run; `aifs-ensemble coiled-cancel {' '.join(jobs)}` "
-            "stops them"
+            f"machines of {len(jobs)} jobs that nobody waits for may still run; "
+            f"`aifs-ensemble coiled-cancel {' '.join(jobs)}` stops them"
         )
