@@ -34,7 +34,8 @@ from aifs_ensemble.gribcode import FieldEncoder, OutputSpec, grib_parameter, mem
 from aifs_ensemble.grids import Grid, grid_coordinates
 from aifs_ensemble.models import get_model
 from aifs_ensemble.names import parameter_name
-from aifs_ensemble.packing import bits_for, measure_error
+from aifs_ensemble.packing import bits_for
+from aifs_ensemble.packing_error import measure_error
 
 LEAD = 240
 # Mean and standard deviation of what a model makes, in its units; sums from the start after ten days.

@@ -8,7 +8,7 @@ if not CONFIG["checkpoint"]:
             log_file("checkpoint_prepare"),
         benchmark:
             benchmark_file("checkpoint_prepare")
-        localrule: aifs_routing.fetches_here(workflow, CONFIG)
+        localrule: aifs_models.fetched_by_coordinator(CONFIG.model, aifs_routing.provider(workflow))
         conda:
             "../envs/gpu.yaml"
         resources:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from aifs_ensemble import config as aifs_config
 from aifs_ensemble import errors as aifs_errors
 from aifs_ensemble import machines as aifs_machines
+from aifs_ensemble import models as aifs_models
 from aifs_ensemble import names as aifs_names
 from aifs_ensemble import outdated as aifs_outdated
 from aifs_ensemble import preflight as aifs_preflight
@@ -211,21 +212,9 @@ def announce_start():
     try:
         if RENTED:
             aifs_start.prepare_start(workflow, CONFIG)
-        elif CONFIG["destination"] is None:
-            raise aifs_errors.ConfigError(
-                "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]"
-            )
         else:
-            # an archive that is only verified, or reported on, may be read-only
             needed = {job.rule.name for job in workflow.dag.needrun_jobs()}
-            if needed - {"verify", "plan"}:
-                aifs_preflight.check_scratch_folder(CONFIG)
-            delivering = {"forecast_member"} if STREAMING else {"sync_member"}
-            if needed & {*delivering, "ensemble_manifest"}:
-                aifs_preflight.check_destination(CONFIG)
-                aifs_preflight.check_bucket(CONFIG)
-            at_once = (workflow.cores or 1) // CONFIG["forecast"]["encoders"]
-            aifs_preflight.check_room(CONFIG, at_once=max(at_once, 1))
+            aifs_preflight.check_start(CONFIG, needed, workflow.cores or 1)
     except aifs_errors.WorkflowError as error:
         raise SnakemakeError(str(error)) from None
 

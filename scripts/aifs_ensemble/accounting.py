@@ -20,6 +20,7 @@ from aifs_ensemble.estimates import CATEGORIES, crossing_price
 from aifs_ensemble.intervals import Intervals, difference, length, union
 from aifs_ensemble.machines import Machines, MachineType
 from aifs_ensemble.manifest import MemberManifest
+from aifs_ensemble.models import fetched_by_coordinator
 from aifs_ensemble.planning import default_profile
 from aifs_ensemble.runrecords import Attempt, JobTime, Run
 from aifs_ensemble.throughput import gpu_name
@@ -219,11 +220,6 @@ class Pricing:
         return self.profile == "local"
 
     @property
-    def checkpoint_here(self) -> bool:
-        """Whether the coordinator fetched the checkpoint, on no rented machine."""
-        return self.profile == "googlebatch" and not self.config.model.built
-
-    @property
     def region(self) -> str:
         """The region that stands for one not recorded."""
         return str(self.config["cloud"]["regions"][0])
@@ -362,7 +358,7 @@ def account(
         ledger.add(FORECAST, stay.costs, _shares(stay.attempts))
     cpu_rates = pricing.cpu()
     cores = machines.for_class("cpu", config).vcpus
-    here = {*NOT_CPU_RULES, *(["checkpoint_prepare"] if pricing.checkpoint_here else [])}
+    here = {*NOT_CPU_RULES, *(["checkpoint_prepare"] if fetched_by_coordinator(config.model, pricing.profile) else [])}
     for job, parts in _cpu_costs([job for job in run.jobs if job.rule not in here], cpu_rates, cores):
         ledger.add(job.rule, parts, {job.member: 1.0})
     if not pricing.free:

@@ -19,31 +19,40 @@ _FORECAST = ("precision", "compile", "deterministic", "chunks", "accumulate")
 _IDEALISED = ("seed", "amplitude")
 
 
+def _asked(config: Config) -> dict[str, Any]:
+    """Return what a configuration asks of a member, but for packing and source."""
+    return {
+        "model": config.model.name,
+        "grid": config.model.grid,
+        "ensemble_size": config["ensemble_size"],
+        **{key: config["forecast"][key] for key in _FORECAST},
+    }
+
+
+def _bits(config: Config) -> dict[str, int]:
+    return bits_for(config.model.outputs, config["forecast"]["packing"])
+
+
+def _source_settings(config: Config) -> dict[str, Any]:
+    """Return the settings of the source that decide its fields."""
+    initial = config["initial_conditions"]
+    return {key: initial["idealised"][key] for key in _IDEALISED} if initial["source"] == "idealised" else {}
+
+
 def settings_digest(config: Config) -> str:
     """Return a digest of what `member_differences` compares: with another one, members do not agree."""
-    initial = config["initial_conditions"]
-    asked = {
-        "model": [config.model.name, config.model.grid, config["ensemble_size"]],
-        "forecast": {key: config["forecast"][key] for key in _FORECAST},
-        "packing": bits_for(config.model.outputs, config["forecast"]["packing"]),
-        "source": initial["source"],
-        "idealised": {key: initial["idealised"][key] for key in _IDEALISED} if initial["source"] == "idealised" else {},
-    }
-    return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    source = [config["initial_conditions"]["source"], _source_settings(config)]
+    return sha256(json.dumps([_asked(config), _bits(config), source], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def member_differences(config: Config, manifest: MemberManifest) -> list[str]:
     """Return how a member differs from what is asked for, e.g. ``precision bf16, not 32``."""
     settings = manifest.settings
-    pairs = [
-        ("model", manifest.model, config.model.name),
-        ("grid", manifest.grid, config.model.grid),
-        ("ensemble_size", manifest.ensemble_size, config["ensemble_size"]),
-        *((key, settings.get(key), config["forecast"][key]) for key in _FORECAST),
-    ]
+    told = {**settings, "model": manifest.model, "grid": manifest.grid, "ensemble_size": manifest.ensemble_size}
+    pairs = [(name, told.get(name), want) for name, want in _asked(config).items()]
     found = [f"{name} {_plain(have)}, not {_plain(want)}" for name, have, want in pairs if have not in (None, want)]
     if not found and settings.get("packing"):
-        bits = bits_for(config.model.outputs, config["forecast"]["packing"])
+        bits = _bits(config)
         other = sorted(name for name, have in settings["packing"].items() if bits.get(name) != have)
         found += [f"packing of {name} {settings['packing'][name]} bits, not {bits.get(name)}" for name in other[:1]]
     return found + source_differences(config, manifest.initial_conditions)
@@ -57,11 +66,10 @@ def source_differences(config: Config, provenance: Mapping[str, Any]) -> list[st
         return []
     if kind != asked:
         return [f"initial conditions {kind}, not {asked}"]
-    wanted = config["initial_conditions"][kind] if kind == "idealised" else {}
     return [
-        f"initial conditions' {key} {source[key]}, not {wanted[key]}"
-        for key in _IDEALISED
-        if key in wanted and source.get(key, wanted[key]) != wanted[key]
+        f"initial conditions' {key} {source[key]}, not {want}"
+        for key, want in _source_settings(config).items()
+        if source.get(key, want) != want
     ]
 
 

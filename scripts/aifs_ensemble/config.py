@@ -19,7 +19,8 @@ from aifs_ensemble import locations
 from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.layouts import check_layout
 from aifs_ensemble.models import Model, get_model
-from aifs_ensemble.names import Keys, Scratch, lead_hours, parameter_name, parse_cycle, parse_members
+from aifs_ensemble.names import Keys, Scratch, lead_hours, parse_cycle, parse_members
+from aifs_ensemble.packing import bits_for
 
 SCHEMA = Path(__file__).parents[2] / "config" / "config.schema.json"
 
@@ -204,12 +205,8 @@ class Config(Mapping[str, Any]):
 
 def _check_variables(values: Mapping[str, Any], model: Model) -> None:
     """Raise ConfigError for a key that names something which the model does not make."""
-    parameters = {parameter_name(name) for name in model.outputs}
-    for key in values["forecast"]["packing"]:
-        if key not in (known := {*model.outputs, *parameters}):
-            near = get_close_matches(key, sorted(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "expected a parameter or variable of the model"
-            raise ConfigError(f"config: forecast.packing.{key}: not written by this model, {hint}")
+    if values["forecast"]["packing"]:
+        bits_for(model.outputs, values["forecast"]["packing"])
     field = values["report"]["field"]
     if field not in model.outputs:
         near = get_close_matches(field, model.outputs, n=1)

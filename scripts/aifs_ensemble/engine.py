@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from aifs_ensemble.encoder_process import STOPS
 from aifs_ensemble.encoders import EncoderPool, output_spec
 from aifs_ensemble.errors import GpuMemoryError, InputError, InterruptedByUserError, StoppedError, WorkflowError
 from aifs_ensemble.forcings import ComputedForcings
@@ -29,7 +30,6 @@ from aifs_ensemble.state import State
 from aifs_ensemble.transfer import FieldTransfer, Pool
 
 LOG = logging.getLogger(__name__)
-_STOPS = (signal.SIGTERM, signal.SIGINT)
 SLOTS = 3  # leads in flight: one filled, one encoded, one between
 
 
@@ -45,7 +45,7 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
-            self._previous = {number: signal.signal(number, self._receive) for number in _STOPS}
+            self._previous = {number: signal.signal(number, self._receive) for number in STOPS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,10 +59,10 @@ class StopSignal:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             LOG.warning("stopping after this step, with a restart state; once more to stop at once")
 
-    def error(self, told: str) -> StoppedError:
-        """Return the error that says how the process was stopped."""
-        by_user = self.received is signal.SIGINT
-        return (InterruptedByUserError if by_user else StoppedError)(told)
+    def error(self, where: str, left: str) -> StoppedError:
+        """Return the error that says what was stopped, how, and what is left."""
+        kind, how = (InterruptedByUserError, "Ctrl-C") if self.received is signal.SIGINT else (StoppedError, "SIGTERM")
+        return kind(f"{where}: stopped by {how} with {left}; run again to go on")
 
 
 @contextmanager
@@ -245,11 +245,8 @@ class _Run:
                 self._timings.seconds["wait_device"] = self._transfer.watched
         if self._missing and self._stopped:
             done = len(self.records)
-            how = "Ctrl-C" if self._stop.received is signal.SIGINT else "SIGTERM"
-            raise self._stop.error(
-                f"{member_name(request.member)}: stopped by {how} with {done} leads made by this process and "
-                f"{len(self._missing)} to make; run again to go on"
-            )
+            left = f"{done} leads made by this process and {len(self._missing)} to make"
+            raise self._stop.error(member_name(request.member), left)
 
     def step(self, step: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
         """Send a step's fields on their way, and take in what the encoders have finished."""

@@ -16,6 +16,7 @@ from aifs_ensemble.cloud.regions import usable_regions
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import CloudError
 from aifs_ensemble.machines import HourPrice, Machines, MachineType
+from aifs_ensemble.models import fetched_by_coordinator
 from aifs_ensemble.outstanding import Outstanding
 from aifs_ensemble.preemption import Life, Spread, busy_seconds, spread
 from aifs_ensemble.regions import continent, near
@@ -71,8 +72,8 @@ class Case:
 
     @property
     def checkpoint_here(self) -> bool:
-        """Whether the coordinator fetches the checkpoint, as for Google Batch, to which no token is sent."""
-        return self.profile == "googlebatch" and not self.config.model.built
+        """Whether the coordinator fetches the checkpoint, on no rented machine."""
+        return fetched_by_coordinator(self.config.model, self.profile)
 
     @cached_property
     def region(self) -> str:

@@ -184,6 +184,11 @@ def get_model(name: str, path: Path = CATALOGUE) -> Model:
     )
 
 
+def fetched_by_coordinator(model: Model, provider: str) -> bool:
+    """Return whether the coordinator fetches the checkpoint: for Google Batch, where no token can be sent unseen."""
+    return provider == "googlebatch" and not model.built
+
+
 def check_listed(model: Model, *, trust: bool) -> None:
     """Raise CheckpointError when a machine would refuse the model's checkpoint because the catalogue has no digest."""
     if not trust and not any(model.checkpoint.get(key) for key in ("build", "sha256")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Collection
 from pathlib import Path
 
 from aifs_ensemble.config import Config
@@ -12,7 +12,7 @@ from aifs_ensemble.files import folder_problem
 from aifs_ensemble.machines import load_machines
 from aifs_ensemble.planning import grid_points
 from aifs_ensemble.scratch_space import check_scratch, room_held, room_needed
-from aifs_ensemble.storage import open_storage, transfer_settings
+from aifs_ensemble.storage import open_destination
 from aifs_ensemble.throughput import load_throughput
 
 LOG = logging.getLogger(__name__)
@@ -33,6 +33,22 @@ def check_room(config: Config, at_once: int = 1) -> None:
     LOG.info("scratch: %.1f GB needed, %.1f GB free on %s", needed / 1e9, system.free / 1e9, system.mount)
 
 
+def check_start(config: Config, rules: Collection[str], cores: int) -> None:
+    """Raise what stands in the way of a run on this machine of so many `cores`; `rules` are those that it needs.
+
+    An archive that is only verified, or reported on, may be read-only.
+    """
+    if config["destination"] is None:
+        raise ConfigError("config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]")
+    if {*rules} - {"verify", "plan"}:
+        check_scratch_folder(config)
+    delivers = "forecast_member" if config["delivery"]["streaming"] else "sync_member"
+    if {*rules} & {delivers, "ensemble_manifest"}:
+        check_destination(config)
+        check_bucket(config)
+    check_room(config, at_once=max(cores // config["forecast"]["encoders"], 1))
+
+
 def check_destination(config: Config, *, write: bool = True) -> None:
     """Raise StorageError unless a folder can be written to, or made; a bucket is not looked at."""
     named = config["destination"]
@@ -45,8 +61,7 @@ def check_destination(config: Config, *, write: bool = True) -> None:
 def check_bucket(config: Config) -> None:
     """Raise StorageError unless the bucket of a gs:// destination answers, within a minute."""
     if config.cloud_destination:
-        settings = replace(transfer_settings(config), deadline=min(60.0, config["delivery"]["deadline_seconds"]))
-        next(open_storage(config["destination"], settings).list(f"{config.cycle}/manifests/"), None)
+        next(open_destination(config, within=60.0).list(f"{config.cycle}/manifests/"), None)
 
 
 def check_scratch_folder(config: Config, *, write: bool = True) -> None:

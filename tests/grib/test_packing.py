@@ -9,7 +9,8 @@ from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.gribcode import FieldEncoder, grib_parameter
 from aifs_ensemble.models import get_model, model_names
 from aifs_ensemble.names import lead_file
-from aifs_ensemble.packing import bits_for, measure_error, packing_summary, packing_table
+from aifs_ensemble.packing import bits_for, packing_table
+from aifs_ensemble.packing_error import measure_error, packing_summary
 
 from grib.members import CYCLE, make_fields, make_spec
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from aifs_ensemble.cli._common import config_from
+from aifs_ensemble.cli._common import add_config_arguments, config_from
 from aifs_ensemble.cloud.batch_jobs import delete_jobs, live_jobs
 from aifs_ensemble.cloud.context import DEFAULT_FILES, current
 
@@ -15,10 +14,8 @@ HELP = "stop jobs on Google Batch"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which cycle, and whether to look only."""
-    parser.add_argument(
-        "--configfile", nargs="+", type=Path, help="configuration files of the run, else those of the profile"
-    )
-    parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="keys set over the files")
+    add_config_arguments(parser)
+    parser.set_defaults(configfile=None)
     parser.add_argument("--cycle", help="YYYYMMDD_HHMM, or `all`; else the configuration's")
     parser.add_argument("--coordinator", help="only the jobs with this label, which a run gives to its own")
     parser.add_argument("--list", action="store_true", help="show the jobs and delete none")

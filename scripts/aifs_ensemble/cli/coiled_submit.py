@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from aifs_ensemble.cli._quiet import stdout_for_snakemake
@@ -12,10 +12,9 @@ from aifs_ensemble.cloud.coiled_jobs import submit
 from aifs_ensemble.cloud.context import current
 from aifs_ensemble.cloud.jobscript import read_job
 from aifs_ensemble.cloud.journal import Journal
-from aifs_ensemble.cloud.regions import usable_regions
+from aifs_ensemble.cloud.regions import regions_of_run
 from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.machines import load_machines
-from aifs_ensemble.regions import bucket_location
 
 HELP = "submit a job script to Coiled (used by the coiled-gpu profile)"
 
@@ -33,10 +32,5 @@ def run(args: argparse.Namespace) -> int:
         if problem:
             raise ConfigError(problem)
         job = read_job(args.jobscript)
-
-        def regions() -> Sequence[str]:
-            location = bucket_location(config)
-            return usable_regions(config["cloud"]["regions"], location, config["delivery"]["allow_cross_region"])
-
-        print(submit(job, config, load_machines(), regions, Journal()), file=answer)
+        print(submit(job, config, load_machines(), partial(regions_of_run, config), Journal()), file=answer)
     return 0

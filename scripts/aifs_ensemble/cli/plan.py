@@ -65,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(content, indent=1))
     else:
         print("\n".join(full_lines(found, args.rows)))
+    found.check(other_way=pick is not None)
+    if not args.json:
         if pick is not None:
-            found.check(other_way=True)
             kind = "spot" if pick.spot else "on demand"
             print(
                 f"\ncheapest that fits: {pick.way.vms} x {pick.way.machine} {kind}, {money(pick.usd)}, "
@@ -76,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
             print(f"and\n  {' '.join(command)}")
         elif wanted and not missing:
             print("\nno member is missing: there is nothing to choose a machine for")
-    found.check(other_way=pick is not None)
     return 0
 
 

@@ -31,11 +31,10 @@ from functools import cache
 from typing import Any
 
 from aifs_ensemble.cloud import coordinator
-from aifs_ensemble.cloud.regions import usable_regions
+from aifs_ensemble.cloud.regions import regions_of_run
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import ConfigError
 from aifs_ensemble.machines import Machines, MachineType
-from aifs_ensemble.regions import bucket_location
 
 COS_PROJECT, COS_FAMILY = "batch-custom-image", "batch-cos-stable-official"
 
@@ -119,8 +118,7 @@ def _region(config: Config) -> Callable[..., str]:
     @cache
     def regions() -> tuple[str, ...]:
         """Where the bucket is is asked once, and only when a job is about to be made."""
-        location = bucket_location(config) if config.cloud_destination else None
-        return usable_regions(config["cloud"]["regions"], location, config["delivery"]["allow_cross_region"])
+        return regions_of_run(config)
 
     def resource(wildcards: Any, attempt: int) -> str:
         """The region of an attempt: the next one each time, since a failure may be the region's."""

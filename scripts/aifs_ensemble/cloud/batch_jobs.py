@@ -10,15 +10,13 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aifs_ensemble.cloud import coordinator
-from aifs_ensemble.cloud.context import end_with_the_terminal
+from aifs_ensemble.cloud.context import end_with_the_terminal, start_detached
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import CloudError, ConfigError
 
@@ -108,20 +106,8 @@ def keep_jobs_at_exit() -> None:
 
 
 def _delete_left(owner: str, folder: Path) -> None:
-    log = folder / LOGS / "cancel.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
-        subprocess.Popen(
-            [sys.executable, "-m", "aifs_ensemble", "batch-cancel", "--cycle", "all", "--coordinator", owner],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
-    with suppress(OSError):
-        # nobody reads it where the terminal is gone
-        print(f"deleting what Google Batch still has of this run, see {log}", file=sys.stderr)  # noqa: T201
+    command = ["batch-cancel", "--cycle", "all", "--coordinator", owner]
+    start_detached(command, folder, folder / LOGS / "cancel.log", "deleting what Google Batch still has of this run")
 
 
 @contextmanager

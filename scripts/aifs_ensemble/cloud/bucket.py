@@ -14,7 +14,6 @@ import functools
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from aifs_ensemble.errors import ConfigError, StorageError
@@ -109,13 +108,14 @@ def _out_of_reach(workflow: Any, config: Mapping[str, Any], *, planning: bool) -
 
     Gives the plugin the project it requires, from the configuration or the usual variable.
     """
-    from aifs_ensemble.storage import open_destination, open_storage, transfer_settings
+    from aifs_ensemble.storage import open_destination
 
     if planning:
         # read at Google's first import: who only plans does not wait long for a machine's identity
         os.environ.setdefault("GCE_METADATA_TIMEOUT", "1")
     try:
-        _refresh(open_destination(config).client._credentials)  # type: ignore[attr-defined]
+        storage: Any = open_destination(config, within=_DESCRIBED_SECONDS)
+        _refresh(storage.client._credentials)
     except StorageError as error:
         return str(error)
     given = workflow.storage_provider_settings[PROVIDER].get_settings(None)
@@ -126,8 +126,7 @@ def _out_of_reach(workflow: Any, config: Mapping[str, Any], *, planning: bool) -
     os.environ.setdefault("GOOGLE_CLOUD_PROJECT", str(given.project))
     try:
         # the plugin asks for the bucket's description before it looks for an object, and fails with a stack
-        settings = replace(transfer_settings(config), deadline=_DESCRIBED_SECONDS)
-        open_storage(str(config["destination"]), settings).location()  # type: ignore[attr-defined]
+        storage.location()
     except StorageError as error:
         return str(error)
     return None

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +82,25 @@ def _stop_machines(owner: str, folder: Path) -> None:
     jobs = [record.id for record in journal.unfinished() if record.owner == owner]
     if not jobs:
         return
-    with open(journal.folder / "cancel.log", "ab") as log:
+    log = journal.folder / "cancel.log"
+    start_detached(["coiled-cancel", *jobs], folder, log, f"stopping the machines of {len(jobs)} jobs")
+
+
+def start_detached(arguments: Sequence[str], folder: Path, log: Path, said: str) -> None:
+    """Start a command of ours in a folder that outlives this process, and say so."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
         subprocess.Popen(
-            [sys.executable, "-m", "aifs_ensemble", "coiled-cancel", *jobs],
+            [sys.executable, "-m", "aifs_ensemble", *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=file,
+            stderr=file,
             start_new_session=True,
         )
     with contextlib.suppress(OSError):
         # nobody reads it where the terminal is gone
-        print(f"stopping the machines of {len(jobs)} jobs, see {journal.folder}/cancel.log", file=sys.stderr)  # noqa: T201
+        print(f"{said}, see {log}", file=sys.stderr)  # noqa: T201
 
 
 def _put_first(variable: str, folder: Path) -> None:

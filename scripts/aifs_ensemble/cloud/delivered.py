@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 
 from aifs_ensemble.config import Config
 from aifs_ensemble.errors import VerificationError
 from aifs_ensemble.manifest import parse_member_manifest
-from aifs_ensemble.storage import MissingError, open_storage, transfer_settings
-
-_LOOK_SECONDS = 60.0
+from aifs_ensemble.storage import MissingError, open_destination
 
 
 def undelivered(config: Config, members: Iterable[int]) -> dict[int, str]:
@@ -23,9 +20,7 @@ def undelivered(config: Config, members: Iterable[int]) -> dict[int, str]:
     """
     wrong = {}
     # one process looks at all jobs: it must not wait for the bucket while others end
-    settings = transfer_settings(config)
-    settings = replace(settings, deadline=min(_LOOK_SECONDS, settings.deadline))
-    storage = open_storage(str(config["destination"]), settings)
+    storage = open_destination(config, within=60.0)
     for member in members:
         key = config.keys_.manifest(member)
         try:

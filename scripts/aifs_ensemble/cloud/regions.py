@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from aifs_ensemble.config import Config
 from aifs_ensemble.errors import CloudError
-from aifs_ensemble.regions import near
+from aifs_ensemble.regions import bucket_location, near
 
 # What Compute Engine, Batch and Coiled answer when a zone or region has none of the machines left, or
 # when the project may not have more of them there. Another region may help against either.
@@ -41,6 +42,12 @@ def usable_regions(regions: Sequence[str], bucket_location: str | None, allow_cr
             "or set delivery.allow_cross_region and pay for the traffic"
         )
     return usable
+
+
+def regions_of_run(config: Config) -> tuple[str, ...]:
+    """Return the regions in which a run asks for machines, in order; a bucket is asked where it is."""
+    location = bucket_location(config) if config.cloud_destination else None
+    return usable_regions(config["cloud"]["regions"], location, config["delivery"]["allow_cross_region"])
 
 
 def next_region(regions: Sequence[str], tried: Sequence[str]) -> str | None:

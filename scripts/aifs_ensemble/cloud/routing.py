@@ -36,11 +36,6 @@ def provider(workflow: Any) -> str:
     return "local" if raw is None else str(raw).strip("'\"")
 
 
-def fetches_here(workflow: Any, config: Config) -> bool:
-    """Return whether the checkpoint is fetched by the coordinator: where its token cannot be sent unseen."""
-    return provider(workflow) == "googlebatch" and not config.model.built
-
-
 def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     """Add to every rule of a machine class the resources that its provider needs; nothing in the local profile."""
     name = provider(workflow)

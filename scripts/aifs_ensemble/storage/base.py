@@ -194,11 +194,17 @@ def transfer_settings(config: Mapping[str, Any]) -> TransferSettings:
     )
 
 
-def open_destination(config: Mapping[str, Any]) -> Storage:
-    """Return the storage that the configuration delivers to; ConfigError when none is set."""
+def open_destination(config: Mapping[str, Any], *, within: float | None = None) -> Storage:
+    """Return the storage that the configuration delivers to; ConfigError when none is set.
+
+    `within` is for a look that must not wait as long as a delivery: seconds over its deadline, if that is longer.
+    """
     if not config["destination"]:
         raise ConfigError("config: destination is not set, expected a folder or gs://bucket[/prefix]")
-    return open_storage(str(config["destination"]), transfer_settings(config))
+    settings = transfer_settings(config)
+    if within is not None:
+        settings = replace(settings, deadline=min(within, settings.deadline))
+    return open_storage(str(config["destination"]), settings)
 
 
 def info_json(info: ObjectInfo) -> dict[str, Any]:
