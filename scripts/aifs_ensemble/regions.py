@@ -106,7 +106,7 @@ def _mismatch(table: Machines, what: str, place: str, region: str, size: int) ->
 def check_regions(config: Config, run_bytes: int) -> list[Mismatch]:
     """Raise PlanError when bucket or images lie away from the machines, unless ``delivery.allow_cross_region``.
 
-    Asks the destination where it is; `cloud.bucket_region` answers where it may not be asked. Returns what was found
+    Asks the destination where it is; `cloud.bucket_region` answers where it does not. Returns what was found
     and allowed.
     """
     found = mismatches(config, bucket_location(config), run_bytes)
@@ -120,7 +120,7 @@ def bucket_location(config: Config) -> str | None:
     """Return where the destination is (``US-CENTRAL1``, ``EU`` ...), None for a folder.
 
     Reading a bucket's description needs a right (storage.buckets.get) that reading and writing objects does not;
-    `cloud.bucket_region` answers where it may not be asked. Raises StorageError when neither says.
+    `cloud.bucket_region` answers where it does not. Raises StorageError when neither says.
     """
     try:
         location: str | None = getattr(open_destination(config), "location", lambda: None)()
