@@ -101,7 +101,7 @@ def test_table(config, capsys, root):
     from aifs_ensemble.cli import main
 
     open_destination(config).put_bytes(b"{}", config.keys_.manifest(1))
-    settings = [f"destination={config['destination']}", "members=1-3", "lead_hours=24"]
+    settings = [*(f"{key}={config[key]}" for key in ("destination", "scratch")), "members=1-3", "lead_hours=24"]
     arguments = ["status", "--configfile", str(root / "config" / "config.yaml"), "--config", *settings]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
