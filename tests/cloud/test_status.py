@@ -19,7 +19,8 @@ from aifs_ensemble.storage import open_destination
 @pytest.fixture
 def config(root, tmp_path):
     raw = read_files(root / "config" / "config.yaml")
-    return Config({**raw, "destination": str(tmp_path / "out"), "members": "1-3", "lead_hours": 24})
+    places = {"scratch": str(tmp_path / "scratch"), "destination": str(tmp_path / "out")}
+    return Config({**raw, **places, "members": "1-3", "lead_hours": 24})
 
 
 def record(lead):
