@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -224,8 +225,13 @@ def test_close_leaves_nothing_behind(tmp_path: Path) -> None:
     def mapped() -> int:
         return Path("/proc/self/maps").read_text().count("aifs-ensemble-leads")
 
-    def descriptors() -> int:
-        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+    def descriptors() -> set[tuple[str, str]]:
+        """What is open, but for the folder that is listed here; other tests' servers may close meanwhile."""
+        found = set()
+        for path in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.add((path.name, os.readlink(path)))
+        return {(number, target) for number, target in found if not target.endswith("/fd")}
 
     gc.collect()  # pools of other tests
     before, files_open = mapped(), descriptors()
@@ -238,7 +244,7 @@ def test_close_leaves_nothing_behind(tmp_path: Path) -> None:
     gc.collect()
     assert all(gone(pid) for pid in pids)
     assert mapped() == before
-    assert descriptors() == files_open
+    assert descriptors() <= files_open
     assert not list(tmp_path.glob(".*"))
     with pytest.raises(WorkflowError, match="the pool is closed"):
         pool.acquire()
