@@ -230,7 +230,7 @@ def test_close_leaves_nothing_behind(tmp_path: Path) -> None:
         found = set()
         for path in Path("/proc/self/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
-                found.add((path.name, os.readlink(path)))
+                found.add((path.name, str(path.readlink())))
         return {(number, target) for number, target in found if not target.endswith("/fd")}
 
     gc.collect()  # pools of other tests
