@@ -8,7 +8,7 @@ Three ways make one message of the same field, turn and turn about, the median c
 thread, so CPU seconds are counted, which a busy machine disturbs least:
 naive    a sample cloned, every key set, values converted to float64: what a simple writer does
 reuse    a handle per variable kept, only step and values set, float64 as ecCodes needs it
-ours     aifs_ensemble.gribcode.FieldEncoder
+ours     aifs_ensemble.fields.grib_encoder.FieldEncoder
 Fields are sums of plane waves on the sphere with the slope of the atmosphere's kinetic energy spectrum, so that
 they compress about as weather does; each parameter has its own mean, spread and shape.
 """
@@ -29,13 +29,13 @@ from typing import Any
 
 import eccodes
 import numpy as np
-from aifs_ensemble.encoders import EncoderPool
-from aifs_ensemble.gribcode import FieldEncoder, OutputSpec, grib_parameter, member_keys, output_spec
-from aifs_ensemble.grids import Grid, grid_coordinates
-from aifs_ensemble.models import get_model
-from aifs_ensemble.names import parameter_name
-from aifs_ensemble.packing import bits_for
-from aifs_ensemble.packing_error import measure_error
+from aifs_ensemble.common.models import get_model
+from aifs_ensemble.common.names import parameter_name
+from aifs_ensemble.common.parameters import bits_for
+from aifs_ensemble.fields.encoder_pool import EncoderPool
+from aifs_ensemble.fields.grib_encoder import FieldEncoder, OutputSpec, grib_parameter, member_keys, output_spec
+from aifs_ensemble.fields.grids import Grid, grid_coordinates
+from aifs_ensemble.fields.packing_error import measure_error
 
 LEAD = 240
 # Mean and standard deviation of what a model makes, in its units; sums from the start after ten days.

@@ -9,7 +9,7 @@ stays in the memory of another; what a mode measures is written as JSON and prin
 forward-eager       anemoi-models' forward pass, autocast
 forward-compiled    the same, encoder, processor and decoder through torch.compile
 forward-compiled-deterministic   the same with torch's deterministic algorithms
-forward             ours (aifs_ensemble.accelerate): GPU only
+forward             ours (aifs_ensemble.model.accelerated): GPU only
 forward-graph       the same as a CUDA graph, and whether it gives the same bits: GPU only
 profile             kernels of the job's loop by device time, how long the card idles, what waits for it: GPU only
 drift               ours against the eager forward pass, rolled out over 1, 12 and 132 steps, beside what a step
@@ -53,7 +53,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from aifs_ensemble.config import Config, read_files  # noqa: E402
+from aifs_ensemble.common.config import Config, read_files  # noqa: E402
 
 MODES = (
     "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "forward-graph", "engine-cold",
@@ -84,8 +84,8 @@ def configuration(args: argparse.Namespace, **over: Any) -> Config:
 
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
     """Make the checkpoint and the initial states that all modes share."""
-    from aifs_ensemble.checkpoint.fetch import provide_checkpoint
     from aifs_ensemble.initial.build import build_member
+    from aifs_ensemble.model.checkpoint.fetch import provide_checkpoint
 
     start = time.perf_counter()
     config = configuration(args)
@@ -106,9 +106,9 @@ class Loaded:
     """A model and the input of its first step."""
 
     def __init__(self, args: argparse.Namespace, *, compiled: bool = False, deterministic: bool = False):
-        from aifs_ensemble import engine
-        from aifs_ensemble.forecast import ForecastRequest, read_initial
-        from aifs_ensemble.rollout import prepare_environment, resolve_device
+        from aifs_ensemble.forecast import engine
+        from aifs_ensemble.forecast.request import ForecastRequest, read_initial
+        from aifs_ensemble.model.stepper import prepare_environment, resolve_device
 
         config = configuration(args)
         settings = dict(config["forecast"])
@@ -205,7 +205,7 @@ def drift(args: argparse.Namespace) -> dict[str, Any]:
     difference, of what changed since the start, and of the difference that another member's noise makes.
     """
     import torch
-    from aifs_ensemble.rollout import roll
+    from aifs_ensemble.forecast.rollout import roll
 
     wanted = [n for n in (1, 12, 132) if n <= args.steps]
 
@@ -263,7 +263,7 @@ class Discard:
 
     def __init__(self, model: Loaded):
         import numpy as np
-        from aifs_ensemble.transfer import FieldTransfer
+        from aifs_ensemble.forecast.device_copy import FieldTransfer
 
         outputs = model.request.model.outputs
         self.buffer = np.zeros((3, len(outputs), model.loaded.layout.points), dtype=np.float32)
@@ -301,7 +301,7 @@ class Discard:
 def profile(args: argparse.Namespace) -> dict[str, Any]:
     """Return the device's time by kernel over steps of the job's loop, without encoders."""
     import torch
-    from aifs_ensemble.rollout import roll
+    from aifs_ensemble.forecast.rollout import roll
     from torch.profiler import ProfilerActivity
 
     model = Loaded(args, compiled=True, deterministic=True)
@@ -420,8 +420,8 @@ def killed_halfway(command: list[str], environment: dict[str, str], journal: Pat
 
 def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     """Run the whole job for one or more members at once, each in a process of its own."""
-    from aifs_ensemble.manifest import read_member_manifest
-    from aifs_ensemble.throughput import card_step_seconds
+    from aifs_ensemble.common.manifest import read_member_manifest
+    from aifs_ensemble.planning.throughput import card_step_seconds
 
     members = next((int(part) for part in kind.split("-") if part.isdigit()), 1)
     cache = args.scratch / "inductor"
@@ -489,7 +489,7 @@ def metrics(config: Config, members: int) -> dict[str, Any]:
 
 def job(args: argparse.Namespace) -> None:
     """Run one member as a rule's job does."""
-    from aifs_ensemble.jobs import run_member
+    from aifs_ensemble.workflow.member_job import run_member
 
     over = {"delivery": {"streaming": True}} if args.streaming else {}
     config = configuration(args, **over)
@@ -503,8 +503,8 @@ def anemoi(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     """Time anemoi-inference's own loop with its GRIB output, in 24 bits CCSDS as it comes."""
     from datetime import datetime
 
-    from aifs_ensemble import attention
-    from aifs_ensemble.state import read_state
+    from aifs_ensemble.fields.state import read_state
+    from aifs_ensemble.model import attention
     from anemoi.inference.outputs.gribfile import GribFileOutput
     from anemoi.inference.outputs.parallel import ParallelOutput
     from anemoi.inference.runners.simple import SimpleRunner

@@ -34,13 +34,14 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 import eccodes  # noqa: E402
 import numpy as np  # noqa: E402
-from aifs_ensemble.config import Config  # noqa: E402
-from aifs_ensemble.errors import InputError  # noqa: E402
-from aifs_ensemble.initial.build import build_member, ensemble_statistics, prepare_cycle  # noqa: E402
-from aifs_ensemble.initial.grib_reader import decode, scan_file  # noqa: E402
+from aifs_ensemble.common.config import Config  # noqa: E402
+from aifs_ensemble.common.errors import InputError  # noqa: E402
+from aifs_ensemble.common.names import parse_cycle  # noqa: E402
+from aifs_ensemble.fields.grib_reader import decode, scan_file  # noqa: E402
+from aifs_ensemble.fields.state import read_state  # noqa: E402
+from aifs_ensemble.initial.build import build_member, prepare_cycle  # noqa: E402
 from aifs_ensemble.initial.source import Regridder  # noqa: E402
-from aifs_ensemble.names import parse_cycle  # noqa: E402
-from aifs_ensemble.state import read_state  # noqa: E402
+from aifs_ensemble.initial.spread import ensemble_statistics  # noqa: E402
 from doubles import opendata_replica  # noqa: E402
 from doubles.opendata_server import serve  # noqa: E402
 
@@ -50,7 +51,7 @@ USERS_SECONDS = 150  # per member, what users record today
 MEASURED = """
 import json, resource, sys, time
 from pathlib import Path
-from aifs_ensemble.config import Config
+from aifs_ensemble.common.config import Config
 from aifs_ensemble.initial import build
 config, member = Config(json.loads(sys.argv[1])), int(sys.argv[2])
 start = time.perf_counter()

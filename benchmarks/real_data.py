@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
-from aifs_ensemble.names import lead_file, lead_hours, parse_members  # noqa: E402
+from aifs_ensemble.common.names import lead_file, lead_hours, parse_members  # noqa: E402
 from doubles.opendata_server import OpenDataServer, serve  # noqa: E402
 from workflow.project import CYCLE, Project  # noqa: E402
 from workflow.realdata import correlation, manifest, requests_by_kind, settings, t500  # noqa: E402

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from aifs_ensemble.delivery import deliver_member
-from aifs_ensemble.storage import TransferSettings, open_storage
+from aifs_ensemble.common.storage import TransferSettings, open_storage
+from aifs_ensemble.delivery.member import deliver_member
 from doubles.gcs_server import gcs_server
 from google.cloud import storage
 from google.cloud.storage import transfer_manager

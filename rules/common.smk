@@ -10,18 +10,18 @@ from snakemake.exceptions import WorkflowError as SnakemakeError
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 # modules, not names: a Snakefile shares its namespace with Snakemake itself
-from aifs_ensemble import config as aifs_config
-from aifs_ensemble import errors as aifs_errors
-from aifs_ensemble import machines as aifs_machines
-from aifs_ensemble import models as aifs_models
-from aifs_ensemble import names as aifs_names
-from aifs_ensemble import outdated as aifs_outdated
-from aifs_ensemble import preflight as aifs_preflight
-from aifs_ensemble import storage as aifs_storage
-from aifs_ensemble.cloud import batch_jobs as aifs_batch_jobs
-from aifs_ensemble.cloud import bucket as aifs_bucket
-from aifs_ensemble.cloud import routing as aifs_routing
-from aifs_ensemble.cloud import start as aifs_start
+from aifs_ensemble.common import config as aifs_config
+from aifs_ensemble.common import errors as aifs_errors
+from aifs_ensemble.common import models as aifs_models
+from aifs_ensemble.common import names as aifs_names
+from aifs_ensemble.common import storage as aifs_storage
+from aifs_ensemble.planning import machines as aifs_machines
+from aifs_ensemble.workflow import bucket as aifs_bucket
+from aifs_ensemble.workflow import outdated as aifs_outdated
+from aifs_ensemble.workflow import preflight as aifs_preflight
+from aifs_ensemble.workflow import routing as aifs_routing
+from aifs_ensemble.workflow import start as aifs_start
+from aifs_ensemble.workflow.googlebatch import jobs as aifs_batch_jobs
 
 
 def dry_run():
@@ -184,14 +184,16 @@ def refuse_other_settings():
 def announce_plan():
     """On a dry-run, what the run would take and cost, in a few lines after everything else."""
     if dry_run() and workflow.is_main_process:
-        from aifs_ensemble import planning
+        from aifs_ensemble.planning import outstanding as planning_outstanding
+        from aifs_ensemble.planning import plan as planning
+        from aifs_ensemble.planning import throughput as planning_throughput
 
         provider = aifs_routing.provider(workflow)
         profile = {"coiled": "coiled-gpu"}.get(provider, provider)
         given = {
             "profile": profile,
-            "work": planning.outstanding(CONFIG),
-            "runs": planning.past_manifests(CONFIG.scratch.root),
+            "work": planning_outstanding.outstanding(CONFIG),
+            "runs": planning_throughput.past_manifests(CONFIG.scratch.root),
             "alternatives": False,
         }
         planning.plan(CONFIG, MACHINES, **given)  # what is wrong is said now
@@ -222,7 +224,7 @@ def announce_start():
 def announce_end(finished):
     """Say where the files are, what each member took, and whether the ensemble is short."""
     if workflow.is_main_process:
-        from aifs_ensemble import summary
+        from aifs_ensemble.workflow import closing as summary
 
         if finished:
             aifs_batch_jobs.keep_jobs_at_exit()

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from aifs_ensemble.config import Config
-from aifs_ensemble.errors import WorkflowError
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import WorkflowError
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 

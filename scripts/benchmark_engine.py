@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from _adapter import rule
-from aifs_ensemble.errors import WorkflowError
+from aifs_ensemble.common.errors import WorkflowError
 
 # what the table of speeds is made of; a rented machine is paid by the minute
 MODES = ["forward", "engine-cold", "engine"]

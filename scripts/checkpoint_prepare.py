@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _adapter import rule
-from aifs_ensemble.checkpoint.fetch import provide_checkpoint
+from aifs_ensemble.model.checkpoint.fetch import provide_checkpoint
 
 with rule(snakemake) as config:  # noqa: F821
     provide_checkpoint(config.model, Path(snakemake.output[0]), trust=config["trust_checkpoint"])  # noqa: F821

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _adapter import member, rule
-from aifs_ensemble.jobs import run_member
+from aifs_ensemble.workflow.member_job import run_member
 
 with rule(snakemake) as config:  # noqa: F821
     run_member(

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from _adapter import rule
-from aifs_ensemble.files import write_bytes
-from aifs_ensemble.initial.build import ensemble_statistics
-from aifs_ensemble.tables import html_page, member_html
+from aifs_ensemble.common.files import write_bytes
+from aifs_ensemble.initial.spread import ensemble_statistics
+from aifs_ensemble.planning.tables import html_page, member_html
 
 with rule(snakemake) as config:  # noqa: F821
     write_bytes(Path(snakemake.output.members), member_html(config).encode())  # noqa: F821

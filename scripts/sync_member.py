@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from _adapter import member, rule
-from aifs_ensemble.delivery import deliver_member
-from aifs_ensemble.forecast import link
+from aifs_ensemble.common.files import link
+from aifs_ensemble.delivery.member import deliver_member
 
 with rule(snakemake) as config:  # noqa: F821
     deliver_member(config, member(snakemake))  # noqa: F821

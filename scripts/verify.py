@@ -1,7 +1,7 @@
 """Compare scratch and destination with the manifests."""
 
 from _adapter import rule
-from aifs_ensemble.verify import verify_ensemble
+from aifs_ensemble.delivery.verify import verify_ensemble
 
 with rule(snakemake) as config:  # noqa: F821
     verify_ensemble(config)

@@ -25,3 +25,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is absent (set AIFS_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def weights_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which interpolation weights, once made, serve all tests."""
+    return tmp_path_factory.mktemp("weights")

@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from aifs_ensemble.checkpoint import build_checkpoint, build_demo, check_digest
 from aifs_ensemble.cli import main
-from aifs_ensemble.config import Config, merge
-from aifs_ensemble.errors import CheckpointError, ConfigError, InputError, WorkflowError
-from aifs_ensemble.models import get_model
-from aifs_ensemble.names import parse_cycle
-from aifs_ensemble.state import State, write_state
-from aifs_ensemble.storage import open_destination
+from aifs_ensemble.common.config import Config, merge
+from aifs_ensemble.common.errors import CheckpointError, ConfigError, InputError, WorkflowError
+from aifs_ensemble.common.models import get_model
+from aifs_ensemble.common.names import parse_cycle
+from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.fields.state import State, write_state
+from aifs_ensemble.model.checkpoint.build import build_checkpoint, build_demo
+from aifs_ensemble.model.checkpoint.load import check_digest
 from doubles.opendata_replica import MODEL, encode, member_fields
-from engine.cases import CYCLE, initial_state
+from forecast.cases import CYCLE, initial_state
 
 SOURCE_GRID = "10x10"
 NAN = float("nan")

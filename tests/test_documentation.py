@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from aifs_ensemble.cli import build_parser, command_names
-from aifs_ensemble.config import Config, merge, read_files, schema
+from aifs_ensemble.common.config import Config, merge, read_files, schema
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "config" / "README.md"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import eccodes
 import numpy as np
-from aifs_ensemble.grids import grid_coordinates
+from aifs_ensemble.common.models import get_model
+from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.initial.idealised import idealised_fields
 from aifs_ensemble.initial.meaning import GRAVITY, parameter_of
-from aifs_ensemble.models import get_model
 
 MODEL = get_model("demo")
 _LEVEL_TYPES = {"pl": "isobaricInhPa", "sol": "soilLayer", "sfc": None}

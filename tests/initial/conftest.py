@@ -7,8 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from aifs_ensemble.config import Config, merge
-from aifs_ensemble.names import parse_cycle
+from aifs_ensemble.common.config import Config, merge
+from aifs_ensemble.common.names import parse_cycle
 from doubles.opendata_replica import MODEL, build_replica, encode, member_fields
 
 CYCLE = "20250819_0000"
@@ -19,12 +19,6 @@ GRID = "10x10"
 def replica(tmp_path_factory) -> Path:
     """The cycle's files with members 1 and 2 on a 10-degree grid."""
     return build_replica(tmp_path_factory.mktemp("replica"), parse_cycle(CYCLE), [1, 2], GRID)
-
-
-@pytest.fixture(scope="session")
-def weights_cache(tmp_path_factory) -> Path:
-    """A cache in which interpolation weights, once made, serve all tests."""
-    return tmp_path_factory.mktemp("weights")
 
 
 @pytest.fixture

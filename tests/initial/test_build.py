@@ -11,16 +11,17 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from aifs_ensemble.config import Config
-from aifs_ensemble.errors import DownloadError, InputError
-from aifs_ensemble.grids import grid_coordinates
-from aifs_ensemble.initial.build import build_member, ensemble_statistics, prepare_cycle
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import DownloadError, InputError
+from aifs_ensemble.common.names import parse_cycle
+from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.interpolation import interpolation_weights
+from aifs_ensemble.fields.state import State, read_state, write_state
+from aifs_ensemble.initial.build import build_member, prepare_cycle
 from aifs_ensemble.initial.checks import run_checks
 from aifs_ensemble.initial.idealised import idealised_fields
 from aifs_ensemble.initial.meaning import units
-from aifs_ensemble.interpolation import interpolation_weights
-from aifs_ensemble.names import parse_cycle
-from aifs_ensemble.state import State, read_state, write_state
+from aifs_ensemble.initial.spread import ensemble_statistics
 from doubles.opendata_replica import member_fields
 from doubles.opendata_server import Fault, serve
 
@@ -136,7 +137,7 @@ def test_no_source_leaves_no_file(make_config, replica, weights_cache, tmp_path)
 BUILD = """
 import json, sys
 from pathlib import Path
-from aifs_ensemble.config import Config
+from aifs_ensemble.common.config import Config
 from aifs_ensemble.initial.build import build_member, prepare_cycle
 config = Config(json.loads(sys.argv[1]))
 {at}
@@ -149,12 +150,12 @@ PHASES = {
     "index": "aifs_ensemble.initial.rangecache RangeCache.keep_index 0",
     "constants": "aifs_ensemble.initial.opendata write_state 0",
     "ranges": "aifs_ensemble.initial.rangecache RangeCache.keep_range 57",
-    "range written but not named": "aifs_ensemble.files os.replace 40 ranges",
-    "weights": "aifs_ensemble.interpolation _store 0",
-    "interpolation": "aifs_ensemble.interpolation Weights.apply 4",
+    "range written but not named": "aifs_ensemble.common.files os.replace 40 ranges",
+    "weights": "aifs_ensemble.fields.interpolation _store 0",
+    "interpolation": "aifs_ensemble.fields.interpolation Weights.apply 4",
     "checks": "aifs_ensemble.initial.checks run_checks 0",
     "state": "aifs_ensemble.initial.build write_state 0",
-    "state written but not named": "aifs_ensemble.files os.replace 0 out/.m1",
+    "state written but not named": "aifs_ensemble.common.files os.replace 0 out/.m1",
 }
 KILL = """
 import importlib, os, signal

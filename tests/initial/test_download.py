@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from aifs_ensemble.errors import ConfigError, DownloadError, InputError
+from aifs_ensemble.common.errors import ConfigError, DownloadError, InputError
+from aifs_ensemble.common.names import parse_cycle
+from aifs_ensemble.fields.grib_reader import decode, split_messages
 from aifs_ensemble.initial.download import Downloader, Request
-from aifs_ensemble.initial.grib_reader import decode, split_messages
 from aifs_ensemble.initial.meaning import Parameter
-from aifs_ensemble.names import parse_cycle
 from doubles.opendata_server import Fault, serve
 
 SETTINGS = {"resolution": "0p25", "attempts": 2, "deadline_seconds": 30, "stall_seconds": 0.5}

@@ -3,13 +3,13 @@
 import eccodes
 import numpy as np
 import pytest
-from aifs_ensemble.errors import ConfigError, InputError
-from aifs_ensemble.grids import grid_coordinates
+from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.common.names import parse_cycle
+from aifs_ensemble.fields.grib_reader import decode, scan_file, split_messages
+from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.initial.build import build_member
 from aifs_ensemble.initial.file_source import FileSource
-from aifs_ensemble.initial.grib_reader import decode, scan_file, split_messages
 from aifs_ensemble.initial.source import Regridder
-from aifs_ensemble.names import parse_cycle
 
 
 def file_config(make_config, weights_cache, path, **settings):

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from aifs_ensemble.errors import InputError
-from aifs_ensemble.grids import grid_coordinates
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.models import get_model
+from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.initial import derive
 from aifs_ensemble.initial.build import build_member
 from aifs_ensemble.initial.meaning import GRAVITY, by_level_type, parameter_of, units, variable_name
-from aifs_ensemble.models import get_model
 
 MODEL = get_model("aifs-ens-1.0")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from aifs_ensemble.cli import main
 from aifs_ensemble.cli.convert_pickle import member_of
-from aifs_ensemble.errors import InputError
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.fields.state import read_state
 from aifs_ensemble.initial.build import build_member
 from aifs_ensemble.initial.pickles import convert_pickle, load_plain
-from aifs_ensemble.state import read_state
 
 
 class Harmful:

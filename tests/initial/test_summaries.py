@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aifs_ensemble.errors import InputError
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.fields.state import State
 from aifs_ensemble.initial.summaries import check_members_differ, refuse_twin, write_summary
-from aifs_ensemble.state import State
 
 
 def summary(folder: Path, member: int, value: float) -> Path:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from aifs_ensemble.accounting import Account, account
-from aifs_ensemble.config import Config
-from aifs_ensemble.machines import Machines, load_machines
-from aifs_ensemble.runrecords import read_run
-from aifs_ensemble.throughput import Throughput, load_throughput
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.planning.account import Account, account
+from aifs_ensemble.planning.machines import Machines, load_machines
+from aifs_ensemble.planning.runs import read_run
+from aifs_ensemble.planning.throughput import Throughput, load_throughput
 
 from planning import synthetic
 

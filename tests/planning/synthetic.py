@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from aifs_ensemble.config import Config
-from aifs_ensemble.manifest import FileRecord, LeadRecord, MemberManifest, write_member_manifest
-from aifs_ensemble.metrics import COLUMNS
-from aifs_ensemble.names import index_file, lead_file
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, write_member_manifest
+from aifs_ensemble.common.names import index_file, lead_file
+from aifs_ensemble.forecast.metrics import COLUMNS
 
 ORIGIN = datetime(2026, 11, 1, 12, tzinfo=UTC).timestamp()
 CYCLE = "20250819_0000"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from aifs_ensemble.cli import main
 from aifs_ensemble.cli.benchmark import profile_files
-from aifs_ensemble.throughput import TABLE
+from aifs_ensemble.planning.throughput import TABLE
 
 from planning import synthetic
 

@@ -9,17 +9,18 @@ import eccodes
 import numpy as np
 import pandas as pd
 import pytest
-from aifs_ensemble import tables
-from aifs_ensemble.accounting import Account, account
-from aifs_ensemble.config import Config
-from aifs_ensemble.errors import InputError
-from aifs_ensemble.fieldmaps import field_units, member_field, member_fields, raster_index, read_field
-from aifs_ensemble.figures import account_figures, save
-from aifs_ensemble.grids import grid_coordinates
-from aifs_ensemble.machines import Machines
-from aifs_ensemble.planning import everything, plan
-from aifs_ensemble.runrecords import read_run
-from aifs_ensemble.themes import DARK, LIGHT, THEMES, Theme
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.themes import DARK, LIGHT, THEMES, Theme, save
+from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.planning import tables
+from aifs_ensemble.planning.account import Account, account
+from aifs_ensemble.planning.figures import account_figures
+from aifs_ensemble.planning.machines import Machines
+from aifs_ensemble.planning.outstanding import everything
+from aifs_ensemble.planning.plan import plan
+from aifs_ensemble.planning.runs import read_run
+from aifs_ensemble.products.maps import field_units, member_field, member_fields, raster_index, read_field
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -123,8 +124,8 @@ def test_pixels_take_the_nearest_point() -> None:
 
 def write_grib(config: Config, member: int, variable: str, values: np.ndarray, folder: Path) -> None:
     """Write one lead with one field, as ecCodes makes it, and its index."""
-    from aifs_ensemble.gribcode import grib_parameter
-    from aifs_ensemble.names import index_file, lead_file
+    from aifs_ensemble.common.names import index_file, lead_file
+    from aifs_ensemble.fields.grib_encoder import grib_parameter
 
     parameter = grib_parameter(variable)
     handle = eccodes.codes_grib_new_from_samples("reduced_gg_pl_32_grib2")

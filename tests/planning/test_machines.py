@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from aifs_ensemble.cloud import batch
-from aifs_ensemble.errors import ConfigError
-from aifs_ensemble.machines import TABLE, Machines, load_machines
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.planning.machines import TABLE, Machines, load_machines
+from aifs_ensemble.workflow.googlebatch import resources
 
 from planning import synthetic
 
@@ -68,7 +68,7 @@ def test_disks_are_priced_as_they_are_rented(machines: Machines) -> None:
     """Google Batch's boot disk is the one that its jobs ask for; elsewhere it is the assumed one, and a local SSD."""
     config = synthetic.config(Path("none"), cloud={"gpu": "g2-standard-8"})
     for kind, service in (("gpu", "ssd_boot_disk_gb_month"), ("cpu", "boot_disk_gb_month")):
-        asked = batch.resources(config, machines, kind)
+        asked = resources.resources(config, machines, kind)
         machine = machines.for_class(kind, config)
         assert asked["googlebatch_boot_disk_type"] == ("pd-ssd" if kind == "gpu" else "pd-balanced")
         month = int(asked["googlebatch_boot_disk_gb"]) * machines.service(service)

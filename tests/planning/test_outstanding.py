@@ -7,12 +7,12 @@ import logging
 from pathlib import Path
 
 import pytest
-from aifs_ensemble.config import Config
-from aifs_ensemble.files import write_json
-from aifs_ensemble.machines import Machines
-from aifs_ensemble.manifest import write_member_manifest
-from aifs_ensemble.outstanding import everything, outstanding
-from aifs_ensemble.planning import plan
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.files import write_json
+from aifs_ensemble.common.manifest import write_member_manifest
+from aifs_ensemble.planning.machines import Machines
+from aifs_ensemble.planning.outstanding import everything, outstanding
+from aifs_ensemble.planning.plan import plan
 
 from planning import synthetic
 from planning.synthetic import Piece

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aifs_ensemble import planning
-from aifs_ensemble.cloud.regions import usable_regions
-from aifs_ensemble.config import Config
-from aifs_ensemble.errors import PlanError
-from aifs_ensemble.machines import Machines
-from aifs_ensemble.planning import Estimate, Plan, everything, plan
-from aifs_ensemble.throughput import Size, Speed, Throughput
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import PlanError
+from aifs_ensemble.planning.estimates import Estimate, estimate
+from aifs_ensemble.planning.machines import Machines
+from aifs_ensemble.planning.outstanding import everything
+from aifs_ensemble.planning.plan import Plan, choose, default_profile, plan
+from aifs_ensemble.planning.regions import usable_regions
+from aifs_ensemble.planning.throughput import Size, Speed, Throughput
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -213,14 +214,14 @@ def test_properties_of_any_plan(
     _parts_make_the_whole(way)
     assert way.vms == min(vms, way.groups)
     assert way.groups * way.members_per_vm >= members
-    one_more = planning.estimate(found.case, frozen[0].machine(machine), vms + 1, draws=1)
+    one_more = estimate(found.case, frozen[0].machine(machine), vms + 1, draws=1)
     assert one_more.wall_hours <= way.wall_hours + 1e-9
     assert one_more.costs == way.costs, "the same groups, on fresh machines all the same"
     calm = dataclasses.replace(
         found.case.machines.assumptions, preemptions_per_hour={"low": 0.0, "expected": 0.0, "high": 0.0}
     )
     quiet = dataclasses.replace(found.case, machines=dataclasses.replace(found.case.machines, assumptions=calm))
-    undisturbed = planning.estimate(quiet, frozen[0].machine(machine), vms, draws=1)
+    undisturbed = estimate(quiet, frozen[0].machine(machine), vms, draws=1)
     assert undisturbed.spot_usd <= undisturbed.usd
     assert undisturbed.spot.wall_hours == pytest.approx(undisturbed.wall_hours)
     assert undisturbed.usd == pytest.approx(way.usd)
@@ -346,9 +347,9 @@ def test_images_away_from_a_later_region_only_warn_where_the_bucket_is_unknown(
 
 
 def test_a_gpu_of_ones_own_is_planned_as_such(operational: Config, tmp_path: Path) -> None:
-    assert planning.default_profile(operational) == "coiled-gpu"
-    assert planning.default_profile(synthetic.config(tmp_path, destination="gs://bucket")) == "coiled-gpu"
-    assert planning.default_profile(synthetic.config(tmp_path, destination=str(tmp_path / "archive"))) == "local"
+    assert default_profile(operational) == "coiled-gpu"
+    assert default_profile(synthetic.config(tmp_path, destination="gs://bucket")) == "coiled-gpu"
+    assert default_profile(synthetic.config(tmp_path, destination=str(tmp_path / "archive"))) == "local"
 
 
 def test_rented_machines_without_streaming_are_warned_of(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
@@ -392,10 +393,10 @@ def test_a_plan_for_this_machine_takes_the_scratch_that_a_run_does(
 
 def test_nothing_to_choose_from_has_a_reason(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="the local profile rents none"):
-        planning.choose(make(synthetic.config(tmp_path), frozen, profile="local", alternatives=True), 1.0)
+        choose(make(synthetic.config(tmp_path), frozen, profile="local", alternatives=True), 1.0)
     tight = synthetic.config(tmp_path, delivery={"scratch_budget_mb": 500})
     with pytest.raises(PlanError, match=r"no machine type fits the work: .*delivery.scratch_budget_mb leaves 0.5 GB"):
-        planning.choose(make(tight, frozen, alternatives=True), 1.0)
+        choose(make(tight, frozen, alternatives=True), 1.0)
 
 
 def test_a_plan_that_fits_is_not_refused(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
@@ -416,18 +417,18 @@ def test_a_region_without_prices_is_said_and_not_refused(frozen: tuple[Machines,
 
 def test_choosing_by_deadline_and_budget(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
     found = make(operational, frozen, alternatives=True)
-    cheapest = planning.choose(found)
-    quick = planning.choose(found, deadline_hours=cheapest.hours * 0.8)
+    cheapest = choose(found)
+    quick = choose(found, deadline_hours=cheapest.hours * 0.8)
     assert quick.hours <= cheapest.hours * 0.8
     assert quick.usd >= cheapest.usd
     assert quick.settings()["cloud"]["gpu"] == quick.way.machine
     with pytest.raises(PlanError, match=r"nothing meets \$0: the fastest takes"):
-        planning.choose(found, budget_usd=0)
-    assert planning.choose(found, budget_usd=cheapest.usd * 1.01).usd <= cheapest.usd * 1.01
+        choose(found, budget_usd=0)
+    assert choose(found, budget_usd=cheapest.usd * 1.01).usd <= cheapest.usd * 1.01
     with pytest.raises(PlanError, match=r"nothing meets 0.01 h: the fastest takes"):
-        planning.choose(found, deadline_hours=0.01)
+        choose(found, deadline_hours=0.01)
     with pytest.raises(PlanError, match=r"nothing meets 0.01 h and \$0.5"):
-        planning.choose(found, deadline_hours=0.01, budget_usd=0.5)
+        choose(found, deadline_hours=0.01, budget_usd=0.5)
 
 
 def test_a_choice_names_its_groups_where_they_are_not_the_profile_s(
@@ -438,11 +439,11 @@ def test_a_choice_names_its_groups_where_they_are_not_the_profile_s(
     found = make(config, frozen, profile="coiled-gpu", alternatives=True)
     single = [way for way in found.alternatives if way.vms == 1]
     quickest = min(min(way.wall_hours, way.spot.wall_hours_p90) for way in single)
-    quick = planning.choose(found, deadline_hours=quickest * 0.99)
+    quick = choose(found, deadline_hours=quickest * 0.99)
     assert quick.way.vms > 1
     assert quick.options() == ["--group-components", f"members={quick.way.members_per_vm}", "initial=1000"]
     assert make(config, frozen, group=quick.way.members_per_vm).chosen.vms == quick.way.vms
-    assert planning.choose(dataclasses.replace(found, alternatives=tuple(single))).options() == []
+    assert choose(dataclasses.replace(found, alternatives=tuple(single))).options() == []
 
 
 @pytest.mark.parametrize("profile", ["coiled-gpu", "googlebatch", "local"])
@@ -469,9 +470,9 @@ def test_local_plans_are_free_and_name_this_machine(frozen: tuple[Machines, Thro
 LIGHT = """
 import sys
 from pathlib import Path
-from aifs_ensemble.config import Config, read_files
-from aifs_ensemble.machines import load_machines
-from aifs_ensemble.planning import plan
+from aifs_ensemble.common.config import Config, read_files
+from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.planning.plan import plan
 config = Config(read_files(Path("config/config.yaml"), Path("config/operational.yaml")))
 print(*plan(config, load_machines(), alternatives=False).summary_lines(), sep="\\n")
 heavy = {"torch", "pandas", "matplotlib", "numpy", "scipy", "eccodes", "google.cloud", "coiled", "psutil"}

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aifs_ensemble.cloud.routing import provisioning
-from aifs_ensemble.preemption import Life, busy_seconds, simulate, spread
+from aifs_ensemble.planning.preemption import Life, busy_seconds, simulate, spread
+from aifs_ensemble.workflow.routing import provisioning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

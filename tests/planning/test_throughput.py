@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aifs_ensemble.accounting import account
-from aifs_ensemble.baseline import against_baseline, check_baseline
-from aifs_ensemble.errors import ConfigError
-from aifs_ensemble.machines import Machines
-from aifs_ensemble.planning import everything, plan
-from aifs_ensemble.runrecords import read_run
-from aifs_ensemble.throughput import (
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.planning.account import account
+from aifs_ensemble.planning.baseline import against_baseline, check_baseline
+from aifs_ensemble.planning.machines import Machines
+from aifs_ensemble.planning.outstanding import everything
+from aifs_ensemble.planning.plan import plan
+from aifs_ensemble.planning.runs import read_run
+from aifs_ensemble.planning.throughput import (
     TABLE,
     Throughput,
     add_result,

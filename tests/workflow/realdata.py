@@ -11,8 +11,8 @@ import eccodes
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from aifs_ensemble.names import lead_file
-from aifs_ensemble.state import read_state
+from aifs_ensemble.common.names import lead_file
+from aifs_ensemble.fields.state import read_state
 
 from workflow.project import CYCLE, Project
 

@@ -10,12 +10,12 @@ import json
 from pathlib import Path
 
 import pytest
-from aifs_ensemble.delivery import deliver_member
-from aifs_ensemble.ensemble import write_ensemble_manifest
-from aifs_ensemble.storage import open_storage
+from aifs_ensemble.common.storage import open_storage
+from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
+from aifs_ensemble.delivery.member import deliver_member
+from delivery.members import make_config, make_member
 from doubles.gcs_fault_proxy import fault_proxy
 from doubles.gcs_server import gcs_server
-from storage.members import make_config, make_member
 
 from workflow.project import CYCLE, Project, jobs_run
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
-from aifs_ensemble.state import read_state
+from aifs_ensemble.fields.state import read_state
 
 from workflow.project import CYCLE, ROOT, Project, jobs_run
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from aifs_ensemble.cli.plan import PICK_FILE, pick_command, pick_text
-from aifs_ensemble.config import Config, read_files
-from aifs_ensemble.machines import load_machines
-from aifs_ensemble.planning import choose, everything, plan
+from aifs_ensemble.common.config import Config, read_files
+from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.planning.outstanding import everything
+from aifs_ensemble.planning.plan import choose, plan
 from doubles.gcs_fault_proxy import fault_proxy
 from doubles.gcs_server import gcs_server
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aifs_ensemble.grids import grid_coordinates
-from aifs_ensemble.names import lead_file, lead_hours
+from aifs_ensemble.common.names import lead_file, lead_hours
+from aifs_ensemble.fields.grids import grid_coordinates
 from doubles.opendata_server import OpenDataServer, serve
 
 from workflow.project import CYCLE, Project

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import aifs_ensemble
-from aifs_ensemble.errors import WorkflowError
+from aifs_ensemble.common.errors import WorkflowError
 
 
 def command_names() -> list[str]:

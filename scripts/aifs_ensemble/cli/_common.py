@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from aifs_ensemble.config import Config, merge, read_files, read_yaml, takes_text
-from aifs_ensemble.errors import ConfigError
-from aifs_ensemble.files import folder_problem
+from aifs_ensemble.common.config import Config, merge, read_files, read_yaml, takes_text
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.files import folder_problem
 
 DEFAULT_CONFIG = Path("config/config.yaml")
 

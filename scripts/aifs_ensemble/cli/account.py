@@ -9,11 +9,13 @@ from math import isnan
 from pathlib import Path
 
 from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from
-from aifs_ensemble.config import Config
-from aifs_ensemble.machines import Machines, load_machines
-from aifs_ensemble.plan_text import duration, money, size, table
-from aifs_ensemble.planning import PROFILES, everything, plan
-from aifs_ensemble.throughput import load_throughput
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.text import money, size, table
+from aifs_ensemble.planning.machines import Machines, load_machines
+from aifs_ensemble.planning.outstanding import everything
+from aifs_ensemble.planning.plan import PROFILES, plan
+from aifs_ensemble.planning.plan_text import duration
+from aifs_ensemble.planning.throughput import load_throughput
 
 HELP = "time and cost of a run, after it"
 
@@ -66,10 +68,10 @@ def _account(
     spot: bool | None = None,
     fetch: bool = False,
 ) -> str:
-    from aifs_ensemble.accounting import account
-    from aifs_ensemble.baseline import against_baseline
-    from aifs_ensemble.runrecords import fetch_run, read_run
-    from aifs_ensemble.tables import account_frames, account_text, plan_against_actual, write_frames
+    from aifs_ensemble.planning.account import account
+    from aifs_ensemble.planning.baseline import against_baseline
+    from aifs_ensemble.planning.runs import fetch_run, read_run
+    from aifs_ensemble.planning.tables import account_frames, account_text, plan_against_actual, write_frames
 
     said = [f"fetched {fetch_run(config)} manifests from {config['destination']}"] if fetch else []
     found = account(config, machines, read_run(config, benchmarks), profile=profile, spot=spot)
@@ -83,8 +85,8 @@ def _account(
         compared["against what users recorded before"] = against_baseline(found, throughput)
     said.append(account_text(found, compared))
     if output:
-        from aifs_ensemble.figures import account_figures
-        from aifs_ensemble.themes import save
+        from aifs_ensemble.common.themes import save
+        from aifs_ensemble.planning.figures import account_figures
 
         share = len(config.leads) / throughput.baseline.steps
         recorded = throughput.baseline.member_seconds * share if len(compared) > 1 else None
@@ -96,7 +98,7 @@ def _account(
 
 
 def _baseline(machines: Machines) -> int:
-    from aifs_ensemble.baseline import check_baseline
+    from aifs_ensemble.planning.baseline import check_baseline
 
     rows = [
         ("agrees" if check.agrees else "DOES NOT", check.recorded, check.computed)
@@ -107,7 +109,7 @@ def _baseline(machines: Machines) -> int:
 
 
 def _old_logs(paths: list[Path], machines: Machines, region: str) -> int:
-    from aifs_ensemble.oldlogs import read_old_log
+    from aifs_ensemble.planning.old_logs import read_old_log
 
     baseline = load_throughput(machines.gpu_specs).baseline
     for path in paths:

@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.cloud.batch_jobs import delete_jobs, live_jobs
-from aifs_ensemble.cloud.context import DEFAULT_FILES, current
+from aifs_ensemble.workflow.context import DEFAULT_FILES, current
+from aifs_ensemble.workflow.googlebatch.jobs import delete_jobs, live_jobs
 
 HELP = "stop jobs on Google Batch"
 

@@ -16,14 +16,14 @@ from pathlib import Path
 import yaml
 
 from aifs_ensemble.cli._common import DEFAULT_CONFIG, add_config_arguments, config_from
-from aifs_ensemble.cloud.bucket import bucket_problem
-from aifs_ensemble.config import Config, merge, read_files
-from aifs_ensemble.errors import ConfigError, WorkflowError
-from aifs_ensemble.files import read_json, write_bytes
-from aifs_ensemble.machines import Machines, load_machines
-from aifs_ensemble.plan_text import table
-from aifs_ensemble.planning import member_price
-from aifs_ensemble.throughput import TABLE, add_result, load_throughput
+from aifs_ensemble.common.config import Config, merge, read_files
+from aifs_ensemble.common.errors import ConfigError, WorkflowError
+from aifs_ensemble.common.files import read_json, write_bytes
+from aifs_ensemble.common.text import table
+from aifs_ensemble.planning.estimates import member_price
+from aifs_ensemble.planning.machines import Machines, load_machines
+from aifs_ensemble.planning.throughput import TABLE, add_result, load_throughput
+from aifs_ensemble.workflow.bucket import bucket_problem
 
 HELP = "measure machine types and show the price of a member on each"
 ROOT = Path(__file__).parents[3]
@@ -95,7 +95,7 @@ def rent(config: Config, machine: str, profile: str | None, output: Path) -> Pat
         raise WorkflowError("benchmark: --machines needs --profile, expected the profile that rents them")
     if problem := bucket_problem(config):
         raise ConfigError(problem)
-    from aifs_ensemble.storage import open_destination
+    from aifs_ensemble.common.storage import open_destination
 
     store = open_destination(config)
     settings = dict(config)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aifs_ensemble.checkpoint import (
-    Description,
-    Policy,
-    build_demo,
-    check_description,
-    checkpoint_digest,
-    describe_checkpoint,
-    fetch_checkpoint,
-)
-from aifs_ensemble.checkpoint.describe import environment_difference
-from aifs_ensemble.checkpoint.digest import read_record
-from aifs_ensemble.checkpoint.register import register_checkpoint
 from aifs_ensemble.cli._common import check_output
-from aifs_ensemble.models import get_model
+from aifs_ensemble.common.models import get_model
+from aifs_ensemble.model.checkpoint.build import build_demo
+from aifs_ensemble.model.checkpoint.describe import (
+    Description,
+    check_description,
+    describe_checkpoint,
+    environment_difference,
+)
+from aifs_ensemble.model.checkpoint.digest import checkpoint_digest, read_record
+from aifs_ensemble.model.checkpoint.download import Policy
+from aifs_ensemble.model.checkpoint.fetch import fetch_checkpoint
+from aifs_ensemble.model.checkpoint.register import register_checkpoint
 
 HELP = "build, fetch, show or register a model checkpoint"
 _FOLDER = Path("checkpoints")

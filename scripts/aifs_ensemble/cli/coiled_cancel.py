@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from aifs_ensemble.cloud import coordinator
-from aifs_ensemble.cloud.coiled_jobs import cancel
-from aifs_ensemble.cloud.context import current
-from aifs_ensemble.cloud.journal import Journal
-from aifs_ensemble.errors import CloudError
+from aifs_ensemble.common.errors import CloudError
+from aifs_ensemble.workflow import coordinator
+from aifs_ensemble.workflow.coiled.jobs import cancel
+from aifs_ensemble.workflow.coiled.records import Journal
+from aifs_ensemble.workflow.context import current
 
 HELP = "stop jobs on Coiled"
 

@@ -6,13 +6,13 @@ import argparse
 import logging
 
 from aifs_ensemble.cli._quiet import stdout_for_snakemake
-from aifs_ensemble.cloud.coiled_jobs import check, unheard
-from aifs_ensemble.cloud.context import current
-from aifs_ensemble.cloud.delivered import undelivered
-from aifs_ensemble.cloud.jobscript import RemoteJob
-from aifs_ensemble.cloud.journal import Journal
-from aifs_ensemble.errors import StorageError
-from aifs_ensemble.machines import load_machines
+from aifs_ensemble.common.errors import StorageError
+from aifs_ensemble.delivery.standing import undelivered
+from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.workflow.coiled.job_script import RemoteJob
+from aifs_ensemble.workflow.coiled.jobs import check, unheard
+from aifs_ensemble.workflow.coiled.records import Journal
+from aifs_ensemble.workflow.context import current
 
 HELP = "state of a job on Coiled (used by the coiled-gpu profile)"
 LOG = logging.getLogger(__name__)

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from aifs_ensemble.cli._quiet import stdout_for_snakemake
-from aifs_ensemble.cloud.bucket import bucket_problem
-from aifs_ensemble.cloud.coiled_jobs import submit
-from aifs_ensemble.cloud.context import current
-from aifs_ensemble.cloud.jobscript import read_job
-from aifs_ensemble.cloud.journal import Journal
-from aifs_ensemble.cloud.regions import regions_of_run
-from aifs_ensemble.errors import ConfigError
-from aifs_ensemble.machines import load_machines
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.planning.regions import regions_of_run
+from aifs_ensemble.workflow.bucket import bucket_problem
+from aifs_ensemble.workflow.coiled.job_script import read_job
+from aifs_ensemble.workflow.coiled.jobs import submit
+from aifs_ensemble.workflow.coiled.records import Journal
+from aifs_ensemble.workflow.context import current
 
 HELP = "submit a job script to Coiled (used by the coiled-gpu profile)"
 

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from
-from aifs_ensemble.errors import InputError
-from aifs_ensemble.names import parse_members
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.names import parse_members
 
 LONG_AGO = 86400.0  # older than any log or benchmark of an earlier run, which Snakemake compares too
 HELP = "convert pickled input states to state files"
@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from aifs_ensemble.files import write_json
+    from aifs_ensemble.common.files import write_json
     from aifs_ensemble.initial.pickles import convert_pickle
     from aifs_ensemble.initial.summaries import write_summary
-    from aifs_ensemble.preflight import check_scratch_folder
+    from aifs_ensemble.workflow.preflight import check_scratch_folder
 
     _give_back(args)
     config = config_from(args)

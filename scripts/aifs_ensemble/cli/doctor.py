@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.cloud.doctor import FAILURE, ROLES, examine
+from aifs_ensemble.workflow.doctor import FAILURE, ROLES, examine
 
 HELP = "versions, GPU, driver, scratch, credentials, checkpoint of this machine"
 

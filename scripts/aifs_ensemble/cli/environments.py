@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.cloud.coiled_client import require_token
-from aifs_ensemble.cloud.images import CLASSES, FOLDER, conda_yaml, read_environment, register
-from aifs_ensemble.files import write_bytes
+from aifs_ensemble.common.files import write_bytes
+from aifs_ensemble.workflow.coiled.client import require_token
+from aifs_ensemble.workflow.images import CLASSES, FOLDER, conda_yaml, read_environment, register
 
 HELP = "software environments of the machines; --register makes them known to Coiled"
 

@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.compile_cache import CompileCache
-from aifs_ensemble.errors import CheckpointError, InputError, WorkflowError
-from aifs_ensemble.forecast import ForecastRequest, run_forecast
-from aifs_ensemble.manifest import LeadRecord, MemberManifest
-from aifs_ensemble.names import parse_members
-from aifs_ensemble.observers import ForecastObserver
-from aifs_ensemble.preflight import check_scratch_folder
-from aifs_ensemble.progress import Progress
+from aifs_ensemble.common.errors import CheckpointError, InputError, WorkflowError
+from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
+from aifs_ensemble.common.names import parse_members
+from aifs_ensemble.common.observers import ForecastObserver
+from aifs_ensemble.forecast.progress import Progress
+from aifs_ensemble.forecast.request import ForecastRequest
+from aifs_ensemble.forecast.run import run_forecast
+from aifs_ensemble.model.compile_cache import CompileCache
+from aifs_ensemble.workflow.preflight import check_scratch_folder
 
 HELP = "forecast members on this machine"
 

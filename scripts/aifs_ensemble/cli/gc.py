@@ -6,10 +6,10 @@ import argparse
 from datetime import timedelta
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.errors import ConfigError
-from aifs_ensemble.names import parse_members
-from aifs_ensemble.orphans import find_orphans, finished_run, remove, remove_finished
-from aifs_ensemble.storage import open_destination
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.names import parse_members
+from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.leftovers import find_orphans, finished_run, remove, remove_finished
 
 MOST_HOURS = 100 * 8766  # a hundred years
 HELP = "show, and remove, what no manifest names"

@@ -6,7 +6,7 @@ import argparse
 import time
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.names import parse_members
+from aifs_ensemble.common.names import parse_members
 
 HELP = "make initial states and show their spread"
 
@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from aifs_ensemble.initial.build import build_member, ensemble_statistics, prepare_cycle
-    from aifs_ensemble.preflight import check_scratch_folder
+    from aifs_ensemble.initial.build import build_member, prepare_cycle
+    from aifs_ensemble.initial.spread import ensemble_statistics
+    from aifs_ensemble.workflow.preflight import check_scratch_folder
 
     config = config_from(args)
     members = config.members if args.members is None else parse_members(args.members, config["ensemble_size"])

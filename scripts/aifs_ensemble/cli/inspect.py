@@ -6,9 +6,9 @@ import argparse
 from difflib import get_close_matches
 from pathlib import Path
 
-from aifs_ensemble.errors import InputError, VerificationError
-from aifs_ensemble.gribcheck import Message, check_index, check_name, is_lead, messages
-from aifs_ensemble.names import index_file
+from aifs_ensemble.common.errors import InputError, VerificationError
+from aifs_ensemble.common.names import index_file
+from aifs_ensemble.fields.grib_check import Message, check_index, check_name, is_lead, messages
 
 HELP = "show and check GRIB files"
 

@@ -12,10 +12,11 @@ from typing import TextIO
 import yaml
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.config import Config
-from aifs_ensemble.machines import load_machines
-from aifs_ensemble.plan_text import duration, full_lines, money
-from aifs_ensemble.planning import PROFILES, Pick, Plan, choose, plan
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.text import money
+from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.planning.plan import PROFILES, Pick, Plan, choose, plan
+from aifs_ensemble.planning.plan_text import duration, full_lines
 
 HELP = "time, cost and fit of what is missing, before it runs"
 PICK_FILE = "pick.yaml"

@@ -16,11 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.cloud.status import DELIVERED, FAILED, RUNNING, MemberStatus, read_statuses, summary
-from aifs_ensemble.config import Config
-from aifs_ensemble.errors import ConfigError
-from aifs_ensemble.scratch_status import with_scratch
-from aifs_ensemble.storage import Storage, open_destination
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.storage import Storage, open_destination
+from aifs_ensemble.delivery.status import DELIVERED, FAILED, RUNNING, MemberStatus, read_statuses, summary, with_scratch
 
 HELP = "table of what the members are doing"
 _COLOURS = {DELIVERED: "green", FAILED: "red", RUNNING: "cyan"}

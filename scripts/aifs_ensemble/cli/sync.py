@@ -7,13 +7,13 @@ import sys
 from time import monotonic
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.config import Config
-from aifs_ensemble.delivery import Receipt, deliver_member
-from aifs_ensemble.ensemble import write_ensemble_manifest
-from aifs_ensemble.errors import ConfigError, InputError, VerificationError, WorkflowError
-from aifs_ensemble.names import format_members, member_name
-from aifs_ensemble.plan_text import size
-from aifs_ensemble.storage import ConflictError, Storage, open_destination
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import ConfigError, InputError, VerificationError, WorkflowError
+from aifs_ensemble.common.names import format_members, member_name
+from aifs_ensemble.common.storage import ConflictError, Storage, open_destination
+from aifs_ensemble.common.text import size
+from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
+from aifs_ensemble.delivery.member import Receipt, deliver_member
 
 HELP = "deliver finished members to the destination"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.names import format_members
-from aifs_ensemble.verify import PLACES, check_ensemble
+from aifs_ensemble.common.names import format_members
+from aifs_ensemble.delivery.verify import PLACES, check_ensemble
 
 HELP = "compare what is there with the manifests"
 

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.config import Config
-from aifs_ensemble.errors import InputError
-from aifs_ensemble.files import write_json
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.files import write_json
+from aifs_ensemble.common.names import member_name
+from aifs_ensemble.fields.state import State, write_state
 from aifs_ensemble.initial import checks, derive
 from aifs_ensemble.initial.idealised import IdealisedSource
 from aifs_ensemble.initial.meaning import units
 from aifs_ensemble.initial.source import Inputs, Source, Values, input_times
 from aifs_ensemble.initial.spread import ensemble_statistics
-from aifs_ensemble.names import member_name
-from aifs_ensemble.state import State, write_state
 
 __all__ = ["assemble", "build_member", "ensemble_statistics", "open_source", "prepare_cycle"]
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.errors import InputError
-from aifs_ensemble.grids import grid_coordinates
-from aifs_ensemble.initial import derive, thresholds
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.state import State
+from aifs_ensemble.initial import derive
 from aifs_ensemble.initial.meaning import GAS_CONSTANT, GRAVITY, split_variable, units
-from aifs_ensemble.state import State
 
 LOG = logging.getLogger(__name__)
 
@@ -66,9 +66,9 @@ class _View:
 def _limits(variable: str) -> tuple[float, float]:
     name, level = split_variable(variable)
     if name == "z" and level:
-        low, high = thresholds.HEIGHTS.get(level, (-2000.0, 50000.0))
+        low, high = HEIGHTS.get(level, (-2000.0, 50000.0))
         return low * GRAVITY, high * GRAVITY
-    return thresholds.RANGES[name]
+    return RANGES[name]
 
 
 def _range(variable: str, view: _View) -> Outcome:
@@ -95,10 +95,10 @@ def _surface_pressure(view: _View) -> Iterator[Outcome]:
         return
     expected = derive.surface_pressure(view.fields["msl"], view.fields["z"], view.fields["2t"])
     difference = view.fields["sp"] / expected - 1
-    high = view.fields["z"] > thresholds.HIGH_GROUND * GRAVITY
+    high = view.fields["z"] > HIGH_GROUND * GRAVITY
     for where, mask, limit in (
-        ("", None, thresholds.SURFACE_PRESSURE),
-        (" on high ground", high, thresholds.SURFACE_PRESSURE_HIGH_GROUND),
+        ("", None, SURFACE_PRESSURE),
+        (" on high ground", high, SURFACE_PRESSURE_HIGH_GROUND),
     ):
         found = view.rms(difference, mask)
         hint = " (is it a copy of msl?)" if found > limit and np.allclose(view.fields["sp"], view.fields["msl"]) else ""
@@ -122,7 +122,7 @@ def _surface_pressure_profile(view: _View) -> Iterator[Outcome]:
             share = (surface[here] - below[here]) / (above[here] - below[here])
         estimate[here] = np.exp(np.log(lower * 100) + share * np.log(upper / lower))
     found = view.rms(np.nan_to_num(view.fields["sp"] / estimate - 1, nan=1.0, posinf=1.0))
-    limit = thresholds.SURFACE_PRESSURE_PROFILE
+    limit = SURFACE_PRESSURE_PROFILE
     name = "sp against geopotential of pressure levels"
     yield Outcome(name, view.label, found <= limit, f"{found:.2%} rms", f"at most {limit:.2%}")
 
@@ -140,7 +140,7 @@ def _thickness(view: _View) -> Iterator[Outcome]:
         found = view.rms(thickness / hydrostatic - 1)
         if not found <= worst:
             worst, layer = found, f" from {lower} to {upper} hPa"
-    limit = thresholds.THICKNESS
+    limit = THICKNESS
     name = "thickness against temperature"
     yield Outcome(
         name, view.label, worst <= limit, f"{worst:.2%} rms{layer}", f"at most {limit:.2%} (hydrostatic equation)"
@@ -150,9 +150,9 @@ def _thickness(view: _View) -> Iterator[Outcome]:
 def _dew_point(view: _View) -> Iterator[Outcome]:
     if not view.has("2d", "2t"):
         return
-    share = view.mean((view.fields["2d"] > view.fields["2t"] + thresholds.DEW_POINT_EXCESS).astype(float))
-    found = f"2d more than {thresholds.DEW_POINT_EXCESS} K above 2t on {share:.1%} of the globe"
-    limit = thresholds.DEW_POINT_SHARE
+    share = view.mean((view.fields["2d"] > view.fields["2t"] + DEW_POINT_EXCESS).astype(float))
+    found = f"2d more than {DEW_POINT_EXCESS} K above 2t on {share:.1%} of the globe"
+    limit = DEW_POINT_SHARE
     yield Outcome("2d against 2t", view.label, share <= limit, found, f"at most {limit:.1%}")
 
 
@@ -167,7 +167,7 @@ def _change(before: _View, after: _View, constant: frozenset[str]) -> Iterator[O
             f"change of {name} from T-6h to T", "", change <= limit,
             f"{change:.4g} {units(name)} rms", f"at most {limit:g} (are the times 6 h apart, not 24?)",
         )
-        for name, limit in thresholds.CHANGES.items()
+        for name, limit in CHANGES.items()
         if after.has(name) and (change := after.rms(after.fields[name] - before.fields[name])) is not None
     ]  # fmt: skip
     yield from moved
@@ -224,3 +224,82 @@ def judge(outcomes: list[Outcome], policy: str, where: str) -> dict[str, Any]:
     for outcome in failed:
         LOG.warning("%s: implausible: %s", where, outcome)
     return {"made": len(outcomes), "failed": [asdict(outcome) for outcome in failed]}
+
+
+# Smallest and largest plausible value anywhere on Earth of a global analysis at 9 km to 300 km, in `units`.
+# By variable, or by short name for all its pressure levels.
+RANGES: dict[str, tuple[float, float]] = {
+    "10u": (-80, 80),
+    "10v": (-80, 80),
+    "2d": (150, 315),
+    "2t": (170, 335),
+    "lsm": (-1e-4, 1 + 1e-4),
+    "msl": (85000, 110000),
+    "q": (-1e-6, 0.04),
+    "sdor": (-1e-3, 3000),
+    "skt": (160, 360),
+    "slor": (-1e-4, 2),
+    "sp": (40000, 111000),
+    "stl1": (170, 350),
+    "stl2": (170, 345),
+    "t": (165, 335),
+    "tcw": (-0.1, 130),
+    "u": (-150, 170),
+    "v": (-150, 150),
+    "w": (-40, 40),
+    "z": (-7000, 80000),
+}
+
+
+# Geopotential height (gpm) of a pressure level (hPa): polar lows and polar winters to subtropical highs.
+HEIGHTS: dict[int, tuple[float, float]] = {
+    1000: (-1500, 900),
+    925: (-800, 1500),
+    850: (0, 2100),
+    700: (1700, 3600),
+    600: (2800, 4800),
+    500: (4200, 6300),
+    400: (5500, 8000),
+    300: (7200, 10200),
+    250: (8300, 11500),
+    200: (9600, 13000),
+    150: (11200, 14900),
+    100: (13300, 17400),
+    50: (17000, 21700),
+}
+
+
+# Relative difference between surface pressure and what the hypsometric equation gives, root mean square by area.
+# A GFS analysis has 0.003 (0.007 on high ground); surface pressure copied from msl has 0.10 (0.28).
+SURFACE_PRESSURE = 0.015
+
+
+SURFACE_PRESSURE_HIGH_GROUND = 0.03
+
+
+HIGH_GROUND = 500.0  # m
+
+
+# The same against the geopotential of the pressure levels: a GFS analysis has 0.0003.
+SURFACE_PRESSURE_PROFILE = 0.01
+
+
+# Relative difference between a layer's thickness and that of its mean virtual temperature, root mean square.
+# A GFS analysis on these levels has at most 0.008.
+THICKNESS = 0.025
+
+
+# 2 m dew point above 2 m temperature: by how much (K), on what share of the globe.
+DEW_POINT_EXCESS = 0.5
+
+
+DEW_POINT_SHARE = 0.01
+
+
+# Root mean square change from T-6h to T by area. Seen: 6 h (GFS-based replica), 12 h and 24 h (ERA5).
+#          6 h    12 h   24 h
+# z_500    221    390    625    m2 s-2
+# t_500    1.1    2.3    3.3    K
+# t_850    1.4    2.3    3.0    K
+# msl      204                  Pa
+CHANGES: dict[str, float] = {"z_500": 330, "t_500": 1.9, "t_850": 2.2, "msl": 420}

@@ -17,12 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import requests
 
-from aifs_ensemble.errors import DownloadError, InputError
-from aifs_ensemble.initial.grib_reader import Header, decode, read_header, split_messages
-from aifs_ensemble.initial.meaning import Parameter
-from aifs_ensemble.initial.opendata_client import IndexAdapter, IndexedRange, RangeClient, check_sources
-from aifs_ensemble.initial.rangecache import RangeCache, RangeKey, sha256
-from aifs_ensemble.initial.transfer import (
+from aifs_ensemble.common.errors import DownloadError, InputError
+from aifs_ensemble.common.http import (
     CONNECTIONS,
     ContentError,
     Deadline,
@@ -30,6 +26,10 @@ from aifs_ensemble.initial.transfer import (
     TransferError,
     as_transfer_error,
 )
+from aifs_ensemble.fields.grib_reader import Header, decode, read_header, split_messages
+from aifs_ensemble.initial.meaning import Parameter
+from aifs_ensemble.initial.opendata_client import IndexAdapter, IndexedRange, RangeClient, check_sources
+from aifs_ensemble.initial.rangecache import RangeCache, RangeKey, sha256
 
 LOG = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aifs_ensemble.config import Config
-from aifs_ensemble.errors import ConfigError, InputError
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.common.names import format_members
+from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
 from aifs_ensemble.initial import derive
-from aifs_ensemble.initial.grib_reader import Location, decode, scan_file
 from aifs_ensemble.initial.meaning import variable_name
 from aifs_ensemble.initial.source import Inputs, Regridder, Values, input_times
-from aifs_ensemble.names import format_members
 
 LOG = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.config import Config
-from aifs_ensemble.grids import Grid, grid_coordinates
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.fields.grids import Grid, grid_coordinates
 from aifs_ensemble.initial import derive
 from aifs_ensemble.initial.meaning import GRAVITY, VAPOUR_RATIO, VIRTUAL
 from aifs_ensemble.initial.source import Inputs, input_times

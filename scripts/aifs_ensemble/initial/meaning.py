@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from aifs_ensemble.models import Model
+from aifs_ensemble.common.models import Model
 
 GRAVITY = 9.80665  # m s-2, standard gravity: converts geopotential height (gpm) to geopotential
 GAS_CONSTANT = 287.0597  # J kg-1 K-1, dry air, as in the IFS (documentation, part IV)

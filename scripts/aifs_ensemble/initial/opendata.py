@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from aifs_ensemble.config import Config
-from aifs_ensemble.errors import InputError
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.fields.state import State, read_state, write_state
 from aifs_ensemble.initial.download import Delivery, Downloader, Fetched, Request
 from aifs_ensemble.initial.meaning import GRAVITY, by_level_type, units, variable_name
 from aifs_ensemble.initial.source import Inputs, Regridder, Values, input_times
-from aifs_ensemble.state import State, read_state, write_state
 
 LOG = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from ecmwf.opendata import Client
 from ecmwf.opendata.client import Result
 from ecmwf.opendata.urls import URLS
 
-from aifs_ensemble.errors import ConfigError
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.http import ContentError, Deadline, GuardedAdapter
 from aifs_ensemble.initial.meaning import Parameter
 from aifs_ensemble.initial.rangecache import RangeCache, RangeKey, damaged_index, sha256
-from aifs_ensemble.initial.transfer import ContentError, Deadline, GuardedAdapter
 
 # Where the client gets the anonymous access token for Azure's copy.
 _AZURE_TOKEN = "https://planetarycomputer.microsoft.com/api/sas/v1/token/ai4edataeuwest/ecmwf"

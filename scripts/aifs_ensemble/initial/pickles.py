@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from aifs_ensemble.config import Config
-from aifs_ensemble.errors import InputError
-from aifs_ensemble.grids import grid_coordinates
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.state import State, write_state
 from aifs_ensemble.initial.build import assemble
 from aifs_ensemble.initial.source import Inputs, Values, input_times
-from aifs_ensemble.state import State, write_state
 
 LOG = logging.getLogger(__name__)
 

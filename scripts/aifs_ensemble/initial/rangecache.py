@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aifs_ensemble.files import write_bytes
+from aifs_ensemble.common.files import write_bytes
 
 LOG = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.config import Config
-from aifs_ensemble.interpolation import Weights, interpolation_weights
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.fields.interpolation import Weights, interpolation_weights
 
 Values = npt.NDArray[np.float32]
 

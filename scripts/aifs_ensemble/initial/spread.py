@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aifs_ensemble.errors import InputError
-from aifs_ensemble.grids import grid_coordinates
-from aifs_ensemble.names import format_members
-from aifs_ensemble.state import State, read_state
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.names import format_members
+from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.state import State, read_state
 
 if TYPE_CHECKING:
     import pandas as pd

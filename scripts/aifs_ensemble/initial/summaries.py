@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from aifs_ensemble.errors import InputError
-from aifs_ensemble.files import read_json, write_json
-from aifs_ensemble.names import format_members
-from aifs_ensemble.state import State
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.files import read_json, write_json
+from aifs_ensemble.common.names import format_members
+from aifs_ensemble.fields.state import State
 
 SCHEMA = "aifs-ensemble/initial-summary/1"
 

@@ -1,1 +1,0 @@
-"""Rented machines: Coiled and Google Batch adapters, images, doctor and live status."""

@@ -1,0 +1,1 @@
+"""What every room uses: configuration, names, files, parameters, storage. Imports no other room."""

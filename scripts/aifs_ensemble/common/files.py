@@ -1,0 +1,192 @@
+"""Files that appear whole or not at all, and their checksums."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import filecmp
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+
+from aifs_ensemble.common.errors import DiskFullError, InputError
+
+LOG = logging.getLogger(__name__)
+_CHUNK = 8 << 20
+
+
+def encode_crc32c(value: int) -> str:
+    """Return a CRC32C as Google Cloud Storage writes it: base64 of the big-endian four bytes."""
+    return base64.b64encode(value.to_bytes(4, "big")).decode()
+
+
+def crc32c_bytes(data: bytes) -> str:
+    """Return the base64 CRC32C of `data`."""
+    return encode_crc32c(google_crc32c.value(data))
+
+
+def crc32c_file(path: Path) -> str:
+    """Return the base64 CRC32C of a file's content."""
+    value = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            value = google_crc32c.extend(value, chunk)
+    return encode_crc32c(value)
+
+
+def temporary(path: Path) -> Path:
+    """Return the temporary name under which this thread makes `path`, hidden and in the same folder."""
+    return path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.part")
+
+
+@contextmanager
+def atomic_writer(path: Path, *, durable: bool = False, keep_equal: bool = False) -> Iterator[BinaryIO]:
+    """Write a file that gets its final name only once it is whole.
+
+    With `durable` its bytes are on the device before the rename. With `keep_equal` a file that has the same bytes
+    already stays, and so does its time. Raises DiskFullError naming the file when there is no room; whatever was
+    half-written is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = temporary(path)
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        if keep_equal and path.is_file() and filecmp.cmp(part, path, shallow=False):
+            part.unlink()
+        else:
+            part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(f"{path}: no space left on device") from error
+        raise
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON atomically, keys in the order given."""
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return `content` as the JSON text used in every file of the workflow."""
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON content of `path`; InputError naming the file when it is absent or not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+def folder_problem(folder: Path, *, write: bool = True) -> str | None:
+    """Return why files cannot be written below a folder that is there or would be made, or None when they can.
+
+    To `write`, a small hidden file is written and removed in the nearest folder that is there: rights alone do not
+    tell of a file system that is mounted to be read.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        return f"{place} is not a folder"
+    if not write:
+        return None
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".aifs-ensemble-") as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        return f"{place}: {error.strerror or error}"
+    return None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed process left in `folder`."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+class JsonLines:
+    """A file of JSON lines that is only ever appended to; a last line torn by a kill is left out."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def read(self) -> list[Any]:
+        """Return the content of every whole line; a line that is not JSON is left out with a line in the log."""
+        try:
+            *lines, _torn = self.path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        found = []
+        for number, line in enumerate(lines, 1):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                LOG.warning("%s: line %d is not JSON and is left out", self.path, number)
+        return found
+
+    def append(self, content: Any) -> None:
+        """Append one line; whatever a torn line left is cut off first."""
+        with open(self.path, "a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(json.dumps(content).encode() + b"\n")
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON-compatible content, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` another name of `source`, or a copy where there can be none, replacing it atomically.
+
+    Its time of change becomes now, as of any file that a rule has just made.
+    """
+    if not (target.exists() and target.samefile(source)):
+        part = temporary(target)
+        part.unlink(missing_ok=True)
+        try:
+            os.link(source, part)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            try:
+                shutil.copyfile(source, part)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+        part.replace(target)
+    os.utime(target)

@@ -1,0 +1,142 @@
+"""Which GPU of a machine a member computes on, where there are several.
+
+The scheduler admits as many members as the machine's ``gpu_mem_mb`` allows and does not say where they go. Each takes
+the card with the fewest members on it, and holds a lock that says so until it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+LOG = logging.getLogger(__name__)
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def visible_cards() -> list[str]:
+    """Return what names each NVIDIA card that this process may use, in CUDA's order; none without a driver.
+
+    Cards named by ``CUDA_VISIBLE_DEVICES`` are taken as they are named there.
+    """
+    named = os.environ.get(_VISIBLE)
+    if named is not None:
+        return [card.strip() for card in named.split(",") if card.strip()]
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+    except Exception as error:  # no driver, no library: all the same here
+        LOG.debug("no NVIDIA card: %s", error)
+        return []
+
+
+@contextmanager
+def one_card(cards: Sequence[str] | None = None, folder: Path | None = None) -> Iterator[str | None]:
+    """Let this process see one card alone, that with the fewest members on it; yield its name, None without a choice.
+
+    To be entered before CUDA starts in this process, which reads ``CUDA_VISIBLE_DEVICES`` then and not again.
+
+    Parameters
+    ----------
+    cards : what to choose from, by default `visible_cards`
+    folder : shared by the members of a machine; holds a file for each of them, locked while it runs
+    """
+    cards = visible_cards() if cards is None else cards
+    if len(cards) < 2:
+        yield None
+        return
+    folder = folder or Path(tempfile.gettempdir()) / f"aifs-ensemble-cards-{os.getuid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        taken = _members_by_card(folder)
+        chosen = min(cards, key=lambda card: taken[card])
+        path = folder / f"{chosen}~{os.getpid()}.member"
+        claim = open(path, "wb")  # noqa: SIM115 - held until the end
+        fcntl.flock(claim, fcntl.LOCK_EX)
+    before = os.environ.get(_VISIBLE)
+    os.environ[_VISIBLE] = chosen
+    LOG.info("GPU %s, the one with fewest members of %d", chosen, len(cards))
+    try:
+        with claim:
+            yield chosen
+    finally:
+        path.unlink(missing_ok=True)
+        if before is None:
+            del os.environ[_VISIBLE]
+        else:
+            os.environ[_VISIBLE] = before
+
+
+def _members_by_card(folder: Path) -> Counter[str]:
+    """Return how many members hold each card; what dead ones left is removed."""
+    found: Counter[str] = Counter()
+    for path in folder.glob("*.member"):
+        with suppress(FileNotFoundError), open(path, "rb") as file:
+            if _free(file):
+                path.unlink()
+            else:
+                found[path.name.rpartition("~")[0]] += 1
+    return found
+
+
+def _free(file: BinaryIO) -> bool:
+    """Whether nobody holds a lock on a file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def card_name() -> str:
+    """Return the name of the NVIDIA card that this process uses, empty where there is none."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        name = visible_card(os.environ)
+        return "" if name is None else str(pynvml.nvmlDeviceGetName(card_handle(pynvml, name)))
+    except Exception as error:  # no driver, no library, no card: all the same here
+        LOG.debug("no NVIDIA card: %s", error)
+        return ""
+
+
+def visible_card(environment: Mapping[str, str]) -> str | None:
+    """Return the index or UUID of the card that torch calls ``cuda:0``, None where CUDA is shown none.
+
+    CUDA numbers the cards of ``CUDA_VISIBLE_DEVICES`` anew and shows none after the first entry that is no card; a
+    forecast takes the first. NVML, which knows nothing of that variable, lists them all.
+    """
+    if "CUDA_VISIBLE_DEVICES" not in environment:
+        return "0"
+    first = environment["CUDA_VISIBLE_DEVICES"].split(",")[0].strip()
+    return first if first.isdigit() or first.startswith(("GPU-", "MIG-")) else None
+
+
+def card_handle(nvml: Any, name: str) -> Any:
+    """Return NVML's handle of a card by its index or UUID, of which CUDA takes the first letters too.
+
+    ``MIG-GPU-uuid/instance/compute-instance`` is what drivers before R470 call a slice of a card. An index stands for
+    the card's first slice where it is cut into slices. Raises NVMLError when there is no such card.
+    """
+    if name.startswith(("GPU-", "MIG-")):
+        cards = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        for card in cards:
+            if name.startswith("GPU-") and str(nvml.nvmlDeviceGetUUID(card)).startswith(name):
+                return card
+        return nvml.nvmlDeviceGetHandleByUUID(name)
+    card = nvml.nvmlDeviceGetHandleByIndex(int(name))
+    with suppress(nvml.NVMLError):
+        if nvml.nvmlDeviceGetMigMode(card)[0]:
+            return nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, 0)
+    return card

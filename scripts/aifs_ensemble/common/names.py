@@ -1,0 +1,197 @@
+"""Names of cycles, members, leads and files: the one place that spells them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from aifs_ensemble.common.errors import ConfigError
+
+STEP_HOURS = 6
+MAX_LEAD_HOURS = 960
+_CYCLE = re.compile(r"\d{8}_\d{4}")
+_PRESSURE = re.compile(r"([a-z]+)_(\d+)")
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+def parse_cycle(text: str) -> datetime:
+    """Return the cycle ``YYYYMMDD_HHMM`` as a UTC time; ConfigError if it is not one."""
+    try:
+        if not _CYCLE.fullmatch(text):
+            raise ValueError
+        return datetime.strptime(text, "%Y%m%d_%H%M").replace(tzinfo=UTC)
+    except (ValueError, TypeError):
+        raise ConfigError(f"cycle: {text!r} is not a cycle, expected YYYYMMDD_HHMM such as 20250819_0000") from None
+
+
+def format_cycle(time: datetime) -> str:
+    """Return a time as ``YYYYMMDD_HHMM``."""
+    return time.strftime("%Y%m%d_%H%M")
+
+
+def parse_members(value: str | int | Iterable[int | str], largest: int = 999) -> tuple[int, ...]:
+    """Return sorted member numbers of ``1-50``, ``1,5,10-12``, an integer or a list of these.
+
+    Member numbers start at 1 (0 is the control, which this workflow does not run).
+    Raises ConfigError for anything else, for a number named twice and for one above `largest`.
+    """
+    expected = "expected numbers and ranges such as 1-50 or 1,5,10-12"
+    items = [value] if isinstance(value, (str, int)) else list(value)
+    pieces = [piece.strip() for item in items for piece in str(item).split(",")]
+    members: list[int] = []
+    for piece in pieces:
+        match = _RANGE.fullmatch(piece)
+        if not match:
+            raise ConfigError(f"members: {piece!r} is not a member or a range, {expected}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 1 <= first <= last <= largest:
+            raise ConfigError(f"members: {piece!r} is outside 1 to {largest} or runs backwards, {expected}")
+        members.extend(range(first, last + 1))
+    repeated = sorted({m for m in members if members.count(m) > 1})
+    if repeated:
+        raise ConfigError(f"members: {format_members(repeated)} named more than once in {value!r}")
+    if not members:
+        raise ConfigError(f"members: nothing named, {expected}")
+    return tuple(sorted(members))
+
+
+def format_members(members: Iterable[int]) -> str:
+    """Return members as the shortest list of ranges, e.g. ``1-3,7``."""
+    ordered = sorted(members)
+    runs: list[list[int]] = []
+    for member in ordered:
+        if runs and member == runs[-1][1] + 1:
+            runs[-1][1] = member
+        else:
+            runs.append([member, member])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def lead_hours(last: int, step: int = STEP_HOURS) -> tuple[int, ...]:
+    """Return the lead times in hours, ``step`` to ``last``; ConfigError if they are not whole steps."""
+    if last < step or last % step or last > MAX_LEAD_HOURS:
+        raise ConfigError(f"lead_hours: {last} is not a multiple of {step} between {step} and {MAX_LEAD_HOURS}")
+    return tuple(range(step, last + 1, step))
+
+
+def parameter_name(variable: str) -> str:
+    """Return the variable without its pressure level: ``t`` of ``t_500``, ``tp`` of ``tp``."""
+    match = _PRESSURE.fullmatch(variable)
+    return match[1] if match else variable
+
+
+def member_name(member: int) -> str:
+    """Return e.g. ``member003``."""
+    return f"member{member:03d}"
+
+
+def lead_name(lead: int) -> str:
+    """Return e.g. ``h006``."""
+    return f"h{lead:03d}"
+
+
+def lead_file(cycle: str, member: int, lead: int) -> str:
+    """Return the GRIB file name of one lead of one member."""
+    return f"aifs_ens_forecast_{cycle}_{member_name(member)}_{lead_name(lead)}.grib2"
+
+
+def index_file(grib: str) -> str:
+    """Return the name of the index beside a GRIB file."""
+    return grib.removesuffix(".grib2").removesuffix(".grib") + ".index"
+
+
+def block_file(cycle: str, member: int, start: int, end: int) -> str:
+    """Return the name of a block of leads, which holds the steps after `start` up to `end`."""
+    return f"aifs_ens_forecast_{cycle}_{member_name(member)}_h{start:03d}-{end:03d}.grib"
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Where things are under the scratch prefix of one cycle."""
+
+    root: Path
+    cycle: str
+
+    @property
+    def base(self) -> Path:
+        return self.root / self.cycle
+
+    def initial(self, member: int) -> Path:
+        return self.base / "initial" / f"{member_name(member)}.safetensors"
+
+    def work(self, member: int) -> Path:
+        """The member's work folder: the forecast's own truth, never a declared output."""
+        return self.base / "work" / member_name(member)
+
+    def forecasts(self) -> Path:
+        return self.base / "forecasts"
+
+    def lead(self, member: int, lead: int) -> Path:
+        return self.forecasts() / lead_file(self.cycle, member, lead)
+
+    def manifest(self, member: int) -> Path:
+        return self.base / "manifests" / f"{member_name(member)}.json"
+
+    def metrics(self, member: int) -> Path:
+        return self.base / "metrics" / f"{member_name(member)}.csv"
+
+    def receipt(self, member: int) -> Path:
+        return self.base / "receipts" / f"{member_name(member)}.json"
+
+    def delivered(self, member: int) -> Path:
+        """The copy on scratch of a manifest in a bucket, by which Snakemake knows that it is there."""
+        return self.base / "delivered" / "manifests" / f"{member_name(member)}.json"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names of objects under the destination, relative to it."""
+
+    cycle: str
+
+    def lead(self, member: int, lead: int) -> str:
+        return f"{self.cycle}/forecasts/{lead_file(self.cycle, member, lead)}"
+
+    def index(self, member: int, lead: int) -> str:
+        return index_file(self.lead(member, lead))
+
+    def block(self, member: int, start: int, end: int) -> str:
+        return f"{self.cycle}/forecasts/{block_file(self.cycle, member, start, end)}"
+
+    def manifest(self, member: int) -> str:
+        return f"{self.cycle}/manifests/{member_name(member)}.json"
+
+    def receipt(self, member: int) -> str:
+        return f"{self.cycle}/receipts/{member_name(member)}.json"
+
+    def status(self, member: int) -> str:
+        return f"{self.cycle}/status/{member_name(member)}.json"
+
+    def metrics(self, member: int) -> str:
+        return f"{self.cycle}/metrics/{member_name(member)}.csv"
+
+    def restart(self, member: int, lead: int) -> str:
+        return f"{self.cycle}/restarts/{member_name(member)}/{lead_name(lead)}.safetensors"
+
+    def resume_point(self, member: int, lead: int) -> str:
+        """Beside a mirrored restart state: the leads delivered when it was."""
+        return self.restart(member, lead).removesuffix(".safetensors") + ".json"
+
+    def initial(self, member: int) -> str:
+        return f"{self.cycle}/initial/{member_name(member)}.safetensors"
+
+    @property
+    def ensemble_manifest(self) -> str:
+        return f"{self.cycle}/manifest.json"
+
+    @property
+    def success(self) -> str:
+        return f"{self.cycle}/_SUCCESS"
+
+
+def file_name(key: str) -> str:
+    """Return the last part of a destination key."""
+    return PurePosixPath(key).name

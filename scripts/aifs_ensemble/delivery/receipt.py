@@ -1,0 +1,89 @@
+"""What a destination says of a member: its objects, its manifest, its receipt, and what these vouch for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import VerificationError
+from aifs_ensemble.common.manifest import FileRecord, MemberManifest, parse_member_manifest
+from aifs_ensemble.common.names import file_name
+from aifs_ensemble.common.storage import MissingError, ObjectInfo, Storage
+
+LOG = logging.getLogger(__name__)
+
+RECEIPT_SCHEMA = "aifs-ensemble/receipt/1"
+
+
+def member_objects(config: Config, storage: Storage, member: int) -> dict[str, ObjectInfo]:
+    """Return what the destination has among a member's leads, blocks and indexes, by key."""
+    return {info.key: info for info in storage.list(lead_prefix(config, member))}
+
+
+def lead_prefix(config: Config, member: int) -> str:
+    """Return what the keys of a member's leads, blocks and indexes begin with."""
+    return config.keys_.lead(member, 0).rpartition("_")[0] + "_"
+
+
+def remote_json(storage: Storage, key: str) -> Mapping[str, Any] | None:
+    """Return the JSON object under `key`, None when there is none or it is damaged (which is logged)."""
+    try:
+        content = json.loads(storage.get_bytes(key))
+    except MissingError:
+        return None
+    except ValueError:
+        content = None
+    if not isinstance(content, Mapping):
+        LOG.warning("%s: not JSON, counts as missing", storage.address(key))
+        return None
+    return content
+
+
+def remote_manifest(config: Config, storage: Storage, member: int) -> MemberManifest | None:
+    """Return the member's manifest at the destination, None when there is none or it is damaged (which is logged)."""
+    key = config.keys_.manifest(member)
+    content = remote_json(storage, key)
+    try:
+        return None if content is None else parse_member_manifest(content, storage.address(key))
+    except VerificationError as error:
+        LOG.warning("%s, counts as missing", error)
+        return None
+
+
+def remote_receipt(config: Config, storage: Storage, member: int) -> Mapping[str, Any] | None:
+    """Return the member's receipt at the destination, None when there is none or it is damaged (which is logged)."""
+    key = config.keys_.receipt(member)
+    content = remote_json(storage, key)
+    if content is None:
+        return None
+    if content.get("schema") != RECEIPT_SCHEMA or not {"content_digest", "layout", "objects", "leads"} <= set(content):
+        LOG.warning("%s: not a receipt, counts as missing", storage.address(key))
+        return None
+    return content
+
+
+def vouched_files(manifest: MemberManifest, receipt: Mapping[str, Any] | None) -> list[FileRecord]:
+    """Return the files that must be at the destination for a manifest and its receipt to be true.
+
+    The receipt says in which layout the member was delivered, whatever the configuration asks for today.
+    Without a receipt these are the leads.
+    """
+    files = {file.name: file for file in receipt_files(receipt)}
+    if receipt is None or receipt["layout"] != "blocks":
+        files |= {file.name: file for record in manifest.leads for file in (record.grib, record.index)}
+    return list(files.values())
+
+
+def receipt_files(receipt: Mapping[str, Any] | None) -> list[FileRecord]:
+    """Return the files that a receipt names, none without one."""
+    objects = receipt["objects"] if receipt else ()
+    return [FileRecord(file_name(item["key"]), item["size"], item["crc32c"]) for item in objects]
+
+
+def forget_delivery(config: Config, member: int) -> None:
+    """Remove what says on scratch that a member is at the destination."""
+    config.scratch.receipt(member).unlink(missing_ok=True)
+    config.scratch.delivered(member).unlink(missing_ok=True)

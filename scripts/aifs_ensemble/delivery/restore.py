@@ -1,0 +1,158 @@
+"""What a machine takes back from the destination before it starts or goes on with a member.
+
+A member's truth is its work folder. On the machine that made it, `delivered.jsonl` is compared with what the
+destination really has. On a fresh one, the receipt of a delivered member or the newest resume point of an
+unfinished one brings it back: the leads delivered so far, the restart state after the last of them, and the
+settings under which they were made, which the forecast compares with its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import StorageError
+from aifs_ensemble.common.files import read_json, write_bytes
+from aifs_ensemble.common.manifest import FileRecord, LeadRecord, lead_record
+from aifs_ensemble.common.names import file_name, lead_name
+from aifs_ensemble.common.storage import ObjectInfo, Storage, open_destination
+from aifs_ensemble.delivery.receipt import member_objects, receipt_files, remote_json, remote_receipt
+from aifs_ensemble.forecast.work_folder import WORK_FILES, WorkFolder
+
+LOG = logging.getLogger(__name__)
+
+RESUME_SCHEMA = "aifs-ensemble/resume-point/1"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What is known of a member before it starts: leads verified at the destination, and the restart brought back.
+
+    `finished` says that the destination has the whole member.
+    """
+
+    member: int
+    leads: tuple[LeadRecord, ...]
+    restart: int | None = None
+    finished: bool = False
+
+
+def restore_member(config: Config, member: int, storage: Storage | None = None) -> Restored:
+    """Bring a member's work folder up to date with the destination; nothing happens when none is set.
+
+    Leads that the destination no longer has, or has with other content, are forgotten, so that they are made
+    again. Raises StorageError when the destination does not answer.
+    """
+    if not config["destination"]:
+        return Restored(member, ())
+    storage = storage or open_destination(config)
+    work = WorkFolder(config.scratch.work(member), config.cycle, member)
+    objects = _Objects(storage, member_objects(config, storage, member))
+    known = work.delivered.read()
+    fresh = not known and not work.journal.read()
+    delivered = _delivered_before(config, storage, member, objects)
+    restored = delivered if delivered and delivered.finished else None
+    if restored is None and fresh:
+        restored = _resume_point(config, storage, work, objects) or delivered
+    if restored is None:
+        restored = Restored(member, tuple(record for record in known.values() if objects.have(record)))
+    elif fresh:
+        LOG.info(
+            "member %d: %d leads are at %s, going on after %s",
+            member, len(restored.leads), storage.url, lead_name(restored.restart) if restored.restart else "them",
+        )  # fmt: skip
+    if restored.leads or known:
+        _write_delivered(work, restored.leads)
+    return restored
+
+
+class _Objects:
+    """The destination's listing of one member, asked whether it has a file."""
+
+    def __init__(self, storage: Storage, listed: Mapping[str, ObjectInfo]):
+        self._storage = storage
+        self._by_name = {file_name(key): info for key, info in listed.items()}
+
+    def have_file(self, file: FileRecord) -> bool:
+        info = self._by_name.get(file.name)
+        return info is not None and info.size == file.size and self._storage.with_crc32c(info).crc32c == file.crc32c
+
+    def have(self, record: LeadRecord) -> bool:
+        return self.have_file(record.grib) and self.have_file(record.index)
+
+
+def _delivered_before(config: Config, storage: Storage, member: int, objects: _Objects) -> Restored | None:
+    """Return what the receipt of an earlier delivery is still good for, None when that is nothing.
+
+    The member is finished when every object that the receipt names is there and its leads are all that are wanted.
+    Otherwise (objects were lost since, or the run is to be longer) those leads count that are there as such.
+    """
+    receipt = remote_receipt(config, storage, member)
+    root = config.scratch.work(member)
+    if receipt is None or not _same_run(root, receipt.get("work", {})):
+        return None
+    records = tuple(lead_record(item) for item in receipt["leads"])
+    finished = {record.lead for record in records} >= set(config.leads) and all(
+        objects.have_file(file) for file in receipt_files(receipt)
+    )
+    if not finished:
+        records = tuple(record for record in records if objects.have(record))
+    if not records:
+        return None
+    _write_work_files(root, receipt.get("work", {}))
+    return Restored(member, records, finished=finished)
+
+
+def _resume_point(config: Config, storage: Storage, work: WorkFolder, objects: _Objects) -> Restored | None:
+    """Return the newest restart state at the destination before which every lead is there, fetched."""
+    keys = config.keys_
+    folder = keys.restart(work.member, 0).rpartition("/")[0]
+    listed = {info.key for info in storage.list(f"{folder}/")}
+    for lead in sorted(config.leads, reverse=True):
+        if not {keys.restart(work.member, lead), keys.resume_point(work.member, lead)} <= listed:
+            continue
+        point = remote_json(storage, keys.resume_point(work.member, lead))
+        if point is None or point.get("schema") != RESUME_SCHEMA:
+            continue
+        records = [lead_record(item) for item in point["leads"]]
+        if not all(objects.have(record) for record in records):
+            LOG.warning("member %d: a lead before restart %s is missing or differs", work.member, lead_name(lead))
+            continue
+        try:
+            storage.get_file(keys.restart(work.member, lead), work.restarts / f"{lead_name(lead)}.safetensors")
+        except StorageError as error:
+            LOG.warning("restart state not brought back: %s", error)
+            continue
+        _write_work_files(work.root, point.get("work", {}))
+        return Restored(work.member, tuple(records), restart=lead)
+    return None
+
+
+def resume_point(lead: int, records: Iterable[LeadRecord], work: Mapping[str, str]) -> dict[str, Any]:
+    """Return the content of a resume point: the leads delivered up to `lead` and the work folder's small files."""
+    return {"schema": RESUME_SCHEMA, "lead": lead, "leads": [asdict(record) for record in records], "work": dict(work)}
+
+
+def _same_run(root: Path, files: Mapping[str, str]) -> bool:
+    """Tell whether a work folder has no settings of its own, or the ones in `files`."""
+    own, name = root / WORK_FILES[0], WORK_FILES[0]
+    if not own.exists():
+        return True
+    return name in files and json.loads(files[name]).get("digest") == read_json(own).get("digest")
+
+
+def _write_work_files(root: Path, files: Mapping[str, str]) -> None:
+    """Write the small files of a work folder that has none of its own."""
+    for name in WORK_FILES:
+        if name in files and not (root / name).exists():
+            write_bytes(root / name, files[name].encode())
+
+
+def _write_delivered(work: WorkFolder, records: Iterable[LeadRecord]) -> None:
+    lines = [json.dumps(asdict(record)) + "\n" for record in sorted(records, key=lambda record: record.lead)]
+    write_bytes(work.root / "delivered.jsonl", "".join(lines).encode())

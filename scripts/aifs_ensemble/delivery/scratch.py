@@ -1,0 +1,227 @@
+"""Room on scratch: what kind of file system it is, how much a run may take there, and what may go when it runs out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import DiskFullError, PlanError
+from aifs_ensemble.common.manifest import FileRecord, LeadRecord
+from aifs_ensemble.common.names import Scratch
+
+LOG = logging.getLogger(__name__)
+
+# A container's own layer is shared with its images and small (38 GB on the machines where runs were lost to it).
+OVERLAY_TYPES = {"overlay", "overlayfs", "aufs", "fuse.fuse-overlayfs"}
+OVERLAY_MOST = 2 << 30
+# Set in jobs whose provider was asked for a disk that holds the container's own layer, with room for scratch.
+LAYER_ON_RENTED_DISK = "AIFS_ENSEMBLE_LAYER_ON_RENTED_DISK"
+MEMORY_TYPES = {"tmpfs", "ramfs", "devtmpfs"}
+# Left free for logs, indexes and whatever else the machine writes: a twentieth of the disk, at most 2 GiB.
+RESERVE_SHARE = 0.05
+RESERVE_MOST = 2 << 30
+MOUNTS = Path("/proc/self/mounts")
+MEMORY = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class FileSystem:
+    """A mounted file system; `total` and `free` in bytes, free being what this user may take."""
+
+    mount: str
+    kind: str
+    total: int
+    free: int
+
+    @property
+    def overlay(self) -> bool:
+        """Whether it is a container's own layer."""
+        return self.kind in OVERLAY_TYPES
+
+    @property
+    def memory(self) -> bool:
+        """Whether it lives in memory."""
+        return self.kind in MEMORY_TYPES
+
+    @property
+    def reserve(self) -> int:
+        """Bytes that a run leaves free."""
+        return min(RESERVE_MOST, int(self.total * RESERVE_SHARE))
+
+
+def file_system(path: Path, mounts: Path = MOUNTS) -> FileSystem:
+    """Return the file system that `path` is or would be on; in memory no more is free than the memory that is."""
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    usage = os.statvfs(existing)
+    mount, kind = _mount_of(existing.resolve(), mounts)
+    free = usage.f_bavail * usage.f_frsize
+    if kind in MEMORY_TYPES:
+        free = min(free, _memory_available(free))
+    return FileSystem(mount, kind, usage.f_blocks * usage.f_frsize, free)
+
+
+def _memory_available(otherwise: int) -> int:
+    """Return the bytes of memory that programs can still have, `otherwise` where the kernel does not tell."""
+    try:
+        lines = MEMORY.read_text().splitlines()
+    except OSError:
+        return otherwise
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), otherwise)
+
+
+def _mount_of(path: Path, mounts: Path) -> tuple[str, str]:
+    """Return mount point and type of the deepest mount above `path`; later lines hide earlier ones."""
+    found = ("/", "unknown")
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        _, mount, kind, *_ = line.split(" ")
+        mount = mount.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        if path.is_relative_to(mount) and len(mount) >= len(found[0]):
+            found = (mount, kind)
+    return found
+
+
+def check_scratch(config: Config, needed: int, *, held: int = 0, mounts: Path = MOUNTS) -> FileSystem:
+    """Raise PlanError unless scratch has room for `needed` bytes, `held` of them there already, on a suitable system.
+
+    A container's own layer is refused for more than a demonstration, unless the environment says that it lies on a
+    disk rented for scratch. With a scratch budget, that is the room there is. Returns the file system.
+    """
+    scratch = Path(config["scratch"])
+    system = file_system(scratch, mounts)
+    if system.overlay and needed > OVERLAY_MOST and LAYER_ON_RENTED_DISK not in os.environ:
+        raise PlanError(
+            f"config: scratch: {scratch} is on the container's own layer ({system.kind}, {_gb(system.free)} free), "
+            f"expected a mounted disk or memory with {_gb(needed)}"
+        )
+    if system.memory:
+        LOG.info("scratch %s is in memory (%s, %s free)", scratch, system.mount, _gb(system.free))
+    free = system.free - system.reserve
+    if needed - held > free:
+        raise PlanError(
+            f"config: scratch: {scratch} has {_gb(max(free, 0))} to give on {system.mount} ({system.kind}), "
+            f"expected {_gb(needed - held)}"
+        )
+    budget = config["delivery"]["scratch_budget_mb"]
+    if budget is not None and needed > budget * 2**20:
+        raise PlanError(f"config: delivery.scratch_budget_mb: {budget:g}, expected at least {needed / 2**20:.0f}")
+    return system
+
+
+def room_needed(config: Config, lead_bytes: int, restart_bytes: int = 0, at_once: int = 1) -> int:
+    """Return the bytes of scratch that a run holds at its peak on one machine with `at_once` members running.
+
+    A streaming delivery needs room for a few leads only, since delivered ones go when room is asked for; else
+    members are there whole, as many as `members_held` says.
+    """
+    restarts = (config["forecast"]["restarts_kept"] + 1) * restart_bytes
+    leads = len(config.leads)
+    if config["delivery"]["streaming"] and not config["keep_scratch"]:
+        return at_once * (min(leads, config["delivery"]["threads"] + 4) * lead_bytes + restarts)
+    return members_held(config, len(config.members), at_once) * leads * lead_bytes + at_once * restarts
+
+
+def members_held(config: Config, members: int, at_once: int) -> int:
+    """Return how many of `members` are whole on scratch at the peak: all of them where local copies stay.
+
+    Else those that run and as many that wait for their delivery, which goes before further forecasts (the priority
+    of rule sync_member) and removes them.
+    """
+    return members if config["keep_scratch"] else min(members, 2 * at_once)
+
+
+@dataclass(frozen=True)
+class ScratchBudget:
+    """The room a run may take below its scratch folder: a number of bytes, or (None) what is free less a reserve."""
+
+    root: Path
+    limit: int | None
+
+    @classmethod
+    def of(cls, config: Config) -> ScratchBudget:
+        """Return the budget that a configuration sets."""
+        limit = config["delivery"]["scratch_budget_mb"]
+        return cls(Path(config["scratch"]), None if limit is None else int(limit * 2**20))
+
+    def short(self, more: int) -> int:
+        """Return how many bytes are wanting for `more` bytes, 0 when there is room."""
+        if self.limit is not None:
+            return max(0, tree_bytes(self.root) + more - self.limit)
+        system = file_system(self.root)
+        return max(0, more + system.reserve - system.free)
+
+
+def tree_bytes(*folders: Path) -> int:
+    """Return the bytes of the files below folders, those with several links counted once."""
+    seen: dict[tuple[int, int], int] = {}
+    for parent, _, files in (found for folder in folders for found in os.walk(folder)):
+        for name in files:
+            try:
+                status = os.stat(os.path.join(parent, name))  # noqa: PTH118, PTH116 (a Path each is slow)
+            except FileNotFoundError:
+                continue
+            seen[status.st_dev, status.st_ino] = status.st_size
+    return sum(seen.values())
+
+
+def room_held(config: Config) -> int:
+    """Return the bytes of scratch that leads and restart states of the cycle hold already."""
+    return tree_bytes(config.scratch.forecasts(), config.scratch.base / "work")
+
+
+def remove_leads(scratch: Scratch, member: int, records: Iterable[LeadRecord], *, indexes: bool) -> int:
+    """Remove the local copies of leads (with `indexes` these too), and return the bytes that this freed.
+
+    Only for leads whose copies at the destination were verified. A GRIB of another size in the work folder belongs
+    to a newer run: that lead stays there.
+    """
+    freed = 0
+    for record in records:
+        folders = [scratch.forecasts()]
+        work = scratch.work(member) / "leads"
+        if _size(work / record.grib.name) in (None, record.grib.size):
+            folders.append(work)
+        for file in (record.grib, record.index) if indexes else (record.grib,):
+            held = [path for folder in folders if (path := folder / file.name).exists()]
+            for path in held:
+                path.unlink(missing_ok=True)
+            freed += file.size if held else 0
+    return freed
+
+
+def lead_file_paths(scratch: Scratch, member: int, file: FileRecord) -> list[Path]:
+    """Return the local copies of a published file, those of the right size first; one file of two names is one copy.
+
+    The work folder comes first: until a member is finished, the forecasts folder may hold an earlier run's.
+    """
+    paths = [folder / file.name for folder in (scratch.work(member) / "leads", scratch.forecasts())]
+    paths = [path for path in paths if path.exists()]
+    if len(paths) == 2 and paths[0].samefile(paths[1]):
+        paths.pop()
+    return sorted(paths, key=lambda path: _size(path) != file.size)
+
+
+def _size(path: Path) -> int | None:
+    """Return a file's size in bytes, None when there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def no_room(config: Mapping[str, object], wanting: int) -> DiskFullError:
+    """Return the error for a scratch that stayed full although everything delivered was removed."""
+    return DiskFullError(
+        f"config: scratch: {config['scratch']}: {_gb(wanting)} wanting with nothing delivered left to remove"
+    )
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,385 @@
+"""Comparison of what there is with what the manifests say, on scratch and at the destination.
+
+A destination is compared by its listing: sizes and checksums that the service computed, so that nothing is
+downloaded (a folder has to be read). A damaged member is put back to unfinished, so that a rerun makes just
+what is missing: on scratch damaged files are moved aside and the manifest goes; at the destination manifest and
+receipt go, and the damaged leads are forgotten in the work folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import VerificationError, WorkflowError
+from aifs_ensemble.common.files import json_bytes, write_bytes
+from aifs_ensemble.common.manifest import (
+    FileRecord,
+    LeadRecord,
+    check_file,
+    check_leads,
+    lead_record,
+    read_member_manifest,
+)
+from aifs_ensemble.common.names import file_name, format_members, lead_name, member_name
+from aifs_ensemble.common.storage import MissingError, ObjectInfo, Storage, open_destination
+from aifs_ensemble.delivery.blocks import make_blocks
+from aifs_ensemble.delivery.receipt import (
+    forget_delivery,
+    member_objects,
+    remote_manifest,
+    remote_receipt,
+    vouched_files,
+)
+from aifs_ensemble.delivery.scratch import lead_file_paths
+from aifs_ensemble.forecast.work_folder import Journal, WorkFolder
+
+LOG = logging.getLogger(__name__)
+
+PLACES = ("scratch", "destination")
+DEEP_LEADS = 2  # of each member
+MOST_REASONS = 5  # in one line
+
+
+@dataclass(frozen=True)
+class MemberCheck:
+    """What was found of one member in one place.
+
+    `state` is ``sound``, ``absent`` (nothing finished is there), ``short`` (whole, and of fewer leads than are asked
+    for) or ``damaged``; `problems` says what is wrong by lead, lead 0 standing for the member's manifest, receipt and
+    blocks.
+    """
+
+    member: int
+    place: str
+    state: str
+    problems: Mapping[int, str] = field(default_factory=dict)
+    bytes: int = 0
+    decoded: int = 0
+
+    def lines(self) -> list[str]:
+        """Return one line for each problem."""
+        return [f"{member_name(self.member)} {lead_name(lead) if lead else ''}: {text}".replace(" :", ":")
+                for lead, text in sorted(self.problems.items())]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EnsembleCheck:
+    """What was found of all members."""
+
+    members: tuple[MemberCheck, ...]
+
+    def of(self, state: str, place: str | None = None) -> list[MemberCheck]:
+        """Return the checks with a state, in one place or anywhere."""
+        return [check for check in self.members if check.state == state and place in (None, check.place)]
+
+    def require_sound(self, *, mended: bool) -> None:
+        """Raise VerificationError, one line, when any member is damaged (and now, if `mended`, unfinished)."""
+        damaged = self.of("damaged")
+        if damaged:
+            lines = [line for check in damaged for line in check.lines()]
+            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+            members = format_members({check.member for check in damaged})
+            next_step = "they count as unfinished now: run again" if mended else "verify --mend, then run again"
+            raise VerificationError(f"members {members} damaged: {'; '.join(lines[:3])}{more}; {next_step}")
+
+    def require_members(self, config: Config) -> None:
+        """Raise VerificationError when fewer than `min_members` are sound at the destination."""
+        absent = [check.member for check in self.of("absent", "destination")]
+        sound = len(self.of("sound", "destination"))
+        if sound < config.min_members:
+            short = self.of("short", "destination")
+            which = [f"absent: {format_members(absent)}"] if absent or not short else []
+            if short:
+                members = format_members(check.member for check in short)
+                which.append(f"short: {members} ({_reasons(short)})")
+            raise VerificationError(
+                f"{config['destination']}/{config.cycle}: {sound} sound members, expected at least "
+                f"{config.min_members}; {'; '.join(which)}"
+            )
+
+
+def _reasons(checks: Iterable[MemberCheck]) -> str:
+    """Return what is said of the members, the same of several once; at most `MOST_REASONS`."""
+    said: dict[str, list[int]] = {}
+    for check in checks:
+        said.setdefault(next(iter(check.problems.values())), []).append(check.member)
+    if len(said) == 1:
+        return next(iter(said))
+    shown = [f"{format_members(members)}: {reason}" for reason, members in list(said.items())[:MOST_REASONS]]
+    more = [f"and {len(said) - MOST_REASONS} more"] if len(said) > MOST_REASONS else []
+    return "; ".join([*shown, *more])
+
+
+def verify_ensemble(
+    config: Config, *, deep: bool = False, mend: bool = True, places: Iterable[str] = PLACES
+) -> EnsembleCheck:
+    """Compare every member with its manifests; VerificationError naming damaged leads, or members not delivered.
+
+    Fewer sound members than `min_members` at the destination are an error too.
+    """
+    places = tuple(places)
+    check = check_ensemble(config, deep=deep, mend=mend, places=places)
+    check.require_sound(mended=mend)
+    if "destination" in places and config["destination"]:
+        check.require_members(config)
+    return check
+
+
+def check_ensemble(
+    config: Config, *, deep: bool = False, mend: bool = False, places: Iterable[str] = PLACES
+) -> EnsembleCheck:
+    """Return the comparison of every member with its manifests, in the places asked for."""
+    storage = open_destination(config) if "destination" in places and config["destination"] else None
+    if storage is not None:
+        next(storage.list(f"{config.cycle}/"), None)  # a bucket that is not there is no ensemble without members
+    wanted = [place for place in places if place != "destination" or storage is not None]
+    jobs = [(member, place) for place in wanted for member in config.members]
+    run = partial(_check_one, config, storage=storage, deep=deep, mend=mend)
+    with ThreadPoolExecutor(config["delivery"]["threads"]) as pool:
+        return EnsembleCheck(tuple(pool.map(run, jobs)))
+
+
+def _check_one(config: Config, job: tuple[int, str], **options: Any) -> MemberCheck:
+    member, place = job
+    check = verify_member(config, member, place=place, **options)
+    for line in check.lines():
+        LOG.warning("%s: %s", place, line)
+    return check
+
+
+def verify_member(
+    config: Config,
+    member: int,
+    *,
+    place: str = "destination",
+    deep: bool = False,
+    mend: bool = False,
+    storage: Storage | None = None,
+) -> MemberCheck:
+    """Compare one member with its manifest on ``scratch`` or at the ``destination``.
+
+    With `deep` some leads are decoded, all of their messages. With `mend` a damaged member becomes unfinished.
+    """
+    if place == "scratch":
+        check = _check_scratch(config, member)
+    else:
+        storage = storage or open_destination(config)
+        check = _check_destination(config, member, storage)
+    if deep and check.state in ("sound", "short"):
+        check = _decode_some(config, check, storage)
+    if mend and check.state == "damaged":
+        if place == "scratch":
+            _mend_scratch(config, check)
+        else:
+            assert storage is not None
+            _mend_destination(config, check, storage)
+    return check
+
+
+def _check_scratch(config: Config, member: int) -> MemberCheck:
+    path = config.scratch.manifest(member)
+    if not path.exists():
+        return MemberCheck(member, "scratch", "absent")
+    try:
+        manifest = read_member_manifest(path)
+    except WorkflowError as error:
+        return MemberCheck(member, "scratch", "damaged", {0: str(error)})
+    records = [r for r in manifest.leads if not _removed(config, member, r)]
+    problems = check_leads(config.scratch.forecasts(), records)
+    size = sum(r.grib.size + r.index.size for r in records)
+    return _judged(config, MemberCheck(member, "scratch", "sound", problems, size), manifest.leads)
+
+
+def _removed(config: Config, member: int, record: LeadRecord) -> bool:
+    """Tell whether a lead's local copy went because its delivery was verified."""
+    if lead_file_paths(config.scratch, member, record.grib):
+        return False
+    return WorkFolder(config.scratch.work(member), config.cycle, member).delivered.read().get(record.lead) == record
+
+
+def _judged(config: Config, check: MemberCheck, records: Iterable[LeadRecord]) -> MemberCheck:
+    """Return the check with its state: damaged by a problem, short without the leads asked for."""
+    if check.problems:
+        return replace(check, state="damaged")
+    have = {record.lead for record in records}
+    missing = sorted(set(config.leads) - have)
+    if not missing:
+        return check
+    ends = f"ends at {max(have)} h" if have and max(have) < missing[0] else f"lacks {lead_name(missing[0])}"
+    return replace(check, state="short", problems={0: f"{ends}, {config.leads[-1]} h are asked for"})
+
+
+def _check_destination(config: Config, member: int, storage: Storage) -> MemberCheck:
+    """Compare the objects of a member with its manifest and its receipt, in the layout in which it was delivered."""
+    manifest = remote_manifest(config, storage, member)
+    if manifest is None:
+        there = storage.stat(config.keys_.manifest(member)) is not None
+        unsound = {0: f"{storage.address(config.keys_.manifest(member))}: not a sound manifest"} if there else {}
+        return MemberCheck(member, "destination", "damaged" if there else "absent", unsound)
+    problems: dict[int, str] = {}
+    receipt = remote_receipt(config, storage, member)
+    if receipt is None or receipt["content_digest"] != manifest.content_digest:
+        fault = "missing" if receipt is None else "of other content than the manifest"
+        problems[0] = f"{storage.address(config.keys_.receipt(member))}: {fault}"
+    by_name = {file_name(key): info for key, info in member_objects(config, storage, member).items()}
+    lead_of = {file.name: record.lead for record in manifest.leads for file in (record.grib, record.index)}
+    files = vouched_files(manifest, receipt)
+    for file in files:
+        wrong = _wrong(storage, by_name.get(file.name), file)
+        if wrong:
+            problems.setdefault(lead_of.get(file.name, 0), wrong)
+    size = sum(file.size for file in files)
+    return _judged(config, MemberCheck(member, "destination", "sound", problems, size), manifest.leads)
+
+
+def _wrong(storage: Storage, info: ObjectInfo | None, file: FileRecord) -> str | None:
+    """Return what is wrong with an object against its record, or None."""
+    if info is None:
+        return f"{file.name}: missing"
+    if info.size != file.size:
+        return f"{file.name}: {info.size} bytes, expected {file.size}"
+    found = storage.with_crc32c(info).crc32c
+    return None if found == file.crc32c else f"{file.name}: crc32c {found}, expected {file.crc32c}"
+
+
+def _decode_some(config: Config, check: MemberCheck, storage: Storage | None) -> MemberCheck:
+    """Decode all messages of a few leads, the same ones each time."""
+    if check.place == "scratch":
+        records = read_member_manifest(config.scratch.manifest(check.member)).leads
+    else:
+        assert storage is not None
+        manifest = remote_manifest(config, storage, check.member)
+        records = manifest.leads if manifest else ()
+    chosen = random.Random(f"{config.cycle} {check.member}").sample(list(records), min(DEEP_LEADS, len(records)))
+    problems = {}
+    decoded = 0
+    for record in chosen:
+        data = _lead_bytes(config, check, record, records, storage)
+        if data is None:
+            continue
+        wrong = decode_problem(data, record, check.member)
+        decoded += record.messages
+        if wrong:
+            problems[record.lead] = f"{record.grib.name}: {wrong}"
+    if problems:
+        return replace(check, state="damaged", problems=problems, decoded=decoded)
+    return replace(check, decoded=decoded)
+
+
+def _lead_bytes(
+    config: Config, check: MemberCheck, record: LeadRecord, records: Iterable[LeadRecord], storage: Storage | None
+) -> bytes | None:
+    """Return the GRIB of a lead: a file, an object or a piece of a block; None when its local copy went."""
+    if check.place == "scratch":
+        paths = lead_file_paths(config.scratch, check.member, record.grib)
+        return paths[0].read_bytes() if paths else None
+    assert storage is not None
+    with suppress(MissingError):  # delivered as blocks
+        return storage.get_bytes(config.keys_.lead(check.member, record.lead))
+    for block in make_blocks(config.cycle, check.member, records, config["delivery"]["block_hours"]):
+        if record in block.leads:
+            before = sum(other.grib.size for other in block.leads if other.lead < record.lead)
+            key = config.keys_.block(check.member, block.start, block.end)
+            return storage.get_range(key, before, record.grib.size)
+    return None
+
+
+def decode_problem(data: bytes, record: LeadRecord, member: int) -> str | None:
+    """Decode every message of a lead's GRIB; return what is wrong with the first bad one, or None."""
+    import eccodes
+    import numpy as np
+
+    count = 0
+    try:
+        for message in eccodes.StreamReader(BytesIO(data)):
+            count += 1
+            name = message.get("shortName")
+            for key, expected in (("number", member), ("endStep", record.lead)):
+                found = message.get(key)
+                if found != expected:
+                    return f"message {count} ({name}): {key} {found}, expected {expected}"
+            if not np.isfinite(message.data).all():
+                return f"message {count} ({name}): NaN or infinity"
+    except eccodes.CodesInternalError as error:
+        return f"message {count + 1}: {error}"
+    return None if count == record.messages else f"{count} messages, expected {record.messages}"
+
+
+def _mend_scratch(config: Config, check: MemberCheck) -> None:
+    """Move damaged files aside, forget leads whose work copies are damaged, and take back manifest and receipt."""
+    scratch = config.scratch
+    work = WorkFolder(scratch.work(check.member), config.cycle, check.member)
+    forgotten = []
+    for lead, record in work.journal.read().items():
+        if lead in check.problems:
+            for folder in (scratch.forecasts(), work.leads):
+                for file in (record.grib, record.index):
+                    if (folder / file.name).exists() and check_file(folder, file):
+                        _move_aside(folder / file.name, work.root / "damaged")
+            if check_leads(work.leads, [record]):
+                forgotten.append(lead)
+    _forget(work.root / "journal.jsonl", work.journal, forgotten)
+    scratch.manifest(check.member).unlink(missing_ok=True)
+    scratch.receipt(check.member).unlink(missing_ok=True)
+
+
+def _move_aside(path: Path, folder: Path) -> None:
+    """Move a file into a folder; of a file with two names, which a rename would leave as it is, drop this one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / path.name
+    if target.exists() and target.samefile(path):
+        path.unlink()
+    else:
+        path.replace(target)
+
+
+def _mend_destination(config: Config, check: MemberCheck, storage: Storage) -> None:
+    """Take back the manifest at the destination, and forget that the damaged leads were delivered.
+
+    The receipt stays for the sound leads, so that a machine with an empty scratch need not make these again.
+    Damaged objects stay until the next delivery replaces them: nothing vouches for them any more.
+    """
+    keys = config.keys_
+    for key in (keys.success, keys.manifest(check.member)):
+        storage.delete(key)
+    _shorten_receipt(config, check, storage)
+    work = WorkFolder(config.scratch.work(check.member), config.cycle, check.member)
+    _forget(work.root / "delivered.jsonl", work.delivered, check.problems)
+    forget_delivery(config, check.member)
+
+
+def _shorten_receipt(config: Config, check: MemberCheck, storage: Storage) -> None:
+    """Leave the receipt of a damaged member with its sound leads; with blocks alone it goes."""
+    key = config.keys_.receipt(check.member)
+    receipt = remote_receipt(config, storage, check.member)
+    if receipt is None or receipt["layout"] == "blocks":  # a block gives back none of its leads
+        storage.delete(key)
+        return
+    damaged = [lead_record(item) for item in receipt["leads"] if item["lead"] in check.problems]
+    names = {file.name for record in damaged for file in (record.grib, record.index)}
+    shorter = {
+        **receipt,
+        "content_digest": None,  # of no finished member
+        "leads": [item for item in receipt["leads"] if item["lead"] not in check.problems],
+        "objects": [item for item in receipt["objects"] if file_name(item["key"]) not in names],
+    }
+    storage.put_bytes(json_bytes(shorter), key, overwrite=True)
+
+
+def _forget(path: Path, journal: Journal, leads: Iterable[int]) -> None:
+    """Drop leads from a journal, in one step."""
+    if path.exists():
+        records = {lead: record for lead, record in journal.read().items() if lead not in set(leads)}
+        lines = [json.dumps(asdict(record)) + "\n" for record in records.values()]
+        write_bytes(path, "".join(lines).encode())

@@ -1,0 +1,1 @@
+"""Fields on grids, and their GRIB: states, interpolation, encoding, indexes, checks."""

@@ -1,0 +1,173 @@
+"""CCSDS packing (GRIB2 data representation template 5.42) straight from float32.
+
+ecCodes packs from float64 only and spends about half of its time around libaec, the library that
+does the compression. Here the values go to the same libaec directly, with the scale factors chosen
+as ecCodes chooses them (grib_scaling.cc, DataCcsdsPacking.cc of ecCodes 2.50), so that the message
+is the same to the byte; tests/fields compares them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+import struct
+import sys
+from collections.abc import Iterator
+
+import eccodes
+import numpy as np
+import numpy.typing as npt
+
+from aifs_ensemble.common.errors import EncodingError
+
+LOG = logging.getLogger(__name__)
+
+_END = b"7777"
+_LIBRARIES = ("libaec.0.dylib", "libaec.dylib") if sys.platform == "darwin" else ("libaec.so.0", "libaec.so")
+_AEC_DATA_3BYTE, _AEC_DATA_MSB = 2, 4
+# Below these the reference value or the binary scale leave the range of GRIB's numbers, and ecCodes has its ways.
+_SMALLEST_NORMAL = 2.0**-126
+_SMALLEST_SPAN = 2.0**-100
+_CHUNK = 1 << 15  # values: float64 scratch of 256 KiB stays in the second-level cache
+
+
+class _Stream(ctypes.Structure):
+    """struct aec_stream of libaec.h."""
+
+    _fields_ = (
+        ("next_in", ctypes.c_void_p),
+        ("avail_in", ctypes.c_size_t),
+        ("total_in", ctypes.c_size_t),
+        ("next_out", ctypes.c_void_p),
+        ("avail_out", ctypes.c_size_t),
+        ("total_out", ctypes.c_size_t),
+        ("bits_per_sample", ctypes.c_uint),
+        ("block_size", ctypes.c_uint),
+        ("rsi", ctypes.c_uint),
+        ("flags", ctypes.c_uint),
+        ("state", ctypes.c_void_p),
+    )
+
+
+def _load_libaec() -> ctypes.CDLL | None:
+    eccodes.codes_get_api_version()  # loads ecCodes, and with it the libaec that it is linked to
+    for name in _LIBRARIES:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    LOG.warning("libaec cannot be loaded: ecCodes packs the fields, at about half the speed")
+    return None
+
+
+def sections(message: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield number, offset and length of the sections of a GRIB2 message, without sections 0 and 8."""
+    offset = 16
+    while message[offset : offset + 4] != _END:
+        length = int.from_bytes(message[offset : offset + 4], "big")
+        yield message[offset + 4], offset, length
+        offset += length
+
+
+def binary_scale(low: float, high: float, bits: int) -> int:
+    """Return E of GRIB's ``value = reference + 2**E * integer``: the finest that `bits` can span."""
+    span = high - low
+    scale = math.ceil(math.log2(span)) - bits
+    largest = 2**bits - 1
+    if math.floor(math.ldexp(span, -scale) + 0.5) > largest:
+        scale += 1
+    elif math.floor(math.ldexp(span, 1 - scale) + 0.5) <= largest:
+        scale -= 1
+    return max(scale, -127)
+
+
+def pack_with_eccodes(header: bytes, values: npt.NDArray[np.float32], bits: int) -> bytes:
+    """Return the message `header` with `values`, packed by ecCodes."""
+    handle = eccodes.codes_new_from_message(header)
+    try:
+        eccodes.codes_set(handle, "bitsPerValue", bits)
+        eccodes.codes_set_values(handle, values.astype(np.float64))
+        return eccodes.codes_get_message(handle)
+    finally:
+        eccodes.codes_release(handle)
+
+
+class CcsdsPacker:
+    """Packs fields of `points` values into messages. Keeps its scratch memory from field to field."""
+
+    def __init__(self, library: ctypes.CDLL, points: int):
+        self._library = library
+        self._integers = np.empty(points, np.uint32)
+        self._scratch = np.empty(min(points, _CHUNK), np.float64)
+        # libaec may need a little more than its input (the bound is ecCodes')
+        self._out = np.empty(8192 + 4 * points * 67 // 64 + 256, np.uint8)
+
+    @classmethod
+    def create(cls, points: int) -> CcsdsPacker | None:
+        """Return a packer, or None where libaec cannot be loaded."""
+        library = _load_libaec()
+        return None if library is None else cls(library, points)
+
+    def pack(self, header: bytes, values: npt.NDArray[np.float32], low: float, high: float, bits: int) -> memoryview:
+        """Return the message `header` with `values`, valid until the next call.
+
+        `header` is a whole message with any constant field in CCSDS packing; `low` and `high` are the
+        smallest and largest of `values`, float32 ``(value,)``, all finite.
+        """
+        if high > low and (high - low < _SMALLEST_SPAN or 0 < abs(low) < _SMALLEST_NORMAL):
+            return memoryview(pack_with_eccodes(header, values, bits))
+        at = {number: (offset, length) for number, offset, length in sections(header)}
+        start, scale = at[7][0], 0
+        self._out[:start] = np.frombuffer(header, np.uint8, start)
+        size = 0
+        if high > low:
+            scale = binary_scale(low, high, bits)
+            options = struct.unpack_from(">BBH", header, at[5][0] + 21)
+            size = self._compress(self._quantise(values, low, scale, bits), bits, start + 5, options)
+        view = self._out.data
+        struct.pack_into(">IB", view, start, size + 5, 7)
+        end = start + 5 + size
+        view[end : end + 4] = _END
+        struct.pack_into(">Q", view, 8, end + 4)
+        signed = abs(scale) | (0x8000 if scale < 0 else 0)
+        struct.pack_into(">fHHB", view, at[5][0] + 11, low, signed, 0, bits if size else 0)
+        return view[: end + 4]
+
+    def _quantise(self, values: npt.NDArray[np.float32], reference: float, scale: int, bits: int) -> npt.NDArray:
+        """Return the integers of the packing, in float64 arithmetic and rounded as ecCodes does."""
+        kind = np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32
+        integers = self._integers.view(kind)[: values.size]
+        factor = math.ldexp(1.0, -scale)
+        for first in range(0, values.size, _CHUNK):
+            part = values[first : first + _CHUNK]
+            scratch = self._scratch[: part.size]
+            np.subtract(part, reference, out=scratch, dtype=np.float64)
+            scratch *= factor
+            scratch += 0.5
+            np.copyto(integers[first : first + _CHUNK], scratch, casting="unsafe")
+        return integers
+
+    def _compress(self, integers: npt.NDArray, bits: int, start: int, options: tuple[int, int, int]) -> int:
+        """Compress `integers` into the output from `start` on; return the number of bytes.
+
+        `options` are flags, block size and reference sample interval as in section 5.
+        """
+        flags, block, rsi = options
+        native = flags & ~_AEC_DATA_3BYTE & ~_AEC_DATA_MSB
+        if sys.byteorder == "big":
+            native |= _AEC_DATA_MSB
+        stream = _Stream(
+            next_in=integers.ctypes.data,
+            avail_in=integers.nbytes,
+            next_out=self._out.ctypes.data + start,
+            avail_out=self._out.nbytes - start,
+            bits_per_sample=bits,
+            block_size=block,
+            rsi=rsi,
+            flags=native,
+        )
+        error = self._library.aec_buffer_encode(ctypes.byref(stream))
+        if error:
+            raise EncodingError(f"libaec: error {error} on {integers.size} values of {bits} bits")
+        return int(stream.total_out)

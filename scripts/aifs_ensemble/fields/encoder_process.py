@@ -1,0 +1,225 @@
+"""One encoder process: takes fields from shared memory and makes GRIB of them.
+
+Started by `aifs_ensemble.fields.encoder_pool.EncoderPool`, never by hand. All encoders of a pool read the same
+pipe, whose records name a field; what each has made lies where the field lay, because a message is
+smaller than its float32 values. Whoever finishes the last field of a lead writes its file. Imports no
+torch, and ends when the pipe does: that is, also when the forecast is killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import select
+import signal
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from aifs_ensemble.common.errors import DiskFullError, EncodingError, NotFiniteError, WorkflowError
+from aifs_ensemble.common.files import atomic_writer, crc32c_bytes, encode_crc32c
+from aifs_ensemble.common.manifest import FileRecord, LeadRecord
+from aifs_ensemble.common.names import index_file, lead_file
+from aifs_ensemble.fields.grib_encoder import FieldEncoder, OutputSpec
+from aifs_ensemble.fields.grib_index import index_bytes, index_entry
+
+# Lead, slot, variable. Pipes are filled by pages, of which 16 bytes are a divisor: a read never gets half a record.
+TASK = struct.Struct("<iii4x")
+NO_LEAD = -1
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are in the memory that forecast and encoders share.
+
+    The slots come first, float32 ``(slot, variable, value)``, and on the next page the control block,
+    int64 ``(slot, variable + 1)``: the number of messages made and the length of each. Its last row
+    holds the flag that stops the encoders.
+    """
+
+    slots: int
+    variables: int
+    points: int
+
+    @property
+    def data_bytes(self) -> int:
+        return 4 * self.slots * self.variables * self.points
+
+    @property
+    def control_offset(self) -> int:
+        return -(-self.data_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+
+    @property
+    def size(self) -> int:
+        return self.control_offset + 8 * (self.slots + 1) * (self.variables + 1)
+
+    def data(self, memory: mmap.mmap) -> npt.NDArray[np.float32]:
+        """Return the slots."""
+        shape = (self.slots, self.variables, self.points)
+        return np.frombuffer(memory, np.float32, self.data_bytes // 4).reshape(shape)
+
+    def control(self, memory: mmap.mmap) -> npt.NDArray[np.int64]:
+        """Return the control block."""
+        shape = (self.slots + 1, self.variables + 1)
+        return np.frombuffer(memory, np.int64, shape[0] * shape[1], self.control_offset).reshape(shape)
+
+
+def publish(folder: Path, spec: OutputSpec, lead: int, messages: list[npt.NDArray[np.uint8]]) -> LeadRecord:
+    """Write one lead's GRIB and index under their final names, the index first; return their record.
+
+    The checksum is computed on the way. Raises DiskFullError or EncodingError naming the file.
+    """
+    name = lead_file(spec.cycle, spec.member, lead)
+    path, index_path = folder / name, folder / index_file(name)
+    checksum, entries, offset = 0, [], 0
+    try:
+        # A GRIB under its final name always has its own index beside it, also where an old one is replaced.
+        path.unlink(missing_ok=True)
+        with atomic_writer(path) as file:
+            for variable, message in zip(spec.variables, messages, strict=True):
+                file.write(message.data)
+                checksum = google_crc32c.extend(checksum, message)
+                entries.append(index_entry(spec, variable, lead, offset, message.size))
+                offset += message.size
+            file.flush()
+            index = index_bytes(entries)
+            with atomic_writer(index_path) as index_out:
+                index_out.write(index)
+    except OSError as error:
+        raise EncodingError(f"{error.filename or path}: {error.strerror}, expected to write a lead") from error
+    return LeadRecord(
+        lead=lead,
+        grib=FileRecord(path.name, offset, encode_crc32c(checksum)),
+        index=FileRecord(index_path.name, len(index), crc32c_bytes(index)),
+        messages=len(messages),
+    )
+
+
+class Encoder:
+    """The work of one process on the shared memory."""
+
+    def __init__(self, spec: OutputSpec, folder: Path, layout: Layout, memory_fd: int):
+        self._spec, self._folder, self._memory_fd = spec, folder, memory_fd
+        memory = mmap.mmap(memory_fd, layout.size)
+        self._data, self._control = layout.data(memory), layout.control(memory)
+        self._fields = FieldEncoder(spec)
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self._control[-1, 0])
+
+    def handle(self, lead: int, slot: int, variable: int) -> LeadRecord | None:
+        """Encode one field in place; publish the lead if it was the last of it, and return its record."""
+        row = self._data[slot, variable]
+        message = self._fields.encode(self._spec.variables[variable], lead, row)
+        length = len(message)
+        if length > row.nbytes:
+            raise EncodingError(
+                f"{self._spec.variables[variable]} at lead {lead} h: message of {length} bytes, expected at most "
+                f"{row.nbytes}, which is what float32 takes on grid {self._spec.grid}"
+            )
+        row.view(np.uint8)[:length] = np.frombuffer(message, np.uint8)
+        if not self._last_of_lead(slot, variable, length):
+            return None
+        lengths = self._control[slot, 1:].tolist()
+        rows = self._data[slot].view(np.uint8)
+        messages = [rows[i, :length] for i, length in enumerate(lengths)]
+        return publish(self._folder, self._spec, lead, messages)
+
+    def _last_of_lead(self, slot: int, variable: int, length: int) -> bool:
+        with self._locked():
+            self._control[slot, 1 + variable] = length
+            self._control[slot, 0] += 1
+            return int(self._control[slot, 0]) == len(self._spec.variables)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # A record lock belongs to its process, and the kernel takes it back from one that dies.
+        fcntl.lockf(self._memory_fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._memory_fd, fcntl.LOCK_UN)
+
+
+def _tasks(fd: int, encoder: Encoder) -> Iterator[tuple[int, int, int]]:
+    """Yield tasks until the pipe ends, the pool stops or the forecast is gone.
+
+    The forecast's death ends the pipe, unless a process that it forked has inherited the other end:
+    hence the look at the parent.
+    """
+    parent = os.getppid()
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while os.getppid() == parent and not encoder.stopped:
+        if not poll.poll(_POLL_SECONDS * 1000):
+            continue
+        try:
+            record = os.read(fd, TASK.size)
+        except BlockingIOError:  # another encoder was quicker
+            continue
+        if not record:
+            return
+        if not encoder.stopped:
+            yield TASK.unpack(record)
+
+
+def _failure(error: BaseException, lead: int) -> dict[str, Any]:
+    known = isinstance(error, (NotFiniteError, DiskFullError, EncodingError))
+    text = str(error) if isinstance(error, WorkflowError) else f"{type(error).__name__}: {error}"
+    return {"lead": lead, "error": type(error).__name__ if known else "EncodingError", "text": text}
+
+
+def run(setup: dict[str, Any]) -> None:
+    """Encode until told to stop."""
+    answers = setup["answers"]
+
+    def tell(content: dict[str, Any]) -> None:
+        os.write(answers, (json.dumps(content) + "\n").encode())
+
+    try:
+        spec, layout = OutputSpec.from_json(setup["spec"]), Layout(**setup["layout"])
+        encoder = Encoder(spec, Path(setup["folder"]), layout, setup["memory"])
+    except WorkflowError as error:
+        tell(_failure(error, NO_LEAD))
+        return
+    for lead, slot, variable in _tasks(setup["tasks"], encoder):
+        try:
+            record = encoder.handle(lead, slot, variable)
+        except (WorkflowError, OSError, ValueError, MemoryError) as error:
+            tell(_failure(error, lead))
+            continue
+        if record is not None:
+            tell({"slot": slot, "record": asdict(record)})
+
+
+# Ctrl-C, and what batch systems send: they reach the whole group, and the forecast decides
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def main() -> None:
+    """Run one encoder, as the JSON in the first argument says."""
+    for stop in STOPS:
+        signal.signal(stop, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    setup = json.loads(sys.argv[1])
+    os.nice(setup["nice"])
+    try:
+        run(setup)
+    except BrokenPipeError:
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""One checker of GRIB files: parameters, keys, steps, missing values, and the index beside them.
+
+Every check returns a list of what is wrong, one line each, empty when all is right: commands print
+them, tests assert that there are none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import eccodes
+import numpy as np
+
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.names import index_file
+from aifs_ensemble.fields.grib_encoder import OutputSpec, grib_parameter, member_keys
+from aifs_ensemble.fields.grib_index import Entry, read_index
+
+_LEAD_NAME = re.compile(r"aifs_ens_forecast_(\d{8})_(\d{4})_member(\d+)_h(\d+)\.grib2")
+# set to make a template, and read back differently or not at all
+_NOT_READ_BACK = {"setLocalDefinition", "productDefinitionTemplateNumber", "packingType"}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One GRIB message of a file, without its values.
+
+    `missing` counts values that are missing, NaN or infinite; minimum, mean and maximum are of the
+    others. They are None when values were not asked for.
+    """
+
+    offset: int
+    length: int
+    keys: Mapping[str, Any]
+    missing: int | None = None
+    minimum: float | None = None
+    mean: float | None = None
+    maximum: float | None = None
+
+    @property
+    def name(self) -> str:
+        level = self.keys.get("level")
+        on_level = self.keys.get("levtype") in ("pl", "sol")
+        return f"{self.keys['shortName']} {level}" if on_level else str(self.keys["shortName"])
+
+
+SHOWN = (
+    "shortName",
+    "paramId",
+    "units",
+    "levtype",
+    "typeOfLevel",
+    "level",
+    "stepRange",
+    "endStep",
+    "number",
+    "dataDate",
+    "dataTime",
+    "class",
+    "stream",
+    "type",
+    "experimentVersionNumber",
+    "gridType",
+    "numberOfDataPoints",
+    "productDefinitionTemplateNumber",
+    "packingType",
+    "bitsPerValue",
+    "packingError",
+)
+
+
+def _get(handle: int, key: str) -> Any:
+    try:
+        return eccodes.codes_get(handle, key)
+    except eccodes.CodesInternalError:
+        return None
+
+
+def _statistics(handle: int) -> dict[str, Any]:
+    values = eccodes.codes_get_values(handle)
+    good = np.isfinite(values)
+    if _get(handle, "bitmapPresent"):
+        good &= values != eccodes.codes_get(handle, "missingValue")
+    if not good.any():
+        return {"missing": int(values.size)}
+    kept = values[good]
+    statistics = {"minimum": float(kept.min()), "mean": float(kept.mean()), "maximum": float(kept.max())}
+    return {"missing": int(values.size - kept.size), **statistics}
+
+
+def messages(path: Path, keys: Iterable[str] = (), *, values: bool = False) -> Iterator[Message]:
+    """Yield the messages of a GRIB file with the keys in `SHOWN` and `keys`; with `values`, statistics too.
+
+    Raises InputError naming file and byte for anything that is no whole GRIB message.
+    """
+    names = (*SHOWN, *keys)
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}, expected a GRIB file") from None
+    with file:
+        end = 0
+        while True:
+            try:
+                handle = eccodes.codes_grib_new_from_file(file)
+            except eccodes.CodesInternalError as error:
+                raise InputError(f"{path}: no whole GRIB message at byte {end} ({error})") from None
+            if handle is None:
+                break
+            try:
+                offset, length = int(eccodes.codes_get(handle, "offset")), int(eccodes.codes_get(handle, "totalLength"))
+                if offset != end:
+                    raise InputError(f"{path}: {offset - end} bytes at byte {end} are no GRIB message")
+                end = offset + length
+                found = {name: _get(handle, name) for name in names}
+                try:
+                    statistics = _statistics(handle) if values else {}
+                except eccodes.CodesInternalError as error:
+                    name = f"{found['shortName']} at byte {offset}"
+                    raise InputError(f"{path}: {name}: values cannot be unpacked ({error})") from None
+                yield Message(offset, length, found, **statistics)
+            finally:
+                eccodes.codes_release(handle)
+        if path.stat().st_size != end:
+            raise InputError(f"{path}: {path.stat().st_size - end} bytes at byte {end} are no whole GRIB message")
+
+
+def check_grib(
+    path: Path,
+    *,
+    params: Sequence[str] | None = None,
+    keys: Mapping[str, Any] | None = None,
+    steps: Iterable[int] | None = None,
+    values: bool = True,
+) -> list[str]:
+    """Return what is wrong with a GRIB file.
+
+    `params` are the names that it must hold, such as ``t 500`` or ``2t``, each once per member and step;
+    `keys` what every message must say; `steps` the end steps that must occur, and no others. With
+    `values`, fields with missing, NaN or infinite values are wrong too.
+    """
+    keys = keys or {}
+    try:
+        found = list(messages(path, keys, values=values))
+    except InputError as error:
+        return [str(error)]
+    return _check_messages(path, found, params, keys, steps)
+
+
+def _check_messages(
+    path: Path,
+    found: Sequence[Message],
+    params: Sequence[str] | None,
+    keys: Mapping[str, Any],
+    steps: Iterable[int] | None,
+) -> list[str]:
+    wrong = [] if found else [f"{path}: no GRIB message"]
+    for message in found:
+        wrong.extend(
+            f"{path}: {message.name}: {key} is {message.keys[key]!r}, expected {value!r}"
+            for key, value in keys.items()
+            if message.keys[key] != value
+        )
+        if message.missing:
+            wrong.append(f"{path}: {message.name}: {message.missing} values missing or not finite")
+    if params is not None:
+        wrong.extend(_check_params(path, found, params))
+    if steps is not None:
+        has, wanted = {message.keys["endStep"] for message in found}, set(steps)
+        wrong.extend(f"{path}: step {step} missing" for step in sorted(wanted - has))
+        wrong.extend(f"{path}: step {step} not expected" for step in sorted(has - wanted))
+    return wrong
+
+
+def _check_params(path: Path, found: Sequence[Message], params: Sequence[str]) -> list[str]:
+    counts = Counter((m.name, m.keys["number"], m.keys["stepRange"]) for m in found)
+    wrong = [f"{path}: {name} of member {n} at step {s}: {c} times" for (name, n, s), c in counts.items() if c > 1]
+    has = {message.name for message in found}
+    missing, extra = sorted(set(params) - has), sorted(has - set(params))
+    if missing:
+        wrong.append(f"{path}: missing {', '.join(missing)}")
+    if extra:
+        wrong.append(f"{path}: not expected {', '.join(extra)}")
+    return wrong
+
+
+def check_index(path: Path, found: Sequence[Message] | None = None) -> list[str]:
+    """Return where the index beside a GRIB file and the file differ."""
+    index = path.with_name(index_file(path.name))
+    try:
+        entries = read_index(index)
+        found = list(messages(path)) if found is None else found
+    except InputError as error:
+        return [str(error)]
+    if len(entries) != len(found):
+        return [f"{index}: {len(entries)} entries, expected the {len(found)} messages of {path.name}"]
+    wrong: list[str] = []
+    for number, (entry, message) in enumerate(zip(entries, found, strict=True), 1):
+        wrong.extend(
+            f"{index}: line {number}: {key} is {entry.get(key)!r}, expected {value!r}"
+            for key, value in _indexed(message).items()
+            if entry.get(key) != value
+        )
+    return wrong
+
+
+def _indexed(message: Message) -> Entry:
+    """Return what an index must say of a message."""
+    keys = message.keys
+    return {
+        "_offset": message.offset,
+        "_length": message.length,
+        "param": keys["shortName"],
+        "date": str(keys["dataDate"]),
+        "time": f"{keys['dataTime']:04d}",
+        "step": str(keys["endStep"]),
+        "number": str(keys["number"]),
+        "levtype": keys["levtype"],
+        "levelist": str(keys["level"]) if keys["levtype"] in ("pl", "sol") else None,
+        "expver": keys["experimentVersionNumber"],
+    }
+
+
+def is_lead(path: Path) -> bool:
+    """Return True if a file is called as one lead of one member is, which then has an index."""
+    return _LEAD_NAME.fullmatch(path.name) is not None
+
+
+def check_name(path: Path, found: Sequence[Message]) -> list[str]:
+    """Return where a lead's messages differ from what its file name says; nothing for other names."""
+    match = _LEAD_NAME.fullmatch(path.name)
+    if not match:
+        return []
+    said = dict(zip(("dataDate", "dataTime", "number", "endStep"), map(int, match.groups()), strict=True))
+    return [
+        f"{path}: {message.name}: {key} is {message.keys[key]}, the file name says {value}"
+        for message in found
+        for key, value in said.items()
+        if message.keys[key] != value
+    ]
+
+
+def check_lead(path: Path, spec: OutputSpec, lead: int, *, values: bool = True) -> list[str]:
+    """Return what is wrong with one lead of a member: every message, every key, its index."""
+    shared = {key: value for key, value in member_keys(spec).items() if key not in _NOT_READ_BACK}
+    shared["packingType"] = "grid_ccsds"
+    try:
+        found = list(messages(path, (*shared, "typeOfStatisticalProcessing"), values=values))
+    except InputError as error:
+        return [str(error)]
+    wrong = _check_messages(path, found, None, shared, [lead]) + check_index(path, found)
+    if wrong:
+        return wrong
+    if len(found) != len(spec.variables):
+        return [f"{path}: {len(found)} messages, expected {len(spec.variables)}"]
+    for variable, message in zip(spec.variables, found, strict=True):
+        parameter = grib_parameter(variable)
+        expected = {
+            "shortName": parameter.short_name,
+            "paramId": parameter.param_id,
+            "units": parameter.units,
+            "levtype": parameter.levtype,
+            "stepRange": spec.step_range(variable, lead),
+            "productDefinitionTemplateNumber": 11 if variable in spec.accumulated else 1,
+            "typeOfStatisticalProcessing": 1 if variable in spec.accumulated else None,
+        }
+        expected |= {} if parameter.level is None else {"level": parameter.level}
+        wrong.extend(
+            f"{path}: {variable}: {key} is {message.keys[key]!r}, expected {value!r}"
+            for key, value in expected.items()
+            if message.keys[key] != value
+        )
+    return wrong

@@ -1,0 +1,342 @@
+"""GRIB: what each model variable is called there, and messages made from fields.
+
+The keys are those of ECMWF's AIFS ENS open data (docs/grib.md compares them with a real message):
+GRIB2, tables version 35, local section 1, class ``ai``, stream ``enfo``, type ``pf``, CCSDS packing.
+Water amounts are converted to kg m-2 and cloud covers to per cent, as ECMWF delivers them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import eccodes
+import numpy as np
+import numpy.typing as npt
+
+from aifs_ensemble.common.errors import EncodingError, NotFiniteError
+from aifs_ensemble.common.models import Model
+from aifs_ensemble.common.names import parse_cycle
+from aifs_ensemble.fields.ccsds import CcsdsPacker, pack_with_eccodes
+
+# Of the real messages. With these tables ecCodes reads 100 m wind as `100u`, as ECMWF's indexes call it, only
+# while class is ai and productionStatusOfProcessedData 0 (MTG2SwitchConcept.def): a research status would change
+# the names of parameters, so an untrained model is told by its experiment version and process instead.
+TABLES_VERSION = 35
+UNKNOWN_PROCESS = 255
+UNTRAINED_EXPVER = "test"
+
+MILLIMETRES = 1000.0  # metres of water to kg m-2, density 1000 kg m-3
+PER_CENT = 100.0
+
+_PRESSURE = re.compile(r"([a-z]+)_(\d+)")
+_SOIL = re.compile(r"stl(\d+)")
+
+
+@dataclass(frozen=True)
+class GribParameter:
+    """How one variable is written.
+
+    Attributes
+    ----------
+    short_name, param_id : ECMWF's names of it in GRIB2
+    units : after multiplication by `factor`
+    keys : level keys set after the parameter
+    level : as it stands in an index, None for single-level fields
+    levtype : ``sfc``, ``pl`` or ``sol``
+    """
+
+    short_name: str
+    param_id: int
+    units: str
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    factor: float = 1.0
+    level: int | None = None
+    levtype: str = "sfc"
+
+
+def _surface(name: str, param_id: int, units: str, type_of_level: str | None, factor: float = 1.0) -> GribParameter:
+    # without a type of level, the parameter itself implies it (2 m, 10 m, 100 m, mean sea)
+    keys = {} if type_of_level is None else {"typeOfLevel": type_of_level}
+    return GribParameter(name, param_id, units, keys, factor)
+
+
+_SURFACE = {
+    "10u": _surface("10u", 165, "m s**-1", None),
+    "10v": _surface("10v", 166, "m s**-1", None),
+    "100u": _surface("100u", 228246, "m s**-1", None),
+    "100v": _surface("100v", 228247, "m s**-1", None),
+    "2t": _surface("2t", 167, "K", None),
+    "2d": _surface("2d", 168, "K", None),
+    "msl": _surface("msl", 151, "Pa", "meanSea"),
+    "skt": _surface("skt", 235, "K", "surface"),
+    "sp": _surface("sp", 134, "Pa", "surface"),
+    "tcw": _surface("tcw", 136, "kg m**-2", "entireAtmosphere"),
+    "tp": _surface("tp", 228228, "kg m**-2", "surface", MILLIMETRES),
+    "cp": _surface("cp", 228143, "kg m**-2", "surface", MILLIMETRES),
+    "sf": _surface("sf", 228144, "kg m**-2", "surface", MILLIMETRES),
+    "ro": _surface("rowe", 231002, "kg m**-2", "surface", MILLIMETRES),
+    "ssrd": _surface("ssrd", 169, "J m**-2", "surface"),
+    "strd": _surface("strd", 175, "J m**-2", "surface"),
+    "tcc": _surface("tcc", 228164, "%", "entireAtmosphere", PER_CENT),
+    "lcc": _surface("lcc", 3073, "%", "lowCloudLayer", PER_CENT),
+    "mcc": _surface("mcc", 3074, "%", "mediumCloudLayer", PER_CENT),
+    "hcc": _surface("hcc", 3075, "%", "highCloudLayer", PER_CENT),
+    "lsm": _surface("lsm", 172, "(0 - 1)", "surface"),
+    "z": _surface("z", 129, "m**2 s**-2", "surface"),
+    "slor": _surface("slor", 163, "Numeric", "surface"),
+    "sdor": _surface("sdor", 160, "m", "surface"),
+}
+_PRESSURE_PARAMETERS = {
+    "q": (133, "kg kg**-1"),
+    "t": (130, "K"),
+    "u": (131, "m s**-1"),
+    "v": (132, "m s**-1"),
+    "w": (135, "Pa s**-1"),
+    "z": (129, "m**2 s**-2"),
+}
+
+
+def grib_parameter(variable: str) -> GribParameter:
+    """Return how a model variable is written; EncodingError for one that has no GRIB name here."""
+    if variable in _SURFACE:
+        return _SURFACE[variable]
+    if (match := _PRESSURE.fullmatch(variable)) and match[1] in _PRESSURE_PARAMETERS:
+        param_id, units = _PRESSURE_PARAMETERS[match[1]]
+        level = int(match[2])
+        keys = {"typeOfLevel": "isobaricInhPa", "level": level}
+        return GribParameter(match[1], param_id, units, keys, 1.0, level, "pl")
+    if match := _SOIL.fullmatch(variable):
+        layer = int(match[1])
+        keys = {
+            "typeOfLevel": "soilLayer",
+            "scaleFactorOfFirstFixedSurface": 0,
+            "scaledValueOfFirstFixedSurface": layer - 1,
+            "scaleFactorOfSecondFixedSurface": 0,
+            "scaledValueOfSecondFixedSurface": layer,
+        }
+        return GribParameter("sot", 260360, "K", keys, 1.0, layer, "sol")
+    raise EncodingError(f"variable {variable!r} has no GRIB name, expected one in gribcode.py or PARAM_LEVEL")
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """Everything an encoder needs to know of one member; JSON-serialisable.
+
+    Attributes
+    ----------
+    variables : order of the rows of a slot and of the messages in a file
+    accumulated : variables that hold an amount over a period
+    accumulate : ``from_start`` (0 to the lead) or ``per_step`` (the last time step): what those amounts cover
+    bits : bits per value by variable
+    process : generatingProcessIdentifier, which ecCodes reads as the model's version; 255 unknown
+    """
+
+    model: str
+    grib_model: str
+    grid: str
+    cycle: str
+    member: int
+    ensemble_size: int
+    variables: tuple[str, ...]
+    accumulated: tuple[str, ...]
+    accumulate: str
+    timestep_hours: int
+    bits: Mapping[str, int]
+    untrained: bool
+    process: int = UNKNOWN_PROCESS
+
+    def __post_init__(self) -> None:
+        missing = [name for name in self.variables if name not in self.bits]
+        if missing:
+            raise EncodingError(f"bits: none given for {', '.join(missing)}")
+        if self.accumulate not in ("from_start", "per_step"):
+            raise EncodingError(f"accumulate: {self.accumulate!r}, expected from_start or per_step")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the specification in JSON-compatible form."""
+        return {**asdict(self), "bits": dict(self.bits)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> OutputSpec:
+        """Return the specification that `to_json` described."""
+        known: dict[str, Any] = dict(content)
+        for key in ("variables", "accumulated"):
+            known[key] = tuple(content[key])
+        return cls(**known)
+
+    @property
+    def cycle_time(self) -> datetime:
+        return parse_cycle(self.cycle)
+
+    @property
+    def expver(self) -> str:
+        """Experiment version: ``0001`` as ECMWF's, ``test`` for an untrained model."""
+        return UNTRAINED_EXPVER if self.untrained else "0001"
+
+    def period(self, variable: str, lead: int) -> tuple[int, int]:
+        """Return first and last hour that a variable covers at `lead`; equal for an instant."""
+        if variable not in self.accumulated:
+            return lead, lead
+        return (0 if self.accumulate == "from_start" else lead - self.timestep_hours), lead
+
+    def step_range(self, variable: str, lead: int) -> str:
+        """Return the period as GRIB and indexes spell it: ``24`` or ``0-24``."""
+        start, end = self.period(variable, lead)
+        return str(end) if start == end else f"{start}-{end}"
+
+
+def output_spec(
+    model: Model,
+    cycle: str,
+    member: int,
+    *,
+    ensemble_size: int,
+    bits: Mapping[str, int],
+    accumulate: str = "from_start",
+) -> OutputSpec:
+    """Return the specification of one member of a model in the catalogue."""
+    return OutputSpec(
+        model=model.name,
+        grib_model=model.grib_model,
+        grid=model.grid,
+        cycle=cycle,
+        member=member,
+        ensemble_size=ensemble_size,
+        variables=model.outputs,
+        accumulated=model.accumulated,
+        accumulate=accumulate,
+        timestep_hours=model.timestep_hours,
+        bits=bits,
+        untrained=model.untrained,
+        process=UNKNOWN_PROCESS if model.untrained else model.grib_process,
+    )
+
+
+def grid_template(grid: str) -> int:
+    """Return a new ecCodes handle on a grid, its values all zero; EncodingError if it cannot be described.
+
+    Classical reduced Gaussian grids come with ecCodes as samples, rows of points included.
+    """
+    message = f"grid: {grid!r} has no GRIB template, expected a classical grid such as N320"
+    if not re.fullmatch(r"N\d+", grid):
+        raise EncodingError(message)
+    try:
+        return eccodes.codes_grib_new_from_samples(f"reduced_gg_pl_{grid[1:]}_grib2")
+    except eccodes.CodesInternalError:
+        raise EncodingError(message) from None
+
+
+def member_keys(spec: OutputSpec) -> dict[str, Any]:
+    """Return the keys that all messages of a member share, in the order in which they must be set."""
+    time = spec.cycle_time
+    return {
+        "tablesVersion": TABLES_VERSION,
+        "centre": "ecmf",
+        "subCentre": 0,
+        "productionStatusOfProcessedData": 0,
+        "dataDate": int(time.strftime("%Y%m%d")),
+        "dataTime": int(time.strftime("%H%M")),
+        "significanceOfReferenceTime": 1,
+        "setLocalDefinition": 1,
+        "grib2LocalSectionNumber": 1,
+        "productDefinitionTemplateNumber": 1,
+        "class": "ai",
+        "stream": "enfo",
+        "type": "pf",
+        "experimentVersionNumber": spec.expver,
+        "number": spec.member,
+        "numberOfForecastsInEnsemble": spec.ensemble_size,
+        "typeOfEnsembleForecast": 5,  # as in AIFS ENS
+        "model": spec.grib_model,
+        "generatingProcessIdentifier": spec.process,
+        "packingType": "grid_ccsds",
+    }
+
+
+def _set(handle: int, keys: Mapping[str, Any], what: str) -> None:
+    for key, value in keys.items():
+        try:
+            eccodes.codes_set(handle, key, value)
+        except eccodes.CodesInternalError as error:
+            raise EncodingError(f"{what}: GRIB key {key} cannot be {value!r} ({error})") from None
+
+
+class FieldEncoder:
+    """Makes the GRIB messages of one member.
+
+    One light handle per variable is kept, made when first needed; a lead changes only its step. The
+    values are packed by `CcsdsPacker` straight from float32, to the bytes that ecCodes itself would
+    make, or by ecCodes where libaec cannot be loaded (`native` says which).
+    """
+
+    def __init__(self, spec: OutputSpec, *, native: bool | None = None):
+        self.spec = spec
+        self._handles: dict[str, int] = {}
+        self._base = grid_template(spec.grid)
+        _set(self._base, member_keys(spec), f"member {spec.member}")
+        self.points: int = eccodes.codes_get(self._base, "numberOfDataPoints")
+        eccodes.codes_set_values(self._base, np.zeros(self.points))
+        self._packer = CcsdsPacker.create(self.points) if native is not False else None
+        if native and self._packer is None:
+            raise EncodingError("libaec cannot be loaded, expected the one that comes with ecCodes")
+        self._scaled = np.empty(self.points, np.float32)
+
+    @property
+    def native(self) -> bool:
+        """True if values are packed without ecCodes."""
+        return self._packer is not None
+
+    def _handle(self, variable: str) -> int:
+        if variable not in self._handles:
+            handle = eccodes.codes_clone(self._base)
+            parameter = grib_parameter(variable)
+            accumulated = variable in self.spec.accumulated
+            keys = {"productDefinitionTemplateNumber": 11 if accumulated else 1, "paramId": parameter.param_id}
+            keys |= parameter.keys
+            if accumulated:
+                keys["typeOfStatisticalProcessing"] = 1
+                keys["typeOfTimeIncrement"] = 2  # same start of the forecast, lead time increases
+            _set(handle, keys, variable)
+            self._handles[variable] = handle
+        return self._handles[variable]
+
+    def header(self, variable: str, lead: int) -> bytes:
+        """Return the message of `variable` at `lead` with all values zero."""
+        handle = self._handle(variable)
+        start, end = self.spec.period(variable, lead)
+        if start == end:
+            eccodes.codes_set(handle, "step", end)
+        else:
+            eccodes.codes_set(handle, "startStep", start)
+            eccodes.codes_set(handle, "endStep", end)
+        return eccodes.codes_get_message(handle)
+
+    def encode(self, variable: str, lead: int, values: npt.NDArray[np.float32]) -> bytes | memoryview:
+        """Return the GRIB message of one field; valid until the next call.
+
+        `values` is float32 ``(value,)`` in the model's units and is left as it is. Raises NotFiniteError
+        naming variable, lead and count if a value is NaN or infinite.
+        """
+        factor = grib_parameter(variable).factor
+        if factor != 1.0:
+            values = np.multiply(values, np.float32(factor), out=self._scaled)
+        low, high = values.min(), values.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            count = int(values.size - np.isfinite(values).sum())
+            raise NotFiniteError(
+                f"member {self.spec.member}: {variable} at lead {lead} h: {count} of {values.size} values not finite"
+            )
+        header, bits = self.header(variable, lead), self.spec.bits[variable]
+        if self._packer is None:
+            return pack_with_eccodes(header, values, bits)
+        return self._packer.pack(header, values, float(low), float(high), bits)
+
+    def close(self) -> None:
+        """Release the handles."""
+        for handle in (*self._handles.values(), self._base):
+            eccodes.codes_release(handle)
+        self._handles.clear()

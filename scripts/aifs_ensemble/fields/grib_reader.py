@@ -1,0 +1,240 @@
+"""GRIB messages as fields on grids known by name, in one scanning order.
+
+Whatever the message says about order, fields come with rows from north to south and longitudes from
+0 eastward, so that one set of interpolation weights serves every source on the same grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import eccodes
+import numpy as np
+import numpy.typing as npt
+
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.fields.grids import CLASSICAL, grid_coordinates, octahedral_rows
+from aifs_ensemble.initial.meaning import Parameter
+
+_HEADER = 16  # bytes: "GRIB", edition, and the total length of a GRIB 2 message
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a message says it is.
+
+    `number` is the ensemble member (None for a deterministic forecast); `time` is when it is valid.
+    """
+
+    parameter: Parameter
+    number: int | None
+    time: datetime
+    base_time: datetime
+    step: str
+
+    def __str__(self) -> str:
+        member = "" if self.number is None else f" member {self.number}"
+        return f"{self.parameter}{member} at {self.time:%Y-%m-%d %H} UTC"
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a message lies in a file, and its header."""
+
+    path: Path
+    offset: int
+    length: int
+    header: Header
+
+    def read(self) -> bytes:
+        """Return the bytes of the message."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.length)
+
+
+@contextmanager
+def _handle(data: bytes, where: str) -> Iterator[Any]:
+    try:
+        handle = eccodes.codes_new_from_message(data)
+    except eccodes.CodesInternalError as error:
+        raise InputError(f"{where}: not a GRIB message ({error})") from None
+    try:
+        yield handle
+    finally:
+        eccodes.codes_release(handle)
+
+
+def _text(handle: Any, key: str, default: str = "") -> str:
+    return eccodes.codes_get_string(handle, key) if eccodes.codes_is_defined(handle, key) else default
+
+
+def message_length(head: bytes) -> int:
+    """Return the length in bytes of the message that starts with `head`; 0 if none does.
+
+    The first 8 bytes say it in GRIB 1 (three bytes), the first 16 in GRIB 2 (eight bytes).
+    """
+    if len(head) < _HEADER or head[:4] != b"GRIB":
+        return 0
+    if head[7] == 1:
+        return int.from_bytes(head[4:7], "big")
+    return int.from_bytes(head[8:16], "big") if head[7] == 2 else 0
+
+
+def split_messages(data: bytes, where: str) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of each message of `data`.
+
+    Raises InputError, naming `where`, for bytes that are no whole message.
+    """
+    offset = 0
+    while offset < len(data):
+        length = message_length(data[offset : offset + _HEADER])
+        message = data[offset : offset + length]
+        if not length or len(message) != length or message[-4:] != b"7777":
+            raise InputError(f"{where}: no whole GRIB message at byte {offset} of {len(data)}")
+        yield offset, message
+        offset += length
+
+
+def _time(handle: Any, date: str, time: str) -> datetime:
+    day, clock = eccodes.codes_get_long(handle, date), eccodes.codes_get_long(handle, time)
+    return datetime.strptime(f"{day:08d}{clock:04d}", "%Y%m%d%H%M").replace(tzinfo=UTC)
+
+
+def _level_type(handle: Any) -> str:
+    kind = _text(handle, "typeOfLevel")
+    if kind.startswith("isobaric"):
+        return "pl"
+    return "sol" if _text(handle, "shortName") == "sot" else "sfc"
+
+
+def _header(handle: Any, where: str) -> Header:
+    try:
+        levtype = _level_type(handle)
+        level = 0 if levtype == "sfc" else eccodes.codes_get_long(handle, "level")
+        number = _text(handle, "number") or _text(handle, "perturbationNumber")
+        # local definitions give deterministic forecasts a number too: 0 of 0
+        single = number == "0" and _text(handle, "numberOfForecastsInEnsemble", "0") == "0"
+        return Header(
+            parameter=Parameter(_text(handle, "shortName"), levtype, level),
+            number=int(number) if number.isdigit() and not single else None,
+            time=_time(handle, "validityDate", "validityTime"),
+            base_time=_time(handle, "dataDate", "dataTime"),
+            step=_text(handle, "stepRange", "0"),
+        )
+    except (eccodes.CodesInternalError, ValueError) as error:
+        raise InputError(f"{where}: unreadable header ({error})") from None
+
+
+def read_header(data: bytes, where: str) -> Header:
+    """Return what one message says it is; InputError, naming `where`, if it cannot be read."""
+    with _handle(data, where) as handle:
+        return _header(handle, where)
+
+
+def scan_file(path: Path) -> list[Location]:
+    """Return the messages of a GRIB file, headers only: the file may be larger than memory.
+
+    Raises InputError naming the file when it is absent, holds no message or ends within one.
+    """
+    found: list[Location] = []
+    try:
+        with path.open("rb") as file:
+            while (handle := eccodes.codes_grib_new_from_file(file, headers_only=True)) is not None:
+                offset, length = (eccodes.codes_get_long(handle, key) for key in ("offset", "totalLength"))
+                where = f"{path}: message {len(found) + 1}"
+                found.append(Location(path, offset, length, _header(handle, where)))
+                eccodes.codes_release(handle)
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{path}: no such GRIB file") from None
+    except eccodes.CodesInternalError as error:
+        raise InputError(f"{path}: no whole GRIB message after message {len(found)} ({error})") from None
+    if not found:
+        raise InputError(f"{path}: no GRIB message in {path.stat().st_size} bytes")
+    return found
+
+
+def decode(data: bytes, where: str) -> tuple[str, npt.NDArray[np.float32]]:
+    """Return grid name and values, float32 ``(value,)``, of one message.
+
+    Raises InputError, naming `where`, when a value is missing, not finite or does not decode, or
+    when the grid is not a global Gaussian or regular latitude-longitude one.
+    """
+    with _handle(data, where) as handle:
+        try:
+            grid, shift = grid_name(handle, where)
+            values = eccodes.codes_get_array(handle, "values", ktype=np.float32)
+            missing = eccodes.codes_get_long(handle, "numberOfMissing")
+        except eccodes.CodesInternalError as error:
+            raise InputError(f"{where}: does not decode ({error})") from None
+        points = grid_coordinates(grid).points
+        if len(values) != points:
+            raise InputError(f"{where}: {len(values)} values, expected {points} on {grid}")
+        if missing or not np.isfinite(values).all():
+            count = missing or int((~np.isfinite(values)).sum())
+            raise InputError(f"{where}: {count} of {points} values missing or not finite, expected none")
+        return grid, _in_order(handle, values, grid, shift)
+
+
+def _in_order(handle: Any, values: npt.NDArray[np.float32], grid: str, shift: int) -> npt.NDArray[np.float32]:
+    """Return `values` from north to south, from longitude 0 eastward."""
+    northward = eccodes.codes_get_long(handle, "jScansPositively")
+    if not shift and not northward:
+        return values
+    rows = values.reshape(grid_coordinates(grid).shape)
+    rows = rows[::-1] if northward else rows
+    return np.roll(rows, shift, axis=1).ravel()
+
+
+def grid_name(handle: Any, where: str) -> tuple[str, int]:
+    """Return the name of a message's grid and by how many columns to roll its rows to start at 0 east.
+
+    Raises InputError for a grid that is not global, or scanned in an order that is not a plain one.
+    """
+    kind = _text(handle, "gridType")
+    odd = [key for key in ("iScansNegatively", "jPointsAreConsecutive", "alternativeRowScanning")
+           if _text(handle, key, "0") != "0"]  # fmt: skip
+    if odd:
+        raise InputError(f"{where}: {odd[0]} is set, expected rows of latitude scanned eastward")
+    if kind == "reduced_gg":
+        return _reduced(handle, where), 0
+    if kind not in ("regular_gg", "regular_ll"):
+        raise InputError(f"{where}: gridType {kind}, expected reduced_gg, regular_gg or regular_ll")
+    return _regular(handle, kind, where)
+
+
+def _reduced(handle: Any, where: str) -> str:
+    number = eccodes.codes_get_long(handle, "N")
+    rows = eccodes.codes_get_array(handle, "pl")
+    first = eccodes.codes_get_double(handle, "longitudeOfFirstGridPointInDegrees")
+    if not first and np.array_equal(rows, octahedral_rows(number)):
+        return f"O{number}"
+    if not first and number in CLASSICAL and np.array_equal(rows, grid_coordinates(f"N{number}").rows):
+        return f"N{number}"
+    raise InputError(f"{where}: reduced Gaussian grid of number {number}, expected a global N{number} or O{number}")
+
+
+def _regular(handle: Any, kind: str, where: str) -> tuple[str, int]:
+    columns, rows = eccodes.codes_get_long(handle, "Ni"), eccodes.codes_get_long(handle, "Nj")
+    first = eccodes.codes_get_double(handle, "longitudeOfFirstGridPointInDegrees") % 360
+    last = eccodes.codes_get_double(handle, "longitudeOfLastGridPointInDegrees") % 360
+    north = max(eccodes.codes_get_double(handle, f"latitudeOf{end}GridPointInDegrees") for end in ("First", "Last"))
+    south = min(eccodes.codes_get_double(handle, f"latitudeOf{end}GridPointInDegrees") for end in ("First", "Last"))
+    step = 360 / columns
+    extent = f"{columns} x {rows} points, {north:g} to {south:g} N, {first:g} to {last:g} E"
+    # 1e-3 degrees: GRIB 1 keeps three decimals
+    whole = abs((last - first) % 360 - (360 - step)) < 2e-3
+    aligned = abs(first / step - round(first / step)) * step < 2e-3
+    if kind == "regular_gg":
+        number = eccodes.codes_get_long(handle, "N")
+        name, poleward = f"F{number}", rows == 2 * number and columns == 4 * number
+    else:
+        name, poleward = f"{step:g}x{180 / (rows - 1):g}", abs(north - 90) < 2e-3 and abs(south + 90) < 2e-3
+    if not (whole and aligned and poleward):
+        raise InputError(f"{where}: {kind} of {extent}, expected a global grid that has a point at 0 E")
+    return name, round(first / step)

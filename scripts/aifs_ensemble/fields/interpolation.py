@@ -1,0 +1,155 @@
+"""Interpolation between global grids: weights made by MIR, cached, applied as one sparse product.
+
+MIR (ECMWF's interpolation package) makes the weights in a process of its own: it keeps caches in
+memory and on a shared path, writes to the terminal, and would hand out no matrix the second time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.files import atomic_writer
+from aifs_ensemble.fields.grids import grid_coordinates
+
+LOG = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS = 900
+_BLOCK = 32  # fields per product: bounds memory without costing speed
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Interpolation from one grid to another.
+
+    Attributes
+    ----------
+    matrix : float32 sparse ``(target points, source points)``; None when both grids are the same
+    digest : SHA-256 of the matrix (hexadecimal), recorded with everything made from it
+    """
+
+    source: str
+    target: str
+    method: str
+    matrix: csr_array | None
+    digest: str
+
+    def apply(self, fields: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Return `fields`, ``(field, source points)``, on the target grid, float32 ``(field, target points)``.
+
+        Raises InputError when the fields are not on the source grid.
+        """
+        values = np.asarray(fields, np.float32)
+        points = grid_coordinates(self.source).points
+        if values.ndim != 2 or values.shape[1] != points:
+            raise InputError(f"interpolation: shape {values.shape}, expected (fields, {points}) on {self.source}")
+        if self.matrix is None:
+            return values
+        result = np.empty((len(values), self.matrix.shape[0]), np.float32)
+        for start in range(0, len(values), _BLOCK):
+            block = np.ascontiguousarray(values[start : start + _BLOCK].T)
+            result[start : start + _BLOCK] = (self.matrix @ block).T
+        return result
+
+
+def interpolation_weights(source: str, target: str, cache: Path, method: str = "linear") -> Weights:
+    """Return the weights from grid `source` to grid `target`, from `cache` or made by MIR.
+
+    `method` is a MIR interpolation (``linear``, ``grid-box-average``, ``nearest-neighbour`` ...).
+    Raises ConfigError for an unknown grid and InputError when MIR makes no weights.
+    """
+    points = grid_coordinates(target).points, grid_coordinates(source).points
+    if source == target:
+        return Weights(source, target, "none", None, "")
+    path = cache / "weights" / f"{source}_{target}_{method}_mir-{version('mir-python')}.npz"
+    matrix = _load(path, points)
+    if matrix is None:
+        LOG.info("making interpolation weights %s to %s (%s)", source, target, method)
+        matrix = _make(source, target, method, points)
+        _store(path, matrix)
+    return Weights(source, target, method, matrix, _digest(matrix))
+
+
+def _digest(matrix: csr_array) -> str:
+    digest = hashlib.sha256(np.asarray(matrix.shape, "<i8").tobytes())
+    for array, kind in ((matrix.indptr, "<i4"), (matrix.indices, "<i4"), (matrix.data, "<f4")):
+        digest.update(np.ascontiguousarray(array, kind).tobytes())
+    return digest.hexdigest()
+
+
+def _store(path: Path, matrix: csr_array) -> None:
+    arrays: dict[str, Any] = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
+    with atomic_writer(path) as file:
+        np.savez(file, digest=np.array(_digest(matrix)), **arrays)
+
+
+def _load(path: Path, points: tuple[int, int]) -> csr_array | None:
+    """Return the cached matrix, or None when there is none or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            matrix = csr_array((content["data"], content["indices"], content["indptr"]), shape=points)
+            sound = _digest(matrix) == str(content["digest"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        LOG.warning("%s: unreadable, making the weights again (%s)", path, error)
+        return None
+    if not sound:
+        LOG.warning("%s: content differs from its digest, making the weights again", path)
+    return matrix if sound else None
+
+
+def _make(source: str, target: str, method: str, points: tuple[int, int]) -> csr_array:
+    with tempfile.TemporaryDirectory(prefix="weights-") as folder:
+        result = Path(folder) / "weights.npz"
+        environment = os.environ | {
+            "MIR_CACHE_PATH": folder,
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+        }
+        command = [sys.executable, "-m", __name__, source, target, method, str(result)]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+        )
+        if done.returncode or not result.exists():
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            reason = lines[-1] if lines else f"exit code {done.returncode}"
+            raise InputError(f"interpolation: MIR made no weights from {source} to {target}, {method} ({reason})")
+        with np.load(result, allow_pickle=False) as content:
+            data, indices, indptr = content["data"], content["indices"], content["indptr"]
+            shape = tuple(content["shape"])
+    if shape != points:
+        raise InputError(f"interpolation: MIR made weights of shape {shape} {source} to {target}, expected {points}")
+    matrix = csr_array((data.astype(np.float32), indices.astype(np.int32), indptr.astype(np.int32)), shape=points)
+    matrix.sort_indices()
+    return matrix
+
+
+def _grid_spec(name: str) -> str:
+    """Return a grid's name as MIR spells it: ``0.25/0.25`` for ``0.25x0.25``."""
+    return name.replace("x", "/")
+
+
+def _main(source: str, target: str, method: str, path: str) -> None:
+    """Make one set of weights; runs in a process of its own."""
+    from mir.weight_matrix import WeightMatrix
+
+    matrix = WeightMatrix.from_regrid(_grid_spec(source), _grid_spec(target), interpolation=method).to_csr()
+    np.savez(path, data=matrix.data, indices=matrix.indices, indptr=matrix.indptr, shape=np.array(matrix.shape))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

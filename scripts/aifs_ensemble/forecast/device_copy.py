@@ -1,0 +1,167 @@
+"""Fields on their way from the device to the encoder processes.
+
+A step's output is gathered on the device, copied to a slot of shared memory on a stream of its own, and handed
+to the encoders once it has arrived. The copy of one step runs while the next step computes; the only wait is
+for the event behind the copy of the step before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aifs_ensemble.common.errors import NotFiniteError
+from aifs_ensemble.common.manifest import LeadRecord
+from aifs_ensemble.forecast.rollout import Rollout
+
+LOG = logging.getLogger(__name__)
+
+
+class Slot(Protocol):
+    """A place in shared memory for the fields of one lead."""
+
+    array: npt.NDArray[np.float32]
+
+
+class Pool(Protocol):
+    """Encoder processes, as `aifs_ensemble.fields.encoder_pool.EncoderPool` offers them."""
+
+    buffer: npt.NDArray[np.float32]
+
+    def acquire(self) -> Any: ...
+    def submit(self, slot: Any, lead: int) -> None: ...
+    def completed(self) -> list[LeadRecord]: ...
+    def drain(self) -> Any: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class _Ticket:
+    """A step whose output is under way, or which has none to deliver."""
+
+    lead: int
+    seconds: Callable[[], float]
+    slot: Any = None
+    finite: torch.Tensor | None = None
+    event: Any = None
+
+
+class FieldTransfer:
+    """Brings the output of steps from the device to the encoders, in order.
+
+    Parameters
+    ----------
+    pool : encoder processes
+    rollout : whose outputs are delivered
+    variables : names of the rows of a slot, for error messages
+    where : names the member in error messages
+
+    Attributes
+    ----------
+    waited : seconds spent waiting for a free slot
+    watched : seconds spent waiting for the device, which computes meanwhile
+    """
+
+    def __init__(self, pool: Pool, rollout: Rollout, variables: Sequence[str], where: str):
+        self._pool = pool
+        self._rollout = rollout
+        self._variables = variables
+        self._where = where
+        self._device = device = rollout.inputs.device
+        self._tickets: deque[_Ticket] = deque()
+        self.waited = self.watched = 0.0
+        self._cuda = device.type == "cuda"
+        if self._cuda:
+            _pin(pool.buffer)
+            shape = (len(variables), rollout.layout.points)
+            self._stream = torch.cuda.Stream(device)
+            self._staging = torch.empty(shape, device=device)
+            self._flags = torch.empty(len(variables), dtype=torch.bool, pin_memory=True)
+
+    def __enter__(self) -> FieldTransfer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tickets.clear()
+        if self._cuda:
+            self._stream.synchronize()
+            _unpin(self._pool.buffer)
+
+    def send(self, lead: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
+        """Start delivering a step's output ``(value, variable)``; waits while no slot is free.
+
+        What was sent before must have been taken in by `arrivals`.
+        """
+        assert not self._tickets, "a step was sent before the one before it had arrived"
+        start = perf_counter()
+        slot = self._pool.acquire()
+        self.waited += perf_counter() - start
+        if self._cuda:
+            self._tickets.append(self._send_from_gpu(lead, output, seconds, slot))
+            return
+        fields = torch.from_numpy(slot.array)
+        self._rollout.gather(output, fields)
+        self._tickets.append(_Ticket(lead, seconds, slot, torch.isfinite(fields).all(dim=1)))
+
+    def _send_from_gpu(self, lead: int, output: torch.Tensor, seconds: Callable[[], float], slot: Any) -> _Ticket:
+        self._rollout.gather(output, self._staging)
+        finite = torch.isfinite(self._staging).all(dim=1)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            torch.from_numpy(slot.array).copy_(self._staging, non_blocking=True)
+            self._flags.copy_(finite, non_blocking=True)
+            finite.record_stream(self._stream)
+            event = self._stream.record_event()
+        return _Ticket(lead, seconds, slot, self._flags, event)
+
+    def skip(self, lead: int, seconds: Callable[[], float]) -> None:
+        """Note a step whose output is not wanted."""
+        event = torch.cuda.current_stream(self._device).record_event() if self._cuda else None
+        self._tickets.append(_Ticket(lead, seconds, event=event))
+
+    def arrivals(self, *, wait: bool = True) -> Iterator[tuple[int, float]]:
+        """Hand to the encoders what was sent, yielding lead and seconds of each step now over.
+
+        Waits for what is still under way, unless it need not `wait` for it. NotFiniteError names the variables of
+        a lead that holds NaN or infinity; that lead is not handed on.
+        """
+        while self._tickets and (wait or self._tickets[0].event is None):
+            ticket = self._tickets.popleft()
+            if ticket.event is not None:
+                start = perf_counter()
+                ticket.event.synchronize()
+                self.watched += perf_counter() - start
+            if ticket.slot is not None:
+                self._check(ticket)
+                self._pool.submit(ticket.slot, ticket.lead)
+            yield ticket.lead, ticket.seconds()
+
+    def _check(self, ticket: _Ticket) -> None:
+        assert ticket.finite is not None
+        if ticket.finite.all():
+            return
+        bad = [name for name, good in zip(self._variables, ticket.finite.tolist(), strict=True) if not good]
+        counts = [int((~np.isfinite(ticket.slot.array[self._variables.index(name)])).sum()) for name in bad]
+        named = ", ".join(f"{name} ({count} points)" for name, count in zip(bad[:5], counts, strict=False))
+        more = f" and {len(bad) - 5} more variables" if len(bad) > 5 else ""
+        raise NotFiniteError(f"{self._where} h{ticket.lead:03d}: NaN or infinity in {named}{more}, expected numbers")
+
+
+def _pin(buffer: npt.NDArray[np.float32]) -> None:
+    """Page-lock the shared memory of the slots, so that copies into it run beside computation."""
+    status = torch.cuda.cudart().cudaHostRegister(buffer.ctypes.data, buffer.nbytes, 0)
+    if int(status) != 0:
+        LOG.warning("shared memory could not be page-locked (CUDA error %s): copies will hold up the steps", status)
+
+
+def _unpin(buffer: npt.NDArray[np.float32]) -> None:
+    """Undo `_pin`, before the memory goes."""
+    torch.cuda.cudart().cudaHostUnregister(buffer.ctypes.data)

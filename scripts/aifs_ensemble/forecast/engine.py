@@ -1,0 +1,306 @@
+"""The computing part of a forecast: model, rollout, encoders and restart states put together.
+
+Imported only when there is something to compute, because it imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aifs_ensemble.common.errors import GpuMemoryError, InputError, InterruptedByUserError, StoppedError, WorkflowError
+from aifs_ensemble.common.manifest import LeadRecord
+from aifs_ensemble.common.names import member_name
+from aifs_ensemble.common.observers import Watchers
+from aifs_ensemble.fields.encoder_pool import EncoderPool
+from aifs_ensemble.fields.encoder_process import STOPS
+from aifs_ensemble.fields.grib_encoder import output_spec
+from aifs_ensemble.fields.state import State
+from aifs_ensemble.forecast.device_copy import FieldTransfer, Pool
+from aifs_ensemble.forecast.request import ForecastRequest, read_initial
+from aifs_ensemble.forecast.restarts import RestartStore, RestartWriter
+from aifs_ensemble.forecast.rollout import Rollout, roll
+from aifs_ensemble.forecast.timings import Timings
+from aifs_ensemble.forecast.work_folder import WorkFolder
+from aifs_ensemble.model.forcings import ComputedForcings
+from aifs_ensemble.model.stepper import Layout, Stepper, prepare_environment, resolve_device
+
+LOG = logging.getLogger(__name__)
+SLOTS = 3  # leads in flight: one filled, one encoded, one between
+
+
+class StopSignal:
+    """Remembers that SIGTERM or Ctrl-C came; as a context manager, in the main thread only.
+
+    A second Ctrl-C interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> StopSignal:
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._previous = {number: signal.signal(number, self._receive) for number in STOPS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            for number, previous in self._previous.items():
+                signal.signal(number, previous)
+
+    def _receive(self, number: int, _: object) -> None:
+        self.received = signal.Signals(number)
+        if self.received is signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            LOG.warning("stopping after this step, with a restart state; once more to stop at once")
+
+    def error(self, where: str, left: str) -> StoppedError:
+        """Return the error that says what was stopped, how, and what is left."""
+        kind, how = (InterruptedByUserError, "Ctrl-C") if self.received is signal.SIGINT else (StoppedError, "SIGTERM")
+        return kind(f"{where}: stopped by {how} with {left}; run again to go on")
+
+
+@contextmanager
+def gpu_memory(request: ForecastRequest) -> Iterator[None]:
+    """Turn torch's error about GPU memory into one that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+        settings = f"precision {request.precision}, compile {str(request.compile).lower()}, chunks {request.chunks}"
+        raise GpuMemoryError(
+            f"{member_name(request.member)}: out of GPU memory ({total / 1e9:.1f} GB, {free / 1e9:.1f} free) with "
+            f"{settings}; change forecast.precision to 16, forecast.compile to true, raise forecast.chunks, "
+            "or raise forecast.gpu_mem_mb so that fewer members share the card"
+        ) from error
+
+
+@dataclass
+class Loaded:
+    """A model ready to step: forward pass, places of its variables, its computed forcings."""
+
+    stepper: Stepper
+    layout: Layout
+    forcings: ComputedForcings
+
+
+def load(request: ForecastRequest, device: torch.device, timings: Timings | None = None) -> Loaded:
+    """Load the request's model onto `device`; CheckpointError if it cannot be, or is of another kind."""
+    timings = timings or Timings()
+    with timings("import"):
+        import anemoi.models.interface  # noqa: F401 - what unpickling would import, apart from its own time
+        from anemoi.inference.checkpoint import Checkpoint
+
+        from aifs_ensemble.model.checkpoint.load import load_model
+    with timings("load"):
+        # it looks at the metadata first, and says what is wrong with the file or its fit
+        module = load_model(request.checkpoint, request.model, device=device, trust=request.trust)
+        metadata = Checkpoint(str(request.checkpoint))._metadata
+        layout = Layout.of(metadata, request.model)
+    with timings("prepare"):
+        stepper = Stepper(
+            module,
+            device,
+            precision=request.precision,
+            compiled=request.compile,
+            deterministic=request.deterministic,
+            chunks=request.chunks,
+            cuda_graph=request.cuda_graph,
+        )
+    return Loaded(stepper, layout, ComputedForcings(metadata))
+
+
+def open_pool(request: ForecastRequest, folder: Path) -> EncoderPool:
+    """Start the encoder processes of the request."""
+    spec = output_spec(
+        request.model,
+        request.cycle,
+        request.member,
+        ensemble_size=request.ensemble_size,
+        bits=request.bits,
+        accumulate=request.accumulate,
+    )
+    return EncoderPool(spec, folder, request.encoders, SLOTS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process is to do for a member.
+
+    Attributes
+    ----------
+    missing : leads to make, in order
+    told : observers
+    timings : receives the time spent by phase
+    note : records facts about this attempt as soon as they are known
+    """
+
+    request: ForecastRequest
+    work: WorkFolder
+    store: RestartStore
+    missing: Sequence[int]
+    told: Watchers
+    timings: Timings
+    note: Callable[[Mapping[str, Any]], None]
+
+
+def compute(job: Job) -> dict[int, LeadRecord]:
+    """Compute the missing leads and return their records."""
+    request, timings = job.request, job.timings
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSignal())
+        with timings("state"):
+            initial = read_initial(request)
+            after, restart = job.store.newest(job.missing[0] - request.model.timestep_hours) or (0, None)
+        job.note({"initial_conditions": initial.provenance, "resumed_from": after})
+        with timings("encoders"):
+            pool = stack.enter_context(open_pool(request, job.work.leads))
+        stack.enter_context(gpu_memory(request))
+        prepare_environment(device=request.device, deterministic=request.deterministic)
+        device = resolve_device(request.device)
+        job.note({"device": device_name(device), "threads": torch.get_num_threads()})
+        loaded = load(request, device, timings)
+        with timings("state"):
+            rollout = start_rollout(request, loaded, initial, restart)
+        if request.compile:
+            with timings("compile"):
+                loaded.stepper.warm_up(rollout.inputs)
+            job.note({"cuda_graph": loaded.stepper.recorded})
+        run = _Run(job, stop, rollout, pool)
+        run.go(loaded, first=after // request.model.timestep_hours + 1)
+        job.note({"steps": len(run.step_seconds), "step_seconds": [round(s, 5) for s in run.step_seconds]})
+        job.note({"peak_gpu_mb": round(torch.cuda.max_memory_reserved() / 1e6, 1)})
+        return run.records
+
+
+def device_name(device: torch.device) -> str:
+    """Return what the device is called, e.g. ``NVIDIA H100 80GB HBM3`` or ``cpu``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def start_rollout(request: ForecastRequest, loaded: Loaded, initial: State, restart: State | None) -> Rollout:
+    """Return a rollout that holds the input of the first step to make."""
+    points = loaded.layout.points
+    if initial.fields.shape[-1] != points:
+        raise InputError(
+            f"{request.initial}: {initial.fields.shape[-1]} grid points, expected the checkpoint's {points}"
+        )
+    rollout = Rollout(
+        loaded.layout,
+        loaded.forcings,
+        loaded.stepper.device,
+        accumulate=request.accumulate == "from_start",
+    )
+    rollout.load(initial, restart)
+    return rollout
+
+
+class _Run:
+    """The steps of one attempt: a sink of `roll` that delivers leads and writes restart states."""
+
+    def __init__(self, job: Job, stop: StopSignal, rollout: Rollout, pool: Pool):
+        request = job.request
+        self._request, self._work, self._store = request, job.work, job.store
+        self._told, self._timings, self._stop = job.told, job.timings, stop
+        self._rollout, self._pool = rollout, pool
+        self._missing = set(job.missing)
+        self._last = max(job.missing)
+        self._stopped = False
+        self._restarts = RestartWriter(job.store)
+        where = f"{request.cycle} {member_name(request.member)}"
+        self._transfer = FieldTransfer(pool, rollout, request.model.outputs, where)
+        self.records: dict[int, LeadRecord] = {}
+        self.step_seconds: list[float] = []
+
+    def go(self, loaded: Loaded, first: int) -> None:
+        """Make the steps from `first` on until nothing is missing; StoppedError after a SIGTERM or Ctrl-C."""
+        request = self._request
+        steps = range(first, self._last // request.model.timestep_hours + 1)
+        with self._restarts, self._transfer:
+            try:
+                with self._timings("steps"):
+                    self._timings.seconds["wait_forcings"] = roll(
+                        loaded.stepper,
+                        self._rollout,
+                        loaded.forcings,
+                        self,
+                        start=request.start,
+                        steps=steps,
+                        seed=request.seed,
+                    )
+                with self._timings("drain"):
+                    self._settle()
+                    self._publish(self._pool.drain())
+                    self._note_restarts(wait=True)
+            except Exception:
+                self._salvage()
+                raise
+            finally:
+                self._timings.seconds["wait_output"] = self._transfer.waited
+                self._timings.seconds["wait_device"] = self._transfer.watched
+        if self._missing and self._stopped:
+            done = len(self.records)
+            left = f"{done} leads made by this process and {len(self._missing)} to make"
+            raise self._stop.error(member_name(request.member), left)
+
+    def step(self, step: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
+        """Send a step's fields on their way, and take in what the encoders have finished."""
+        lead = self._request.lead(step)
+        self._settle()  # the step before: while it is waited for, the device computes this one
+        if lead in self._missing:
+            self._transfer.send(lead, output, seconds)
+        else:
+            self._transfer.skip(lead, seconds)
+        self._settle(wait=False)
+        self._publish(self._pool.completed())
+
+    def advanced(self, step: int) -> bool:
+        """Keep a restart state where one is due; go on unless told to stop."""
+        lead = self._request.lead(step)
+        if self._stop.received is not None and lead < self._last:
+            self._stopped = True
+        due = lead % self._request.restart_hours == 0
+        if (due or self._stopped) and not self._store.path(lead).exists():
+            with self._timings("restarts"):
+                self._report_restarts(self._restarts.start(lead, self._rollout.snapshot()))
+        else:
+            self._note_restarts()
+        return not self._stopped
+
+    def _settle(self, *, wait: bool = True) -> None:
+        for lead, seconds in self._transfer.arrivals(wait=wait):
+            self.step_seconds.append(seconds)
+            self._told.step(lead, seconds)
+
+    def _publish(self, records: Sequence[LeadRecord]) -> None:
+        # all go to the journal before any observer, which may raise, hears of one
+        for record in records:
+            self._work.journal.append(record)
+            self.records[record.lead] = record
+            self._missing.discard(record.lead)
+        for record in records:
+            self._told.lead_published(record, self._work.leads)
+
+    def _note_restarts(self, *, wait: bool = False) -> None:
+        self._report_restarts(self._restarts.finished(wait=wait))
+
+    def _report_restarts(self, written: Sequence[tuple[int, Path]]) -> None:
+        for lead, path in written:
+            self._store.prune(self._request.restarts_kept, min(self._missing, default=None))
+            self._told.restart_written(lead, path)
+
+    def _salvage(self) -> None:
+        """After an error, keep the leads that the encoders had in hand; observers hear of them next time."""
+        for take in (self._pool.completed, self._pool.drain):
+            with suppress(WorkflowError, OSError):
+                for record in take():
+                    self._work.journal.append(record)

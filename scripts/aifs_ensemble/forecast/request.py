@@ -1,0 +1,142 @@
+"""What a forecast is asked for: the request for one member, and its initial state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.models import Model
+from aifs_ensemble.common.names import parse_cycle
+from aifs_ensemble.common.parameters import bits_for
+from aifs_ensemble.fields.state import State, read_state
+from aifs_ensemble.forecast.restarts import as_utc
+from aifs_ensemble.model import noise
+
+
+@dataclass(frozen=True)
+class ForecastRequest:
+    """What to forecast, from what, where to and how. The config's section ``forecast`` explains the settings.
+
+    Attributes
+    ----------
+    leads : wanted lead times in hours, in order
+    work : the member's work folder
+    forecasts : folder that receives links to the leads at the end
+    manifest : file that receives the manifest at the very end
+    local_leads : every lead must be in `forecasts` at the end, even one delivered and removed before
+    """
+
+    model: Model
+    checkpoint: Path
+    initial: Path
+    cycle: str
+    member: int
+    leads: tuple[int, ...]
+    work: Path
+    forecasts: Path
+    manifest: Path
+    ensemble_size: int = 50
+    device: str = "auto"
+    precision: str = "32"
+    compile: bool = False
+    deterministic: bool = True
+    chunks: int = 1
+    cuda_graph: bool = False
+    encoders: int = 2
+    packing: Mapping[str, int] = field(default_factory=dict)
+    accumulate: str = "from_start"
+    restart_hours: int = 72
+    restarts_kept: int = 2
+    trust: bool = False
+    progress: bool = True
+    local_leads: bool = False
+
+    @classmethod
+    def from_config(
+        cls, config: Config, member: int, *, checkpoint: Path | None = None, initial: Path | None = None
+    ) -> ForecastRequest:
+        """Return the request for `member` that a configuration makes.
+
+        ConfigError when neither `checkpoint` nor the configuration names a checkpoint file on this machine.
+        """
+        settings = config["forecast"]
+        return cls(
+            model=config.model,
+            checkpoint=checkpoint or _local_checkpoint(config),
+            initial=initial or config.scratch.initial(member),
+            cycle=config.cycle,
+            member=member,
+            leads=config.leads,
+            work=config.scratch.work(member),
+            forecasts=config.scratch.forecasts(),
+            manifest=config.scratch.manifest(member),
+            ensemble_size=config["ensemble_size"],
+            trust=config["trust_checkpoint"],
+            local_leads=config["declare_leads"] and not config["delivery"]["streaming"],
+            **{
+                name: settings[name]
+                for name in (
+                    "device",
+                    "precision",
+                    "compile",
+                    "deterministic",
+                    "chunks",
+                    "cuda_graph",
+                    "encoders",
+                    "packing",
+                    "accumulate",
+                    "restart_hours",
+                    "restarts_kept",
+                    "progress",
+                )
+            },
+        )
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """Bits per value of each variable; ConfigError for overrides that fit none."""
+        return bits_for(self.model.outputs, self.packing)
+
+    @property
+    def start(self) -> datetime:
+        """The cycle as a time."""
+        return parse_cycle(self.cycle)
+
+    def lead(self, step: int) -> int:
+        """Return the lead in hours of a step, counted from 1."""
+        return step * self.model.timestep_hours
+
+    def seed(self, step: int) -> int:
+        """Return the seed of a step's noise."""
+        return noise.noise_seed(self.model.name, self.cycle, self.member, step)
+
+
+def _local_checkpoint(config: Config) -> Path:
+    named = config["checkpoint"]
+    if named and "://" not in named:
+        return Path(named)
+    return Path(config["scratch"]) / "checkpoints" / f"{config.model.name}.ckpt"
+
+
+def read_initial(request: ForecastRequest) -> State:
+    """Return the initial state; InputError unless it is this member's, whole and of this model."""
+    state = read_state(request.initial, variables=request.model.inputs, grid=request.model.grid)
+    step = timedelta(hours=request.model.timestep_hours)
+    expected_times = [(request.start - step).isoformat(), request.start.isoformat()]
+    for what, found, expected in (
+        ("cycle", state.cycle, request.cycle),
+        ("member", state.member, request.member),
+        ("times", [as_utc(time).isoformat() for time in state.times], expected_times),
+    ):
+        if found != expected:
+            raise InputError(f"{request.initial}: {what} {found}, expected {expected}")
+    bad = [name for row, name in enumerate(state.variables) if not np.isfinite(state.fields[:, row]).all()]
+    if bad:
+        raise InputError(f"{request.initial}: NaN or infinity in {', '.join(bad)}, expected numbers")
+    return state

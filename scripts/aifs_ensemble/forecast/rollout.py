@@ -1,0 +1,197 @@
+"""The rollout: the model's input tensor kept on the device, stepped in place.
+
+Three pieces that the forecast puts together: `Layout` says where each variable sits in the model's tensors,
+`Stepper` is the forward pass of one step, `Rollout` holds the state between steps. `roll` is the loop.
+Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aifs_ensemble.common.errors import CheckpointError
+from aifs_ensemble.fields.state import State
+from aifs_ensemble.model.determinism import places_written_once
+from aifs_ensemble.model.forcings import ComputedForcings, ForcingsAhead
+from aifs_ensemble.model.stepper import (
+    Layout,
+)
+
+LOG = logging.getLogger(__name__)
+
+
+class Rollout:
+    """The model's input on the device, and the running accumulations.
+
+    Parameters
+    ----------
+    layout : places of the variables
+    forcings : computed forcings of the checkpoint
+    device : where the tensors live
+    accumulate : keep sums of the accumulated variables since the start
+    """
+
+    def __init__(self, layout: Layout, forcings: ComputedForcings, device: torch.device, *, accumulate: bool):
+        def index(values: Any) -> torch.Tensor:
+            return torch.as_tensor(np.asarray(values, dtype=np.int64), device=device)
+
+        places = [*layout.state_index, *forcings.constant_index, *forcings.dynamic_index]
+        if sorted(places) != list(range(layout.inputs)):
+            raise CheckpointError(
+                "checkpoint: some inputs are neither in an initial state nor computed forcings, or both"
+            )
+        self.layout = layout
+        self._forcings = forcings
+        self._device = device
+        self.forcing_index = index(forcings.dynamic_index)
+        self._prognostic_in, self._prognostic_out = index(layout.prognostic_in), index(layout.prognostic_out)
+        self._output, self._in_order = (
+            index(layout.output_index),
+            layout.output_index == tuple(range(len(layout.output_index))),
+        )
+        self._accumulated_out, self._accumulated_row = index(layout.accumulated_out), index(layout.accumulated_row)
+        self.inputs = torch.full((1, layout.times, layout.points, layout.inputs), torch.nan, device=device)
+        shape = (len(layout.accumulated_out), layout.points)
+        self.sums = torch.zeros(shape, device=device) if accumulate else None
+
+    def load(self, initial: State, restart: State | None = None) -> None:
+        """Fill the input from an initial state and, where the forecast goes on from one, a restart state.
+
+        Both hold `Layout.times` times. `initial` has the variables of `Model.inputs`, `restart` those of
+        `Model.prognostic` and, when sums are kept, ``accumulated`` of shape ``(variable, value)``.
+        """
+        state = self.inputs[0]
+        self._put(state, self.layout.state_index, initial.fields)
+        if restart is not None:
+            self._put(state, self.layout.prognostic_in, restart.fields)
+        times = (restart or initial).times
+        for names, places in (
+            (self._forcings.constant, self._forcings.constant_index),
+            (self._forcings.dynamic, self._forcings.dynamic_index),
+        ):
+            self._put(state, places, np.stack([self._forcings.compute(names, time) for time in times]))
+        if self.sums is not None:
+            if restart is None:
+                self.sums.zero_()
+            else:
+                self.sums.copy_(torch.from_numpy(np.array(restart.extra["accumulated"])))
+
+    def _put(self, state: torch.Tensor, places: Any, fields: npt.NDArray[np.float32]) -> None:
+        """Write fields ``(time, variable, value)`` to columns of the input ``(time, value, variable)``."""
+        columns = torch.as_tensor(np.asarray(places, dtype=np.int64), device=self._device)
+        state.index_copy_(2, columns, torch.as_tensor(fields, device=self._device).transpose(1, 2))
+
+    def accumulate(self, output: torch.Tensor) -> None:
+        """Add a step's output ``(value, variable)`` to the sums, negative amounts counting as none.
+
+        As anemoi-inference's ``accumulate_from_start_of_forecast``: float32 sums in step order.
+        """
+        if self.sums is not None:
+            self.sums.add_(output.index_select(1, self._accumulated_out).t().clamp_min(0))
+
+    def gather(self, output: torch.Tensor, fields: torch.Tensor) -> None:
+        """Write a step's output to `fields` ``(variable, value)``, ordered as `Model.outputs`, with sums where kept."""
+        by_variable = output.t()
+        if self._in_order:
+            fields.copy_(by_variable)
+        else:
+            torch.index_select(by_variable, 0, self._output, out=fields)
+        if self.sums is not None:
+            with places_written_once():
+                fields.index_copy_(0, self._accumulated_row, self.sums)
+
+    def advance(self, output: torch.Tensor) -> None:
+        """Make a step's output the newest time of the input; its dynamic forcings are still to be written."""
+        for old in range(1, self.layout.times):
+            self.inputs[0, old - 1].copy_(self.inputs[0, old])
+        newest = output.index_select(1, self._prognostic_out)
+        with places_written_once():
+            self.inputs[0, -1].index_copy_(1, self._prognostic_in, newest)
+
+    def snapshot(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return copies on the device of what a restart needs: prognostic fields and sums.
+
+        Shapes ``(time, variable, value)`` and ``(variable, value)``.
+        """
+        fields = self.inputs[0].index_select(2, self._prognostic_in).transpose(1, 2).contiguous()
+        return fields, None if self.sums is None else self.sums.clone()
+
+
+class StepClock:
+    """Seconds that steps take on the device, known only once they are over."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+
+    def measure(self, work: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Callable[[], float]]:
+        """Do `work` and return its result, and what gives its seconds once the device is past it."""
+        if self._device.type != "cuda":
+            start = perf_counter()
+            result = work()
+            seconds = perf_counter() - start
+            return result, lambda: seconds
+        stream = torch.cuda.current_stream(self._device)
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record(stream)
+        result = work()
+        after.record(stream)
+        return result, lambda: before.elapsed_time(after) / 1000
+
+
+class StepSink(Protocol):
+    """What takes the steps that `roll` makes."""
+
+    def step(self, step: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
+        """Take the output ``(value, variable)`` of a step (counted from 1), before the input moves on."""
+
+    def advanced(self, step: int) -> bool:
+        """The input holds `step` as its newest time; return whether to go on."""
+
+
+class AnyStepper(Protocol):
+    """What `roll` needs of a stepper."""
+
+    device: torch.device
+
+    def forward(self, inputs: torch.Tensor, *, first: bool, seed: int) -> torch.Tensor: ...
+
+
+def roll(
+    stepper: AnyStepper,
+    rollout: Rollout,
+    forcings: ComputedForcings,
+    sink: StepSink,
+    *,
+    start: datetime,
+    steps: range,
+    seed: Callable[[int], int],
+) -> float:
+    """Make `steps` (counted from 1) of the forecast that began at `start`, handing each to `sink`.
+
+    `rollout` holds the input of the first of them. The loop waits for nothing but the sink and, where the
+    device is faster than they are, the forcings: the seconds that this took are returned.
+    """
+
+    def times() -> Iterator[datetime]:
+        return (start + step * rollout.layout.step for step in steps[:-1])
+
+    clock = StepClock(stepper.device)
+    with torch.inference_mode(), ForcingsAhead(forcings, times(), stepper.device) as ahead:
+        for step in steps:
+            output, seconds = clock.measure(partial(stepper.forward, rollout.inputs, first=step == 1, seed=seed(step)))
+            rollout.accumulate(output)
+            sink.step(step, output, seconds)
+            rollout.advance(output)
+            if not sink.advanced(step) or step == steps[-1]:
+                break
+            ahead.copy_into(rollout.inputs[0, -1], rollout.forcing_index)
+        return ahead.waited

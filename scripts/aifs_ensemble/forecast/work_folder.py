@@ -1,0 +1,272 @@
+"""The work folder of a member: what a forecast has done so far, outside every declared output.
+
+    lock               held by the process that works on the member
+    fingerprint.json   settings that decide the content of the leads; other settings start afresh
+    journal.jsonl      one `LeadRecord` a line, appended when the lead's files have their final names
+    delivered.jsonl    the same, appended by the delivery for leads verified at the destination
+    attempts.jsonl     two lines (begun, ended) for each process that worked on the member
+    leads/             GRIB files and indexes
+    restarts/          restart states
+
+Nothing here is believed without a look: a lead counts when its files have the size and checksum recorded.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from aifs_ensemble.common.errors import InputError, WorkflowError
+from aifs_ensemble.common.files import JsonLines, digest, read_json, remove_leftovers, write_json
+from aifs_ensemble.common.manifest import (
+    LeadRecord,
+    check_leads,
+    lead_record,
+)
+from aifs_ensemble.common.names import index_file, lead_file
+
+LOG = logging.getLogger(__name__)
+# Outcomes of attempts that say nothing against another one.
+INTERRUPTED = ("killed", "StoppedError", "InterruptedByUserError")
+SCHEMA = "aifs-ensemble/work/1"
+# Small files that go with a member, so that another machine can take it up.
+WORK_FILES = ("fingerprint.json", "attempts.jsonl")
+_CHUNK = 8 << 20
+
+
+class Journal:
+    """Leads that were published, the last line about a lead being the one that counts."""
+
+    def __init__(self, path: Path):
+        self._lines = JsonLines(path)
+
+    def read(self) -> dict[int, LeadRecord]:
+        """Return the records by lead; lines that are not records are left out with a line in the log."""
+        records: dict[int, LeadRecord] = {}
+        for content in self._lines.read():
+            try:
+                record = lead_record(content)
+            except (KeyError, TypeError):
+                LOG.warning("%s: not a lead's record and left out: %.80s", self._lines.path, content)
+                continue
+            records[record.lead] = record
+        return records
+
+    def append(self, record: LeadRecord) -> None:
+        """Add a lead whose files have their final names."""
+        self._lines.append(asdict(record))
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A file whose SHA-256 is known as long as its size and time of change stay the same."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path, known: Mapping[str, Any] | None, digest_of: Callable[[Path], str]) -> KnownFile:
+        """Return the digest of `path`, taken from `known` if the file has not changed since.
+
+        A file that is gone keeps the digest it had: a finished member needs no inputs. InputError if it had none.
+        """
+        try:
+            status = path.stat()
+        except OSError:
+            if known is None:
+                raise InputError(f"{path}: no such file") from None
+            return cls(**known)
+        if known is not None and (known["size"], known["mtime_ns"]) == (status.st_size, status.st_mtime_ns):
+            return cls(str(path), status.st_size, status.st_mtime_ns, known["sha256"])
+        return cls(str(path), status.st_size, status.st_mtime_ns, digest_of(path))
+
+
+class WorkFolder:
+    """The work folder of one member; see the module's description."""
+
+    def __init__(self, root: Path, cycle: str, member: int):
+        self.root = root
+        self.cycle = cycle
+        self.member = member
+        self.leads = root / "leads"
+        self.restarts = root / "restarts"
+        self.journal = Journal(root / "journal.jsonl")
+        self.delivered = Journal(root / "delivered.jsonl")
+        self._attempts = JsonLines(root / "attempts.jsonl")
+        self._fingerprint = root / "fingerprint.json"
+
+    @contextmanager
+    def lock(self, seconds: float = 30.0) -> Iterator[None]:
+        """Keep other processes out; WorkflowError if one does not leave within `seconds`.
+
+        Encoder processes of a killed forecast may hold the lock for a moment longer than it lived.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / "lock", "a+") as file:
+            deadline = time.monotonic() + seconds
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        file.seek(0)
+                        holder = file.read().strip() or "another process"
+                        raise WorkflowError(
+                            f"{self.root}: {holder} works on member {self.member}, expected nobody"
+                        ) from None
+                    time.sleep(0.1)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.flush()
+            self.leads.mkdir(exist_ok=True)
+            self.restarts.mkdir(exist_ok=True)
+            yield
+
+    def known_files(self) -> dict[str, Any]:
+        """Return what was recorded about the digests of input files, by role."""
+        return self._read_fingerprint().get("files", {})
+
+    def recorded_settings(self) -> dict[str, Any] | None:
+        """Return the settings under which the folder's content was made, None if it has none."""
+        return self._read_fingerprint().get("settings")
+
+    def _read_fingerprint(self) -> dict[str, Any]:
+        try:
+            content = read_json(self._fingerprint)
+        except InputError:
+            return {}
+        return content if isinstance(content, dict) and content.get("schema") == SCHEMA else {}
+
+    def would_clear(self, settings: Mapping[str, Any]) -> bool:
+        """Return whether `adopt` would remove content that was made under other settings."""
+        recorded = self.recorded_settings()
+        if recorded is not None:
+            return recorded != settings
+        return self._has_records() and digest(settings) not in self._restart_fingerprints()
+
+    def adopt(self, settings: Mapping[str, Any], files: Mapping[str, KnownFile]) -> bool:
+        """Make the folder one of `settings`; return False if content of other settings was removed for it.
+
+        Records in a folder without a fingerprint (a new machine, to which the delivery brought them) count
+        only beside a restart state that carries the same one.
+        """
+        recorded = self.recorded_settings()
+        kept = not self.would_clear(settings)
+        if not kept and recorded is not None:
+            changed = [key for key in {**recorded, **settings} if recorded.get(key) != settings.get(key)]
+            LOG.warning(
+                "member %d: %s changed since this forecast began: its leads are made afresh",
+                self.member,
+                ", ".join(_change(key, recorded.get(key), settings.get(key)) for key in changed),
+            )
+            self._clear()
+        elif not kept:
+            LOG.warning("member %d: %s is missing: its leads are made afresh", self.member, self._fingerprint)
+            self._clear()
+        content = {
+            "schema": SCHEMA,
+            "digest": digest(settings),
+            "settings": dict(settings),
+            "files": {role: asdict(file) for role, file in files.items()},
+        }
+        write_json(self._fingerprint, content)
+        return kept
+
+    def _has_records(self) -> bool:
+        return bool(self.journal.read() or self.delivered.read())
+
+    def _restart_fingerprints(self) -> set[str]:
+        found = set()
+        for path in self.restarts.glob("*.safetensors"):
+            with suppress(SafetensorError, OSError, ValueError), safe_open(path, framework="numpy") as file:
+                provenance = json.loads((file.metadata() or {}).get("provenance", "{}"))
+                found.add(str(provenance.get("fingerprint")))
+        return found
+
+    def _clear(self) -> None:
+        # the journal goes first: whatever is left after a kill in the middle is then in no record
+        for name in ("journal.jsonl", "delivered.jsonl", "attempts.jsonl"):
+            (self.root / name).unlink(missing_ok=True)
+        for folder in (self.leads, self.restarts):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+
+    def finished(self, wanted: Iterable[int], *, local: bool) -> dict[int, LeadRecord]:
+        """Return the records of those wanted leads that are whole, by lead.
+
+        A lead is whole when its GRIB and index are here with the sizes and checksums recorded or, unless `local`
+        files are asked for, when the delivery recorded it as verified at the destination.
+        """
+        journal = self.journal.read()
+        delivered = {} if local else self.delivered.read()
+        mine = {lead: journal[lead] for lead in wanted if lead in journal and self._is_mine(journal[lead])}
+        with ThreadPoolExecutor(4) as executor:
+            damage = dict(zip(mine, executor.map(self._damage, mine.values()), strict=True))
+        whole = {}
+        for lead in wanted:
+            if lead in mine and damage[lead] is None:
+                whole[lead] = mine[lead]
+            elif lead in delivered and self._is_mine(delivered[lead]):
+                whole[lead] = delivered[lead]
+            elif lead in mine:
+                LOG.warning("member %d: lead %d h is made again: %s", self.member, lead, damage[lead])
+        return whole
+
+    def _damage(self, record: LeadRecord) -> str | None:
+        return check_leads(self.leads, [record]).get(record.lead)
+
+    def _is_mine(self, record: LeadRecord) -> bool:
+        name = lead_file(self.cycle, self.member, record.lead)
+        return record.grib.name == name and record.index.name == index_file(name)
+
+    def remove_leftovers(self, records: Iterable[LeadRecord]) -> None:
+        """Remove every file of the leads folder that is in none of the `records`."""
+        known = {file.name for record in records for file in (record.grib, record.index)}
+        remove_leftovers(self.leads)
+        remove_leftovers(self.root)
+        for path in self.leads.iterdir():
+            if path.name not in known:
+                path.unlink(missing_ok=True) if path.is_file() or path.is_symlink() else shutil.rmtree(path)
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """Return what is known of each process that worked on the member, in order."""
+        found: dict[int, dict[str, Any]] = {}
+        for content in self._attempts.read():
+            found.setdefault(content.get("attempt", 0), {}).update(content)
+        return list(found.values())
+
+    def begin_attempt(self, content: Mapping[str, Any]) -> int:
+        """Record the start of an attempt and return its number, counted from 1; unless more is told, it was killed."""
+        number = len(self.attempts()) + 1
+        self.record_attempt(number, {**content, "outcome": "killed"})
+        return number
+
+    def record_attempt(self, number: int, content: Mapping[str, Any]) -> None:
+        """Record more about an attempt; later words about the same thing count."""
+        self._attempts.append({"attempt": number, **content})
+
+
+def _change(key: str, before: Any, after: Any) -> str:
+    if isinstance(before, dict) or isinstance(after, dict):
+        return key
+    return f"{key} ({_short(before)} -> {_short(after)})"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 20 else text[:12] + "..."

@@ -1,0 +1,405 @@
+"""The forward pass of AIFS ENS, arranged so that a GPU does little else than products.
+
+`AcceleratedForward` computes what anemoi-models' ``AnemoiEnsModelEncProcDec.forward`` computes under
+autocast, from the same weights:
+
+- the mappers' attention runs destination by destination (`graph_attention`): no tensor with a row
+  per edge, no atomics, so the result does not change from run to run;
+- what depends on the checkpoint alone (hidden nodes' embedding, their queries) is computed once;
+- the decoder goes through the data grid in parts, so that intermediates stay small;
+- keys and values, and queries and the skip connection, come from one product each;
+- residual sums, layer norms and their noise conditioning are one pass (`conditional_norm`);
+- one transformer block is compiled and used for all layers;
+- the whole of it can be recorded as a CUDA graph, which the host then starts with one call instead of a thousand.
+
+Weights are held in the precision of the products. Sums, norms and softmax are in float32.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aifs_ensemble.model import graph_attention as ga
+from aifs_ensemble.model.attention import window_mask
+from aifs_ensemble.model.conditional_norm import add_norm, pack
+from aifs_ensemble.model.determinism import places_written_once
+
+LOG = logging.getLogger(__name__)
+
+
+class NotAcceleratedError(Exception):
+    """The model has a part that this module does not know; the caller uses the model's own forward."""
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise NotAcceleratedError(what)
+
+
+@dataclass
+class Linear:
+    """Weight ``(out, in)`` and bias ``(out,)`` of a linear layer in the products' precision."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, *layers: Any, pad_inputs: int = 0) -> Linear:
+        """Stack layers that read the same input into one, its inputs padded with zeros."""
+        for layer in layers:
+            _require(isinstance(layer, nn.Linear), f"{type(layer).__name__} in place of a linear layer")
+        weight = torch.cat([layer.weight for layer in layers]).detach()
+        biases = [torch.zeros_like(x.weight[:, 0]) if x.bias is None else x.bias for x in layers]
+        bias = None if all(x.bias is None for x in layers) else torch.cat(biases).detach().to(dtype)
+        return cls(F.pad(weight, (0, pad_inputs)).to(dtype).contiguous(), bias)
+
+
+@dataclass
+class Norm:
+    """A layer norm with its own scale and shift, kept in float32."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias, self.eps).to(x.dtype)
+
+    @classmethod
+    def of(cls, layer: Any) -> Norm:
+        _require(isinstance(layer, nn.LayerNorm), f"{type(layer).__name__} in place of a layer norm")
+        weight = None if layer.weight is None else layer.weight.detach().float()
+        bias = None if layer.bias is None else layer.bias.detach().float()
+        return cls(weight, bias, layer.eps)
+
+
+@torch.library.custom_op("aifs_ensemble::linear_gelu", mutates_args=())
+def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.ops.aten._addmm_activation(bias, x, weight.t(), use_gelu=True)
+
+
+@_linear_gelu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0]))
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, gelu: str) -> Tensor:
+    """GELU of a linear layer: ``exact`` (erf), or ``fused`` into the product (its tanh form)."""
+    return _linear_gelu(x, weight, bias) if gelu == "fused" else F.gelu(F.linear(x, weight, bias))
+
+
+def _mlp(x: Tensor, up: Linear, down: Linear, gelu: str) -> Tensor:
+    assert up.bias is not None
+    return down(linear_gelu(x, up.weight, up.bias, gelu))
+
+
+def _mlp_layers(sequence: Any, dtype: torch.dtype) -> tuple[Linear, Linear]:
+    _require(
+        isinstance(sequence, nn.Sequential) and len(sequence) == 3 and isinstance(sequence[1], nn.GELU),
+        "an MLP that is not linear, GELU, linear",
+    )
+    _require(sequence[1].approximate == "none", "an approximate GELU")
+    return Linear.of(dtype, sequence[0]), Linear.of(dtype, sequence[2])
+
+
+class _Edges:
+    """The edges of one mapper: sorted, attributes padded, and their linear embedding."""
+
+    def __init__(self, mapper: Any, destinations: int, dtype: torch.dtype):
+        block = mapper.proc
+        edges = ga.sort_edges(mapper.edge_index_base, destinations)
+        attributes = mapper.trainable(mapper.edge_attr, 1)[edges.order]
+        self.row, self.source = edges.row, edges.source
+        self.attributes = ga.pad_attributes(attributes.detach().to(dtype)).contiguous()
+        self.weight = ga.pad_attributes(block.lin_edge.weight.detach().to(dtype)).contiguous()
+        bias = block.lin_edge.bias
+        self.bias = torch.zeros_like(self.weight[:, 0]) if bias is None else bias.detach().to(dtype)
+        self.heads = block.num_heads
+
+    def attend(self, query: Tensor, key_value: Tensor, row: Tensor, added: Tensor) -> Tensor:
+        key, value = key_value.chunk(2, -1)
+        return ga.attend(
+            query, key, value, self.attributes, self.weight, self.bias, row, self.source, added, self.heads
+        )
+
+
+class _Encoder:
+    def __init__(self, model: Any, dtype: torch.dtype, pad: int, gelu: str):
+        self.gelu = gelu
+        mapper, block = model.encoder, model.encoder.proc
+        _require(type(block).__name__ == "GraphTransformerMapperBlock", f"encoder of {type(block).__name__}")
+        _require(not block.qk_norm and not block.update_src_nodes, "an encoder with qk_norm or updated sources")
+        self.embed = Linear.of(dtype, mapper.emb_nodes_src, pad_inputs=pad)
+        self.norm_source = Norm.of(block.layer_norm_attention_src)
+        self.key_value = Linear.of(dtype, block.lin_key, block.lin_value)
+        self.projection = Linear.of(dtype, block.projection)
+        self.norm_mlp = Norm.of(block.layer_norm_mlp_dst)
+        self.up, self.down = _mlp_layers(block.node_dst_mlp, dtype)
+        nodes = model.node_attributes(model._graph_name_hidden, batch_size=1)
+        self.edges = _Edges(mapper, nodes.shape[0], dtype)
+        # hidden nodes enter the encoder with fixed attributes: their part of the block is a constant
+        hidden = mapper.emb_nodes_dst(nodes)
+        normal = Norm.of(block.layer_norm_attention_dest)(hidden)
+        self.skip = hidden.detach().to(dtype)
+        self.query = block.lin_query(normal).detach().to(dtype)
+        self.self_part = block.lin_self(normal).detach().to(dtype)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Keys and values ``(nodes, 2 channels)`` of data nodes ``x (nodes, inputs)``."""
+        return self.key_value(self.norm_source(self.embed(x)))
+
+    def gather(self, key_value: Tensor) -> Tensor:
+        """The latent state ``(hidden nodes, channels)``."""
+        out = self.projection(self.edges.attend(self.query, key_value, self.edges.row, self.self_part)) + self.skip
+        return _mlp(self.norm_mlp(out), self.up, self.down, self.gelu) + out
+
+
+class _Decoder:
+    def __init__(self, model: Any, dtype: torch.dtype, pad: int, gelu: str):
+        self.gelu = gelu
+        mapper, block = model.decoder, model.decoder.proc
+        _require(type(block).__name__ == "GraphTransformerMapperBlock", f"decoder of {type(block).__name__}")
+        _require(not block.qk_norm, "a decoder with qk_norm")
+        self.norm_source = Norm.of(block.layer_norm_attention_src)
+        self.key_value = Linear.of(dtype, block.lin_key, block.lin_value)
+        self.embed = Linear.of(dtype, mapper.emb_nodes_dst, pad_inputs=pad)
+        self.norm = Norm.of(block.layer_norm_attention_dest)
+        self.query_self = Linear.of(dtype, block.lin_query, block.lin_self)
+        self.projection = Linear.of(dtype, block.projection)
+        self.norm_mlp = Norm.of(block.layer_norm_mlp_dst)
+        self.up, self.down = _mlp_layers(block.node_dst_mlp, dtype)
+        self.norm_out = Norm.of(mapper.node_data_extractor[0])
+        self.extract = Linear.of(dtype, mapper.node_data_extractor[1])
+        self.edges = _Edges(mapper, model.node_attributes.num_nodes[model._graph_name_data], dtype)
+
+    def sources(self, latent: Tensor) -> Tensor:
+        """Keys and values ``(hidden nodes, 2 channels)``."""
+        return self.key_value(self.norm_source(latent))
+
+    def rows(self, x: Tensor, key_value: Tensor, row: Tensor) -> Tensor:
+        """Output ``(nodes, outputs)`` of data nodes ``x (nodes, inputs)`` with their part of `row`."""
+        embedded = self.embed(x)
+        query, self_part = self.query_self(self.norm(embedded)).chunk(2, -1)
+        out = self.projection(self.edges.attend(query, key_value, row, self_part)) + embedded
+        out = _mlp(self.norm_mlp(out), self.up, self.down, self.gelu) + out
+        return self.extract(self.norm_out(out))
+
+
+class _Processor:
+    """The transformer layers; weights are arguments of one function, so that it is compiled once."""
+
+    def __init__(self, model: Any, dtype: torch.dtype, attention: Callable[..., Tensor], gelu: str):
+        blocks = [block for chunk in model.processor.proc for block in chunk.blocks]
+        for block in blocks:
+            _require(type(block).__name__ == "TransformerProcessorBlock", f"processor of {type(block).__name__}")
+            _require(not block.attention.softcap and not block.attention.use_alibi_slopes, "softcap or alibi slopes")
+            for norm in (block.layer_norm_attention, block.layer_norm_mlp):
+                _require(type(norm).__name__ == "ConditionalLayerNorm", f"{type(norm).__name__} in the processor")
+        first = blocks[0].attention
+        self.heads, self.width, self.attention, self.gelu = first.num_heads, first.head_dim, attention, gelu
+        self.eps = blocks[0].layer_norm_attention.norm.eps
+        self.qk_eps = first.q_norm.eps if first.qk_norm else None
+        self.layers = [self._weights(block, dtype) for block in blocks]
+        entries = [pack(b.layer_norm_attention.scale, b.layer_norm_attention.bias) for b in blocks]
+        # each layer ends with the norm that the next one starts with
+        self.first_norm = entries[0]
+        self.next_norms = [*entries[1:], torch.zeros_like(entries[0])]
+
+    @staticmethod
+    def _weights(block: Any, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+        attention = block.attention
+        _require(attention.lin_qkv.bias is None, "a bias on queries, keys and values")
+        qk: tuple[Tensor | None, ...] = (None, None, None, None)
+        if attention.qk_norm:
+            norms = (attention.q_norm, attention.k_norm)
+            qk = tuple(None if x is None else x.detach().float() for n in norms for x in (n.weight, n.bias))
+        up, down = _mlp_layers(block.mlp, dtype)
+        projection = Linear.of(dtype, attention.projection)
+        qkv = attention.lin_qkv.weight.detach().to(dtype).contiguous()
+        norm = pack(block.layer_norm_mlp.scale, block.layer_norm_mlp.bias)
+        return (qkv, *qk, projection.weight, projection.bias, norm, up.weight, up.bias, down.weight, down.bias)
+
+    def block(self, x: Tensor, normal: Tensor, noise: Tensor, next_norm: Tensor, qkv: Tensor,
+              q_w: Tensor | None, q_b: Tensor | None, k_w: Tensor | None, k_b: Tensor | None,
+              proj_w: Tensor, proj_b: Tensor, norm: Tensor,
+              up_w: Tensor, up_b: Tensor, down_w: Tensor, down_b: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """One layer: from ``x (nodes, channels)`` and its norm to the next layer's."""
+        nodes = x.shape[0]
+        query, key, value = F.linear(normal, qkv).view(nodes, 3, self.heads, self.width).unbind(1)
+        if self.qk_eps is not None:
+            query = F.layer_norm(query.float(), (self.width,), q_w, q_b, self.qk_eps).to(x.dtype)
+            key = F.layer_norm(key.float(), (self.width,), k_w, k_b, self.qk_eps).to(x.dtype)
+        mixed = self.attention(*(part.permute(1, 0, 2)[None] for part in (query, key, value)))[0]
+        delta = F.linear(mixed.permute(1, 0, 2).reshape(nodes, -1), proj_w, proj_b)
+        x, normal = add_norm(x, delta, noise, norm, self.eps)
+        delta = F.linear(linear_gelu(normal, up_w, up_b, self.gelu), down_w, down_b)
+        return add_norm(x, delta, noise, next_norm, self.eps)
+
+    def __call__(self, block: Callable[..., tuple[Tensor, Tensor]], x: Tensor, noise: Tensor) -> Tensor:
+        """Run all layers through `block`, which is this object's `block`, compiled or not."""
+        x, normal = add_norm(x, torch.zeros_like(x), noise, self.first_norm, self.eps)
+        for weights, next_norm in zip(self.layers, self.next_norms, strict=True):
+            x, normal = block(x, normal, noise, next_norm, *weights)
+        return x
+
+
+class AcceleratedForward:
+    """Stands in for ``AnemoiEnsModelEncProcDec.forward`` with batch and ensemble of one.
+
+    Parameters
+    ----------
+    model : the anemoi-models model, on the GPU, in float32
+    dtype : precision of products (float16 or bfloat16)
+    attention : window attention ``(1, heads, nodes, width) x 3 -> (1, heads, nodes, width)``, or None
+        for flex_attention with the checkpoint's window
+    chunks : parts in which the decoder goes through the data grid, or the next number that divides it
+    gelu : ``exact`` (erf, as the model has it) or ``fused`` into the product (tanh form)
+    compiled : use torch.compile for the parts
+
+    Raises
+    ------
+    NotAcceleratedError : the model has a part that is not known here
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        dtype: torch.dtype,
+        *,
+        chunks: int = 1,
+        compiled: bool = True,
+        gelu: str = "fused",
+        attention: Callable[..., Tensor] | None = None,
+    ):
+        _require(type(model).__name__ == "AnemoiEnsModelEncProcDec", f"a model of type {type(model).__name__}")
+        _require(model.A_down is None and model.A_up is None, "truncation of the skip connection")
+        _require(model.noise_injector.projection is None, "noise folded into the channels")
+        _require(ga.HAS_TRITON, "no Triton here")
+        self.model, self.dtype = model, dtype
+        self.inputs = model.input_dim
+        pad = -self.inputs % 16
+        with torch.no_grad(), torch.autocast("cuda", enabled=False):
+            self.encoder, self.decoder = _Encoder(model, dtype, pad, gelu), _Decoder(model, dtype, pad, gelu)
+            data = model.node_attributes(model._graph_name_data, batch_size=1)
+            self.hidden = model.node_attributes(model._graph_name_hidden, batch_size=1)
+        self.nodes = data.shape[0]
+        # parts of one size, so that one compiled function serves them all
+        self.chunks = next(n for n in range(chunks, self.nodes + 1) if self.nodes % n == 0)
+        # the step's input, kept as a buffer because node attributes and padding never change
+        self.buffer = torch.zeros((self.nodes, self.inputs + pad), dtype=dtype, device=data.device)
+        self.prognostic = torch.as_tensor(model._internal_input_idx, device=data.device)
+        self.first_attribute = self.inputs - 1 - data.shape[1]
+        self.buffer[:, self.first_attribute : self.inputs - 1] = data.to(dtype)
+        window = model.processor.proc[0].blocks[0].attention.window_size
+        self.processor = _Processor(
+            model, dtype, attention or window_attention(self.hidden.shape[0], window, data.device), gelu
+        )
+        self.bounds = [self.nodes * i // self.chunks for i in range(self.chunks + 1)]
+        wrap: Callable[[Any], Any] = lambda function: function  # noqa: E731
+        if compiled:
+            wrap = partial(torch.compile, dynamic=False)
+        self._encode_rows, self._gather = wrap(self.encoder.rows), wrap(self.encoder.gather)
+        self._block = wrap(self.processor.block)
+        self._sources, self._decode_rows = wrap(self.decoder.sources), wrap(self.decoder.rows)
+        self._assemble_output = wrap(self._residual)
+        self._recorded: _Recorded | None = None
+
+    def _assemble(self, x: Tensor, fcstep: int) -> Tensor:
+        """Fill the input buffer from the normalised ``x (1, time, 1, nodes, variables)``; return the skip part."""
+        times, variables = x.shape[1], x.shape[-1]
+        for time in range(times):
+            self.buffer[:, time * variables : (time + 1) * variables] = x[0, time, 0]
+        skip = x[0, -1, 0].index_select(1, self.prognostic)
+        self.buffer[:, times * variables : self.first_attribute] = skip
+        self.buffer[:, self.inputs - 1] = min(1, fcstep)
+        return skip
+
+    def _residual(self, out: Tensor, skip: Tensor) -> Tensor:
+        result = out.float()[None, None]
+        result[..., self.model._internal_output_idx] += skip
+        for bounding in self.model.boundings:
+            result = bounding(result)
+        return result
+
+    def noise(self) -> Tensor:
+        """The step's noise ``(hidden nodes, few)``: drawn as the model draws it, from the default generator."""
+        injector = self.model.noise_injector
+        with torch.autocast("cuda", dtype=self.dtype, cache_enabled=False):
+            return injector.noise_mlp(injector.make_noise(self.hidden)).float()
+
+    def __call__(self, x: Tensor, *, fcstep: int, **_: Any) -> Tensor:
+        """Return the model's output ``(1, 1, nodes, outputs)``, normalised, float32.
+
+        Once recorded, every call returns the same tensor with new content.
+        """
+        with torch.no_grad(), torch.autocast("cuda", enabled=False):
+            skip = self._assemble(x, fcstep)
+            return self._pass(skip) if self._recorded is None else self._recorded.replay(skip)
+
+    def _pass(self, skip: Tensor) -> Tensor:
+        """What lies between the assembled input and the output, with nothing that the host must know of it."""
+        encoded = self._gather(self._encode_rows(self.buffer))
+        latent = self.processor(self._block, encoded, self.noise())
+        sources = self._sources(latent + encoded)
+        row = self.decoder.edges.row
+        parts = [
+            self._decode_rows(self.buffer[first:last], sources, row[first : last + 1])
+            for first, last in zip(self.bounds, self.bounds[1:], strict=False)
+        ]
+        with places_written_once():  # residual and bounds are added and set by index
+            return self._assemble_output(torch.cat(parts), skip)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the pass is a CUDA graph."""
+        return self._recorded is not None
+
+    def record(self) -> None:
+        """Record the pass as a CUDA graph that later calls replay; everything must have been compiled by a call.
+
+        The graph's memory is its own: what calls before it took is given back first. RuntimeError when something
+        in the pass cannot be recorded; the process should then end.
+        """
+        with torch.no_grad(), torch.autocast("cuda", enabled=False):
+            skip = torch.zeros((self.nodes, len(self.prognostic)), device=self.buffer.device)
+            self._recorded = _Recorded(self._pass, skip)
+
+
+class _Recorded:
+    """A pass as a CUDA graph.
+
+    The default generator's seed is read when the graph is started, so that noise is what it would be without it.
+    """
+
+    def __init__(self, work: Callable[[Tensor], Tensor], skip: Tensor):
+        self._skip = skip
+        self._graph = torch.cuda.CUDAGraph()
+        # other threads (forcings, observers) may use the device meanwhile
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._result = work(skip)
+
+    def replay(self, skip: Tensor) -> Tensor:
+        self._skip.copy_(skip)
+        self._graph.replay()
+        return self._result
+
+
+def window_attention(nodes: int, window: int | None, device: torch.device, **options: Any) -> Callable[..., Tensor]:
+    """Return attention within `window` nodes on either side, inclusive, through flex_attention."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if window is None:
+        return F.scaled_dot_product_attention
+    mask = window_mask(nodes, window, window, device)
+    return lambda q, k, v: flex_attention(q, k, v, block_mask=mask, kernel_options=options or None)  # type: ignore[arg-type]

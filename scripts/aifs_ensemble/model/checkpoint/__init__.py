@@ -1,0 +1,1 @@
+"""Checkpoints: built, fetched, described, and loaded without running foreign code."""

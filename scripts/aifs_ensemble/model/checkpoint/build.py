@@ -1,0 +1,254 @@
+"""Untrained checkpoints of the AIFS ENS architecture, at any size, the same bytes every time.
+
+They stand in for a trained one in demonstrations, tests and benchmarks. A step changes the fields a little and
+never much, noise makes members differ, and diagnostics stay within what they can be; nothing in it is a forecast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import pickle
+import struct
+import uuid
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+
+import numpy as np
+
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.files import atomic_writer
+from aifs_ensemble.common.models import Model
+from aifs_ensemble.fields.grids import Grid, grid_coordinates
+from aifs_ensemble.model.checkpoint.architecture import (
+    ATTENTIONS,
+    Size,
+    all_variables,
+    architecture,
+    checkpoint_metadata,
+)
+from aifs_ensemble.model.checkpoint.digest import write_record
+from aifs_ensemble.model.checkpoint.statistics import statistics_of
+
+if TYPE_CHECKING:
+    import torch
+    from anemoi.models.interface import AnemoiModelInterface
+
+LOG = logging.getLogger(__name__)
+
+# Change of a prognostic variable in one step, in standard deviations.
+UPDATE = 0.005
+# How strongly the noise modulates the processor's layers; in a model fresh from its constructor not at all.
+_NOISE_GAIN = 1.0
+# 1980-01-01 00:00:00 as DOS date and time, the earliest a zip archive can say.
+_DOS_EPOCH = struct.pack("<HH", 0, (1 << 5) | 1)
+
+
+def build_checkpoint(
+    model: Model,
+    path: Path,
+    *,
+    hidden: str,
+    channels: int,
+    layers: int,
+    heads: int,
+    window: int,
+    attention: str = "scaled_dot_product_attention",
+    seed: int = 0,
+    data_grid: str | None = None,
+    update: float = UPDATE,
+    statistics: Mapping[str, Sequence[float]] | None = None,
+) -> None:
+    """Write an untrained checkpoint for a catalogue entry, atomically.
+
+    Parameters
+    ----------
+    hidden, channels, layers, heads, window, attention : see `architecture.Size`
+    seed : of the weights; the same arguments in the same environment give the same bytes
+    data_grid : grid instead of the entry's, for trials at another size
+    update : change of prognostic variables in one step, in standard deviations
+    statistics : mean and standard deviation of variables that the built-in table lacks
+
+    Raises ConfigError when the sizes do not go together.
+    """
+    if channels % heads:
+        raise ConfigError(f"{model.name}: channels {channels}, expected a multiple of heads {heads}")
+    if attention not in ATTENTIONS:
+        raise ConfigError(f"{model.name}: attention {attention!r}, expected {' or '.join(ATTENTIONS)}")
+    size = Size(hidden, channels, layers, heads, window, attention)
+    grid, nodes = grid_coordinates(data_grid or model.grid), grid_coordinates(hidden)
+    made_by = {"seed": seed, "update": update, "hidden": hidden, "data_grid": grid.name}
+    interface = _interface(model, size, grid, nodes, made_by=made_by, given=statistics)
+    _settle_weights(interface, model, seed, update)
+    _write(path, interface)
+    LOG.info("%s: untrained, %.1f M parameters", path, sum(p.numel() for p in interface.parameters()) / 1e6)
+
+
+def build_demo(model: Model, path: Path) -> None:
+    """Write the checkpoint that a catalogue entry describes under ``checkpoint.build``.
+
+    Raises ConfigError when the entry does not say how, or says it wrongly.
+    """
+    recipe = model.checkpoint.get("build")
+    if not recipe:
+        raise ConfigError(f"model: {model.name!r} has no checkpoint.build in models.yaml: it is fetched, not built")
+    try:
+        inspect.signature(build_checkpoint).bind(model, path, **recipe)
+    except TypeError as error:
+        raise ConfigError(f"{model.name}: checkpoint.build in models.yaml: {error}") from None
+    build_checkpoint(model, path, **recipe)
+    write_record(path, built_from=recipe_digest(model))
+
+
+def recipe_digest(model: Model) -> str:
+    """Return the SHA-256 of all that decides the bytes of a built checkpoint: entry, table, code version, packages."""
+    variables = all_variables(model)
+    recipe = dict(model.checkpoint.get("build") or {})
+    table = statistics_of(variables, model.levels, recipe.get("statistics"))
+    made_by = {"seed": recipe.get("seed", 0)}
+    content = {
+        "metadata": checkpoint_metadata(
+            model, grid=model.grid, points=0, config=recipe, indices=None, identity="", made_by=made_by
+        ),
+        "statistics": {name: values.tolist() for name, values in table.items()},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _interface(
+    model: Model,
+    size: Size,
+    grid: Grid,
+    nodes: Grid,
+    *,
+    made_by: dict[str, Any],
+    given: Mapping[str, Sequence[float]] | None,
+) -> AnemoiModelInterface:
+    """Return the model with weights drawn from the seed, its metadata and supporting arrays inside."""
+    import torch
+    from anemoi.models.data_indices.collection import IndexCollection
+    from anemoi.models.interface import AnemoiModelInterface
+    from anemoi.utils.config import DotDict
+    from omegaconf import OmegaConf
+
+    from aifs_ensemble.model.attention import ensure_flash_attention
+    from aifs_ensemble.model.checkpoint.graph import build_graph
+
+    if size.attention == "flash_attention":
+        ensure_flash_attention()
+    variables = all_variables(model)
+    config = architecture(model, size)
+    indices = IndexCollection(OmegaConf.create(config), {name: index for index, name in enumerate(variables)})
+    # A name made of what the checkpoint is, not a random one, so that equal checkpoints are equal files.
+    recipe = json.dumps([model.name, variables, made_by, config], sort_keys=True)
+    identity = str(uuid.uuid5(uuid.NAMESPACE_OID, recipe))
+    plain_indices = json.loads(json.dumps(indices.todict(), default=lambda tensor: tensor.tolist()))
+    metadata = checkpoint_metadata(
+        model,
+        grid=grid.name,
+        points=grid.points,
+        config=config,
+        indices=plain_indices,
+        identity=identity,
+        made_by=made_by,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(made_by["seed"])
+        interface = AnemoiModelInterface(
+            config=DotDict(config),
+            graph_data=build_graph(grid, nodes),
+            statistics=statistics_of(variables, model.levels, given),
+            data_indices=indices,
+            metadata=metadata,
+            supporting_arrays={"latitudes": np.array(grid.latitudes), "longitudes": np.array(grid.longitudes)},
+            truncation_data={},
+        )
+    interface.id = identity
+    return interface.eval()
+
+
+def _settle_weights(interface: AnemoiModelInterface, model: Model, seed: int, update: float) -> None:
+    """Make the step small for prognostic variables, of usual size for diagnostics, and sensitive to the noise."""
+    import torch
+    from anemoi.models.layers.normalization import ConditionalLayerNorm
+
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for module in interface.modules():
+            if isinstance(module, ConditionalLayerNorm):
+                for linear in (module.scale, module.bias):
+                    linear.weight.normal_(std=_NOISE_GAIN, generator=generator)
+        last = interface.model.decoder.node_data_extractor[-1]
+        last.weight.normal_(std=last.in_features**-0.5, generator=generator)
+        last.bias.zero_()
+        places = interface.data_indices.internal_model.output.name_to_index
+        prognostic = [places[name] for name in model.prognostic]
+        last.weight[prognostic] *= update
+        for name in model.diagnostic:
+            _settle_diagnostic(interface, last, name, places[name])
+
+
+def _settle_diagnostic(interface: AnemoiModelInterface, last: torch.nn.Linear, name: str, place: int) -> None:
+    """Centre a diagnostic, which nothing but this layer makes, on its mean where it is not scaled around it."""
+    normalizer = interface.pre_processors.processors["normalizer"]
+    index = interface.data_indices.data.input.name_to_index[name]
+    mean, deviation = (interface.statistics[key][index] for key in ("mean", "stdev"))
+    method = normalizer.methods.get(name, normalizer.default)
+    if method == "std":
+        last.bias[place] = mean / deviation
+    elif method == "none":
+        last.bias[place] = mean
+        last.weight[place] *= deviation
+
+
+class _OrderedPickler(pickle._Pickler):
+    """A pickler that writes sets in order: a set of strings is otherwise ordered anew in every process."""
+
+    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
+
+    def save_set(self, value: set[Any]) -> None:
+        self.save_reduce(set, (sorted(value, key=repr),), obj=value)  # type: ignore[attr-defined]
+
+    dispatch[set] = save_set
+
+
+class _Ordered:
+    """What `torch.save` takes for a pickle module."""
+
+    Pickler = _OrderedPickler
+
+
+def _write(path: Path, interface: AnemoiModelInterface) -> None:
+    """Write the model and its metadata, atomically; torch names the archive after an open file always the same."""
+    import torch
+    from anemoi.utils.checkpoints import save_metadata
+
+    with atomic_writer(path) as file:
+        torch.save(interface, file, pickle_module=_Ordered)
+        file.flush()
+        # atomic_writer's temporary file is complete here; anemoi appends to it by name.
+        save_metadata(file.name, interface.metadata, supporting_arrays=interface.supporting_arrays)
+        with open(file.name, "r+b") as archive:
+            _settle_dates(archive)
+
+
+def _settle_dates(archive: BinaryIO) -> None:
+    """Set the modification time of every entry of a zip archive to 1980: `save_metadata` writes the time of day.
+
+    Layout of local (4.3.7) and central (4.3.12) headers: PKWARE, .ZIP File Format Specification 6.3.
+    """
+    with zipfile.ZipFile(archive) as zipped:
+        entries = zipped.infolist()
+        position = zipped.start_dir
+    for entry in entries:
+        archive.seek(entry.header_offset + 10)
+        archive.write(_DOS_EPOCH)
+        archive.seek(position)
+        header = archive.read(46)
+        archive.seek(position + 12)
+        archive.write(_DOS_EPOCH)
+        position += 46 + sum(struct.unpack("<HHH", header[28:34]))

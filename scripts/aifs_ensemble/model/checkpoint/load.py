@@ -1,0 +1,110 @@
+"""Loading a checkpoint, as safely as unpickling can be."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aifs_ensemble.common.errors import CheckpointError
+from aifs_ensemble.common.models import Model
+from aifs_ensemble.model.checkpoint.build import build_demo, recipe_digest
+from aifs_ensemble.model.checkpoint.describe import (
+    Description,
+    check_description,
+    describe_checkpoint,
+    environment_difference,
+)
+from aifs_ensemble.model.checkpoint.digest import checkpoint_digest, compute_digest, read_record, write_record
+from aifs_ensemble.model.checkpoint.unpickle import pickle_module
+
+if TYPE_CHECKING:
+    import torch
+    from anemoi.models.interface import AnemoiModelInterface
+
+LOG = logging.getLogger(__name__)
+
+
+def load_model(path: Path, model: Model, *, device: str | torch.device, trust: bool = False) -> AnemoiModelInterface:
+    """Return the model in a checkpoint, on a device, ready to predict.
+
+    Before anything is unpickled its digest must be the one that the catalogue lists, or it must be what the
+    catalogue's ``checkpoint.build`` makes; `trust` does without. Its grid, time step and variables must be those of
+    the entry. Weights are memory-mapped.
+
+    Raises CheckpointError naming what is wrong, with the difference between this environment and the one of the
+    checkpoint when that may be the reason.
+    """
+    description = describe_checkpoint(path)
+    check_description(description, model)
+    if trust:
+        LOG.warning("%s: loaded on the user's word, its digest is not checked", path)
+    else:
+        check_digest(path, model)
+    interface = _unpickle(description, str(device), model.checkpoint.get("globals") or ())
+    interface.requires_grad_(requires_grad=False)
+    return interface.to(device).eval()
+
+
+def check_digest(path: Path, model: Model) -> None:
+    """Raise CheckpointError unless a file is the one that the catalogue lists, or builds, for a model."""
+    if model.checkpoint.get("build"):
+        _check_built(path, model)
+        return
+    expected = model.checkpoint.get("sha256")
+    if not expected:
+        raise CheckpointError(
+            f"{path}: models.yaml lists no sha256 for {model.name}; after a download that you trust, run "
+            f"`aifs-ensemble checkpoint register {model.name} {path}`, or set trust_checkpoint"
+        )
+    found = checkpoint_digest(path)
+    if found != str(expected).lower():
+        raise CheckpointError(f"{path}: sha256 {found}, expected {expected} ({model.name} in models.yaml)")
+
+
+def _check_built(path: Path, model: Model) -> None:
+    """Check a built checkpoint by the record of its building, and without one by building it again."""
+    recipe = recipe_digest(model)
+    record = read_record(path)
+    if record is not None and record.built_from == recipe:
+        return
+    LOG.info("%s: no record that it was built from %s, building it again to compare", path, model.name)
+    with tempfile.TemporaryDirectory() as folder:
+        again = Path(folder) / "again.ckpt"
+        build_demo(model, again)
+        expected = compute_digest(again)
+    found = compute_digest(path)
+    if found != expected:
+        raise CheckpointError(
+            f"{path}: sha256 {found}, expected {expected}, which checkpoint.build of {model.name} makes here; "
+            "build it anew, or set trust_checkpoint"
+        )
+    write_record(path, built_from=recipe, sha256=found)
+
+
+def _unpickle(description: Description, device: str, also: Collection[str]) -> AnemoiModelInterface:
+    import torch
+    from anemoi.models.interface import AnemoiModelInterface
+
+    from aifs_ensemble.model.attention import ensure_flash_attention
+
+    path = description.path
+    ensure_flash_attention()
+    try:
+        # weights_only=False, for the checkpoint is a whole model; pickle_module is what limits it.
+        interface: Any = torch.load(
+            path, map_location=device, mmap=True, weights_only=False, pickle_module=pickle_module(also)
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (ImportError, AttributeError, TypeError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        difference = environment_difference(description)
+        hint = f"; pickled with {difference}" if difference else ""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: cannot be loaded ({type(error).__name__}: {reason}){hint}") from error
+    if not isinstance(interface, AnemoiModelInterface):
+        raise CheckpointError(f"{path}: holds a {type(interface).__name__}, expected an AnemoiModelInterface")
+    return interface

@@ -1,0 +1,57 @@
+"""Writing a checkpoint's digest into the model catalogue, whose comments and order stay as they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from aifs_ensemble.common.errors import CheckpointError, ConfigError
+from aifs_ensemble.common.files import write_bytes
+from aifs_ensemble.common.models import CATALOGUE, forget_catalogue, get_model
+from aifs_ensemble.model.checkpoint.describe import check_description, describe_checkpoint
+from aifs_ensemble.model.checkpoint.digest import checkpoint_digest
+
+
+def register_checkpoint(name: str, path: Path, catalogue: Path = CATALOGUE) -> str:
+    """Write ``sha256`` and ``size`` of a checkpoint into its entry of the catalogue and return the digest.
+
+    Raises CheckpointError when the file does not fit the entry or another digest is listed already, ConfigError when
+    the entry has no such lines to write to.
+    """
+    model = get_model(name, catalogue)
+    if model.checkpoint.get("build"):
+        raise ConfigError(f"model: {name!r} is built, not fetched: its digest follows from checkpoint.build")
+    check_description(describe_checkpoint(path), model)
+    digest, listed = checkpoint_digest(path), model.checkpoint.get("sha256")
+    if listed and listed != digest:
+        raise CheckpointError(
+            f"{path}: sha256 {digest}, but {catalogue.name} lists {listed} for {name}: remove that first"
+        )
+    before = catalogue.read_text()
+    after = _with_value(before, name, "sha256", f'"{digest}"')
+    after = _with_value(after, name, "size", str(path.stat().st_size))
+    _check_only_these_changed(before, after, name)
+    write_bytes(catalogue, after.encode())
+    forget_catalogue()
+    return digest
+
+
+def _with_value(text: str, name: str, key: str, value: str) -> str:
+    """Return the catalogue with one value of an entry's ``checkpoint`` replaced, a comment after it kept."""
+    entry = re.search(rf"^  {re.escape(name)}:\n(?:(?: {{4,}}.*| *)\n?)*", text, re.MULTILINE)
+    line = entry and re.search(rf"^( {{6}}{key}:)[ ]*[^\s#]*", entry[0], re.MULTILINE)
+    if not entry or not line:
+        raise ConfigError(f"models.yaml: {name}: no line `{key}:` under checkpoint to write to, add `{key}: null`")
+    start = entry.start()
+    return f"{text[: start + line.start()]}{line[1]} {value}{text[start + line.end() :]}"
+
+
+def _check_only_these_changed(before: str, after: str, name: str) -> None:
+    """Make sure that an edit of text was one of the entry: nothing is written otherwise."""
+    old, new = (yaml.safe_load(text)["models"] for text in (before, after))
+    for models in (old, new):
+        models[name]["checkpoint"] |= {"sha256": None, "size": None}
+    if old != new:
+        raise ConfigError(f"models.yaml: {name}: cannot be edited safely, write sha256 and size by hand")

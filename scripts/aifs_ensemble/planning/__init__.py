@@ -1,0 +1,1 @@
+"""Before and after a run: machines, time, money, accounts and figures."""

@@ -1,0 +1,393 @@
+"""Machine types that can be rented, their prices, and what a plan assumes of them: config/machines.yaml.
+
+Light enough to be read while a Snakefile is parsed: nothing but YAML is imported.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aifs_ensemble.common.errors import ConfigError
+
+TABLE = Path(__file__).parents[3] / "config" / "machines.yaml"
+HOURS_PER_MONTH = 730.0
+OLD_AFTER_DAYS = 180
+BATCH_SYSTEM_GB = 60
+CLASSES = ("gpu", "cpu")
+SERVICES = (
+    "bucket_gb_month",
+    "bucket_writes_per_1000",
+    "bucket_reads_per_1000",
+    "egress_internet_gb",
+    "egress_same_continent_gb",
+    "egress_other_continent_gb",
+    "registry_gb_month",
+    "local_ssd_gb_month",
+    "boot_disk_gb_month",
+    "ssd_boot_disk_gb_month",
+    "coiled_cpu_hour",
+)
+
+
+@dataclass(frozen=True)
+class PriceList:
+    """Where prices came from; `status` is ``published`` or ``assumed``, `date` None when the source bears none."""
+
+    name: str
+    date: dt.date | None
+    status: str
+    source: str
+
+    def label(self, today: dt.date) -> str:
+        """Return the list's name and date, and whether it is assumed, undated or old."""
+        if self.status == "assumed":
+            return f"{self.name} (no published price)"
+        if self.date is None:
+            return f"{self.name} (undated)"
+        age = (today - self.date).days
+        return f"{self.name} {self.date.isoformat()}" + (f" (OLD: {age} days)" if age > OLD_AFTER_DAYS else "")
+
+
+@dataclass(frozen=True)
+class HourPrice:
+    """USD per machine hour in one region."""
+
+    on_demand: float
+    spot: float
+    list: str
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The cards of a machine type; `memory_mb` (MiB), `tflops` (dense, 16 bit) and `bandwidth_gb_s` are of one card."""
+
+    name: str
+    count: int
+    memory_mb: int
+    googlebatch: str
+    tflops: float
+    bandwidth_gb_s: float
+
+
+@dataclass(frozen=True)
+class MachineType:
+    """A machine type. `prices` are by region; `scratch_gb` is the room that a job can write to."""
+
+    name: str
+    machine_class: str
+    vcpus: int
+    memory_mb: int
+    scratch_gb: float
+    scratch_kind: str
+    gpu: Gpu | None
+    prices: Mapping[str, HourPrice]
+
+    @property
+    def batch_disk(self) -> tuple[int, str]:
+        """Size in GB and type of the boot disk that Google Batch is asked for: scratch is on it, beside the system."""
+        return BATCH_SYSTEM_GB + round(self.scratch_gb), "pd-ssd" if self.gpu else "pd-balanced"
+
+    def price(self, region: str) -> HourPrice:
+        """Return the price in a region; ConfigError naming the regions that have one."""
+        if region not in self.prices:
+            raise ConfigError(
+                f"machines.yaml: no price of {self.name} in {region!r}, {_hint(region, self.prices)}; "
+                "add one with cloud.prices"
+            )
+        return self.prices[region]
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What a plan assumes where nothing was measured: seconds, GB, MB/s and preemptions per machine hour."""
+
+    vm_boot_seconds: float
+    vm_wait_seconds: float
+    image_gb: Mapping[str, float]
+    image_pull_mb_s: float
+    boot_disk_gb: float
+    initial_member_seconds: float
+    sync_mb_s: float
+    idle_tail_seconds: float
+    preemptions_per_hour: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The table of machines and prices."""
+
+    path: Path
+    classes: Mapping[str, str]
+    types: Mapping[str, MachineType]
+    lists: Mapping[str, PriceList]
+    services: Mapping[str, tuple[float, str]]
+    coiled_gpu: Mapping[str, tuple[float, str]]
+    assumptions: Assumptions
+
+    def machine(self, name: str) -> MachineType:
+        """Return a machine type; ConfigError naming the nearest one when there is none."""
+        if name not in self.types:
+            raise ConfigError(f"cloud: machine type {name!r} is not in {self.path.name}, {_hint(name, self.types)}")
+        return self.types[name]
+
+    def for_class(self, machine_class: str, config: Mapping[str, Any] | None = None) -> MachineType:
+        """Return the machine type of class ``gpu`` or ``cpu`` that the configuration (or else this table) names."""
+        if machine_class not in CLASSES:
+            raise ConfigError(f"machines.yaml: class {machine_class!r}, expected one of {', '.join(CLASSES)}")
+        name = self.classes[machine_class] if config is None else config["cloud"][machine_class]
+        machine = self.machine(name)
+        if machine.machine_class != machine_class:
+            raise ConfigError(
+                f"config: cloud.{machine_class}: {name} is of class {machine.machine_class}, "
+                f"expected one of {', '.join(self.names(machine_class))}"
+            )
+        return machine
+
+    def names(self, machine_class: str) -> tuple[str, ...]:
+        """Return the names of the machine types of a class."""
+        return tuple(name for name, machine in self.types.items() if machine.machine_class == machine_class)
+
+    def service(self, name: str) -> float:
+        """Return the price of a service in USD per unit."""
+        return self.services[name][0]
+
+    def coiled_hour(self, machine: MachineType) -> float:
+        """Return Coiled's fee for one hour of a machine, USD: its vCPUs and its cards."""
+        fee = machine.vcpus * self.service("coiled_cpu_hour")
+        if machine.gpu is not None:
+            fee += machine.gpu.count * self.coiled_gpu[machine.gpu.name][0]
+        return fee
+
+    def disk_hour(self, machine: MachineType, profile: str = "") -> float:
+        """Return the price of a machine's disks that are not part of its own price, USD per hour."""
+        if profile == "googlebatch":
+            size, kind = machine.batch_disk
+            service = "ssd_boot_disk_gb_month" if kind == "pd-ssd" else "boot_disk_gb_month"
+            return size * self.service(service) / HOURS_PER_MONTH
+        month = self.assumptions.boot_disk_gb * self.service("boot_disk_gb_month")
+        if "attached" in machine.scratch_kind:
+            month += machine.scratch_gb * self.service("local_ssd_gb_month")
+        return month / HOURS_PER_MONTH
+
+    @cached_property
+    def gpu_specs(self) -> Mapping[str, Gpu]:
+        """Cards by name."""
+        return {machine.gpu.name: machine.gpu for machine in self.types.values() if machine.gpu is not None}
+
+    def price_notes(self, machines: Iterable[MachineType], region: str, today: dt.date) -> list[str]:
+        """Return the label of each price list that a plan on `machines` uses."""
+        used = {machine.price(region).list for machine in machines if region in machine.prices}
+        used |= {name for _, name in self.services.values()}
+        return [self.lists[name].label(today) for name in sorted(used)]
+
+
+def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:
+    """Return the machine table, with the prices in `prices` over its own.
+
+    `prices` is a YAML file with the keys that ``prices`` has in the table, as few as one.
+    Raises ConfigError in one line for an unknown key (naming the nearest), a missing one or a wrong value.
+    """
+    content = _read(path)
+    if prices is not None:
+        over = _read(prices)
+        _keys(over, prices.name, _PRICE_KEYS)
+        for key, value in over.items():
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{prices.name}: {key}: {value!r}, expected keys and values")
+        _own_sources(over, prices.name)
+        _merge(content.setdefault("prices", {}), over)
+    name = path.name
+    _keys(content, name, ("classes", "machine_types", "prices", "assumptions"), required=True)
+    table = content["prices"]
+    _keys(table, f"{name}: prices", _PRICE_KEYS, required=True)
+    for key in _PRICE_KEYS:
+        if not isinstance(table[key], Mapping):
+            raise ConfigError(f"{name}: prices.{key}: {table[key]!r}, expected keys and values")
+    lists = {key: _price_list(key, item, f"{name}: prices.lists.{key}") for key, item in table["lists"].items()}
+    _keys(table["services"], f"{name}: prices.services", SERVICES, required=True)
+    types = _types(content["machine_types"], table["machines"], lists, name)
+    _keys(content["classes"], f"{name}: classes", CLASSES, required=True)
+    for machine_class, machine in content["classes"].items():
+        if machine not in types:
+            raise ConfigError(f"{name}: classes.{machine_class}: {machine!r}, {_hint(machine, types)}")
+    for machine in types.values():
+        if machine.gpu is not None and machine.gpu.name not in table["coiled_gpu_hour"]:
+            raise ConfigError(f"{name}: prices.coiled_gpu_hour.{machine.gpu.name} is missing")
+    return Machines(
+        path=path,
+        classes=content["classes"],
+        types=types,
+        lists=lists,
+        services={key: _unit(item, lists, f"{name}: prices.services.{key}") for key, item in table["services"].items()},
+        coiled_gpu={
+            key: _unit(item, lists, f"{name}: prices.coiled_gpu_hour.{key}")
+            for key, item in table["coiled_gpu_hour"].items()
+        },
+        assumptions=_assumptions(content["assumptions"], name),
+    )
+
+
+_PRICE_KEYS = ("lists", "machines", "services", "coiled_gpu_hour")
+_TYPE_KEYS = ("class", "vcpus", "memory_mb", "scratch_gb", "scratch_kind")
+_GPU_KEYS = ("name", "count", "memory_mb", "googlebatch", "tflops", "bandwidth_gb_s")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file, expected a table of machines or prices") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}, expected a table of machines or prices") from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that is none, and of bytes that are no text
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: {type(content).__name__}, expected keys and values")
+    return content
+
+
+def _own_sources(over: Mapping[str, Any], name: str) -> None:
+    """Refuse a price of one's own that names no list: it would keep source and date of the price it replaces."""
+    groups = {"machines." + str(key): value for key, value in over.get("machines", {}).items()}
+    for where, group in groups.items():
+        if not isinstance(group, Mapping):
+            raise ConfigError(f"{name}: {where}: {group!r}, expected regions and their prices")
+    groups |= {key: over[key] for key in ("services", "coiled_gpu_hour") if key in over}
+    for where, group in groups.items():
+        for key, price in group.items():
+            if not isinstance(price, Mapping):
+                raise ConfigError(f"{name}: {where}.{key}: {price!r}, expected keys and values")
+            if "list" not in price:
+                raise ConfigError(f"{name}: {where}.{key}: list is missing, the one of `lists` that the price is from")
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = get_close_matches(str(name), names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
+
+
+def _keys(
+    value: Any, where: str, known: Iterable[str], *, required: bool = False, optional: tuple[str, ...] = ()
+) -> None:
+    """Refuse what is no mapping, an unknown key and, where `required`, a missing one."""
+    known = tuple(known)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: {value!r}, expected keys and values")
+    for key in value:
+        if key not in known and key not in optional:
+            raise ConfigError(f"{where}: unknown key {key!r}, {_hint(key, known + optional)}")
+    missing = [key for key in known if key not in value]
+    if required and missing:
+        raise ConfigError(f"{where}: {missing[0]} is missing")
+
+
+def _number(value: Any, where: str, *, minimum: float = 0.0) -> float:
+    # a comparison with what is no number is false
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not minimum <= value < float("inf"):
+        raise ConfigError(f"{where}: {value!r}, expected a number of at least {minimum:g}")
+    return float(value)
+
+
+def _price_list(name: str, item: Any, where: str) -> PriceList:
+    _keys(item, where, ("date", "status", "source"), required=True)
+    if item["date"] is not None and not isinstance(item["date"], dt.date):
+        raise ConfigError(f"{where}.date: {item['date']!r}, expected a date such as 2025-03-06, or null")
+    if item["status"] not in ("published", "assumed"):
+        raise ConfigError(f"{where}.status: {item['status']!r}, expected published or assumed")
+    return PriceList(name, item["date"], item["status"], " ".join(str(item["source"]).split()))
+
+
+def _known_list(name: Any, lists: Mapping[str, PriceList], where: str) -> str:
+    if name not in lists:
+        raise ConfigError(f"{where}.list: {name!r}, {_hint(str(name), lists)}")
+    return str(name)
+
+
+def _unit(item: Any, lists: Mapping[str, PriceList], where: str) -> tuple[float, str]:
+    _keys(item, where, ("price", "list"), required=True)
+    return _number(item["price"], f"{where}.price"), _known_list(item["list"], lists, where)
+
+
+def _hour_price(item: Any, lists: Mapping[str, PriceList], where: str) -> HourPrice:
+    _keys(item, where, ("on_demand", "spot", "list"), required=True)
+    return HourPrice(
+        _number(item["on_demand"], f"{where}.on_demand"),
+        _number(item["spot"], f"{where}.spot"),
+        _known_list(item["list"], lists, where),
+    )
+
+
+def _types(items: Any, prices: Any, lists: Mapping[str, PriceList], name: str) -> dict[str, MachineType]:
+    _keys(prices, f"{name}: prices.machines", items)
+    return {
+        key: _machine(key, item, prices.get(key, {}), lists, f"{name}: machine_types.{key}")
+        for key, item in items.items()
+    }
+
+
+def _machine(key: str, item: Any, prices: Any, lists: Mapping[str, PriceList], where: str) -> MachineType:
+    _keys(item, where, _TYPE_KEYS, required=True, optional=("gpu",))
+    if not isinstance(prices, Mapping):
+        raise ConfigError(f"{where.split(':', maxsplit=1)[0]}: prices.machines.{key}: {prices!r}, expected prices")
+    if item["class"] not in CLASSES:
+        raise ConfigError(f"{where}.class: {item['class']!r}, expected one of {', '.join(CLASSES)}")
+    if (item["class"] == "gpu") != ("gpu" in item):
+        raise ConfigError(f"{where}: class {item['class']} {'needs' if item['class'] == 'gpu' else 'has no'} key gpu")
+    gpu = None
+    if "gpu" in item:
+        _keys(item["gpu"], f"{where}.gpu", _GPU_KEYS, required=True)
+        card = item["gpu"]
+        gpu = Gpu(
+            str(card["name"]),
+            int(_number(card["count"], f"{where}.gpu.count", minimum=1)),
+            int(_number(card["memory_mb"], f"{where}.gpu.memory_mb", minimum=1)),
+            str(card["googlebatch"]),
+            _number(card["tflops"], f"{where}.gpu.tflops", minimum=1),
+            _number(card["bandwidth_gb_s"], f"{where}.gpu.bandwidth_gb_s", minimum=1),
+        )
+    return MachineType(
+        name=key,
+        machine_class=item["class"],
+        vcpus=int(_number(item["vcpus"], f"{where}.vcpus", minimum=1)),
+        memory_mb=int(_number(item["memory_mb"], f"{where}.memory_mb", minimum=1)),
+        scratch_gb=_number(item["scratch_gb"], f"{where}.scratch_gb"),
+        scratch_kind=str(item["scratch_kind"]),
+        gpu=gpu,
+        prices={
+            region: _hour_price(price, lists, f"{where.split(':', maxsplit=1)[0]}: prices.machines.{key}.{region}")
+            for region, price in prices.items()
+        },
+    )
+
+
+def _assumptions(item: Any, name: str) -> Assumptions:
+    where = f"{name}: assumptions"
+    _keys(item, where, Assumptions.__dataclass_fields__, required=True)
+    values: dict[str, Any] = {}
+    for key, value in item.items():
+        if key == "image_gb":
+            _keys(value, f"{where}.{key}", CLASSES, required=True)
+        elif key == "preemptions_per_hour":
+            _keys(value, f"{where}.{key}", ("low", "expected", "high"), required=True)
+        if isinstance(value, Mapping):
+            values[key] = {part: _number(number, f"{where}.{key}.{part}") for part, number in value.items()}
+        else:
+            values[key] = _number(value, f"{where}.{key}")
+    return Assumptions(**values)

@@ -1,0 +1,305 @@
+"""Tables of a run: for the terminal, the report, and as CSV and Parquet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from math import isnan
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.manifest import MemberManifest
+from aifs_ensemble.common.text import money, size, table
+from aifs_ensemble.planning.account import USES, Account
+from aifs_ensemble.planning.plan import Plan
+from aifs_ensemble.planning.plan_text import duration
+from aifs_ensemble.planning.runs import read_run
+from aifs_ensemble.planning.throughput import PHASES, card_step_seconds, phase_seconds
+
+_GB = 1e9
+
+
+def _rate(amount: float, seconds: float) -> float:
+    return amount / seconds if seconds else float("nan")
+
+
+def member_seconds(manifest: MemberManifest) -> float:
+    """Return the seconds of a member's last attempt."""
+    return sum(phase_seconds(manifest.timings, manifest.step_seconds).values())
+
+
+def member_frame(manifests: tuple[MemberManifest, ...]) -> pd.DataFrame:
+    """Return a row a member: leads, fields, bytes, seconds of the last attempt and of a step, fields per second.
+
+    Speeds are of the leads that the last attempt made; a resumed one did not make them all.
+    """
+    rows = []
+    for manifest in manifests:
+        seconds = member_seconds(manifest)
+        made = len(manifest.step_seconds)
+        share = min(made / len(manifest.leads), 1.0) if manifest.leads else 0.0
+        rows.append(
+            {
+                "member": manifest.member,
+                "leads": len(manifest.leads),
+                "fields": manifest.fields,
+                "bytes": manifest.bytes,
+                "seconds": seconds,
+                "step_seconds": median(manifest.step_seconds) if made else float("nan"),
+                "fields_per_second": _rate(manifest.fields * share, seconds),
+                "attempts": max(len(manifest.attempts), 1),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def member_table(config: Config) -> str:
+    """Return the members of a run as text: leads, bytes, seconds a member and a step, fields per second.
+
+    Raises InputError when no member of the cycle is finished on scratch.
+    """
+    manifests = read_run(config, None).manifests
+    frame = member_frame(manifests)
+    rows: list[tuple[object, ...]] = [
+        (
+            int(row["member"]),
+            int(row["leads"]),
+            f"{row['fields']:,.0f}",
+            size(row["bytes"]),
+            f"{row['seconds']:.1f}",
+            f"{row['step_seconds']:.3f}",
+            f"{row['fields_per_second']:.0f}",
+        )
+        for _, row in frame.iterrows()
+    ]
+    rows.append(
+        (
+            "all",
+            int(frame["leads"].sum()),
+            f"{frame['fields'].sum():,.0f}",
+            size(float(frame["bytes"].sum())),
+            f"{frame['seconds'].sum():.1f}",
+            f"{frame['step_seconds'].median():.3f}",
+            f"{frame['fields_per_second'].mean():.0f}",
+        )
+    )
+    lines = table(rows, ("member", "leads", "fields", "size", "s", "s/step", "fields/s"))
+    if manifests[0].untrained:
+        lines.append(f"{config.model.title}: these are not forecasts")
+    return "\n".join(lines)
+
+
+def member_html(config: Config) -> str:
+    """Return the members of a run as an HTML page for the report, readable in light and dark."""
+    frame = member_frame(read_run(config, None).manifests)
+    shown = pd.DataFrame(
+        {
+            "member": frame["member"],
+            "leads": frame["leads"],
+            "fields": frame["fields"].map("{:,}".format),
+            "size": frame["bytes"].map(size),
+            "seconds": frame["seconds"].map("{:.1f}".format),
+            "seconds a step": frame["step_seconds"].map("{:.3f}".format),
+            "fields per second": frame["fields_per_second"].map("{:.0f}".format),
+            "attempts": frame["attempts"],
+        }
+    )
+    return html_page(f"{config.model.title}, {config.cycle}", {"Members": shown})
+
+
+_STYLE = (
+    ":root{color-scheme:light dark}"
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:1rem 0 2rem}th,td{padding:.3rem .8rem;text-align:right;"
+    "border-bottom:1px solid color-mix(in srgb,currentColor 20%,transparent);font-variant-numeric:tabular-nums}"
+    "th{font-weight:600}td:first-child,th:first-child{text-align:left}"
+)
+
+
+def html_page(title: str, frames: Mapping[str, pd.DataFrame]) -> str:
+    """Return tables under headings as one HTML page."""
+    parts = [
+        f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>",
+    ]
+    for name, frame in frames.items():
+        parts.append(f"<h2>{name}</h2>{frame.to_html(index=False, border=0)}")
+    return "\n".join(parts)
+
+
+def account_frames(found: Account) -> dict[str, pd.DataFrame]:
+    """Return every table of an account by name, numbers in seconds, bytes and USD."""
+    members = [
+        {
+            "member": member.manifest.member,
+            "machine": member.attempts[-1].machine if member.attempts else "?",
+            "seconds": member.seconds,
+            "attempts": len(member.attempts),
+            "interrupted": member.interrupted,
+            "failed": member.failed,
+            "leads": len(member.manifest.leads),
+            "fields": member.manifest.fields,
+            "bytes": member.manifest.bytes,
+            "step_seconds": median(member.manifest.step_seconds) if member.manifest.step_seconds else float("nan"),
+            "fields_per_second": _rate(member.manifest.fields, member.seconds),
+            "gb_per_second": _rate(member.manifest.bytes / _GB, member.seconds),
+            "usd": member.usd,
+        }
+        for member in found.members
+    ]
+    attempts = [
+        {
+            "member": a.member,
+            "attempt": a.number,
+            "machine": a.machine,
+            "type": a.type,
+            "region": a.region,
+            "spot": a.spot,
+            "began": pd.Timestamp(a.began, unit="s", tz="UTC"),
+            "ended": pd.Timestamp(a.ended, unit="s", tz="UTC"),
+            "outcome": a.outcome,
+            "seconds": a.seconds,
+            **{name: a.phases[name] for name in PHASES},
+            "lost": a.lost,
+        }
+        for member in found.members
+        for a in member.attempts
+    ]
+    machines = [
+        {
+            "machine": stay.machine,
+            "type": stay.rates.machine,
+            "region": stay.rates.region,
+            "spot": stay.rates.spot,
+            "assumed": "; ".join(stay.rates.assumed),
+            "began": pd.Timestamp(stay.began, unit="s", tz="UTC"),
+            "ended": pd.Timestamp(stay.ended, unit="s", tz="UTC"),
+            "seconds": stay.seconds,
+            "members": len({a.member for a in stay.attempts}),
+            **stay.uses,
+            "gpu_percent": stay.gpu_percent,
+            "usd": stay.usd,
+        }
+        for stay in found.stays
+    ]
+    total = sum(found.uses.values())
+    return {
+        "members": pd.DataFrame(members),
+        "attempts": pd.DataFrame(attempts),
+        "machines": pd.DataFrame(machines),
+        "uses": pd.DataFrame(
+            [
+                {"use": name, "seconds": found.uses[name], "percent": _rate(100 * found.uses[name], total)}
+                for name in USES
+            ]
+        ),
+        "stages": pd.DataFrame([{"stage": name, "usd": usd} for name, usd in found.stages.items()]),
+        "costs": pd.DataFrame([{"category": name, "usd": usd} for name, usd in found.costs.items()]),
+        "totals": totals_frame(found),
+    }
+
+
+def totals_frame(found: Account) -> pd.DataFrame:
+    """Return a run in one row."""
+    manifests = [member.manifest for member in found.members]
+    seconds = sum(stay.seconds for stay in found.stays)
+    fields, count = sum(m.fields for m in manifests), sum(m.bytes for m in manifests)
+    sampled = [(stay.gpu_percent, stay.seconds) for stay in found.stays if not isnan(stay.gpu_percent)]
+    weight = sum(part for _, part in sampled)
+    return pd.DataFrame(
+        [
+            {
+                "members": len(manifests),
+                "hours": found.hours,
+                "machine_hours": seconds / 3600,
+                "computing_percent": _rate(100 * found.uses["computing"], seconds),
+                "gpu_percent": _rate(sum(percent * part for percent, part in sampled), weight),
+                "attempts": sum(len(member.attempts) for member in found.members),
+                "interrupted": sum(member.interrupted for member in found.members),
+                "failed": sum(member.failed for member in found.members),
+                "fields": fields,
+                "bytes": count,
+                "fields_per_second": _rate(fields, seconds),
+                "gb_per_second": _rate(count / _GB, seconds),
+                "usd": found.usd,
+                "usd_per_member": found.usd / len(manifests),
+            }
+        ]
+    )
+
+
+def plan_against_actual(plan: Plan, found: Account) -> pd.DataFrame:
+    """Return plan and run side by side: predicted, measured, error in percent of what was measured.
+
+    `plan` is of the members that the run finished, made without this run's own corrections.
+    """
+    way, manifests = plan.chosen, [member.manifest for member in found.members]
+    spot = any(stay.rates.spot for stay in found.stays)
+    speed = way.speed
+    phases = [phase_seconds(m.timings, m.step_seconds) for m in manifests if m.step_seconds]
+    planned = max(len(plan.case.work.to_forecast), 1)
+    rows = [
+        ("start-up of a member, s", speed.startup_seconds, median(p["start_up"] for p in phases) if phases else None),
+        ("step, s", speed.step_seconds, card_step_seconds(manifests)),
+        ("drain of a member, s", speed.drain_seconds, median(p["drain"] for p in phases) if phases else None),
+        ("machine time, h", way.busy_hours, sum(stay.seconds for stay in found.stays) / 3600),
+        ("bytes a lead, MB", plan.case.lead_bytes / 1e6, median(m.bytes / len(m.leads) for m in manifests) / 1e6),
+        ("cost a member, USD", (way.spot_usd if spot else way.usd) / planned, found.usd / len(manifests)),
+    ]
+    return pd.DataFrame(
+        [
+            {
+                "what": what,
+                "predicted": predicted,
+                "measured": measured,
+                "error_percent": 100 * (predicted - measured) / measured if measured else float("nan"),
+            }
+            for what, predicted, measured in rows
+        ]
+    )
+
+
+def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Write tables as CSV and Parquet into `folder` and return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
+        frame.to_parquet(folder / f"{name}.parquet", index=False)
+        written += [folder / f"{name}.csv", folder / f"{name}.parquet"]
+    return written
+
+
+def account_text(found: Account, compared: Mapping[str, pd.DataFrame]) -> str:
+    """Return an account as a person reads it on a terminal; `compared` are further tables by title."""
+    total = totals_frame(found).iloc[0]
+    kinds = Counter(stay.rates.label for stay in found.stays).most_common()
+    stays = [f"{number} stay{'s' if number > 1 else ''} of {label}" for label, number in kinds]
+    lines = [
+        f"{total['members']:.0f} members in {duration(found.hours)}, {', '.join(stays)}",
+        f"{money(found.usd)}, {money(total['usd_per_member'])} a member; "
+        f"{total['fields_per_second']:.0f} fields/s, {total['gb_per_second']:.3g} GB/s, {size(total['bytes'])}",
+        f"card computing {total['computing_percent']:.0f} % of {duration(total['machine_hours'])}"
+        + (f", sampled {total['gpu_percent']:.0f} %" if not isnan(total["gpu_percent"]) else "")
+        + f"; {total['interrupted']:.0f} attempts interrupted, {total['failed']:.0f} failed",
+        "",
+    ]
+    uses = account_frames(found)["uses"]
+    lines += table(
+        [(row["use"], f"{row['seconds']:,.1f}", f"{row['percent']:.1f}") for _, row in uses.iterrows()],
+        ("machine time", "s", "%"),
+    )
+    if found.usd:
+        lines += ["", *table([(name, money(usd)) for name, usd in found.costs.items() if usd], ("category", "USD"))]
+        lines += ["", *table([(name, money(usd)) for name, usd in found.stages.items() if usd], ("stage", "USD"))]
+    if found.assumptions:
+        lines += ["", "taken from the configuration, not recorded:", *(f"  {line}" for line in found.assumptions)]
+    for title, frame in compared.items():
+        rows = [
+            [f"{value:.4g}" if isinstance(value, float) else value for value in row]
+            for row in frame.to_numpy().tolist()
+        ]
+        lines += ["", f"{title}:", *table(rows, list(frame.columns))]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Everything that knows Snakemake or a provider of machines."""

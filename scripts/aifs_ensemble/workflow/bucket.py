@@ -1,0 +1,147 @@
+"""The bucket, named once: in the configuration's `destination`.
+
+Snakemake wants it again as ``--default-storage-prefix`` as soon as jobs run on machines that share no
+files with this one. The Snakefile calls `use_bucket`, which sets what that option would have set. It
+runs after the profile and the command line were read and before any rule is, so every relative path of
+a rule becomes an object under the destination, the sources go there for the jobs, and the commands of
+remote jobs name it, because Snakemake writes them from the same settings.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from aifs_ensemble.common.errors import ConfigError, StorageError
+
+PROVIDER = "gcs"
+_DESCRIBED_SECONDS = 20.0
+
+
+def bucket_problem(config: Mapping[str, Any]) -> str | None:
+    """Return why jobs cannot run on other machines with this configuration, or None when they can."""
+    destination = config["destination"]
+    if not destination:
+        return (
+            "config: destination is not set, so this profile only plans (-n): name your bucket once, "
+            "destination: gs://BUCKET[/PREFIX] in config/operational.yaml or --config destination=gs://BUCKET"
+        )
+    if not str(destination).startswith("gs://"):
+        return (
+            f"config: destination: {destination!r} is a folder, expected gs://BUCKET[/PREFIX]: machines share no files"
+        )
+    return None
+
+
+def use_bucket(workflow: Any, config: Mapping[str, Any], *, planning: bool = False) -> bool:
+    """Make the destination the workflow's default storage; return whether jobs run on other machines.
+
+    Call it in the Snakefile before the rules are included. Where files are shared (local profile)
+    nothing changes. Without a bucket a dry-run plans on local paths, so it needs no credentials;
+    anything more is refused by `refuse_without_bucket`. So does a dry-run (`planning`) that has no
+    credentials or project for the bucket, and a line says it. Called again inside a remote job, whose
+    command line names provider and prefix already, it changes nothing. Raises ConfigError for a
+    checkpoint that only this machine has, and for missing credentials or a missing project.
+    """
+    from snakemake.settings.types import SharedFSUsage
+
+    from aifs_ensemble.workflow.routing import provider
+
+    settings = workflow.storage_settings
+    if SharedFSUsage.INPUT_OUTPUT in settings.shared_fs_usage:
+        return False
+    _refuse_local_checkpoint(config)
+    if problem := bucket_problem(config):
+        if provider(workflow) == "googlebatch":
+            # this executor lets nobody say that files are shared, not even for a dry-run
+            raise ConfigError(f"{problem}; a plan without a bucket: snakemake --profile coiled-gpu -n")
+        # Snakemake refuses even a dry-run that shares no files and names no storage.
+        settings.shared_fs_usage = SharedFSUsage.all()
+        return True
+    if not planning and not config["delivery"]["streaming"]:
+        raise ConfigError(
+            "config: delivery.streaming: false, expected true: machines that are rented keep nothing when they end"
+        )
+    if workflow.storage_registry.default_storage_provider is None:
+        if problem := _out_of_reach(workflow, config, planning=planning):
+            if not planning or provider(workflow) == "googlebatch":
+                raise ConfigError(problem)
+            # after the jobs and the plan, where it is seen
+            atexit.register(print, f"planned without looking into {config['destination']}: {problem}", file=sys.stderr)
+            settings.shared_fs_usage = SharedFSUsage.all()
+            return True
+        settings.default_storage_provider = PROVIDER
+        settings.default_storage_prefix = str(config["destination"]).rstrip("/")
+        registry = workflow.storage_registry
+        registry._default_storage_provider = registry.register_storage(PROVIDER, is_default=True)
+    return True
+
+
+def looks_into_bucket(workflow: Any) -> bool:
+    """Tell whether paths of rules are objects of the bucket; a plan made without one does not look there."""
+    return workflow.storage_registry.default_storage_provider is not None
+
+
+def refuse_without_bucket(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the destination is a bucket; for `onstart`, which a dry-run never reaches."""
+    problem = bucket_problem(config)
+    if problem:
+        raise ConfigError(problem)
+
+
+def _refuse_local_checkpoint(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a checkpoint that is a file here: Snakemake would run all its forecasts here, too."""
+    named = config["checkpoint"]
+    if named and not str(named).startswith("gs://"):
+        raise ConfigError(
+            f"config: checkpoint: {named!r} is a file of this machine, expected gs://BUCKET/OBJECT or null: "
+            "rented machines share no files with it"
+        )
+
+
+def _out_of_reach(workflow: Any, config: Mapping[str, Any], *, planning: bool) -> str | None:
+    """Return why this machine cannot look into the bucket, where the storage plugin would fail with a stack, or None.
+
+    Gives the plugin the project it requires, from the configuration or the usual variable.
+    """
+    from aifs_ensemble.common.storage import open_destination
+
+    if planning:
+        # read at Google's first import: who only plans does not wait long for a machine's identity
+        os.environ.setdefault("GCE_METADATA_TIMEOUT", "1")
+    try:
+        storage: Any = open_destination(config, within=_DESCRIBED_SECONDS)
+        _refresh(storage.client._credentials)
+    except StorageError as error:
+        return str(error)
+    given = workflow.storage_provider_settings[PROVIDER].get_settings(None)
+    given.project = config["cloud"]["project"] or given.project or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    if not given.project:
+        return "config: cloud.project is missing: a gs:// destination needs your Google Cloud project"
+    # the plugin requires a project and makes its client without it
+    os.environ.setdefault("GOOGLE_CLOUD_PROJECT", str(given.project))
+    try:
+        # the plugin asks for the bucket's description before it looks for an object, and fails with a stack
+        storage.location()
+    except StorageError as error:
+        return str(error)
+    return None
+
+
+def _refresh(credentials: Any) -> None:
+    """Raise StorageError for credentials that are there and give no access, such as a login that ended."""
+    from google.auth.exceptions import GoogleAuthError
+    from google.auth.transport.requests import Request
+
+    try:
+        if not credentials.valid:
+            credentials.refresh(functools.partial(Request(), timeout=10))
+    except GoogleAuthError as error:
+        raise StorageError(
+            f"gs://: application default credentials do not work ({' '.join(str(error).split())[:300]}), "
+            "expected `gcloud auth application-default login` or a machine with an identity"
+        ) from error

@@ -1,0 +1,1 @@
+"""Jobs of the workflow on machines that Coiled rents."""

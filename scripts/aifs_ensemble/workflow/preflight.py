@@ -1,0 +1,79 @@
+"""What is checked before anything is computed: room on scratch, a destination that takes files, places of machines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import ConfigError, StorageError
+from aifs_ensemble.common.files import folder_problem
+from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.scratch import check_scratch, room_held, room_needed
+from aifs_ensemble.planning.estimates import grid_points
+from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.planning.throughput import load_throughput
+
+LOG = logging.getLogger(__name__)
+
+
+def lead_bytes(config: Config) -> int:
+    """Return the size of one lead that config/throughput.json expects of the model."""
+    size = load_throughput(load_machines().gpu_specs).size(config.model.name)
+    return round(len(config.model.outputs) * grid_points(config.model.grid) * size.bytes_per_value)
+
+
+def check_room(config: Config, at_once: int = 1) -> None:
+    """Raise PlanError unless scratch has room for what this machine will hold of the run."""
+    restart = round(load_throughput(load_machines().gpu_specs).size(config.model.name).restart_mb * 1e6)
+    needed = room_needed(config, lead_bytes(config), restart, at_once)
+    held = room_held(config) if config["keep_scratch"] else 0  # else only members that run now are counted
+    system = check_scratch(config, needed, held=held)
+    LOG.info("scratch: %.1f GB needed, %.1f GB free on %s", needed / 1e9, system.free / 1e9, system.mount)
+
+
+def check_start(config: Config, rules: Collection[str], cores: int) -> None:
+    """Raise what stands in the way of a run on this machine of so many `cores`; `rules` are those that it needs.
+
+    An archive that is only verified, or reported on, may be read-only.
+    """
+    if config["destination"] is None:
+        raise ConfigError("config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]")
+    if {*rules} - {"verify", "plan"}:
+        check_scratch_folder(config)
+    delivers = "forecast_member" if config["delivery"]["streaming"] else "sync_member"
+    if {*rules} & {delivers, "ensemble_manifest"}:
+        check_destination(config)
+        check_bucket(config)
+    check_room(config, at_once=max(cores // config["forecast"]["encoders"], 1))
+
+
+def check_destination(config: Config, *, write: bool = True) -> None:
+    """Raise StorageError unless a folder can be written to, or made; a bucket is not looked at."""
+    named = config["destination"]
+    if not named or config.cloud_destination:
+        return
+    if problem := folder_problem(Path(named), write=write):
+        raise StorageError(f"config: destination: {named!r}, expected a folder that can be written: {problem}")
+
+
+def check_bucket(config: Config) -> None:
+    """Raise StorageError unless the bucket of a gs:// destination answers, within a minute."""
+    if config.cloud_destination:
+        next(open_destination(config, within=60.0).list(f"{config.cycle}/manifests/"), None)
+
+
+def check_scratch_folder(config: Config, *, write: bool = True) -> None:
+    """Raise ConfigError unless scratch is a folder that can be written to, or made."""
+    if problem := folder_problem(Path(config["scratch"]), write=write):
+        raise ConfigError(f"config: scratch: {config['scratch']!r}, expected a folder that can be written: {problem}")
+
+
+def check_places(config: Config) -> None:
+    """Raise PlanError when bucket, images and machines are in different regions, unless that is allowed."""
+    from aifs_ensemble.planning.regions import check_regions
+
+    run_bytes = lead_bytes(config) * len(config.leads) * len(config.members)
+    for mismatch in check_regions(config, run_bytes):
+        LOG.warning("%s", mismatch)

@@ -1,0 +1,65 @@
+"""What is looked at, said and prepared when a run on rented machines starts, before any is rented."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.models import check_listed
+from aifs_ensemble.workflow import bucket, coordinator, routing
+from aifs_ensemble.workflow.coiled.records import Journal, work_of
+from aifs_ensemble.workflow.googlebatch import jobs as batch_jobs
+from aifs_ensemble.workflow.googlebatch import resources
+from aifs_ensemble.workflow.preflight import check_places
+
+
+def prepare_start(workflow: Any, config: Config) -> None:
+    """Raise what a machine, or the provider, would refuse; print what a user should know of what is left running."""
+    bucket.refuse_without_bucket(config)
+    _refuse_fixed_order()
+    check_places(config)
+    if {job.rule.name for job in workflow.dag.needrun_jobs()} & {"checkpoint_prepare", "forecast_member"}:
+        check_listed(config.model, trust=config["trust_checkpoint"])
+    on_batch = routing.provider(workflow) == "googlebatch"
+    lines = (
+        [*resources.start_lines(config), *batch_jobs.left_running(config)]
+        if on_batch
+        else left_open(Journal(), work_of(config))
+    )
+    for line in lines:
+        print(line, file=sys.stderr)  # noqa: T201
+    if on_batch:
+        routing.settle_googlebatch(workflow, config)
+        batch_jobs.delete_jobs_at_exit()
+
+
+def _refuse_fixed_order() -> None:
+    """Raise ConfigError where runs of one checkout would name their sources in the bucket alike.
+
+    Snakemake names the archive by its bytes, which differ by the order of a set, and removes it when a run ends: the
+    machines of another cycle's run could not fetch theirs.
+    """
+    seed = os.environ.get("PYTHONHASHSEED", "")
+    if seed not in ("", "random"):
+        raise ConfigError(
+            f"PYTHONHASHSEED: {seed!r} in the environment, expected none for rented machines: runs beside each other "
+            "would share their sources in the bucket, and the first to end removes them"
+        )
+
+
+def left_open(journal: Journal, work: dict[str, Any]) -> Iterator[str]:
+    """Yield what a run of this `work` says at its start of machines whose end is not known and nobody takes up."""
+    jobs = [
+        record.id
+        for record in journal.unfinished()
+        if record.state != "running" or (record.work != work and not coordinator.lives(record.owner))
+    ]
+    if jobs:
+        yield (
+            f"machines of {len(jobs)} jobs that nobody waits for may still run; "
+            f"`aifs-ensemble coiled-cancel {' '.join(jobs)}` stops them"
+        )

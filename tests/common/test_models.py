@@ -1,0 +1,119 @@
+"""The model catalogue: what is wrong with an entry is said in one line; what is right needs no code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from aifs_ensemble.common.errors import CheckpointError, ConfigError
+from aifs_ensemble.common.models import CATALOGUE, get_model, model_names
+from aifs_ensemble.model.checkpoint.describe import check_description, describe_checkpoint
+from aifs_ensemble.model.checkpoint.fetch import provide_checkpoint
+from aifs_ensemble.model.checkpoint.load import load_model
+from aifs_ensemble.model.checkpoint.statistics import mean_and_deviation
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
+    """Write a catalogue in which the demonstration entry, as ``trial``, was changed."""
+
+    def write(change: Callable[[dict[str, Any]], object]) -> Path:
+        entry = deepcopy(yaml.safe_load(CATALOGUE.read_text())["models"]["demo"])
+        change(entry)
+        path = tmp_path / "models.yaml"
+        path.write_text(yaml.safe_dump({"models": {"trial": entry}}))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_entry_is_sound(name: str) -> None:
+    model = get_model(name)
+    assert len(model.pressure_variables) == len(model.pressure) * len(model.levels)
+    assert not set(model.prognostic) & set(model.diagnostic)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda e: e.pop("timestep_hours"), "models.yaml: trial: timestep_hours is missing"),
+        (lambda e: e.update(grid=320), "trial: grid: 320, expected str"),
+        (lambda e: e.update(gird="N320"), "trial: unknown key 'gird', did you mean 'grid'?"),
+        (lambda e: e["variables"].pop("diagnostic"), "trial: variables: diagnostic is missing"),
+        (lambda e: e["variables"]["prognostic"].update(waves=["swh"]), "variables.prognostic: unknown key 'waves'"),
+        (lambda e: e["variables"]["constant"].append("2t"), "trial: variables: 2t named more than once"),
+        (lambda e: e["variables"]["accumulated"].append("2t"), "accumulated: 2t not among the diagnostic"),
+        (lambda e: e.update(checkpoint={"sha256": None}), "checkpoint needs one of build, repository, url"),
+        (lambda e: e.update(checkpoint={"repository": "a/b"}), "checkpoint.file is missing, it names the file in a/b"),
+        (lambda e: e["checkpoint"].update(sha256="12"), "sha256: '12', expected 64 hexadecimal digits"),
+        (lambda e: e["checkpoint"].update(revison="v1"), "unknown key 'revison', did you mean 'revision'?"),
+    ],
+)
+def test_what_is_wrong_with_an_entry(
+    catalogue: Callable[..., Path], change: Callable[[dict[str, Any]], object], expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        get_model("trial", catalogue(change))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def second_version(entry: dict[str, Any]) -> None:
+    """What a made-up successor adds: a level, waves, snow, and a variable that nobody has heard of."""
+    variables = entry["variables"]
+    entry["grid"] = "O16"
+    variables["levels"].insert(0, 10)
+    variables["prognostic"]["surface"] += ["swh", "mwp", "sd"]
+    variables["diagnostic"] += ["newvar"]
+    entry["checkpoint"]["build"]["statistics"] = {"newvar": [7.0, 2.0]}
+
+
+def test_a_new_model_needs_an_entry_only(catalogue: Callable[..., Path], tmp_path: Path) -> None:
+    model = get_model("trial", catalogue(second_version))
+    path = tmp_path / "trial.ckpt"
+    provide_checkpoint(model, path)
+
+    description = describe_checkpoint(path)
+    assert {"t_10", "z_10", "swh", "sd"} <= set(description.variables["prognostic"])
+    interface = load_model(path, model, device="cpu")
+    names = interface.data_indices.model.input.name_to_index
+    assert len(names) == len(model.inputs) + len(model.computed)
+    statistics = interface.statistics
+    data = interface.data_indices.data.input
+    mean = torch.tensor([statistics["mean"][data.name_to_index[name]] for name in names])
+    fields = mean.float().expand(1, 2, description.points, -1).contiguous()
+    made = interface.predict_step(fields, fcstep=0)
+    assert made.shape == (1, 1, description.points, len(model.outputs))
+    assert made.isfinite().all()
+    # without a scale of its own a variable would come out around zero
+    newvar = made[..., interface.data_indices.model.output.name_to_index["newvar"]]
+    assert newvar.mean() == pytest.approx(7, abs=4)
+
+    first = replace(get_model("demo"), grid=model.grid)
+    with pytest.raises(CheckpointError, match=r"prognostic has mwp, q_10, sd, swh, t_10.*diagnostic has newvar"):
+        check_description(description, first)
+    with pytest.raises(CheckpointError, match=r"prognostic lacks 2t2"):
+        check_description(description, replace(model, surface=(*model.surface, "2t2")))
+
+
+def test_statistics_follow_the_level() -> None:
+    levels = (10, 50, 60, 500, 1000)
+    at = {level: mean_and_deviation(f"t_{level}", levels)[0] for level in levels}
+    assert at[60] < at[50] < at[10] < at[500] < at[1000]  # the coldest level is 100 hPa
+    assert at[60] == pytest.approx(209.5, abs=0.1)
+    z = [mean_and_deviation(f"z_{level}", levels)[0] for level in levels]
+    assert z == sorted(z, reverse=True)
+    assert mean_and_deviation("z", levels) == (2250.0, 6113.0)
+    # 50 hPa interpolated to 60: hydrostatic thickness of that layer at about 210 K is R T ln(60 / 50)
+    thickness = z[1] - z[2]
+    assert thickness == pytest.approx(287 * 210 * np.log(60 / 50), rel=0.05)
+    assert mean_and_deviation("unheard_of", levels) == (0.0, 1.0)
+    assert mean_and_deviation("unheard_of", levels, {"unheard_of": [3, 4]}) == (3.0, 4.0)

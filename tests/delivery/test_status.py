@@ -1,0 +1,156 @@
+"""Members' states at the destination: what the observer leaves, what the reader makes of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+from aifs_ensemble.cli.status import statuses_of
+from aifs_ensemble.common.config import Config, read_files
+from aifs_ensemble.common.errors import StorageError
+from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, write_member_manifest
+from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.status import MemberStatus, StatusObserver, read_statuses, summary
+from aifs_ensemble.forecast.work_folder import WorkFolder
+
+
+@pytest.fixture
+def config(root, tmp_path):
+    raw = read_files(root / "config" / "config.yaml")
+    places = {"scratch": str(tmp_path / "scratch"), "destination": str(tmp_path / "out")}
+    return Config({**raw, **places, "members": "1-3", "lead_hours": 24})
+
+
+def record(lead):
+    return LeadRecord(lead, FileRecord(f"{lead}.grib2", 1, "AAAAAA=="), FileRecord(f"{lead}.index", 1, "AAAAAA=="), 1)
+
+
+def manifest(config):
+    leads = tuple(record(lead) for lead in config.leads)
+    return MemberManifest("demo", True, config.cycle, 1, 50, "N32", leads)
+
+
+def wait_for(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_member_from_start_to_delivery(config):
+    def state(member=1):
+        return next(status for status in read_statuses(config) if status.member == member)
+
+    assert state().state == "waiting"
+    observer = StatusObserver(config, 1, interval=0.01)
+    wait_for(lambda: state().state == "starting")
+    observer.started(1, 4, 1)
+    observer.step(12, 0.5)
+    observer.lead_published(record(12), None)
+    wait_for(lambda: state().step == 2)
+    assert state().text(time.time()) == "step 2 of 4" and state().step_seconds == 0.5
+    observer.finished(manifest(config))
+    assert state().state == "computed"
+    open_destination(config).put_bytes(b"{}", config.keys_.manifest(1))
+    assert state().state == "delivered"
+    assert summary(read_statuses(config)) == "3 members: 1 delivered, 2 waiting"
+
+
+def test_failure_is_said(config):
+    observer = StatusObserver(config, 2, interval=60)
+    observer.started(2, 4, 0)
+    observer.failed(StorageError("bucket\nis gone"))
+    found = read_statuses(config)[1]
+    assert (found.state, found.error) == ("failed", "StorageError: bucket is gone")
+
+
+def test_writes_are_few_and_the_last_counts(config):
+    storage = open_destination(config)
+    written = []
+    put = storage.put_bytes
+    storage.put_bytes = lambda data, key, **more: (written.append(json.loads(data)), put(data, key, **more))[1]
+    observer = StatusObserver(config, 1, storage, interval=30)
+    observer.started(1, 1000, 0)
+    for lead in range(1000):
+        observer.step(lead, 0.1)
+    observer.finished(manifest(config))
+    assert len(written) <= 3 and written[-1]["state"] == "computed"
+
+
+def test_a_destination_that_fails_harms_nobody(config, caplog):
+    class Broken:
+        def put_bytes(self, *_, **__):
+            raise StorageError("no answer")
+
+    observer = StatusObserver(config, 1, Broken(), interval=0.01)
+    observer.started(1, 4, 0)
+    for lead in range(20):
+        observer.step(lead, 0.1)
+        time.sleep(0.01)
+    observer.finished(manifest(config))
+    assert caplog.text.count("not written") == 1
+
+
+def test_silence_is_shown():
+    status = MemberStatus(1, "running", step=3, steps=132, updated=1000.0)
+    assert status.text(1000.0 + 720) == "step 3 of 132, silent for 12 min"
+
+
+def test_table(config, capsys, root):
+    from aifs_ensemble.cli import main
+
+    open_destination(config).put_bytes(b"{}", config.keys_.manifest(1))
+    settings = [*(f"{key}={config[key]}" for key in ("destination", "scratch")), "members=1-3", "lead_hours=24"]
+    arguments = ["status", "--configfile", str(root / "config" / "config.yaml"), "--config", *settings]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "3 members: 1 delivered, 2 waiting" in shown
+    assert main([*arguments, "--json"]) == 0
+    assert [item["state"] for item in json.loads(capsys.readouterr().out)] == ["delivered", "waiting", "waiting"]
+
+
+def test_a_local_run_is_read_from_scratch(config, tmp_path):
+    here = Config({**config, "scratch": str(tmp_path / "scratch"), "members": "1-4"})
+
+    def state(member):
+        return statuses_of(here)[member - 1]
+
+    work = WorkFolder(here.scratch.work(1), here.cycle, 1)
+    with work.lock():
+        assert state(1).state == "starting"
+        work.begin_attempt({})
+        work.journal.append(record(6))
+        work.journal.append(record(12))
+        assert state(1).text(time.time()) == "step 2 of 4"
+    assert state(1).text(0) == "waiting: 2 of 4 leads made, nobody works on it"
+    work.record_attempt(1, {"outcome": "StoppedError: asked to stop"})
+    assert state(1).state == "waiting"
+    work.record_attempt(1, {"outcome": "NotFiniteError: t_500"})
+    assert state(1).text(0) == "failed: NotFiniteError: t_500"
+    write_member_manifest(here.scratch.manifest(2), replace(manifest(here), member=2))
+    assert [status.state for status in statuses_of(here)] == ["failed", "computed", "waiting", "waiting"]
+    StatusObserver(here, 2, interval=0.01).failed(StorageError("gone"))
+    open_destination(here).put_bytes(b"{}", here.keys_.manifest(1))
+    assert [status.state for status in statuses_of(here)][:2] == ["delivered", "failed"]
+
+
+def test_watching_through_a_pipe_prints_the_table_each_time(config, capsys, monkeypatch, tmp_path, root):
+    from aifs_ensemble.cli import main
+
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        open_destination(config).put_bytes(b"{}", config.keys_.manifest(len(naps)))
+
+    monkeypatch.setattr(time, "sleep", nap)
+    settings = [f"destination={config['destination']}", f"scratch={tmp_path}", "members=1-2", "lead_hours=24"]
+    arguments = ["--configfile", str(root / "config" / "config.yaml"), "--config", *settings]
+    assert main(["status", "--watch", "5", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert naps == [5, 5]
+    summaries = [line.strip() for line in shown.splitlines() if "members:" in line]
+    assert summaries == ["2 members: 2 waiting", "2 members: 1 delivered, 1 waiting", "2 members: 2 delivered"]
+    assert "\033" not in shown

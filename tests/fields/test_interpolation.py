@@ -1,0 +1,61 @@
+"""Weights from MIR: exact for what is linear, cached, remade when the cache is damaged."""
+
+import numpy as np
+import pytest
+from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.interpolation import interpolation_weights
+
+
+def smooth(grid):
+    latitude, longitude = np.deg2rad(grid.latitudes), np.deg2rad(grid.longitudes)
+    return np.sin(latitude) + np.cos(longitude - 0.7) * np.cos(latitude)
+
+
+@pytest.mark.parametrize("source", ["2.5x2.5", "O32", "N48", "F32", "10x10", "5x2.5"])
+def test_smooth_field_is_kept(source, weights_cache):
+    weights = interpolation_weights(source, "N32", weights_cache)
+    truth = smooth(grid_coordinates("N32"))
+    result = weights.apply(np.stack([smooth(grid_coordinates(source)), np.ones(grid_coordinates(source).points)]))
+    assert result.dtype == np.float32 and result.shape == (2, 6114)
+    # linear between points h apart: h**2 / 8 times a curvature of at most 2, in each direction
+    coarsest = {"10x10": 10, "5x2.5": 5}.get(source, 2.9)
+    np.testing.assert_allclose(result[0], truth, atol=np.deg2rad(coarsest) ** 2 / 2)
+    np.testing.assert_allclose(result[1], 1, atol=1e-6)
+
+
+def test_many_fields_at_once_are_the_same_as_one_by_one(weights_cache):
+    weights = interpolation_weights("10x10", "N32", weights_cache)
+    fields = np.random.default_rng(0).normal(size=(70, 684)).astype(np.float32)
+    at_once = weights.apply(fields)
+    for i in range(len(fields)):
+        np.testing.assert_array_equal(at_once[i], weights.apply(fields[i : i + 1])[0])
+
+
+def test_weights_are_cached_and_damage_is_seen(tmp_path):
+    first = interpolation_weights("10x10", "O8", tmp_path)
+    (path,) = (tmp_path / "weights").glob("*.npz")
+    stamp = path.stat().st_mtime_ns
+    assert interpolation_weights("10x10", "O8", tmp_path).digest == first.digest
+    assert path.stat().st_mtime_ns == stamp
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    again = interpolation_weights("10x10", "O8", tmp_path)
+    assert again.digest == first.digest and path.stat().st_mtime_ns != stamp
+
+
+def test_same_grid_is_left_alone(tmp_path):
+    weights = interpolation_weights("N32", "N32", tmp_path)
+    fields = np.random.default_rng(0).normal(size=(2, 6114)).astype(np.float32)
+    assert weights.apply(fields) is fields or np.shares_memory(weights.apply(fields), fields)
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_are_one_line(tmp_path, weights_cache):
+    with pytest.raises(ConfigError, match="N33"):
+        interpolation_weights("N33", "N32", tmp_path)
+    with pytest.raises(InputError, match="MIR made no weights from 10x10 to O8, of-my-own"):
+        interpolation_weights("10x10", "O8", tmp_path, method="of-my-own")
+    with pytest.raises(InputError, match=r"shape \(1, 7\), expected \(fields, 684\) on 10x10"):
+        interpolation_weights("10x10", "N32", weights_cache).apply(np.zeros((1, 7)))

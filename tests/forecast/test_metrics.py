@@ -1,0 +1,191 @@
+"""The sampler: rows a forecast can be accounted by, and never a forecast's failure."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.gpu import card_handle, visible_card
+from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.metrics import MetricsDelivery
+from aifs_ensemble.forecast.metrics import COLUMNS, MetricsSampler
+from planning import synthetic
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def wait_for(path: Path, rows: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if path.exists() and len(rows_of(path)) >= rows:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"fewer than {rows} rows in {path}")
+
+
+def test_rows_carry_phase_lead_and_load(tmp_path: Path) -> None:
+    path = tmp_path / "metrics" / "member001.csv"
+    with MetricsSampler(path, 12, interval=0.05) as sampler:
+        sampler.started(1, 2, 0)
+        wait_for(path, 1)
+        sampler.step(6, 0.1)
+        wait_for(path, len(rows_of(path)) + 2)
+        (tmp_path / "big").write_bytes(os.urandom(1 << 20))
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+        sampler.step(12, 0.1)
+        wait_for(path, len(rows_of(path)) + 2)
+    rows = rows_of(path)
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["phase"] for row in rows] == sorted(
+        (row["phase"] for row in rows), key=("start_up", "steps", "drain").index
+    )
+    assert {(row["phase"], row["lead"]) for row in rows} == {("start_up", ""), ("steps", "6"), ("drain", "12")}
+    assert max(float(row["cpu_percent"]) for row in rows) > 20
+    assert all(float(row["host_mem_mib"]) > 5 for row in rows)
+    times = [float(row["time"]) for row in rows]
+    assert times == sorted(times)
+
+
+def test_a_second_process_appends(tmp_path: Path) -> None:
+    path = tmp_path / "member001.csv"
+    for _ in range(2):
+        with MetricsSampler(path, 12, interval=0.02):
+            wait_for(path, 1)
+    assert path.read_text().count("time,phase") == 1
+    assert len(rows_of(path)) >= 2
+
+
+def test_phases_no_observer_tells_of(tmp_path: Path) -> None:
+    path = tmp_path / "member001.csv"
+    with MetricsSampler(path, 12, interval=0.02) as sampler, sampler.phase("verify"):
+        wait_for(path, 2)
+    assert "verify" in {row["phase"] for row in rows_of(path)}
+
+
+def test_a_place_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING), MetricsSampler(tmp_path / "file" / "member001.csv", 12) as sampler:
+        sampler.step(6, 0.1)
+    assert "no metrics of this member" in caplog.text
+
+
+@pytest.fixture
+def delivered(tmp_path: Path) -> Callable[[str], Config]:
+    """The configuration of a machine that shares the destination, and no scratch, with the others."""
+    return lambda machine: synthetic.config(tmp_path / machine, members="1", destination=str(tmp_path / "there"))
+
+
+def test_the_next_machine_goes_on_with_what_the_last_one_left(delivered: Callable[[str], Config]) -> None:
+    lengths = []
+    for machine in ("first", "second"):
+        config = delivered(machine)
+        path = config.scratch.metrics(1)
+        with MetricsDelivery(config, 1), MetricsSampler(path, 12, interval=0.02):
+            wait_for(path, (lengths[-1] if lengths else 0) + 3)
+        there = open_destination(config).get_bytes(config.keys_.metrics(1))
+        assert there == path.read_bytes(), "the last rows did not arrive"
+        lengths.append(len(rows_of(path)))
+    assert lengths[1] >= lengths[0] + 3
+    assert path.read_text().count("time,phase") == 1
+
+
+def test_a_machine_that_dies_leaves_its_metrics(delivered: Callable[[str], Config]) -> None:
+    """They arrive while it works, not at the end."""
+    config = delivered("dies")
+    path, there = config.scratch.metrics(1), Path(config["destination"]) / config.keys_.metrics(1)
+    with MetricsDelivery(config, 1, interval=0.05), MetricsSampler(path, 12, interval=0.02):
+        wait_for(there, 3)
+
+
+def test_a_destination_that_does_not_answer_stops_nothing(
+    delivered: Callable[[str], Config], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "there").write_text("a file where the folder should be")
+    with (
+        MetricsDelivery(delivered("alone"), 1, interval=0.02),
+        MetricsSampler(delivered("alone").scratch.metrics(1), 12, interval=0.02),
+    ):
+        wait_for(delivered("alone").scratch.metrics(1), 5)
+    assert caplog.text.count("not at the destination") == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "card"),
+    [
+        (None, "0"),
+        ("2", "2"),
+        ("3,1", "3"),
+        (" 1 , 0", "1"),
+        ("GPU-5f2a", "GPU-5f2a"),
+        ("MIG-41b36fb9-5ca5-5b49-9a3c-d9a4a5b6c7d8", "MIG-41b36fb9-5ca5-5b49-9a3c-d9a4a5b6c7d8"),
+        ("MIG-GPU-5f2a/7/0", "MIG-GPU-5f2a/7/0"),
+        ("", None),
+        ("-1", None),
+        ("-1,0", None),
+        ("NoDevFiles", None),
+    ],
+)
+def test_the_card_is_the_first_that_cuda_shows(variable: str | None, card: str | None) -> None:
+    assert visible_card({} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}) == card
+
+
+@dataclass
+class Driver:
+    """Two cards as NVML lists them; `sliced` are the indices of those in MIG mode. Handles are their names.
+
+    What it does not have: readings, and slices by any name but a whole UUID.
+    """
+
+    sliced: set[int] = field(default_factory=set)
+    uuids: tuple[str, ...] = ("GPU-5f2a77d0-1111", "GPU-9c31ab0e-2222")
+
+    class NVMLError(Exception):
+        """As of pynvml."""
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return len(self.uuids)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        if index >= len(self.uuids):
+            raise self.NVMLError(f"no card {index}")
+        return self.uuids[index]
+
+    def nvmlDeviceGetUUID(self, card: str) -> str:  # noqa: N802
+        return card
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        if not uuid.startswith("MIG-"):
+            raise self.NVMLError(f"no card {uuid}")
+        return uuid
+
+    def nvmlDeviceGetMigMode(self, card: str) -> tuple[int, int]:  # noqa: N802
+        sliced = int(self.uuids.index(card) in self.sliced)
+        return sliced, sliced
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, card: str, index: int) -> str:  # noqa: N802
+        return f"slice {index} of {card}"
+
+
+def test_cards_are_found_by_index_and_by_uuid() -> None:
+    driver = Driver()
+    assert card_handle(driver, "1") == "GPU-9c31ab0e-2222"
+    assert card_handle(driver, "GPU-9c31ab0e-2222") == "GPU-9c31ab0e-2222"
+    assert card_handle(driver, "GPU-9c") == "GPU-9c31ab0e-2222"
+    assert card_handle(driver, "MIG-GPU-5f2a/7/0") == "MIG-GPU-5f2a/7/0"
+    assert card_handle(Driver(sliced={0}), "0") == "slice 0 of GPU-5f2a77d0-1111"
+    assert card_handle(Driver(sliced={0}), "1") == "GPU-9c31ab0e-2222"
+    for absent in ("2", "GPU-0000"):
+        with pytest.raises(Driver.NVMLError):
+            card_handle(driver, absent)

@@ -1,0 +1,74 @@
+"""The real workflow and forecast on rented machines: what a failed member costs, and what a second run adds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.standing import undelivered
+from doubles.coiled_server import CoiledServer
+
+from workflow.rented.conftest import BUCKET, Project, published_on
+
+pytestmark = [pytest.mark.cloud, pytest.mark.long, pytest.mark.timeout(1800)]
+ARGUMENTS = ["--profile", "coiled-gpu", "--group-components", "members=2", "initial=1000", "--retries", "0"]
+
+
+def forecasts(server: CoiledServer, since: int) -> list:
+    return [c for c in server.clusters.values() if "forecast_member" in c.title and c.id > since]
+
+
+def made(server: CoiledServer, config, since: int) -> dict[int, list[int]]:
+    """Return the leads that machines rented after cluster `since` published, by member."""
+    found: dict[int, list[int]] = {}
+    for cluster in forecasts(server, since):
+        for member, leads in published_on(cluster, config).items():
+            found[member] = found.get(member, []) + leads
+    return found
+
+
+def test_a_failed_member_costs_itself_alone(whole: Project, coiled: CoiledServer) -> None:
+    """Two members share a machine and one has no readable initial state; then members and leads are added."""
+    settings = {"destination": f"gs://{BUCKET}/whole", "delivery": {"streaming": True}, "lead_hours": 12}
+    config = whole.configure(members="1-2", **settings)
+    storage, state = open_destination(config), config.keys_.initial(2)
+    code, output = whole.run(*ARGUMENTS, "--until", "initial_members")
+    assert code == 0, output
+    sound = storage.get_bytes(state)
+    storage.put_bytes(b"no state", state, overwrite=True)
+
+    code, output = whole.run(*ARGUMENTS)
+    assert code != 0
+    assert made(coiled, config, since=0) == {1: [6, 12], 2: []}
+    assert "missing 2" in output or "missing 1-2" in output, output
+
+    storage.put_bytes(sound, state, overwrite=True)
+    before = len(coiled.clusters)
+    code, output = whole.run(*ARGUMENTS)
+    assert code == 0, output
+    assert made(coiled, config, since=before) == {1: [], 2: [6, 12]}, "the sibling was computed again"
+    assert undelivered(config, config.members) == {}
+
+    config = whole.configure(members="1-3", **settings | {"lead_hours": 18})
+    before = len(coiled.clusters)
+    code, output = whole.run(*ARGUMENTS)
+    assert code == 0, output
+    assert made(coiled, config, since=before) == {1: [18], 2: [18], 3: [6, 12, 18]}
+    ensemble = json.loads(storage.get_bytes(config.keys_.ensemble_manifest))
+    assert (ensemble["state"], ensemble["wanted"], ensemble["lead_hours"]) == ("complete", "1-3", [6, 12, 18])
+    code, output = whole.run(*ARGUMENTS)
+    assert code == 0 and "Nothing to be done" in output, output
+
+    # a damaged lead is found by a CPU machine, which reads no lead
+    lead = config.keys_.lead(1, 6)
+    storage.put_bytes(b"damaged", lead, overwrite=True)
+    before = len(coiled.clusters)
+    code, output = whole.run(*ARGUMENTS, "--retries", "0", "verify")
+    assert code != 0 and "run again to make members 1" in output, output
+    (machine,) = [cluster for cluster in coiled.clusters.values() if cluster.id > before]
+    assert "verify" in machine.title
+    code, output = whole.run(*ARGUMENTS)
+    assert code == 0, output
+    code, output = whole.run(*ARGUMENTS, "verify")
+    assert code == 0, output

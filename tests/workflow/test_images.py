@@ -1,0 +1,91 @@
+"""The locks are the truth; YAMLs, Dockerfiles, the profile's Python and requirements.txt say the same."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.workflow.images import CLASSES, PYTHON, canonical, conda_yaml, parse_pins, read_environment
+
+NAMES = sorted(CLASSES)
+
+
+def pins(packages):
+    return {canonical(name): version for name, version in packages.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_yaml_says_what_the_lock_says(name, root):
+    environment = read_environment(name)
+    text = (root / "envs" / f"{name}.yaml").read_text()
+    assert text == conda_yaml(environment), "run `aifs-ensemble environments --write`"
+    content = yaml.safe_load(text)
+    assert content["dependencies"][-1]["pip"] == environment.requirements
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_versions_are_the_tested_ones(name, root):
+    tested = pins(parse_pins((root / "requirements.txt").read_text().splitlines(), "requirements.txt"))
+    for package, version in pins(read_environment(name).packages).items():
+        if package in tested:
+            assert version == tested[package].removesuffix("+cpu"), package
+        else:
+            # what torch brings for the GPU, which the tests' CPU build does without; pip's own tools are in no lock
+            assert re.match(r"nvidia-|cuda-|triton$|setuptools$", package), f"{package} was not tested"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dockerfile_installs_the_lock_and_no_more(name, root):
+    text = (root / "envs" / f"{name}.Dockerfile").read_text()
+    assert f"FROM python:{PYTHON}-slim" in text
+    installs = re.findall(r"pip install ([^\n\\]*)", text)
+    assert installs == [f"--no-cache-dir --no-deps --requirement /tmp/{name}.lock "]
+    assert not re.search(r"nvidia/cuda|nvcc|flash.attn", re.sub(r"(?m)^#.*$", "", text))
+    assert text.index("USER aifs") < text.index("HEALTHCHECK"), "the check runs as the jobs' user"
+    role = CLASSES[name]
+    assert f"doctor --role {role}" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_jobs_find_what_they_start_with(name):
+    """Snakemake and the storage plugin start every job; torch is on GPU machines alone."""
+    packages = pins(read_environment(name).packages)
+    assert {"snakemake", "snakemake-storage-plugin-gcs", "google-cloud-storage"} <= set(packages)
+    assert ("torch" in packages) == (name == "gpu")
+    assert not {"flash-attn", "anemoi-graphs", "anemoi-datasets", "coiled"} & set(packages)
+
+
+BAD = {
+    "range": ("torch>=2", r"expected package==version"),
+    "twice": ("torch==2\nTorch==3", "named twice"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_lock(case):
+    text, message = BAD[case]
+    with pytest.raises(ConfigError, match=message):
+        parse_pins(text.splitlines(), "x.lock")
+
+
+def test_register(monkeypatch):
+    """The call fits the installed client, and carries the lock."""
+    import inspect
+
+    import coiled
+    from aifs_ensemble.workflow import images
+
+    parameters = inspect.signature(coiled.create_software_environment).parameters
+    called = []
+
+    def accept(**arguments):
+        assert set(arguments) <= set(parameters)
+        called.append(arguments)
+
+    monkeypatch.setattr(coiled, "create_software_environment", accept)
+    images.register(read_environment("gpu"), "aifs-ensemble-gpu", None, None)
+    images.register(read_environment("gpu"), "aifs-ensemble-gpu", None, "registry/gpu:1")
+    assert called[0]["gpu_enabled"] and "torch==2.13.0" in called[0]["pip"]
+    assert called[1]["container"] == "registry/gpu:1" and "pip" not in called[1]
