@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from doubles.gcs_fault_proxy import FaultProxy, fault_proxy
+from doubles.gcs_server import gcs_server
 
 # Triton reads this when it is imported, which torch may do before any test: kernels run in its interpreter
 os.environ.setdefault("TRITON_INTERPRET", "1")
+_COUNT = itertools.count()
 ROOT = Path(__file__).parents[1]
 
 
@@ -31,3 +36,33 @@ def shared_data() -> Path:
 def weights_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache in which interpolation weights, once made, serve all tests."""
     return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[str]:
+    """URL of a storage server with the bucket ``ensembles``."""
+    with gcs_server() as url:
+        yield url
+
+
+@pytest.fixture
+def gcs(bucket_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """The server behind a proxy, which breaks nothing until it gets a schedule; clients find it by themselves."""
+    with fault_proxy(bucket_server) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        yield proxy
+
+
+@pytest.fixture(params=["folder", "gs"])
+def destination(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty destination of each kind."""
+    if request.param == "folder":
+        return str(tmp_path / "destination")
+    request.getfixturevalue("gcs")
+    return f"gs://ensembles/{next(_COUNT)}"
+
+
+@pytest.fixture
+def bucket(gcs: FaultProxy) -> Callable[[], str]:
+    """Return fresh destinations in the bucket."""
+    return lambda: f"gs://ensembles/{next(_COUNT)}"

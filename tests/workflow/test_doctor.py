@@ -58,16 +58,16 @@ def test_a_model_that_machines_would_refuse(root, tmp_path):
         assert findings(root, tmp_path, "coordinator", **changes)["model"].state == "ok"
 
 
-def test_bucket(root, tmp_path, gcs, monkeypatch):
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs)
+def test_bucket(root, tmp_path, bucket_server, monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket_server)
     found = findings(root, tmp_path, "cpu", destination="gs://ensembles/x")
     assert found["credentials"].state == "ok"
     assert (found["bucket"].state, found["bucket"].text) == ("ok", "in US-CENTRAL1")
 
 
-def test_a_bucket_that_may_not_be_described(root, tmp_path, gcs, monkeypatch):
+def test_a_bucket_that_may_not_be_described(root, tmp_path, bucket_server, monkeypatch):
     """Objects may be read and written; Snakemake's storage plugin would fail on every machine."""
-    with fault_proxy(gcs) as proxy:
+    with fault_proxy(bucket_server) as proxy:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
         proxy.undescribed.add("ensembles")
         found = findings(root, tmp_path, "cpu", destination="gs://ensembles/x")
