@@ -71,10 +71,10 @@ def test_the_deadline_ends_it_in_one_line(
 
 
 def test_a_server_that_compares_nothing_is_found_out(
-    server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bucket_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """fake-gcs-server itself stores whatever it gets through a session: the answer's checksum tells."""
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket_server)
     (tmp_path / "file").write_bytes(bytes(600_000))
     storage = open_storage("gs://ensembles/compares-nothing", SETTINGS)
     with pytest.raises(Exception, match="expected AAAAAA=="):
