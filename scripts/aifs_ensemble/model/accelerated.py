@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aifs_ensemble.model import graph_attention as ga
-from aifs_ensemble.model.attention import window_mask
+from aifs_ensemble.model.attention import window_attention
 from aifs_ensemble.model.conditional_norm import add_norm, pack
+from aifs_ensemble.model.cuda_graph import RecordedPass
 from aifs_ensemble.model.determinism import places_written_once
 
 LOG = logging.getLogger(__name__)
@@ -313,7 +314,7 @@ class AcceleratedForward:
         self._block = wrap(self.processor.block)
         self._sources, self._decode_rows = wrap(self.decoder.sources), wrap(self.decoder.rows)
         self._assemble_output = wrap(self._residual)
-        self._recorded: _Recorded | None = None
+        self._recorded: RecordedPass | None = None
 
     def _assemble(self, x: Tensor, fcstep: int) -> Tensor:
         """Fill the input buffer from the normalised ``x (1, time, 1, nodes, variables)``; return the skip part."""
@@ -373,33 +374,4 @@ class AcceleratedForward:
         """
         with torch.no_grad(), torch.autocast("cuda", enabled=False):
             skip = torch.zeros((self.nodes, len(self.prognostic)), device=self.buffer.device)
-            self._recorded = _Recorded(self._pass, skip)
-
-
-class _Recorded:
-    """A pass as a CUDA graph.
-
-    The default generator's seed is read when the graph is started, so that noise is what it would be without it.
-    """
-
-    def __init__(self, work: Callable[[Tensor], Tensor], skip: Tensor):
-        self._skip = skip
-        self._graph = torch.cuda.CUDAGraph()
-        # other threads (forcings, observers) may use the device meanwhile
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._result = work(skip)
-
-    def replay(self, skip: Tensor) -> Tensor:
-        self._skip.copy_(skip)
-        self._graph.replay()
-        return self._result
-
-
-def window_attention(nodes: int, window: int | None, device: torch.device, **options: Any) -> Callable[..., Tensor]:
-    """Return attention within `window` nodes on either side, inclusive, through flex_attention."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    if window is None:
-        return F.scaled_dot_product_attention
-    mask = window_mask(nodes, window, window, device)
-    return lambda q, k, v: flex_attention(q, k, v, block_mask=mask, kernel_options=options or None)  # type: ignore[arg-type]
+            self._recorded = RecordedPass(self._pass, skip)

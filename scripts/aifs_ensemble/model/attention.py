@@ -11,12 +11,14 @@ import importlib.util
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 LOG = logging.getLogger(__name__)
@@ -177,3 +179,11 @@ def _attend_in_window(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, w
 
 # A checkpoint made with the stand-in names the function as one made with the package does, and loads with either.
 flash_attn_func.__module__ = _INTERFACE
+
+
+def window_attention(nodes: int, window: int | None, device: torch.device, **options: Any) -> Callable[..., Tensor]:
+    """Return attention within `window` nodes on either side, inclusive, through flex_attention."""
+    if window is None:
+        return F.scaled_dot_product_attention
+    mask = window_mask(nodes, window, window, device)
+    return lambda q, k, v: flex_attention(q, k, v, block_mask=mask, kernel_options=options or None)  # type: ignore[arg-type]
