@@ -14,7 +14,8 @@ from aifs_ensemble.common.storage import open_storage
 from aifs_ensemble.delivery.ensemble import read_ensemble_manifest, write_ensemble_manifest
 from aifs_ensemble.delivery.leftovers import finished_run
 from aifs_ensemble.delivery.member import deliver_member
-from aifs_ensemble.delivery.verify import MemberCheck, _reasons, check_ensemble, verify_ensemble, verify_member
+from aifs_ensemble.delivery.standing import grouped
+from aifs_ensemble.delivery.verify import check_ensemble, verify_ensemble, verify_member
 from aifs_ensemble.forecast.work_folder import WorkFolder
 
 from delivery.members import make_config, make_member
@@ -284,13 +285,13 @@ def test_a_sound_run_of_fewer_leads_is_short_and_left_alone(config: Config) -> N
 
 
 def test_short_members_are_told_with_each_reason() -> None:
-    def short(member: int, hours: int) -> MemberCheck:
-        return MemberCheck(member, "destination", "short", {0: f"ends at {hours} h, 240 h are asked for"})
+    def short(hours: int) -> str:
+        return f"ends at {hours} h, 240 h are asked for"
 
-    assert _reasons([short(1, 6), short(2, 6), short(3, 12)]) == (
+    assert grouped({1: short(6), 2: short(6), 3: short(12)}) == (
         "1-2: ends at 6 h, 240 h are asked for; 3: ends at 12 h, 240 h are asked for"
     )
-    many = _reasons([short(member, 6 * member) for member in range(1, 9)])
+    many = grouped({member: short(6 * member) for member in range(1, 9)})
     assert many.count("ends at") == 5 and many.endswith("; and 3 more")
 
 

@@ -18,11 +18,16 @@ from rich.text import Text
 from aifs_ensemble.cli._common import add_config_arguments, config_from
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.common.storage import Storage, open_destination
-from aifs_ensemble.delivery.status import DELIVERED, FAILED, RUNNING, MemberStatus, read_statuses, summary, with_scratch
+from aifs_ensemble.delivery.standing import DAMAGED, DELIVERED, OTHER_SETTINGS, SHORT, Destination
+from aifs_ensemble.delivery.status import FAILED, RUNNING, MemberStatus, read_statuses, summary, with_scratch
 
 HELP = "table of what the members are doing"
-_COLOURS = {DELIVERED: "green", FAILED: "red", RUNNING: "cyan"}
+_COLOURS = {
+    DELIVERED: "green",
+    RUNNING: "cyan",
+    SHORT: "yellow",
+    **dict.fromkeys((FAILED, DAMAGED, OTHER_SETTINGS), "red"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +53,9 @@ def table(statuses: Sequence[MemberStatus], now: float) -> Group:
     return Group(shown, Text(summary(statuses)))
 
 
-def statuses_of(config: Config, storage: Storage | None = None) -> list[MemberStatus]:
+def statuses_of(config: Config, destination: Destination | None = None) -> list[MemberStatus]:
     """Return what the destination says of each member; of those it knows nothing of, what scratch says."""
-    return with_scratch(config, read_statuses(config, storage))
+    return with_scratch(config, read_statuses(config, destination))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _watch(config: Config, seconds: float) -> None:
     """Keep one table up to date on a terminal; elsewhere print it again each time."""
-    storage, console = open_destination(config), Console()
+    destination, console = Destination(config), Console()
     still = console.is_terminal and not console.is_dumb_terminal
-    statuses = statuses_of(config, storage)
+    statuses = statuses_of(config, destination)
     with Live(console=console, auto_refresh=False) if still else nullcontext() as live:
         while True:
             shown = table(statuses, time.time())
@@ -83,4 +88,5 @@ def _watch(config: Config, seconds: float) -> None:
             if all(status.state == DELIVERED for status in statuses):
                 return
             time.sleep(seconds)
-            statuses = statuses_of(config, storage)
+            destination.look()
+            statuses = statuses_of(config, destination)

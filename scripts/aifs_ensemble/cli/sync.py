@@ -14,6 +14,7 @@ from aifs_ensemble.common.storage import ConflictError, Storage, open_destinatio
 from aifs_ensemble.common.text import size
 from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
 from aifs_ensemble.delivery.member import Receipt, deliver_member
+from aifs_ensemble.delivery.standing import OTHER_SETTINGS, SHORT, on_scratch
 
 HELP = "deliver finished members to the destination"
 
@@ -40,7 +41,12 @@ def run(args: argparse.Namespace) -> int:
     failed: dict[int, WorkflowError] = {}
     for member in finished:
         try:
+            standing = on_scratch(config, member)
+            if standing.state == OTHER_SETTINGS:  # once delivered, it would be in the way of what is asked for
+                raise VerificationError(standing.text)
             receipts.append(_deliver(config, member, storage))
+            if standing.state == SHORT:
+                print(f"{member_name(member)}: {standing.text}")
         except (ConflictError, InputError, VerificationError) as error:  # of this member alone
             failed[member] = error
             print(f"{member_name(member)}: not delivered: {error}")

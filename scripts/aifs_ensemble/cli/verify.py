@@ -6,7 +6,8 @@ import argparse
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
 from aifs_ensemble.common.names import format_members
-from aifs_ensemble.delivery.verify import PLACES, check_ensemble
+from aifs_ensemble.delivery.standing import ABSENT, DAMAGED, OTHER_SETTINGS, SHORT, grouped
+from aifs_ensemble.delivery.verify import PLACES, SOUND, check_ensemble
 
 HELP = "compare what is there with the manifests"
 
@@ -25,15 +26,17 @@ def run(args: argparse.Namespace) -> int:
     places = args.place or PLACES
     check = check_ensemble(config, deep=args.deep, mend=args.mend, places=places)
     for place in places:
-        for state in ("sound", "short", "damaged", "absent"):
+        for state in (SOUND, SHORT, OTHER_SETTINGS, DAMAGED, ABSENT):
             found = check.of(state, place)
             if found:
                 size = sum(one.bytes for one in found)
                 decoded = sum(one.decoded for one in found)
                 more = f", {decoded} messages decoded" if decoded else ""
                 members = format_members(one.member for one in found)
-                print(f"{place}: {len(found)} {state} (members {members}), {size} bytes{more}")
-    for one in check.of("damaged"):
+                reasons = {one.member: one.reason for one in found if one.reason and state != DAMAGED}
+                why = f": {grouped(reasons)}" if reasons else ""
+                print(f"{place}: {len(found)} {state} (members {members}), {size} bytes{more}{why}")
+    for one in check.of(DAMAGED):
         for line in one.lines():
             print(f"  {one.place}: {line}")
     check.require_sound(mended=args.mend)

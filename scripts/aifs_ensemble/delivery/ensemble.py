@@ -6,17 +6,18 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import json_bytes, write_bytes
-from aifs_ensemble.common.manifest import ENSEMBLE_SCHEMA, MemberManifest, ensemble_state
+from aifs_ensemble.common.manifest import ENSEMBLE_SCHEMA, ensemble_state
 from aifs_ensemble.common.names import format_members
 from aifs_ensemble.common.storage import open_destination
-from aifs_ensemble.common.storage.base import MissingError, ObjectInfo, Storage, info_json
-from aifs_ensemble.delivery.receipt import remote_json, remote_manifest, remote_receipt, vouched_files
-from aifs_ensemble.forecast.settings import member_differences
+from aifs_ensemble.common.storage.base import MissingError, Storage, info_json
+from aifs_ensemble.delivery.receipt import remote_json
+from aifs_ensemble.delivery.standing import Destination, Standing
 
 LOG = logging.getLogger(__name__)
 
@@ -51,19 +52,19 @@ class EnsembleStatus:
 def write_ensemble_manifest(config: Config, path: Path | None = None) -> EnsembleStatus:
     """Write ``{cycle}/manifest.json`` at the destination, and ``_SUCCESS`` unless too many members are missing.
 
-    A member counts when its manifest is there and the listing has every object with the right size and, where
-    the service keeps checksums, the right checksum (folders were read back when the member was delivered;
-    `verify` reads them again). A failed ensemble loses its ``_SUCCESS``. With `path` the manifest is written
+    A member counts when its standing is whole: made as asked for, with every object listed at the right size and,
+    where the service keeps checksums, the right checksum (a folder was read back when the member was delivered;
+    `verify` reads it again). A failed ensemble loses its ``_SUCCESS``. With `path` the manifest is written
     there too. Raises StorageError when the destination does not answer.
     """
-    storage = open_destination(config)
-    listed = {info.key: info for info in storage.list(f"{config.cycle}/forecasts/")}
-
-    def entry(member: int) -> dict[str, Any] | None:
-        return _member_entry(config, storage, member, listed)
-
+    destination = Destination(config)
+    storage = destination.storage
+    standings = destination.standings().values()
+    for one in standings:
+        if not one.whole:
+            LOG.warning("member %d does not count: %s", one.member, one.text)
     with ThreadPoolExecutor(storage.settings.threads) as pool:
-        entries = [item for item in pool.map(entry, config.members) if item is not None]
+        entries = list(pool.map(partial(_member_entry, config, storage), (one for one in standings if one.whole)))
     status = EnsembleStatus(
         cycle=config.cycle,
         destination=storage.url,
@@ -131,19 +132,14 @@ def _content(config: Config, status: EnsembleStatus, entries: list[dict[str, Any
     }
 
 
-def _member_entry(
-    config: Config, storage: Storage, member: int, listed: Mapping[str, ObjectInfo]
-) -> dict[str, Any] | None:
-    """Return a delivered member's entry, or None (and say why) when it does not count."""
-    manifest = remote_manifest(config, storage, member)
-    receipt = remote_receipt(config, storage, member)
-    wrong = _why_not(config, manifest, receipt, listed)
-    if wrong or manifest is None or receipt is None:
-        LOG.warning("member %d does not count: %s", member, wrong)
-        return None
-    info = storage.stat(config.keys_.manifest(member))
+def _member_entry(config: Config, storage: Storage, standing: Standing) -> dict[str, Any]:
+    """Return the entry of a member that counts."""
+    manifest, receipt = standing.manifest, standing.receipt
+    assert manifest is not None
+    assert receipt is not None
+    info = storage.stat(config.keys_.manifest(standing.member))
     return {
-        "member": member,
+        "member": standing.member,
         "manifest": info_json(info) if info else None,
         "content_digest": manifest.content_digest,
         "bytes": sum(item["size"] for item in receipt["objects"]),
@@ -151,26 +147,3 @@ def _member_entry(
         "leads": len(manifest.leads),
         "objects": [dict(item) for item in receipt["objects"]],
     }
-
-
-def _why_not(
-    config: Config,
-    manifest: MemberManifest | None,
-    receipt: Mapping[str, Any] | None,
-    listed: Mapping[str, ObjectInfo],
-) -> str | None:
-    """Return why a member does not count, or None when it does."""
-    if manifest is None:
-        return "no sound manifest at the destination"
-    if receipt is None or receipt["content_digest"] != manifest.content_digest:
-        return "no receipt of the same content at the destination"
-    absent = set(config.leads) - {record.lead for record in manifest.leads}
-    if absent:
-        return f"its manifest ends before {max(absent)} h"
-    if other := member_differences(config, manifest):
-        return f"it was made with {'; '.join(other)}"
-    for file in vouched_files(manifest, receipt):
-        info = listed.get(f"{config.cycle}/forecasts/{file.name}")
-        if info is None or info.size != file.size or info.crc32c not in (None, file.crc32c):
-            return f"{file.name} is missing or differs"
-    return None

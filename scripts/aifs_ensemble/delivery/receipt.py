@@ -31,23 +31,47 @@ def lead_prefix(config: Config, member: int) -> str:
 def remote_json(storage: Storage, key: str) -> Mapping[str, Any] | None:
     """Return the JSON object under `key`, None when there is none or it is damaged (which is logged)."""
     try:
-        content = json.loads(storage.get_bytes(key))
+        return _json_object(storage.get_bytes(key), storage.address(key))
     except MissingError:
         return None
+    except VerificationError as error:
+        LOG.warning("%s, counts as missing", error)
+        return None
+
+
+def parse_manifest(data: bytes, name: str) -> MemberManifest:
+    """Return a member's manifest from its bytes; VerificationError naming `name` when it is not a sound one."""
+    return parse_member_manifest(_json_object(data, name), name)
+
+
+def parse_receipt(data: bytes | None) -> Mapping[str, Any] | None:
+    """Return a receipt from its bytes, None when they are not one."""
+    try:
+        content = _json_object(data or b"", "receipt")
+        receipt_files(content)
+    except (VerificationError, KeyError, TypeError):
+        return None
+    known = content.get("schema") == RECEIPT_SCHEMA and {"content_digest", "layout", "objects"} <= set(content)
+    return content if known else None
+
+
+def _json_object(data: bytes, name: str) -> Mapping[str, Any]:
+    try:
+        content = json.loads(data)
     except ValueError:
         content = None
     if not isinstance(content, Mapping):
-        LOG.warning("%s: not JSON, counts as missing", storage.address(key))
-        return None
+        raise VerificationError(f"{name}: not JSON")
     return content
 
 
 def remote_manifest(config: Config, storage: Storage, member: int) -> MemberManifest | None:
     """Return the member's manifest at the destination, None when there is none or it is damaged (which is logged)."""
     key = config.keys_.manifest(member)
-    content = remote_json(storage, key)
     try:
-        return None if content is None else parse_member_manifest(content, storage.address(key))
+        return parse_manifest(storage.get_bytes(key), storage.address(key))
+    except MissingError:
+        return None
     except VerificationError as error:
         LOG.warning("%s, counts as missing", error)
         return None
@@ -56,13 +80,14 @@ def remote_manifest(config: Config, storage: Storage, member: int) -> MemberMani
 def remote_receipt(config: Config, storage: Storage, member: int) -> Mapping[str, Any] | None:
     """Return the member's receipt at the destination, None when there is none or it is damaged (which is logged)."""
     key = config.keys_.receipt(member)
-    content = remote_json(storage, key)
-    if content is None:
+    try:
+        receipt = parse_receipt(storage.get_bytes(key))
+    except MissingError:
         return None
-    if content.get("schema") != RECEIPT_SCHEMA or not {"content_digest", "layout", "objects", "leads"} <= set(content):
+    if receipt is None or "leads" not in receipt:
         LOG.warning("%s: not a receipt, counts as missing", storage.address(key))
         return None
-    return content
+    return receipt
 
 
 def vouched_files(manifest: MemberManifest, receipt: Mapping[str, Any] | None) -> list[FileRecord]:

@@ -22,6 +22,7 @@ from aifs_ensemble.common.manifest import FileRecord, LeadRecord, lead_record
 from aifs_ensemble.common.names import file_name, lead_name
 from aifs_ensemble.common.storage import ObjectInfo, Storage, open_destination
 from aifs_ensemble.delivery.receipt import member_objects, receipt_files, remote_json, remote_receipt
+from aifs_ensemble.delivery.standing import short_of
 from aifs_ensemble.forecast.work_folder import WORK_FILES, WorkFolder
 
 LOG = logging.getLogger(__name__)
@@ -97,9 +98,7 @@ def _delivered_before(config: Config, storage: Storage, member: int, objects: _O
     if receipt is None or not _same_run(root, receipt.get("work", {})):
         return None
     records = tuple(lead_record(item) for item in receipt["leads"])
-    finished = {record.lead for record in records} >= set(config.leads) and all(
-        objects.have_file(file) for file in receipt_files(receipt)
-    )
+    finished = not short_of(config, records) and all(objects.have_file(file) for file in receipt_files(receipt))
     if not finished:
         records = tuple(record for record in records if objects.have(record))
     if not records:

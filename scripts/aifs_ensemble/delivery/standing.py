@@ -1,55 +1,302 @@
-"""Whether what a job was asked for is really at the destination, whatever its exit code said."""
+"""The one answer to "is this member done?": what there is of a member, what is asked for, and why they differ.
+
+Every command prints from here. A member's manifest and receipt say what a place has, and a destination's listing
+whether it has the objects that these name. The bytes themselves are read only by `verify`.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import VerificationError, WorkflowError
-from aifs_ensemble.common.manifest import MemberManifest, parse_member_manifest, read_member_manifest
-from aifs_ensemble.common.storage import MissingError, open_destination
+from aifs_ensemble.common.errors import VerificationError
+from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest
+from aifs_ensemble.common.names import format_members, lead_name
+from aifs_ensemble.common.storage import MissingError, ObjectInfo, Storage, open_destination
+from aifs_ensemble.delivery.receipt import (
+    lead_prefix,
+    member_objects,
+    parse_manifest,
+    parse_receipt,
+    vouched_files,
+)
+from aifs_ensemble.forecast.settings import member_differences
+from aifs_ensemble.forecast.work_folder import WorkFolder
 
 LOG = logging.getLogger(__name__)
 
+SCRATCH, DESTINATION = "scratch", "destination"
 
-def undelivered(config: Config, members: Iterable[int]) -> dict[int, str]:
-    """Return the members whose manifest at the destination is absent or unsound, and what is wrong.
+ABSENT = "absent"  # nothing of the member is there
+UNFINISHED = "unfinished"  # something is there, and no manifest
+DAMAGED = "damaged"  # the manifest, the receipt or an object is not what it must be
+OTHER_SETTINGS = "other settings"  # whole, of other bytes than the configuration asks for
+SHORT = "short"  # whole, without some of the leads that are asked for
+OTHER_LAYOUT = "other layout"  # whole, and put at the destination in other files than are asked for
+COMPUTED = "computed"  # as asked for, on scratch
+DELIVERED = "delivered"  # as asked for, at the destination
+# A member in one of these is named with its reason wherever members are counted.
+NOT_AS_ASKED = (DAMAGED, OTHER_SETTINGS, SHORT, OTHER_LAYOUT)
 
-    Sound means that it parses, its digest fits and it lists exactly the leads asked for. The bytes of the
-    leads were verified when they were delivered; `verify` does it again. Raises StorageError when the destination
+Check = Callable[[ObjectInfo], ObjectInfo]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What one place has of a member, against what the configuration asks for.
+
+    `name` is the manifest's address, `reason` says why the member is not as asked for (empty if it is), `problems` what
+    is damaged by lead (lead 0: manifest, receipt or a block), `settings_differ` e.g. ``chunks 1, not 2``.
+    """
+
+    member: int
+    place: str
+    name: str
+    state: str
+    reason: str = ""
+    manifest: MemberManifest | None = None
+    receipt: Mapping[str, Any] | None = None
+    problems: Mapping[int, str] = field(default_factory=dict)
+    settings_differ: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The state in words, e.g. ``short: ends at 12 h, 24 h are asked for``."""
+        return f"{self.state}: {self.reason}" if self.reason else self.state
+
+    @property
+    def leads(self) -> frozenset[int]:
+        """Lead times in hours that the manifest lists."""
+        return frozenset(record.lead for record in self.manifest.leads) if self.manifest else frozenset()
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do for this place."""
+        return self.state in (COMPUTED, DELIVERED)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every lead asked for is there, made as asked for, in whatever layout."""
+        return self.done or self.state == OTHER_LAYOUT
+
+
+def on_scratch(config: Config, member: int) -> Standing:
+    """Return what scratch has of a member, by its manifest, else by the journals of its work folder."""
+    path = config.scratch.manifest(member)
+    with suppress(FileNotFoundError):
+        return judge(config, member, str(path), path.read_bytes())
+    root = config.scratch.work(member)
+    if not root.is_dir():
+        return Standing(member, SCRATCH, str(path), ABSENT)
+    work = WorkFolder(root, config.cycle, member)
+    made = len({*work.journal.read(), *work.delivered.read()} & set(config.leads))
+    return Standing(member, SCRATCH, str(path), UNFINISHED, f"{made} of {len(config.leads)} leads made")
+
+
+def noted_here(config: Config, member: int) -> Standing:
+    """Return what this machine has noted of its delivery of a member to a bucket, without asking the bucket."""
+    copy, receipt = config.scratch.delivered(member), config.scratch.receipt(member)
+    manifest = copy if copy.exists() else config.scratch.manifest(member)
+    data = manifest.read_bytes() if receipt.exists() and manifest.exists() else None
+    vouching = receipt.read_bytes() if receipt.exists() else None
+    return judge(config, member, str(manifest), data, (str(receipt), vouching))
+
+
+def at_destination(config: Config, storage: Storage, member: int, checked: Check | None = None) -> Standing:
+    """Return what the destination has of one member: its manifest, its receipt and one listing.
+
+    `checked` fills in the checksum of an object that the listing does not know (`Storage.with_crc32c` reads it).
+    """
+    keys = config.keys_
+    manifest, receipt = (_content(storage, key) for key in (keys.manifest(member), keys.receipt(member)))
+    objects = member_objects(config, storage, member)
+    return judge(
+        config,
+        member,
+        storage.address(keys.manifest(member)),
+        manifest,
+        (storage.address(keys.receipt(member)), receipt),
+        objects,
+        checked,
+    )
+
+
+def _content(storage: Storage, key: str) -> bytes | None:
+    try:
+        return storage.get_bytes(key)
+    except MissingError:
+        return None
+
+
+class Destination:
+    """A destination of one cycle: one listing, and what it has read of the small files named there.
+
+    `look` lists again. A file that did not change since is not read again. Raises StorageError when the destination
     does not answer.
     """
-    wrong = {}
+
+    def __init__(self, config: Config, storage: Storage | None = None):
+        self.config = config
+        self.storage = storage or open_destination(config)
+        self._read: dict[str, tuple[int, bytes]] = {}
+        self.look()
+
+    def look(self) -> None:
+        """List the cycle's objects anew."""
+        self.listed = {info.key: info for info in self.storage.list(f"{self.config.cycle}/")}
+
+    def content(self, key: str) -> bytes | None:
+        """Return the content of a small object, None when there is none."""
+        info = self.listed.get(key)
+        if info is None:
+            return None
+        known = self._read.get(key)
+        if known is None or known[0] != info.generation:
+            data = _content(self.storage, key)
+            if data is None:
+                return None
+            known = self._read[key] = (info.generation, data)
+        return known[1]
+
+    def standing(self, member: int) -> Standing:
+        """Return what the destination has of a member."""
+        keys = self.config.keys_
+        return judge(
+            self.config,
+            member,
+            self.storage.address(keys.manifest(member)),
+            self.content(keys.manifest(member)),
+            (self.storage.address(keys.receipt(member)), self.content(keys.receipt(member))),
+            self.listed,
+        )
+
+    def standings(self) -> dict[int, Standing]:
+        """Return what the destination has of every member of the configuration, read side by side."""
+        with ThreadPoolExecutor(self.storage.settings.threads) as pool:
+            return dict(zip(self.config.members, pool.map(self.standing, self.config.members), strict=True))
+
+
+def judge(
+    config: Config,
+    member: int,
+    name: str,
+    data: bytes | None,
+    receipt: tuple[str, bytes | None] | None = None,
+    objects: Mapping[str, ObjectInfo] | None = None,
+    checked: Check | None = None,
+) -> Standing:
+    """Return the standing of a member by the bytes of its manifest, called `name`.
+
+    A destination has a `receipt` too: its name and bytes. With `objects`, a listing by key, every file that the
+    manifest and the receipt vouch for must be there. Other settings are told before damage: to make such a member
+    again does not mend it.
+    """
+    place = SCRATCH if receipt is None else DESTINATION
+    if data is None:
+        prefix = lead_prefix(config, member)
+        begun = (receipt and receipt[1] is not None) or any(key.startswith(prefix) for key in objects or ())
+        return Standing(member, place, name, *((UNFINISHED, "no manifest yet") if begun else (ABSENT,)))
+    try:
+        manifest = parse_manifest(data, name)
+    except VerificationError as error:
+        reason = " ".join(str(error).split())
+        return Standing(member, place, name, DAMAGED, reason, problems={0: reason})
+    delivered = parse_receipt(receipt[1]) if receipt else None
+    problems = _problems(config, manifest, receipt, delivered, objects, checked) if receipt else {}
+    differ = tuple(member_differences(config, manifest))
+    layout = config["delivery"]["layout"]
+    if differ:
+        state, reason = OTHER_SETTINGS, f"made with {'; '.join(differ)}"
+    elif problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        state, reason = DAMAGED, f"{problems[min(problems)]}{more}"
+    elif reason := short_of(config, manifest.leads):
+        state = SHORT
+    elif delivered and delivered["layout"] != layout:
+        state, reason = OTHER_LAYOUT, f"delivered in layout {delivered['layout']}, {layout} is asked for"
+    else:
+        state, reason = COMPUTED if receipt is None else DELIVERED, ""
+    return Standing(member, place, name, state, reason, manifest, delivered, problems, differ)
+
+
+def short_of(config: Config, records: Iterable[LeadRecord]) -> str:
+    """Return what is missing of the leads asked for, empty when nothing is."""
+    have = {record.lead for record in records}
+    missing = sorted(set(config.leads) - have)
+    if not missing:
+        return ""
+    ends = f"ends at {max(have)} h" if have and max(have) < missing[0] else f"lacks {lead_name(missing[0])}"
+    return f"{ends}, {config.leads[-1]} h are asked for"
+
+
+def _problems(
+    config: Config,
+    manifest: MemberManifest,
+    receipt: tuple[str, bytes | None],
+    delivered: Mapping[str, Any] | None,
+    objects: Mapping[str, ObjectInfo] | None,
+    checked: Check | None,
+) -> dict[int, str]:
+    """Return by lead what is wrong of a delivery, in the layout in which it was made."""
+    problems: dict[int, str] = {}
+    name, data = receipt
+    if delivered is None:
+        problems[0] = f"{name}: {'missing' if data is None else 'not a receipt'}"
+    elif delivered["content_digest"] != manifest.content_digest:
+        problems[0] = f"{name}: of other content than the manifest"
+    if objects is None:
+        return problems
+    lead_of = {file.name: record.lead for record in manifest.leads for file in (record.grib, record.index)}
+    for file in vouched_files(manifest, delivered):
+        wrong = _object_problem(objects.get(f"{config.cycle}/forecasts/{file.name}"), file, checked)
+        if wrong:
+            problems.setdefault(lead_of.get(file.name, 0), wrong)
+    return problems
+
+
+def _object_problem(info: ObjectInfo | None, file: FileRecord, checked: Check | None) -> str | None:
+    """Return what is wrong with an object against its record, or None."""
+    if info is None:
+        return f"{file.name}: missing"
+    if info.size != file.size:
+        return f"{file.name}: {info.size} bytes, expected {file.size}"
+    found = (checked(info) if checked else info).crc32c
+    return None if found in (None, file.crc32c) else f"{file.name}: crc32c {found}, expected {file.crc32c}"
+
+
+def refusal(reasons: Mapping[int, str]) -> str:
+    """Return why a run is refused, by the reasons of members that were delivered with other settings."""
+    return (
+        f"{grouped(reasons)}; what is delivered is never overwritten: ask for the same, name another destination, or "
+        f"remove that run (aifs-ensemble gc --finished {format_members(reasons)} --delete)"
+    )
+
+
+def grouped(reasons: Mapping[int, str], most: int = 5) -> str:
+    """Return what is said of members, the same of several once, at most `most` of them."""
+    by_text: dict[str, list[int]] = {}
+    for member, text in reasons.items():
+        by_text.setdefault(text, []).append(member)
+    if len(by_text) == 1:
+        return next(iter(by_text))
+    shown = [f"{format_members(members)}: {text}" for text, members in list(by_text.items())[:most]]
+    more = [f"and {len(by_text) - most} more"] if len(by_text) > most else []
+    return "; ".join([*shown, *more])
+
+
+def undelivered(config: Config, members: Collection[int]) -> dict[int, str]:
+    """Return the members that are not at the destination as asked for, and why: the judgement of a rented job.
+
+    Raises StorageError when the destination does not answer.
+    """
     # one process looks at all jobs: it must not wait for the bucket while others end
     storage = open_destination(config, within=60.0)
-    for member in members:
-        key = config.keys_.manifest(member)
-        try:
-            if storage.stat(key) is None:
-                wrong[member] = f"{storage.address(key)}: missing"
-                continue
-            manifest = parse_member_manifest(json.loads(storage.get_bytes(key)), storage.address(key))
-        except (VerificationError, MissingError) as error:
-            wrong[member] = str(error)
-        except ValueError:
-            wrong[member] = f"{storage.address(key)}: not JSON"
-        else:
-            missing = sorted(set(config.leads) - {record.lead for record in manifest.leads})
-            if missing:
-                wrong[member] = f"{storage.address(key)}: without h{missing[0]:03d} and {len(missing) - 1} more leads"
-    return wrong
-
-
-def whole_manifest(path: Path, wanted: Iterable[int]) -> MemberManifest | None:
-    """Return the member's manifest at `path`, None when there is none, it is damaged or lacks a wanted lead."""
-    if not path.exists():
-        return None
-    try:
-        manifest = read_member_manifest(path)
-    except WorkflowError as error:
-        LOG.warning("%s, counted as missing", error)
-        return None
-    return manifest if set(wanted) <= {record.lead for record in manifest.leads} else None
+    with ThreadPoolExecutor(storage.settings.threads) as pool:
+        found = list(pool.map(partial(at_destination, config, storage), members))
+    return {one.member: f"{one.name}: {one.text}" for one in found if not one.done}

@@ -1,7 +1,7 @@
 """What each member is doing, readable at the destination while the ensemble runs.
 
 The forecast job leaves one small JSON per member under ``{cycle}/status/``; nothing waits for it and its loss
-harms nothing. A member counts as delivered only by its manifest at the destination.
+harms nothing. Whether a member is done, its standing says.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import platform
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,25 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.files import json_bytes
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
-from aifs_ensemble.common.names import file_name, member_name
 from aifs_ensemble.common.observers import SilentObserver
 from aifs_ensemble.common.storage import Storage, open_destination
-from aifs_ensemble.delivery.standing import whole_manifest
+from aifs_ensemble.delivery.standing import (
+    COMPUTED,
+    DAMAGED,
+    DELIVERED,
+    NOT_AS_ASKED,
+    OTHER_SETTINGS,
+    SHORT,
+    Destination,
+    Standing,
+    on_scratch,
+)
 from aifs_ensemble.forecast.work_folder import INTERRUPTED, WorkFolder
 
 LOG = logging.getLogger(__name__)
 SCHEMA = "aifs-ensemble/member-status/1"
-STARTING, RUNNING, COMPUTED, FAILED = "starting", "running", "computed", "failed"
-WAITING, DELIVERED = "waiting", "delivered"
+# What a job says of itself; beside these, the words of a member's standing.
+STARTING, RUNNING, FAILED, WAITING = "starting", "running", "failed", "waiting"
 # A member that has said nothing for so long is shown with the time since: its machine may be gone.
 SILENT_SECONDS = 300.0
 
@@ -148,30 +159,37 @@ def parse_status(content: Any, member: int) -> MemberStatus:
     return MemberStatus(**known)
 
 
-def read_statuses(config: Config, storage: Storage | None = None) -> list[MemberStatus]:
-    """Return the status of every member of the configuration, from two listings and the files that are there."""
-    storage = storage or open_destination(config)
+def read_statuses(config: Config, destination: Destination | None = None) -> list[MemberStatus]:
+    """Return the status of every member of the configuration, from one listing and the small files that are there."""
+    destination = destination or Destination(config)
+    with ThreadPoolExecutor(destination.storage.settings.threads) as pool:
+        return list(pool.map(partial(_read, config, destination), config.members))
+
+
+def _read(config: Config, destination: Destination, member: int) -> MemberStatus:
+    """Return what the destination says of a member: its standing, unless a job has said something since."""
     keys = config.keys_
-    delivered = _names(storage, keys.manifest(0).rpartition("/")[0])
-    written = _names(storage, keys.status(0).rpartition("/")[0])
-    return [_read(storage, config, member, delivered, written) for member in config.members]
-
-
-def _names(storage: Storage, folder: str) -> set[str]:
-    return {file_name(info.key) for info in storage.list(f"{folder}/")}
-
-
-def _read(storage: Storage, config: Config, member: int, delivered: set[str], written: set[str]) -> MemberStatus:
-    name = f"{member_name(member)}.json"
     status = MemberStatus(member, WAITING, steps=len(config.leads))
-    if name in written:
-        try:
-            status = parse_status(json.loads(storage.get_bytes(config.keys_.status(member))), member)
-        except (StorageError, ValueError) as error:
-            status = replace(status, error=" ".join(str(error).split()))
-    if name in delivered:
-        status = replace(status, state=DELIVERED, step=status.steps, error="")
-    return status
+    try:
+        content = destination.content(keys.status(member))
+        status = status if content is None else parse_status(json.loads(content), member)
+    except (StorageError, ValueError) as error:
+        status = replace(status, error=" ".join(str(error).split()))
+    standing = destination.standing(member)
+    if standing.done:
+        return replace(status, state=DELIVERED, step=status.steps, error="")
+    finished = destination.listed.get(keys.manifest(member))
+    began_again = finished and finished.updated and status.updated > finished.updated.timestamp()
+    at_work = status.state in (STARTING, RUNNING, FAILED) and began_again
+    if standing.state not in NOT_AS_ASKED or (at_work and standing.state != OTHER_SETTINGS):
+        return status
+    return _standing_as(config, status, standing)
+
+
+def _standing_as(config: Config, status: MemberStatus, standing: Standing) -> MemberStatus:
+    """Return a status with the words of a standing that is not as asked for."""
+    step, steps = len(standing.leads & set(config.leads)), len(config.leads)
+    return replace(status, state=standing.state, step=step, steps=steps, error=standing.reason)
 
 
 def summary(statuses: Iterable[MemberStatus]) -> str:
@@ -179,35 +197,43 @@ def summary(statuses: Iterable[MemberStatus]) -> str:
     counts: dict[str, int] = {}
     for status in statuses:
         counts[status.state] = counts.get(status.state, 0) + 1
-    order = (DELIVERED, COMPUTED, RUNNING, STARTING, FAILED, WAITING)
+    order = (DELIVERED, COMPUTED, RUNNING, STARTING, *NOT_AS_ASKED, FAILED, WAITING)
     parts = [f"{counts[state]} {state}" for state in order if state in counts]
     return f"{sum(counts.values())} members: {', '.join(parts)}"
 
 
 def with_scratch(config: Config, statuses: Sequence[MemberStatus]) -> list[MemberStatus]:
-    """Return the statuses with those that the destination knows nothing of filled in from scratch."""
-    return [_on_scratch(config, s) if s.state == WAITING and not s.updated else s for s in statuses]
+    """Return the statuses with what scratch says of members that the destination does not know, or not as asked for."""
+    return [
+        _on_scratch(config, s) if (s.state == WAITING and not s.updated) or s.state in (SHORT, DAMAGED) else s
+        for s in statuses
+    ]
 
 
 def _on_scratch(config: Config, status: MemberStatus) -> MemberStatus:
-    member, leads = status.member, set(config.leads)
-    path = config.scratch.manifest(member)
-    if whole_manifest(path, leads) is not None:
-        return _at(replace(status, state=COMPUTED, step=len(leads)), path)
-    root = config.scratch.work(member)
-    if not root.is_dir():
-        return status
-    work = WorkFolder(root, config.cycle, member)
-    done = len(leads & set(work.journal.read()))
+    """Return the status of a member by the lock of its work folder, its standing on scratch, or its last attempt."""
+    standing = on_scratch(config, status.member)
+    root = config.scratch.work(status.member)
+    work = WorkFolder(root, config.cycle, status.member)
+    done = len(set(config.leads) & set(work.journal.read())) if root.is_dir() else 0
     if _held(root / "lock"):
         journal = root / "journal.jsonl"
-        return _at(replace(status, state=RUNNING if done else STARTING, step=done), journal if done else root / "lock")
-    attempts = work.attempts()
+        return _at(
+            replace(status, state=RUNNING if done else STARTING, step=done, error=""),
+            journal if done else root / "lock",
+        )
+    manifest = config.scratch.manifest(status.member)
+    if standing.done:
+        return _at(replace(status, state=COMPUTED, step=len(config.leads), error=""), manifest)
+    attempts = work.attempts() if root.is_dir() else []
     outcome = str(attempts[-1].get("outcome", "")) if attempts else ""
     if outcome.partition(":")[0] not in ("", "finished", *INTERRUPTED):
         return _at(replace(status, state=FAILED, step=done, error=outcome), root / "attempts.jsonl")
-    left = f"{done} of {len(leads)} leads made, nobody works on it" if done else ""
-    return replace(status, step=done, error=left)
+    if status.state != WAITING:
+        return status
+    if standing.state in NOT_AS_ASKED:
+        return _at(_standing_as(config, status, standing), manifest)
+    return replace(status, step=done, error=f"{standing.reason}, nobody works on it" if done else "")
 
 
 def _at(status: MemberStatus, path: Path) -> MemberStatus:

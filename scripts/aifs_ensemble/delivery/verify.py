@@ -16,48 +16,59 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import VerificationError, WorkflowError
+from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.files import json_bytes, write_bytes
 from aifs_ensemble.common.manifest import (
-    FileRecord,
     LeadRecord,
+    MemberManifest,
     check_file,
     check_leads,
     lead_record,
     read_member_manifest,
 )
 from aifs_ensemble.common.names import file_name, format_members, lead_name, member_name
-from aifs_ensemble.common.storage import MissingError, ObjectInfo, Storage, open_destination
+from aifs_ensemble.common.parameters import bits_for
+from aifs_ensemble.common.storage import MissingError, Storage, open_destination
 from aifs_ensemble.delivery.blocks import make_blocks
-from aifs_ensemble.delivery.receipt import (
-    forget_delivery,
-    member_objects,
-    remote_manifest,
-    remote_receipt,
-    vouched_files,
-)
+from aifs_ensemble.delivery.receipt import forget_delivery, remote_manifest, remote_receipt, vouched_files
 from aifs_ensemble.delivery.scratch import lead_file_paths
+from aifs_ensemble.delivery.standing import (
+    ABSENT,
+    DAMAGED,
+    DESTINATION,
+    OTHER_SETTINGS,
+    SCRATCH,
+    SHORT,
+    UNFINISHED,
+    Standing,
+    at_destination,
+    grouped,
+    on_scratch,
+    refusal,
+)
 from aifs_ensemble.forecast.work_folder import Journal, WorkFolder
+
+if TYPE_CHECKING:
+    from aifs_ensemble.fields.grib_encoder import OutputSpec
 
 LOG = logging.getLogger(__name__)
 
-PLACES = ("scratch", "destination")
+PLACES = (SCRATCH, DESTINATION)
+SOUND = "sound"
 DEEP_LEADS = 2  # of each member
-MOST_REASONS = 5  # in one line
 
 
 @dataclass(frozen=True)
 class MemberCheck:
     """What was found of one member in one place.
 
-    `state` is ``sound``, ``absent`` (nothing finished is there), ``short`` (whole, and of fewer leads than are asked
-    for) or ``damaged``; `problems` says what is wrong by lead, lead 0 standing for the member's manifest, receipt and
-    blocks.
+    `state` is ``sound`` (whole, in whatever layout), ``absent`` (nothing finished is there), or the ``short``,
+    ``other settings`` or ``damaged`` of its standing, whose `reason` it carries. `problems` says what is wrong by lead,
+    lead 0 standing for the member's manifest, receipt and blocks.
     """
 
     member: int
@@ -66,6 +77,7 @@ class MemberCheck:
     problems: Mapping[int, str] = field(default_factory=dict)
     bytes: int = 0
     decoded: int = 0
+    reason: str = ""
 
     def lines(self) -> list[str]:
         """Return one line for each problem."""
@@ -85,7 +97,7 @@ class EnsembleCheck:
 
     def require_sound(self, *, mended: bool) -> None:
         """Raise VerificationError, one line, when any member is damaged (and now, if `mended`, unfinished)."""
-        damaged = self.of("damaged")
+        damaged = self.of(DAMAGED)
         if damaged:
             lines = [line for check in damaged for line in check.lines()]
             more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
@@ -94,31 +106,22 @@ class EnsembleCheck:
             raise VerificationError(f"members {members} damaged: {'; '.join(lines[:3])}{more}; {next_step}")
 
     def require_members(self, config: Config) -> None:
-        """Raise VerificationError when fewer than `min_members` are sound at the destination."""
-        absent = [check.member for check in self.of("absent", "destination")]
-        sound = len(self.of("sound", "destination"))
+        """Raise VerificationError when members have other settings at the destination, or too few are sound there."""
+        if other := self.of(OTHER_SETTINGS, DESTINATION):
+            members = format_members(check.member for check in other)
+            raise VerificationError(f"members {members}: {refusal({check.member: check.reason for check in other})}")
+        absent = [check.member for check in self.of(ABSENT, DESTINATION)]
+        sound = len(self.of(SOUND, DESTINATION))
         if sound < config.min_members:
-            short = self.of("short", "destination")
+            short = self.of(SHORT, DESTINATION)
             which = [f"absent: {format_members(absent)}"] if absent or not short else []
             if short:
                 members = format_members(check.member for check in short)
-                which.append(f"short: {members} ({_reasons(short)})")
+                which.append(f"short: {members} ({grouped({check.member: check.reason for check in short})})")
             raise VerificationError(
                 f"{config['destination']}/{config.cycle}: {sound} sound members, expected at least "
                 f"{config.min_members}; {'; '.join(which)}"
             )
-
-
-def _reasons(checks: Iterable[MemberCheck]) -> str:
-    """Return what is said of the members, the same of several once; at most `MOST_REASONS`."""
-    said: dict[str, list[int]] = {}
-    for check in checks:
-        said.setdefault(next(iter(check.problems.values())), []).append(check.member)
-    if len(said) == 1:
-        return next(iter(said))
-    shown = [f"{format_members(members)}: {reason}" for reason, members in list(said.items())[:MOST_REASONS]]
-    more = [f"and {len(said) - MOST_REASONS} more"] if len(said) > MOST_REASONS else []
-    return "; ".join([*shown, *more])
 
 
 def verify_ensemble(
@@ -131,7 +134,7 @@ def verify_ensemble(
     places = tuple(places)
     check = check_ensemble(config, deep=deep, mend=mend, places=places)
     check.require_sound(mended=mend)
-    if "destination" in places and config["destination"]:
+    if DESTINATION in places and config["destination"]:
         check.require_members(config)
     return check
 
@@ -140,10 +143,10 @@ def check_ensemble(
     config: Config, *, deep: bool = False, mend: bool = False, places: Iterable[str] = PLACES
 ) -> EnsembleCheck:
     """Return the comparison of every member with its manifests, in the places asked for."""
-    storage = open_destination(config) if "destination" in places and config["destination"] else None
+    storage = open_destination(config) if DESTINATION in places and config["destination"] else None
     if storage is not None:
         next(storage.list(f"{config.cycle}/"), None)  # a bucket that is not there is no ensemble without members
-    wanted = [place for place in places if place != "destination" or storage is not None]
+    wanted = [place for place in places if place != DESTINATION or storage is not None]
     jobs = [(member, place) for place in wanted for member in config.members]
     run = partial(_check_one, config, storage=storage, deep=deep, mend=mend)
     with ThreadPoolExecutor(config["delivery"]["threads"]) as pool:
@@ -162,7 +165,7 @@ def verify_member(
     config: Config,
     member: int,
     *,
-    place: str = "destination",
+    place: str = DESTINATION,
     deep: bool = False,
     mend: bool = False,
     storage: Storage | None = None,
@@ -171,15 +174,15 @@ def verify_member(
 
     With `deep` some leads are decoded, all of their messages. With `mend` a damaged member becomes unfinished.
     """
-    if place == "scratch":
+    if place == SCRATCH:
         check = _check_scratch(config, member)
     else:
         storage = storage or open_destination(config)
         check = _check_destination(config, member, storage)
-    if deep and check.state in ("sound", "short"):
+    if deep and check.state in (SOUND, SHORT):
         check = _decode_some(config, check, storage)
-    if mend and check.state == "damaged":
-        if place == "scratch":
+    if mend and check.state == DAMAGED:
+        if place == SCRATCH:
             _mend_scratch(config, check)
         else:
             assert storage is not None
@@ -188,17 +191,13 @@ def verify_member(
 
 
 def _check_scratch(config: Config, member: int) -> MemberCheck:
-    path = config.scratch.manifest(member)
-    if not path.exists():
-        return MemberCheck(member, "scratch", "absent")
-    try:
-        manifest = read_member_manifest(path)
-    except WorkflowError as error:
-        return MemberCheck(member, "scratch", "damaged", {0: str(error)})
-    records = [r for r in manifest.leads if not _removed(config, member, r)]
+    """Compare the files of a member with its manifest, but those that went because their delivery was verified."""
+    standing = on_scratch(config, member)
+    if standing.manifest is None:
+        return _check(standing, standing.problems, 0)
+    records = [r for r in standing.manifest.leads if not _removed(config, member, r)]
     problems = check_leads(config.scratch.forecasts(), records)
-    size = sum(r.grib.size + r.index.size for r in records)
-    return _judged(config, MemberCheck(member, "scratch", "sound", problems, size), manifest.leads)
+    return _check(standing, problems, sum(r.grib.size + r.index.size for r in records))
 
 
 def _removed(config: Config, member: int, record: LeadRecord) -> bool:
@@ -208,80 +207,75 @@ def _removed(config: Config, member: int, record: LeadRecord) -> bool:
     return WorkFolder(config.scratch.work(member), config.cycle, member).delivered.read().get(record.lead) == record
 
 
-def _judged(config: Config, check: MemberCheck, records: Iterable[LeadRecord]) -> MemberCheck:
-    """Return the check with its state: damaged by a problem, short without the leads asked for."""
-    if check.problems:
-        return replace(check, state="damaged")
-    have = {record.lead for record in records}
-    missing = sorted(set(config.leads) - have)
-    if not missing:
-        return check
-    ends = f"ends at {max(have)} h" if have and max(have) < missing[0] else f"lacks {lead_name(missing[0])}"
-    return replace(check, state="short", problems={0: f"{ends}, {config.leads[-1]} h are asked for"})
-
-
 def _check_destination(config: Config, member: int, storage: Storage) -> MemberCheck:
     """Compare the objects of a member with its manifest and its receipt, in the layout in which it was delivered."""
-    manifest = remote_manifest(config, storage, member)
-    if manifest is None:
-        there = storage.stat(config.keys_.manifest(member)) is not None
-        unsound = {0: f"{storage.address(config.keys_.manifest(member))}: not a sound manifest"} if there else {}
-        return MemberCheck(member, "destination", "damaged" if there else "absent", unsound)
-    problems: dict[int, str] = {}
-    receipt = remote_receipt(config, storage, member)
-    if receipt is None or receipt["content_digest"] != manifest.content_digest:
-        fault = "missing" if receipt is None else "of other content than the manifest"
-        problems[0] = f"{storage.address(config.keys_.receipt(member))}: {fault}"
-    by_name = {file_name(key): info for key, info in member_objects(config, storage, member).items()}
-    lead_of = {file.name: record.lead for record in manifest.leads for file in (record.grib, record.index)}
-    files = vouched_files(manifest, receipt)
-    for file in files:
-        wrong = _wrong(storage, by_name.get(file.name), file)
-        if wrong:
-            problems.setdefault(lead_of.get(file.name, 0), wrong)
-    size = sum(file.size for file in files)
-    return _judged(config, MemberCheck(member, "destination", "sound", problems, size), manifest.leads)
+    standing = at_destination(config, storage, member, storage.with_crc32c)
+    files = vouched_files(standing.manifest, standing.receipt) if standing.manifest else ()
+    return _check(standing, standing.problems, sum(file.size for file in files))
 
 
-def _wrong(storage: Storage, info: ObjectInfo | None, file: FileRecord) -> str | None:
-    """Return what is wrong with an object against its record, or None."""
-    if info is None:
-        return f"{file.name}: missing"
-    if info.size != file.size:
-        return f"{file.name}: {info.size} bytes, expected {file.size}"
-    found = storage.with_crc32c(info).crc32c
-    return None if found == file.crc32c else f"{file.name}: crc32c {found}, expected {file.crc32c}"
+def _check(standing: Standing, problems: Mapping[int, str], size: int) -> MemberCheck:
+    """Return a check from a standing and what is wrong with the files; other settings are told before damage."""
+    state = SOUND if standing.whole else ABSENT if standing.state == UNFINISHED else standing.state
+    if problems and state != OTHER_SETTINGS:
+        state = DAMAGED
+    elif state in (SHORT, OTHER_SETTINGS):
+        problems = {**problems, 0: standing.reason}
+    return MemberCheck(standing.member, standing.place, state, problems, size, reason=standing.reason)
 
 
 def _decode_some(config: Config, check: MemberCheck, storage: Storage | None) -> MemberCheck:
-    """Decode all messages of a few leads, the same ones each time."""
-    if check.place == "scratch":
-        records = read_member_manifest(config.scratch.manifest(check.member)).leads
+    """Check every message of a few leads, the same ones each time."""
+    from aifs_ensemble.fields.grib_check import check_lead
+
+    if check.place == SCRATCH:
+        manifest: MemberManifest | None = read_member_manifest(config.scratch.manifest(check.member))
     else:
         assert storage is not None
         manifest = remote_manifest(config, storage, check.member)
-        records = manifest.leads if manifest else ()
-    chosen = random.Random(f"{config.cycle} {check.member}").sample(list(records), min(DEEP_LEADS, len(records)))
+    if manifest is None:  # removed meanwhile
+        return check
+    spec = _spec(config, manifest)
+    chosen = random.Random(f"{config.cycle} {check.member}").sample(
+        manifest.leads, min(DEEP_LEADS, len(manifest.leads))
+    )
     problems = {}
     decoded = 0
     for record in chosen:
-        data = _lead_bytes(config, check, record, records, storage)
+        data = _lead_bytes(config, check, record, manifest.leads, storage)
         if data is None:
             continue
-        wrong = decode_problem(data, record, check.member)
+        index = _index_bytes(config, check, record, storage)
+        wrong = check_lead(Path(record.grib.name), spec, record.lead, data=data, index=index)
         decoded += record.messages
         if wrong:
-            problems[record.lead] = f"{record.grib.name}: {wrong}"
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            problems[record.lead] = f"{wrong[0]}{more}"
     if problems:
-        return replace(check, state="damaged", problems=problems, decoded=decoded)
+        return replace(check, state=DAMAGED, problems=problems, decoded=decoded)
     return replace(check, decoded=decoded)
+
+
+def _spec(config: Config, manifest: MemberManifest) -> OutputSpec:
+    """Return how the messages of a member must be written; its settings are those of the configuration."""
+    from aifs_ensemble.fields.grib_encoder import output_spec
+
+    forecast = config["forecast"]
+    return output_spec(
+        config.model,
+        config.cycle,
+        manifest.member,
+        ensemble_size=manifest.ensemble_size,
+        bits=bits_for(config.model.outputs, forecast["packing"]),
+        accumulate=forecast["accumulate"],
+    )
 
 
 def _lead_bytes(
     config: Config, check: MemberCheck, record: LeadRecord, records: Iterable[LeadRecord], storage: Storage | None
 ) -> bytes | None:
     """Return the GRIB of a lead: a file, an object or a piece of a block; None when its local copy went."""
-    if check.place == "scratch":
+    if check.place == SCRATCH:
         paths = lead_file_paths(config.scratch, check.member, record.grib)
         return paths[0].read_bytes() if paths else None
     assert storage is not None
@@ -295,25 +289,15 @@ def _lead_bytes(
     return None
 
 
-def decode_problem(data: bytes, record: LeadRecord, member: int) -> str | None:
-    """Decode every message of a lead's GRIB; return what is wrong with the first bad one, or None."""
-    import eccodes
-    import numpy as np
-
-    count = 0
-    try:
-        for message in eccodes.StreamReader(BytesIO(data)):
-            count += 1
-            name = message.get("shortName")
-            for key, expected in (("number", member), ("endStep", record.lead)):
-                found = message.get(key)
-                if found != expected:
-                    return f"message {count} ({name}): {key} {found}, expected {expected}"
-            if not np.isfinite(message.data).all():
-                return f"message {count} ({name}): NaN or infinity"
-    except eccodes.CodesInternalError as error:
-        return f"message {count + 1}: {error}"
-    return None if count == record.messages else f"{count} messages, expected {record.messages}"
+def _index_bytes(config: Config, check: MemberCheck, record: LeadRecord, storage: Storage | None) -> bytes | None:
+    """Return the index of a lead, None when it went with the lead, into a block or from scratch."""
+    if check.place == SCRATCH:
+        paths = lead_file_paths(config.scratch, check.member, record.index)
+        return paths[0].read_bytes() if paths else None
+    assert storage is not None
+    with suppress(MissingError):
+        return storage.get_bytes(config.keys_.index(check.member, record.lead))
+    return None
 
 
 def _mend_scratch(config: Config, check: MemberCheck) -> None:

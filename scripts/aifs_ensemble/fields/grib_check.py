@@ -6,12 +6,14 @@ them, tests assert that there are none.
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import eccodes
 import numpy as np
@@ -19,7 +21,7 @@ import numpy as np
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import index_file
 from aifs_ensemble.fields.grib_encoder import OutputSpec, grib_parameter, member_keys
-from aifs_ensemble.fields.grib_index import Entry, read_index
+from aifs_ensemble.fields.grib_index import Entry, parse_index, read_index
 
 _LEAD_NAME = re.compile(r"aifs_ens_forecast_(\d{8})_(\d{4})_member(\d+)_h(\d+)\.grib2")
 # set to make a template, and read back differently or not at all
@@ -93,17 +95,16 @@ def _statistics(handle: int) -> dict[str, Any]:
     return {"missing": int(values.size - kept.size), **statistics}
 
 
-def messages(path: Path, keys: Iterable[str] = (), *, values: bool = False) -> Iterator[Message]:
+def messages(
+    path: Path, keys: Iterable[str] = (), *, values: bool = False, data: bytes | None = None
+) -> Iterator[Message]:
     """Yield the messages of a GRIB file with the keys in `SHOWN` and `keys`; with `values`, statistics too.
 
-    Raises InputError naming file and byte for anything that is no whole GRIB message.
+    With `data` these bytes are read, and `path` is only their name. Raises InputError naming file and byte for
+    anything that is no whole GRIB message.
     """
     names = (*SHOWN, *keys)
-    try:
-        file = open(path, "rb")  # noqa: SIM115
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}, expected a GRIB file") from None
-    with file:
+    with _opened(path, data) as file:
         end = 0
         while True:
             try:
@@ -126,8 +127,21 @@ def messages(path: Path, keys: Iterable[str] = (), *, values: bool = False) -> I
                 yield Message(offset, length, found, **statistics)
             finally:
                 eccodes.codes_release(handle)
-        if path.stat().st_size != end:
-            raise InputError(f"{path}: {path.stat().st_size - end} bytes at byte {end} are no whole GRIB message")
+        if (size := os.fstat(file.fileno()).st_size) != end:
+            raise InputError(f"{path}: {size - end} bytes at byte {end} are no whole GRIB message")
+
+
+def _opened(path: Path, data: bytes | None) -> IO[bytes]:
+    """Return a file that ecCodes can read: it takes real ones only."""
+    if data is not None:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (its reader closes it)
+        file.write(data)
+        file.seek(0)
+        return file
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}, expected a GRIB file") from None
 
 
 def check_grib(
@@ -189,11 +203,11 @@ def _check_params(path: Path, found: Sequence[Message], params: Sequence[str]) -
     return wrong
 
 
-def check_index(path: Path, found: Sequence[Message] | None = None) -> list[str]:
-    """Return where the index beside a GRIB file and the file differ."""
+def check_index(path: Path, found: Sequence[Message] | None = None, content: bytes | None = None) -> list[str]:
+    """Return where the index beside a GRIB file (or with the bytes `content`) and the file differ."""
     index = path.with_name(index_file(path.name))
     try:
-        entries = read_index(index)
+        entries = read_index(index) if content is None else parse_index(content, index)
         found = list(messages(path)) if found is None else found
     except InputError as error:
         return [str(error)]
@@ -245,15 +259,28 @@ def check_name(path: Path, found: Sequence[Message]) -> list[str]:
     ]
 
 
-def check_lead(path: Path, spec: OutputSpec, lead: int, *, values: bool = True) -> list[str]:
-    """Return what is wrong with one lead of a member: every message, every key, its index."""
+def check_lead(
+    path: Path,
+    spec: OutputSpec,
+    lead: int,
+    *,
+    values: bool = True,
+    data: bytes | None = None,
+    index: bytes | None = None,
+) -> list[str]:
+    """Return what is wrong with one lead of a member: every message, every key, its index.
+
+    A lead that is no file here is given by its `data`, under the name `path`; its `index` is compared if given.
+    """
     shared = {key: value for key, value in member_keys(spec).items() if key not in _NOT_READ_BACK}
     shared["packingType"] = "grid_ccsds"
     try:
-        found = list(messages(path, (*shared, "typeOfStatisticalProcessing"), values=values))
+        found = list(messages(path, (*shared, "typeOfStatisticalProcessing"), values=values, data=data))
     except InputError as error:
         return [str(error)]
-    wrong = _check_messages(path, found, None, shared, [lead]) + check_index(path, found)
+    wrong = _check_messages(path, found, None, shared, [lead])
+    if data is None or index is not None:
+        wrong += check_index(path, found, index)
     if wrong:
         return wrong
     if len(found) != len(spec.variables):

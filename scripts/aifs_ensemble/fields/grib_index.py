@@ -57,11 +57,16 @@ def index_bytes(entries: Iterable[Mapping[str, Any]]) -> bytes:
 def read_index(path: Path) -> list[Entry]:
     """Return the entries of an index file; InputError naming file and line if it is not one."""
     try:
-        text = path.read_text()
+        content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, expected an index") from None
+    return parse_index(content, path)
+
+
+def parse_index(content: bytes, path: Path) -> list[Entry]:
+    """Return the entries of an index by its bytes; InputError naming `path` and line if it is not one."""
     entries = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             entry = json.loads(line)
             if not {"_offset", "_length", "param"} <= entry.keys():

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import VerificationError
-from aifs_ensemble.common.manifest import MemberManifest, parse_member_manifest
-from aifs_ensemble.delivery.standing import whole_manifest
+from aifs_ensemble.common.manifest import MemberManifest
+from aifs_ensemble.delivery.standing import (
+    DAMAGED,
+    OTHER_SETTINGS,
+    Destination,
+    Standing,
+    noted_here,
+    on_scratch,
+    refusal,
+)
 
 LOG = logging.getLogger(__name__)
 _RESTART = re.compile(r"h(\d{3})\.safetensors")
@@ -31,7 +35,7 @@ class MemberWork:
 
 @dataclass(frozen=True)
 class Outstanding:
-    """What is missing. `looked_at` says where that was read."""
+    """What is missing. `looked_at` says where that was read, `refusal` why a run would not start on it."""
 
     members: tuple[MemberWork, ...]
     shared_initial: bool
@@ -39,6 +43,7 @@ class Outstanding:
     ensemble_manifest: bool
     looked_at: tuple[str, ...]
     manifests: tuple[MemberManifest, ...] = ()
+    refusal: str | None = None
 
     @property
     def to_forecast(self) -> tuple[MemberWork, ...]:
@@ -64,47 +69,52 @@ def everything(config: Config) -> Outstanding:
 
 
 def outstanding(config: Config, *, destination: bool | None = None) -> Outstanding:
-    """Return what is missing on scratch and at the destination.
+    """Return what is missing on scratch and at the destination, by the standing of every member there.
 
     A folder destination is always looked at, a bucket only when `destination` is true (it needs credentials and
-    a request). A manifest that is damaged or made for other leads counts as missing. Raises StorageError when a
-    destination that was asked for does not answer.
+    a request); else this machine's own notes of its deliveries count. Raises StorageError when a destination that was
+    asked for does not answer.
     """
     scratch = config.scratch
-    wanted = set(config.leads)
-    looked = [str(scratch.base)]
-    delivered: set[int] = set()
-    remote_restarts: dict[int, int] = {}
-    look = destination if destination is not None else bool(config["destination"]) and not config.cloud_destination
-    if look and config["destination"]:
-        delivered, remote_restarts = _at_destination(config)
-        looked.append(str(config["destination"]))
-    found: list[MemberManifest] = []
-    members = []
-    for member in config.members:
-        manifest = whole_manifest(scratch.manifest(member), wanted)
-        if manifest is not None:
-            found.append(manifest)
-        done = manifest is not None or member in delivered
-        reached = max(_newest_restart(scratch.work(member) / "restarts"), remote_restarts.get(member, 0))
-        left = [lead for lead in config.leads if lead > reached]
-        members.append(
-            MemberWork(
-                member,
-                steps=0 if done else max(len(left), 1),
-                deliver=not (member in delivered or (not look and scratch.receipt(member).exists())),
-                initial=not done and not scratch.initial(member).exists(),
-            )
-        )
+    look = destination if destination is not None else not config.cloud_destination
+    there = Destination(config) if look and config["destination"] else None
+    delivered = there.standings() if there else {member: noted_here(config, member) for member in config.members}
+    computed = {member: on_scratch(config, member) for member in config.members}
+    remote_restarts = _restarts_at(there) if there else {}
+    for standing in (*computed.values(), *delivered.values()):
+        if standing.state == DAMAGED:
+            LOG.warning("plan: %s, counted as missing", standing.reason)
+    members = tuple(
+        _work(config, computed[member], delivered[member], remote_restarts.get(member, 0)) for member in config.members
+    )
     shared = any(work.initial for work in members) and not (scratch.base / "initial" / "cycle.json").exists()
     built = scratch.root / "checkpoints" / f"{config.model.name}.ckpt"
+    has_manifest = there is not None and config.keys_.ensemble_manifest in there.listed
+    refused = {member: one.reason for member, one in delivered.items() if one.state == OTHER_SETTINGS}
     return Outstanding(
-        tuple(members),
+        members,
         shared_initial=shared,
         checkpoint=config["checkpoint"] is None and any(work.steps for work in members) and not built.exists(),
-        ensemble_manifest=any(work.deliver or work.steps for work in members) or not _ensemble_done(config),
-        looked_at=tuple(looked),
-        manifests=tuple(found),
+        ensemble_manifest=any(work.deliver or work.steps for work in members) or not has_manifest,
+        looked_at=(str(scratch.base), str(config["destination"])) if there else (str(scratch.base),),
+        manifests=tuple(one.manifest for one in computed.values() if one.done and one.manifest),
+        refusal=refusal(refused) if refused else None,
+    )
+
+
+def _work(config: Config, computed: Standing, delivered: Standing, remote_restart: int) -> MemberWork:
+    """Return what a member still needs, by its standing on scratch and at the destination."""
+    scratch, member = config.scratch, computed.member
+    if delivered.state == OTHER_SETTINGS:  # nothing of it serves
+        return MemberWork(member, len(config.leads), deliver=True, initial=not scratch.initial(member).exists())
+    done = computed.done or delivered.whole
+    own = 0 if computed.state == OTHER_SETTINGS else _newest_restart(scratch.work(member) / "restarts")
+    left = [lead for lead in config.leads if lead > max(own, remote_restart)]
+    return MemberWork(
+        member,
+        steps=0 if done else max(len(left), 1),
+        deliver=not delivered.done,
+        initial=not done and not scratch.initial(member).exists(),
     )
 
 
@@ -113,44 +123,15 @@ def _newest_restart(folder: Path) -> int:
     return max(leads, default=0)
 
 
-def _ensemble_done(config: Config) -> bool:
-    if config["destination"] is None or config.cloud_destination:
-        return False
-    return (Path(config["destination"]) / config.keys_.ensemble_manifest).exists()
-
-
-def _at_destination(config: Config) -> tuple[set[int], dict[int, int]]:
-    """Return the members with a manifest at the destination, and each member's newest restart state there."""
-    from aifs_ensemble.common.storage import open_destination  # opens a client only for gs://
-
-    store = open_destination(config)
-    keys = config.keys_
-    listed = {info.key for info in store.list(f"{config.cycle}/manifests/")}
-
-    def whole(member: int) -> bool:
-        key = keys.manifest(member)
-        if key not in listed:
-            return False
-        try:
-            content = json.loads(store.get_bytes(key))
-            if not isinstance(content, Mapping):
-                raise VerificationError(f"{store.address(key)}: not a member manifest")
-            manifest = parse_member_manifest(content, store.address(key))
-        except (ValueError, VerificationError) as error:
-            LOG.warning("plan: %s, counted as missing", error)
-            return False
-        return set(config.leads) <= {record.lead for record in manifest.leads}
-
-    with ThreadPoolExecutor(config["delivery"]["threads"]) as pool:
-        delivered = {
-            member for member, is_whole in zip(config.members, pool.map(whole, config.members), strict=True) if is_whole
-        }
+def _restarts_at(destination: Destination) -> dict[int, int]:
+    """Return the lead of each member's newest restart state at the destination."""
+    config = destination.config
     restarts: dict[int, int] = {}
-    by_folder = {keys.restart(member, 6).rpartition("/")[0]: member for member in config.members}
-    for info in store.list(f"{config.cycle}/restarts/"):
-        folder, _, name = info.key.rpartition("/")
+    by_folder = {config.keys_.restart(member, 6).rpartition("/")[0]: member for member in config.members}
+    for key in destination.listed:
+        folder, _, name = key.rpartition("/")
         match = _RESTART.fullmatch(name)
         if match and folder in by_folder:
             member = by_folder[folder]
             restarts[member] = max(restarts.get(member, 0), int(match[1]))
-    return delivered, restarts
+    return restarts

@@ -236,6 +236,8 @@ def _jobs(case: Case) -> tuple[Job, ...]:
 def _findings(case: Case, machine: MachineType, chosen: Estimate, notes: Sequence[str]) -> list[Finding]:
     """Return what speaks against the plan, what to know, and how sure it is."""
     config, found = case.config, []
+    if case.work.refusal:
+        found.append(Finding("error", case.work.refusal))
     if chosen.problem and case.work.to_forecast:
         found.append(Finding("error", chosen.problem))
     settings = config["forecast"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError, WorkflowError
 from aifs_ensemble.common.names import format_members
+from aifs_ensemble.delivery.standing import ABSENT, UNFINISHED, Destination, Standing, grouped, noted_here
 
 
 def closing_lines(config: Config, *, finished: bool) -> Iterator[str]:
@@ -31,16 +31,29 @@ def closing_lines(config: Config, *, finished: bool) -> Iterator[str]:
                 yield f"run again to make members {format_members(status.missing)}"
         except WorkflowError as error:
             yield f"ensemble state unknown: {error}"
+    yield from _where(config)
+
+
+def _where(config: Config) -> Iterator[str]:
+    """Yield where the members are that this machine has computed, and why those that are not delivered are not."""
     made = [member for member in config.members if config.scratch.manifest(member).exists()]
-    waiting = [member for member in made if not _delivered(config, member)]
-    if waiting:
-        yield f"forecasts of members {format_members(waiting)} are in {config.scratch.forecasts()}, not delivered"
-    if config["destination"] and (not made or len(waiting) < len(made)):
+    try:
+        waiting = {one.member: one for one in _delivered(config) if not one.done and one.member in made}
+    except WorkflowError as error:
+        yield f"what is delivered is unknown: {error}"
+        return
+    absent = [member for member, one in waiting.items() if one.state in (ABSENT, UNFINISHED)]
+    if absent:
+        yield f"forecasts of members {format_members(absent)} are in {config.scratch.forecasts()}, not delivered"
+    others = {member: one.text for member, one in waiting.items() if member not in absent}
+    if others:
+        yield f"members {format_members(others)} are at {config['destination']}, not as asked for: {grouped(others)}"
+    if config["destination"] and (not made or len(absent) < len(made)):
         yield f"files are in {config['destination']}/{config.cycle}"
 
 
-def _delivered(config: Config, member: int) -> bool:
-    """Tell, without asking a bucket, whether a member of this machine is at the destination."""
-    if config.cloud_destination:
-        return config.scratch.delivered(member).exists() or config.scratch.receipt(member).exists()
-    return bool(config["destination"]) and (Path(config["destination"]) / config.keys_.manifest(member)).exists()
+def _delivered(config: Config) -> Iterable[Standing]:
+    """Return the standing of every member at the destination, without asking a bucket."""
+    if config.cloud_destination or not config["destination"]:
+        return [noted_here(config, member) for member in config.members]
+    return Destination(config).standings().values()

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
-from aifs_ensemble.common.manifest import parse_member_manifest
-from aifs_ensemble.common.storage import Storage
+from aifs_ensemble.common.storage import ObjectInfo, Storage
 from aifs_ensemble.delivery.ensemble import asked_for
-from aifs_ensemble.forecast.settings import member_differences, source_differences
+from aifs_ensemble.delivery.standing import DESTINATION, OTHER_SETTINGS, Destination, judge, refusal
+from aifs_ensemble.forecast.settings import source_differences
 
 LOG = logging.getLogger(__name__)
+_MEMBER = re.compile(r"member(\d+)\.json")
 
 
 def outdated(
@@ -44,63 +46,56 @@ def outdated(
     does not answer.
     """
     receipts = receipts or {}
-    wanted = sorted({*paths, *receipts.values()})
-    if storage is None:
-        content = {path: Path(path).read_bytes() for path in wanted if Path(path).exists()}
+    there = Destination(config, storage) if storage else None
+    if there is None:
+        content = _files({*paths, *receipts.values()})
+        # a folder is listed too; of a bucket, these are the copies that this machine keeps
+        folder = bool(config["destination"]) and not config.cloud_destination
+        objects = Destination(config).listed if folder and set(receipts) & set(content) else None
     else:
-        prefixes = [f"{config.cycle}/{name}" for name in ("manifest", "receipts/", "initial/")]
-        there = {info.key for prefix in prefixes for info in storage.list(prefix)}
-        found = [key for key in wanted if key in there]
-        with ThreadPoolExecutor(storage.settings.threads) as pool:
-            content = dict(zip(found, pool.map(storage.get_bytes, found), strict=True))
-    layouts = {path: _layout(content.get(receipt)) for path, receipt in receipts.items()}
-    return [
-        path
-        for path in sorted(set(paths))
-        if path in content and _differs(config, path, content[path], path in layouts, layouts.get(path))
-    ]
+        wanted = sorted({*paths, *receipts.values()} & set(there.listed))
+        with ThreadPoolExecutor(there.storage.settings.threads) as pool:
+            found = zip(wanted, pool.map(there.content, wanted), strict=True)
+            content = {key: data for key, data in found if data is not None}
+        objects = there.listed
+    again = []
+    for path in sorted({*paths} & set(content)):
+        receipt = (receipts[path], content.get(receipts[path])) if path in receipts else None
+        why = _why(config, path, content[path], receipt, objects)
+        if why:
+            LOG.info("%s is made again: %s", path, why)
+            again.append(path)
+    return again
 
 
-def _layout(receipt: bytes | None) -> str | None:
-    """Return the layout that a receipt tells of, None if it cannot be read: `verify` looks at receipts."""
-    try:
-        content = json.loads(receipt or b"")
-    except ValueError:
-        return None
-    return content.get("layout") if isinstance(content, dict) else None
+def _files(paths: Iterable[str]) -> dict[str, bytes]:
+    return {path: Path(path).read_bytes() for path in paths if Path(path).exists()}
 
 
-def _differs(config: Config, path: str, data: bytes, delivered: bool, layout: str | None) -> bool:
+def _why(
+    config: Config,
+    path: str,
+    data: bytes,
+    receipt: tuple[str, bytes | None] | None,
+    objects: Mapping[str, ObjectInfo] | None,
+) -> str | None:
+    """Return why a record is made again, None when it is as asked for; `receipt` is of a member at a destination."""
+    name = Path(path)
+    member = _MEMBER.fullmatch(name.name)
+    if name.parent.name != "initial" and member:
+        standing = judge(config, int(member[1]), path, data, receipt, objects)
+        if standing.state == OTHER_SETTINGS and standing.place == DESTINATION:
+            raise VerificationError(f"{path}: {refusal({standing.member: standing.reason})}")
+        return None if standing.done else standing.text
     try:
         content = json.loads(data)
-        why = _why(config, path, content, delivered) if isinstance(content, dict) else "not a manifest"
     except ValueError as error:
-        why = " ".join(str(error).split())
-    if not why and layout not in (None, config["delivery"]["layout"]):
-        why = f"delivered in layout {layout}"
-    if why:
-        LOG.info("%s is made again: %s", path, why)
-    return bool(why)
-
-
-def _why(config: Config, path: str, content: dict, delivered: bool) -> str | None:
-    name = Path(path)
+        return " ".join(str(error).split())
+    if not isinstance(content, dict):
+        return "not a manifest"
     if name.parent.name == "initial":
         return "; ".join(source_differences(config, content.get("provenance") or content)) or None
-    if name.name == "manifest.json":
-        return _ensemble_differs(config, content)
-    try:
-        manifest = parse_member_manifest(content, path)
-    except VerificationError as error:
-        return " ".join(str(error).split())
-    other = member_differences(config, manifest)
-    if other and delivered:
-        raise VerificationError(
-            f"{path}: made with {'; '.join(other)}; what is delivered is never overwritten: ask for the same, name "
-            f"another destination, or remove that run (aifs-ensemble gc --finished {manifest.member} --delete)"
-        )
-    missing = set(config.leads) - {record.lead for record in manifest.leads}
-    return "; ".join(other) or (f"ends before {max(missing)} h" if missing else None)
+    return _ensemble_differs(config, content)
 
 
 def _ensemble_differs(config: Config, content: dict) -> str | None:
