@@ -104,32 +104,29 @@ def record_json(record: LeadRecord) -> str:
     return json.dumps(asdict(record)) + "\n"
 
 
-def make_real_member(config: Config, member: int) -> MemberManifest:
-    """Make a finished member of real GRIB messages: two fields of noise a lead, made from an eccodes sample."""
-    import eccodes
+def make_real_member(config: Config, member: int, accumulate: str = "from_start") -> MemberManifest:
+    """Make a finished member of real GRIB messages, as the forecast encodes them; its manifest names no settings."""
     import numpy as np
+    from aifs_ensemble.common.parameters import bits_for
+    from aifs_ensemble.fields.grib_encoder import FieldEncoder, output_spec
+    from aifs_ensemble.fields.grib_index import index_bytes, index_entry
 
+    bits = bits_for(config.model.outputs, {})
+    spec = output_spec(config.model, config.cycle, member, ensemble_size=50, bits=bits, accumulate=accumulate)
+    encoder = FieldEncoder(spec)
     records = []
     for lead in config.leads:
         record = publish_lead(config, member, lead)
-        data = b""
-        for level in (500, 850):
-            handle = eccodes.codes_grib_new_from_samples("reduced_gg_pl_32_grib2")
-            for key, value in {
-                "setLocalDefinition": 1,
-                "productDefinitionTemplateNumber": 1,
-                "number": member,
-                "numberOfForecastsInEnsemble": 50,
-                "shortName": "t",
-                "level": level,
-                "step": lead,
-            }.items():
-                eccodes.codes_set(handle, key, value)
-            size = eccodes.codes_get_size(handle, "values")
-            eccodes.codes_set_values(handle, 250 + np.random.default_rng(lead).random(size))
-            data += eccodes.codes_get_message(handle)
-            eccodes.codes_release(handle)
-        write_bytes(config.scratch.work(member) / "leads" / record.grib.name, data)
-        grib = FileRecord(record.grib.name, len(data), crc32c_bytes(data))
-        records.append(LeadRecord(lead, grib, record.index, 2))
+        field = np.random.default_rng(lead).random(encoder.points, np.float32)
+        data, entries = b"", []
+        for variable in spec.variables:
+            message = bytes(encoder.encode(variable, lead, field))
+            entries.append(index_entry(spec, variable, lead, len(data), len(message)))
+            data += message
+        files = []
+        for name, content in ((record.grib.name, data), (record.index.name, index_bytes(entries))):
+            write_bytes(config.scratch.work(member) / "leads" / name, content)
+            files.append(FileRecord(name, len(content), crc32c_bytes(content)))
+        records.append(LeadRecord(lead, files[0], files[1], len(entries)))
+    encoder.close()
     return finish_member(config, member, records)

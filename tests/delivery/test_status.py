@@ -12,8 +12,11 @@ from aifs_ensemble.common.config import Config, read_files
 from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, write_member_manifest
 from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.status import MemberStatus, StatusObserver, read_statuses, summary
 from aifs_ensemble.forecast.work_folder import WorkFolder
+
+from delivery.members import make_member
 
 
 @pytest.fixture
@@ -21,6 +24,13 @@ def config(root, tmp_path):
     raw = read_files(root / "config" / "config.yaml")
     places = {"scratch": str(tmp_path / "scratch"), "destination": str(tmp_path / "out")}
     return Config({**raw, **places, "members": "1-3", "lead_hours": 24})
+
+
+def deliver(config, member, **over):
+    """Deliver a member from another scratch than the configuration's."""
+    elsewhere = Config({**config, "scratch": f"{config['scratch']}-{member}", **over})
+    make_member(elsewhere, member)
+    deliver_member(elsewhere, member)
 
 
 def record(lead):
@@ -53,7 +63,7 @@ def test_a_member_from_start_to_delivery(config):
     assert state().text(time.time()) == "step 2 of 4" and state().step_seconds == 0.5
     observer.finished(manifest(config))
     assert state().state == "computed"
-    open_destination(config).put_bytes(b"{}", config.keys_.manifest(1))
+    deliver(config, 1)
     assert state().state == "delivered"
     assert summary(read_statuses(config)) == "3 members: 1 delivered, 2 waiting"
 
@@ -101,7 +111,7 @@ def test_silence_is_shown():
 def test_table(config, capsys, root):
     from aifs_ensemble.cli import main
 
-    open_destination(config).put_bytes(b"{}", config.keys_.manifest(1))
+    deliver(config, 1)
     settings = [*(f"{key}={config[key]}" for key in ("destination", "scratch")), "members=1-3", "lead_hours=24"]
     arguments = ["status", "--configfile", str(root / "config" / "config.yaml"), "--config", *settings]
     assert main(arguments) == 0
@@ -132,7 +142,7 @@ def test_a_local_run_is_read_from_scratch(config, tmp_path):
     write_member_manifest(here.scratch.manifest(2), replace(manifest(here), member=2))
     assert [status.state for status in statuses_of(here)] == ["failed", "computed", "waiting", "waiting"]
     StatusObserver(here, 2, interval=0.01).failed(StorageError("gone"))
-    open_destination(here).put_bytes(b"{}", here.keys_.manifest(1))
+    deliver(here, 1)
     assert [status.state for status in statuses_of(here)][:2] == ["delivered", "failed"]
 
 
@@ -143,14 +153,17 @@ def test_watching_through_a_pipe_prints_the_table_each_time(config, capsys, monk
 
     def nap(seconds):
         naps.append(seconds)
-        open_destination(config).put_bytes(b"{}", config.keys_.manifest(len(naps)))
+        member, hours = [(1, 12), (2, 24), (1, 24)][len(naps) - 1]  # as long as member 1 is short, nothing ends
+        deliver(config, member, lead_hours=hours)
 
     monkeypatch.setattr(time, "sleep", nap)
     settings = [f"destination={config['destination']}", f"scratch={tmp_path}", "members=1-2", "lead_hours=24"]
     arguments = ["--configfile", str(root / "config" / "config.yaml"), "--config", *settings]
     assert main(["status", "--watch", "5", *arguments]) == 0
     shown = capsys.readouterr().out
-    assert naps == [5, 5]
+    assert naps == [5, 5, 5]
     summaries = [line.strip() for line in shown.splitlines() if "members:" in line]
-    assert summaries == ["2 members: 2 waiting", "2 members: 1 delivered, 1 waiting", "2 members: 2 delivered"]
+    states = ("2 waiting", "1 short, 1 waiting", "1 delivered, 1 short", "2 delivered")
+    assert summaries == [f"2 members: {state}" for state in states]
+    assert "short: ends at 12 h, 24 h are" in shown
     assert "\033" not in shown

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import write_json
-from aifs_ensemble.common.manifest import write_member_manifest
+from aifs_ensemble.common.manifest import read_member_manifest, write_member_manifest
+from aifs_ensemble.delivery.member import deliver_member
+from aifs_ensemble.delivery.receipt import RECEIPT_SCHEMA
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything, outstanding
 from aifs_ensemble.planning.plan import plan
+from delivery.members import make_member
 
 from planning import synthetic
 from planning.synthetic import Piece
@@ -25,13 +28,14 @@ def small(tmp_path: Path, **over: object) -> Config:
 
 
 def finish(config: Config, member: int, *, at_destination: bool) -> None:
-    """Make a member look computed, on scratch or at the destination."""
-    folder = (
-        Path(config["destination"]) / config.keys_.manifest(member)
-        if at_destination
-        else config.scratch.manifest(member)
-    )
-    write_member_manifest(folder, synthetic.manifest(config, member, [Piece(0.0)], lead_bytes=5000))
+    """Make a member look computed on scratch, or deliver it from another one."""
+    if at_destination:
+        config = Config({**config, "scratch": f"{config['scratch']}-of-another-machine"})
+        make_member(config, member)
+        deliver_member(config, member)
+        return
+    manifest = synthetic.manifest(config, member, [Piece(0.0)], lead_bytes=5000)
+    write_member_manifest(config.scratch.manifest(member), manifest)
 
 
 def test_of_nothing_everything_is_missing(tmp_path: Path) -> None:
@@ -101,7 +105,12 @@ def test_a_damaged_manifest_counts_as_missing(tmp_path: Path, damage: str, caplo
 
 def test_a_bucket_is_looked_at_only_when_asked(tmp_path: Path) -> None:
     config = small(tmp_path, destination="gs://nobody-asked/prefix")
-    write_json(config.scratch.receipt(4), {})
+    for member in (3, 4):
+        finish(config, member, at_destination=False)
+    manifest = read_member_manifest(config.scratch.manifest(4))
+    told = {"schema": RECEIPT_SCHEMA, "content_digest": manifest.content_digest, "layout": "leads", "objects": []}
+    write_json(config.scratch.receipt(4), told)
+    write_json(config.scratch.receipt(5), told)  # of a manifest that is gone
     found = outstanding(config)
     assert found.looked_at == (str(config.scratch.base),)
     assert found.to_deliver == (1, 2, 3, 5)

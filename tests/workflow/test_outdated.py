@@ -94,13 +94,17 @@ def test_a_delivered_member_of_other_settings_is_refused_and_one_on_scratch_is_m
     made = make_config(tmp_path / "scratch", str(tmp_path / "out"), forecast={"precision": "16"})
     packing = bits_for(made.model.outputs, {})
     manifest = replace(make_member(made, 1), settings=SETTINGS | {"packing": packing}, initial_conditions=IDEALISED)
-    path = tmp_path / "member001.json"
-    write_member_manifest(path, manifest)
-    assert outdated(config, [str(path)]) == [str(path)]
+    path = str(made.scratch.manifest(1))
+    write_member_manifest(made.scratch.manifest(1), manifest)
+    deliver_member(made, 1)
+    there, receipt = (f"{made['destination']}/{key(1)}" for key in (made.keys_.manifest, made.keys_.receipt))
+    assert outdated(config, [path]) == [path]
     with pytest.raises(VerificationError, match=re.escape(f"made with {expected}")) as error:
-        outdated(config, [str(path)], receipts={str(path): str(tmp_path / "none.json")})
+        outdated(config, [there], receipts={there: receipt})
     assert "gc --finished 1 --delete" in str(error.value)
-    assert outdated(made, [str(path)], receipts={str(path): str(tmp_path / "none.json")}) == []
+    assert outdated(made, [path, there], receipts={there: receipt}) == []
+    Path(receipt).unlink()
+    assert outdated(made, [there], receipts={there: receipt}) == [there]
 
 
 @pytest.mark.parametrize(
