@@ -17,6 +17,7 @@ from aifs_ensemble.common.manifest import write_member_manifest
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
 from aifs_ensemble.delivery.member import deliver_member
+from aifs_ensemble.delivery.restore import restore_member
 from aifs_ensemble.delivery.standing import Destination, at_destination, undelivered
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.outstanding import outstanding
@@ -252,6 +253,17 @@ def test_run(told: Told) -> None:
     assert again == ([manifest] if told.case.run == "again" else [])
     there = open_destination(config).stat(config.keys_.manifest(1)) is not None
     assert there == (told.case.run != "absent")
+
+
+def test_job(told: Told) -> None:
+    """A job that is started nevertheless refuses before a card computes anything, or finds the member finished."""
+    if told.case.run == "refused":
+        with pytest.raises(VerificationError, match="what is delivered is never overwritten"):
+            restore_member(told.config, 1)
+        return
+    whole = told.case.run == "left" or (told.case.plan == "deliver" and told.case.there == "sound")
+    lost = told.case.make in (without_manifest, with_bad_manifest)  # the receipt still vouches for the member
+    assert restore_member(told.config, 1).finished == (whole or lost)
 
 
 def test_status(told: Told) -> None:

@@ -15,7 +15,7 @@ HELP = "compare what is there with the manifests"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--place", choices=PLACES, action="append", help="look only there (default: both)")
-    parser.add_argument("--deep", action="store_true", help="decode all messages of a few leads of each member")
+    parser.add_argument("--deep", action="store_true", help="check every key and value of a few leads of each member")
     parser.add_argument(
         "--mend", action="store_true", help="make damaged members unfinished, so that a rerun mends them"
     )

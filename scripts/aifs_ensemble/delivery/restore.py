@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import StorageError
+from aifs_ensemble.common.errors import StorageError, VerificationError
 from aifs_ensemble.common.files import read_json, write_bytes
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, lead_record
 from aifs_ensemble.common.names import file_name, lead_name
 from aifs_ensemble.common.storage import ObjectInfo, Storage, open_destination
-from aifs_ensemble.delivery.receipt import member_objects, receipt_files, remote_json, remote_receipt
-from aifs_ensemble.delivery.standing import short_of
+from aifs_ensemble.delivery.receipt import member_objects, receipt_files, remote_json
+from aifs_ensemble.delivery.standing import DAMAGED, OTHER_SETTINGS, Standing, at_destination, refusal, short_of
 from aifs_ensemble.forecast.work_folder import WORK_FILES, WorkFolder
 
 LOG = logging.getLogger(__name__)
@@ -47,16 +47,23 @@ def restore_member(config: Config, member: int, storage: Storage | None = None) 
     """Bring a member's work folder up to date with the destination; nothing happens when none is set.
 
     Leads that the destination no longer has, or has with other content, are forgotten, so that they are made
-    again. Raises StorageError when the destination does not answer.
+    again. Raises VerificationError when the member was delivered with other settings, StorageError when the destination
+    does not answer.
     """
     if not config["destination"]:
         return Restored(member, ())
     storage = storage or open_destination(config)
     work = WorkFolder(config.scratch.work(member), config.cycle, member)
-    objects = _Objects(storage, member_objects(config, storage, member))
+    listed = member_objects(config, storage, member)
+    standing = at_destination(config, storage, member, objects=listed)
+    if standing.state == OTHER_SETTINGS:  # before a card computes what could not be delivered
+        raise VerificationError(f"{standing.name}: {refusal({member: standing.reason})}")
+    if standing.state == DAMAGED:
+        LOG.warning("member %d: %s", member, standing.text)
+    objects = _Objects(storage, listed)
     known = work.delivered.read()
     fresh = not known and not work.journal.read()
-    delivered = _delivered_before(config, storage, member, objects)
+    delivered = _delivered_before(config, standing, objects)
     restored = delivered if delivered and delivered.finished else None
     if restored is None and fresh:
         restored = _resume_point(config, storage, work, objects) or delivered
@@ -87,15 +94,15 @@ class _Objects:
         return self.have_file(record.grib) and self.have_file(record.index)
 
 
-def _delivered_before(config: Config, storage: Storage, member: int, objects: _Objects) -> Restored | None:
+def _delivered_before(config: Config, standing: Standing, objects: _Objects) -> Restored | None:
     """Return what the receipt of an earlier delivery is still good for, None when that is nothing.
 
     The member is finished when every object that the receipt names is there and its leads are all that are wanted.
     Otherwise (objects were lost since, or the run is to be longer) those leads count that are there as such.
     """
-    receipt = remote_receipt(config, storage, member)
+    receipt, member = standing.receipt, standing.member
     root = config.scratch.work(member)
-    if receipt is None or not _same_run(root, receipt.get("work", {})):
+    if receipt is None or "leads" not in receipt or not _same_run(root, receipt.get("work", {})):
         return None
     records = tuple(lead_record(item) for item in receipt["leads"])
     finished = not short_of(config, records) and all(objects.have_file(file) for file in receipt_files(receipt))

@@ -108,14 +108,20 @@ def noted_here(config: Config, member: int) -> Standing:
     return judge(config, member, str(manifest), data, (str(receipt), vouching))
 
 
-def at_destination(config: Config, storage: Storage, member: int, checked: Check | None = None) -> Standing:
-    """Return what the destination has of one member: its manifest, its receipt and one listing.
+def at_destination(
+    config: Config,
+    storage: Storage,
+    member: int,
+    checked: Check | None = None,
+    objects: Mapping[str, ObjectInfo] | None = None,
+) -> Standing:
+    """Return what the destination has of one member: its manifest, its receipt and one listing (`objects`, if known).
 
     `checked` fills in the checksum of an object that the listing does not know (`Storage.with_crc32c` reads it).
     """
     keys = config.keys_
     manifest, receipt = (_content(storage, key) for key in (keys.manifest(member), keys.receipt(member)))
-    objects = member_objects(config, storage, member)
+    objects = member_objects(config, storage, member) if objects is None else objects
     return judge(
         config,
         member,
@@ -198,16 +204,17 @@ def judge(
     again does not mend it.
     """
     place = SCRATCH if receipt is None else DESTINATION
+    delivered = parse_receipt(receipt[1]) if receipt else None
     if data is None:
         prefix = lead_prefix(config, member)
         begun = (receipt and receipt[1] is not None) or any(key.startswith(prefix) for key in objects or ())
-        return Standing(member, place, name, *((UNFINISHED, "no manifest yet") if begun else (ABSENT,)))
+        state, reason = (UNFINISHED, "no manifest yet") if begun else (ABSENT, "")
+        return Standing(member, place, name, state, reason, receipt=delivered)
     try:
         manifest = parse_manifest(data, name)
     except VerificationError as error:
         reason = " ".join(str(error).split())
-        return Standing(member, place, name, DAMAGED, reason, problems={0: reason})
-    delivered = parse_receipt(receipt[1]) if receipt else None
+        return Standing(member, place, name, DAMAGED, reason, receipt=delivered, problems={0: reason})
     problems = _problems(config, manifest, receipt, delivered, objects, checked) if receipt else {}
     differ = tuple(member_differences(config, manifest))
     layout = config["delivery"]["layout"]
