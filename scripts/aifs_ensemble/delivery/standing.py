@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.config import Config
@@ -89,8 +89,12 @@ class Standing:
 def on_scratch(config: Config, member: int) -> Standing:
     """Return what scratch has of a member, by its manifest, else by the journals of its work folder."""
     path = config.scratch.manifest(member)
-    with suppress(FileNotFoundError):
-        return judge(config, member, str(path), path.read_bytes())
+    try:
+        if (data := _file(path)) is not None:
+            return judge(config, member, str(path), data)
+    except OSError as error:
+        reason = f"{path}: {error.strerror}"
+        return Standing(member, SCRATCH, str(path), DAMAGED, reason, problems={0: reason})
     root = config.scratch.work(member)
     if not root.is_dir():
         return Standing(member, SCRATCH, str(path), ABSENT)
@@ -101,11 +105,17 @@ def on_scratch(config: Config, member: int) -> Standing:
 
 def noted_here(config: Config, member: int) -> Standing:
     """Return what this machine has noted of its delivery of a member to a bucket, without asking the bucket."""
-    copy, receipt = config.scratch.delivered(member), config.scratch.receipt(member)
+    copy, path = config.scratch.delivered(member), config.scratch.receipt(member)
     manifest = copy if copy.exists() else config.scratch.manifest(member)
-    data = manifest.read_bytes() if receipt.exists() and manifest.exists() else None
-    vouching = receipt.read_bytes() if receipt.exists() else None
-    return judge(config, member, str(manifest), data, (str(receipt), vouching))
+    receipt = _file(path)
+    return judge(config, member, str(manifest), _file(manifest) if receipt else None, (str(path), receipt))
+
+
+def _file(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def at_destination(
