@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from pathlib import Path
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.manifest import MemberManifest, parse_member_manifest
+from aifs_ensemble.common.names import checkpoint_file, parse_restart_file
 from aifs_ensemble.delivery.standing import whole_manifest
 
 LOG = logging.getLogger(__name__)
-_RESTART = re.compile(r"h(\d{3})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,8 @@ def outstanding(config: Config, *, destination: bool | None = None) -> Outstandi
                 initial=not done and not scratch.initial(member).exists(),
             )
         )
-    shared = any(work.initial for work in members) and not (scratch.base / "initial" / "cycle.json").exists()
-    built = scratch.root / "checkpoints" / f"{config.model.name}.ckpt"
+    shared = any(work.initial for work in members) and not (scratch.root / config.keys_.initial_cycle).exists()
+    built = scratch.root / checkpoint_file(config.model.name)
     return Outstanding(
         tuple(members),
         shared_initial=shared,
@@ -109,8 +108,7 @@ def outstanding(config: Config, *, destination: bool | None = None) -> Outstandi
 
 
 def _newest_restart(folder: Path) -> int:
-    leads = [int(match[1]) for path in folder.glob("*.safetensors") if (match := _RESTART.fullmatch(path.name))]
-    return max(leads, default=0)
+    return max((parse_restart_file(path.name) or 0 for path in folder.glob("*.safetensors")), default=0)
 
 
 def _ensemble_done(config: Config) -> bool:
@@ -149,8 +147,8 @@ def _at_destination(config: Config) -> tuple[set[int], dict[int, int]]:
     by_folder = {keys.restart(member, 6).rpartition("/")[0]: member for member in config.members}
     for info in store.list(f"{config.cycle}/restarts/"):
         folder, _, name = info.key.rpartition("/")
-        match = _RESTART.fullmatch(name)
-        if match and folder in by_folder:
+        lead = parse_restart_file(name)
+        if lead is not None and folder in by_folder:
             member = by_folder[folder]
-            restarts[member] = max(restarts.get(member, 0), int(match[1]))
+            restarts[member] = max(restarts.get(member, 0), lead)
     return delivered, restarts
