@@ -32,10 +32,11 @@ test: install ## all tests
 test-long: install ## the campaigns that take long
 	$(BIN)/python -m pytest -m long
 
-lint: install ## format, lint, types, workflow lint
+lint: install ## format, lint, types, imports between rooms, workflow lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 

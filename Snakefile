@@ -28,27 +28,27 @@ localrules:
 rule all:
     default_target: True
     input:
-        delivered("manifest.json"),
-        expand(member_files(), member=MEMBERS),
+        PATH.delivered(KEYS.ensemble_manifest),
+        expand(PATH.member_files(), member=MEMBERS),
 
 
 rule forecasts:
     input:
-        expand(forecast_outputs(), member=MEMBERS),
+        expand(PATH.forecast_outputs(), member=MEMBERS),
 
 
-aifs_routing.route_rules(workflow, CONFIG, MACHINES)
-refuse_other_settings()
-announce_plan()
+with aifs_internals.errors_in_one_line():
+    RUN.rules_are_read()
 
 
 onstart:
-    announce_start()
+    with aifs_internals.errors_in_one_line():
+        RUN.start()
 
 
 onsuccess:
-    announce_end(finished=True)
+    RUN.end(finished=True)
 
 
 onerror:
-    announce_end(finished=False)
+    RUN.end(finished=False)

@@ -1,14 +1,14 @@
 # The engine benchmark on a machine of the class that cloud.gpu names (`aifs-ensemble benchmark --machines ...`).
 rule benchmark_engine:
     output:
-        between_machines(f"benchmarks/{CONFIG['cloud']['gpu']}.json"),
+        PATH.between_machines(f"benchmarks/{CONFIG['cloud']['gpu']}.json"),
     log:
         f"logs/benchmark_engine/{CONFIG['cloud']['gpu']}.log",
     conda:
         "../envs/gpu.yaml"
     resources:
         machine="gpu",
-        mem_mb=24000 if RENTED else 4000,
+        mem_mb=24000 if RUN.rented else 4000,
         runtime=120,
     script:
         "../scripts/benchmark_engine.py"

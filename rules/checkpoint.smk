@@ -3,12 +3,12 @@ if not CONFIG["checkpoint"]:
 
     rule checkpoint_prepare:
         output:
-            checkpoint_file(),
+            RUN.checkpoint(),
         log:
-            log_file("checkpoint_prepare"),
+            PATH.log("checkpoint_prepare"),
         benchmark:
-            benchmark_file("checkpoint_prepare")
-        localrule: aifs_models.fetched_by_coordinator(CONFIG.model, aifs_routing.provider(workflow))
+            PATH.benchmark("checkpoint_prepare")
+        localrule: RUN.fetches_checkpoint()
         conda:
             "../envs/gpu.yaml"
         resources:

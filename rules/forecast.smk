@@ -3,14 +3,14 @@
 rule forecast_member:
     input:
         state=rules.initial_member.output.state,
-        checkpoint=checkpoint_file(),
-        again=made_again(forecast_outputs()[0]),
+        checkpoint=RUN.checkpoint(),
+        again=RUN.again(PATH.forecast_outputs()[0]),
     output:
-        forecast_outputs(),
+        PATH.forecast_outputs(),
     log:
-        log_file("forecast_member", member=True),
+        PATH.log("forecast_member", "{member}"),
     benchmark:
-        benchmark_file("forecast_member", member=True)
+        PATH.benchmark("forecast_member", "{member}")
     group:
         "members"
     conda:

@@ -1,13 +1,13 @@
 # Initial conditions: what a cycle's members share, once, then one job per member.
 rule initial_cycle:
     input:
-        again=made_again(between_machines(f"{CYCLE}/initial/cycle.json")),
+        again=RUN.again(PATH.between_machines(KEYS.initial_cycle)),
     output:
-        between_machines(f"{CYCLE}/initial/cycle.json"),
+        PATH.between_machines(KEYS.initial_cycle),
     log:
-        log_file("initial_cycle"),
+        PATH.log("initial_cycle"),
     benchmark:
-        benchmark_file("initial_cycle")
+        PATH.benchmark("initial_cycle")
     conda:
         "../envs/etl.yaml"
     resources:
@@ -21,14 +21,14 @@ rule initial_cycle:
 rule initial_member:
     input:
         cycle=rules.initial_cycle.output,
-        again=made_again(between_machines(f"{CYCLE}/initial/member{{member}}.json")),
+        again=RUN.again(PATH.between_machines(KEYS.initial_summary("{member}"))),
     output:
-        state=between_machines(f"{CYCLE}/initial/member{{member}}.safetensors"),
-        summary=between_machines(f"{CYCLE}/initial/member{{member}}.json"),
+        state=PATH.between_machines(KEYS.initial("{member}")),
+        summary=PATH.between_machines(KEYS.initial_summary("{member}")),
     log:
-        log_file("initial_member", member=True),
+        PATH.log("initial_member", "{member}"),
     benchmark:
-        benchmark_file("initial_member", member=True)
+        PATH.benchmark("initial_member", "{member}")
     conda:
         "../envs/etl.yaml"
     resources:
@@ -41,13 +41,11 @@ rule initial_member:
 
 rule initial_members:
     input:
-        expand(
-            between_machines(f"{CYCLE}/initial/member{{member}}.json"), member=MEMBERS
-        ),
+        expand(PATH.between_machines(KEYS.initial_summary("{member}")), member=MEMBERS),
     output:
-        between_machines(f"{CYCLE}/initial/members.json"),
+        PATH.between_machines(KEYS.initial_members),
     log:
-        log_file("initial_members"),
+        PATH.log("initial_members"),
     # first of all that can run: forecasts from members that are the same are not worth their price
     priority: 100
     conda:

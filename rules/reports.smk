@@ -2,33 +2,33 @@
 # run on rented machines `aifs-ensemble account --fetch --output FOLDER` brings them here.
 rule plan:
     log:
-        log_file("plan"),
+        PATH.log("plan"),
     conda:
         "../envs/etl.yaml"
     script:
         "../scripts/plan.py"
 
 
-if not RENTED and CONFIG["destination"]:
+if not RUN.rented and CONFIG["destination"]:
 
     rule report_members:
         input:
-            delivered("manifest.json"),
+            PATH.delivered(KEYS.ensemble_manifest),
         output:
             members=report(
-                f"{SCRATCH}/report/members.html",
+                f"{CONFIG.scratch.base}/report/members.html",
                 caption="../report/members.rst",
                 category="Ensemble",
                 labels={"what": "members"},
             ),
             spread=report(
-                f"{SCRATCH}/report/initial_spread.html",
+                f"{CONFIG.scratch.base}/report/initial_spread.html",
                 caption="../report/initial_spread.rst",
                 category="Initial conditions",
                 labels={"what": "spread of the members"},
             ),
         log:
-            log_file("report_members"),
+            PATH.log("report_members"),
         conda:
             "../envs/etl.yaml"
         resources:
@@ -39,18 +39,18 @@ if not RENTED and CONFIG["destination"]:
 
     rule report_fields:
         input:
-            delivered("manifest.json"),
+            PATH.delivered(KEYS.ensemble_manifest),
         output:
             report(
-                directory(f"{SCRATCH}/report/fields"),
+                directory(f"{CONFIG.scratch.base}/report/fields"),
                 patterns=["{figure}-{theme}.png"],
                 caption="../report/fields.rst",
                 category="Fields",
             ),
         log:
-            log_file("report_fields"),
+            PATH.log("report_fields"),
         benchmark:
-            benchmark_file("report_fields")
+            PATH.benchmark("report_fields")
         conda:
             "../envs/etl.yaml"
         resources:
@@ -61,18 +61,18 @@ if not RENTED and CONFIG["destination"]:
 
     rule report_account:
         input:
-            delivered("manifest.json"),
+            PATH.delivered(KEYS.ensemble_manifest),
         output:
             report(
-                directory(f"{SCRATCH}/report/account"),
+                directory(f"{CONFIG.scratch.base}/report/account"),
                 patterns=["{figure}-{theme}.png"],
                 caption="../report/account.rst",
                 category="Account",
             ),
         log:
-            log_file("report_account"),
+            PATH.log("report_account"),
         benchmark:
-            benchmark_file("report_account")
+            PATH.benchmark("report_account")
         conda:
             "../envs/etl.yaml"
         resources:

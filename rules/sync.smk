@@ -1,17 +1,19 @@
 # Delivery where the forecast job does not stream, and the ensemble's manifest.
-if not STREAMING:
+if not CONFIG["delivery"]["streaming"]:
 
     rule sync_member:
         input:
             rules.forecast_member.output,
-            again=made_again(sync_outputs()[0]),
+            again=RUN.again(PATH.sync_outputs()[0]),
         output:
             # what is delivered stays until it is delivered anew, and when that fails
-            sync_outputs() if CONFIG.cloud_destination else update(sync_outputs()),
+            PATH.sync_outputs()
+            if CONFIG.cloud_destination
+            else update(PATH.sync_outputs()),
         log:
-            log_file("sync_member", member=True),
+            PATH.log("sync_member", "{member}"),
         benchmark:
-            benchmark_file("sync_member", member=True)
+            PATH.benchmark("sync_member", "{member}")
         # before further forecasts: without keep_scratch its leads go from scratch then
         priority: 50
         conda:
@@ -26,13 +28,13 @@ if not STREAMING:
 
 rule ensemble_manifest:
     input:
-        members=expand(delivered("manifests/member{member}.json"), member=MEMBERS),
+        members=expand(PATH.manifest(), member=MEMBERS),
         initial=rules.initial_members.output,
-        again=made_again(delivered("manifest.json")),
+        again=RUN.again(PATH.delivered(KEYS.ensemble_manifest)),
     output:
-        delivered("manifest.json"),
+        PATH.delivered(KEYS.ensemble_manifest),
     log:
-        log_file("ensemble_manifest"),
+        PATH.log("ensemble_manifest"),
     conda:
         "../envs/etl.yaml"
     resources:
@@ -45,7 +47,7 @@ rule ensemble_manifest:
 
 rule verify:
     log:
-        log_file("verify"),
+        PATH.log("verify"),
     conda:
         "../envs/etl.yaml"
     resources:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from aifs_ensemble.common import environment
 from aifs_ensemble.common.errors import ConfigError, PlanError, StorageError
 from aifs_ensemble.common.files import crc32c_bytes
 from aifs_ensemble.common.manifest import FileRecord
@@ -85,7 +86,7 @@ def test_a_containers_layer_is_refused_by_name(mounts: Path) -> None:
 
 def test_a_containers_layer_on_a_rented_disk_counts_as_that_disk(mounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the run said that the disk below was rented for scratch, its room decides, and nothing else."""
-    monkeypatch.setenv(scratch.LAYER_ON_RENTED_DISK, "1")
+    monkeypatch.setenv(environment.LAYER_ON_RENTED_DISK, "1")
     config = make_config(mounts.parent / "scratch", "x")
     room = file_system(mounts.parent)
     assert check_scratch(config, 3 << 30, held=3 << 30, mounts=mounts).overlay

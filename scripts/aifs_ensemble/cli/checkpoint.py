@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aifs_ensemble.cli._common import check_output
 from aifs_ensemble.common.models import get_model
+from aifs_ensemble.common.names import checkpoint_file
 from aifs_ensemble.model.checkpoint.build import build_demo
 from aifs_ensemble.model.checkpoint.describe import (
     Description,
@@ -20,7 +21,6 @@ from aifs_ensemble.model.checkpoint.fetch import fetch_checkpoint
 from aifs_ensemble.model.checkpoint.register import register_checkpoint
 
 HELP = "build, fetch, show or register a model checkpoint"
-_FOLDER = Path("checkpoints")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetch = actions.add_parser("fetch", help="download a checkpoint; an interrupted download goes on where it stopped")
     for action in (build, fetch):
         action.add_argument("model", help="entry of config/models.yaml")
-        action.add_argument("--output", type=Path, help=f"file to write (default {_FOLDER}/MODEL.ckpt)")
+        action.add_argument("--output", type=Path, help=f"file to write (default {checkpoint_file('MODEL')})")
     fetch.add_argument("--source", help="path, gs:// or https:// URL to fetch from instead of Hugging Face")
     fetch.add_argument(
         "--deadline", type=float, default=Policy.deadline_seconds, metavar="SECONDS", help="give up after"
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _output(args: argparse.Namespace) -> Path:
-    path = args.output or _FOLDER / f"{args.model}.ckpt"
+    path = args.output or Path(checkpoint_file(args.model))
     check_output("--output", path, file=True)
     return path
 

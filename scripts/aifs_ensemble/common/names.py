@@ -1,4 +1,7 @@
-"""Names of cycles, members, leads and files: the one place that spells them."""
+"""Names of cycles, members, leads and files: the one place that spells them, and reads them back.
+
+A member is a number, or text that stands for one: the wildcard ``{member}`` of a rule, the ``*`` of a search.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from aifs_ensemble.common.errors import ConfigError
 
 STEP_HOURS = 6
 MAX_LEAD_HOURS = 960
+BENCHMARKS = "logs/benchmarks"
 _CYCLE = re.compile(r"\d{8}_\d{4}")
 _PRESSURE = re.compile(r"([a-z]+)_(\d+)")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_MEMBER = re.compile(r"member(\d+)")
+_MEMBER_IN_KEY = re.compile(r"(?<![^/_.])member\d+(?![^/_.])")
+_LEAD_FILE = re.compile(r"aifs_ens_forecast_(\d{8}_\d{4})_member(\d+)_h(\d+)\.grib2")
+_RESTART = re.compile(r"h(\d{3})\.safetensors")
 
 
 def parse_cycle(text: str) -> datetime:
@@ -83,9 +92,21 @@ def parameter_name(variable: str) -> str:
     return match[1] if match else variable
 
 
-def member_name(member: int) -> str:
-    """Return e.g. ``member003``."""
-    return f"member{member:03d}"
+def member_name(member: int | str) -> str:
+    """Return e.g. ``member003``; text stands as it is: ``member{member}``, ``member*``."""
+    return f"member{member}" if isinstance(member, str) else f"member{member:03d}"
+
+
+def parse_member_name(name: str) -> int | None:
+    """Return the member of e.g. ``member003``; None for another name."""
+    match = _MEMBER.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def member_in(key: str) -> str | None:
+    """Return the name of the member that a key or a file's name has as one of its parts, or None."""
+    match = _MEMBER_IN_KEY.search(key)
+    return match[0] if match else None
 
 
 def lead_name(lead: int) -> str:
@@ -93,9 +114,23 @@ def lead_name(lead: int) -> str:
     return f"h{lead:03d}"
 
 
-def lead_file(cycle: str, member: int, lead: int) -> str:
+class LeadName(NamedTuple):
+    """What the name of a lead's GRIB file says; `lead` in hours."""
+
+    cycle: str
+    member: int
+    lead: int
+
+
+def lead_file(cycle: str, member: int | str, lead: int) -> str:
     """Return the GRIB file name of one lead of one member."""
     return f"aifs_ens_forecast_{cycle}_{member_name(member)}_{lead_name(lead)}.grib2"
+
+
+def parse_lead_file(name: str) -> LeadName | None:
+    """Return what the name of a lead's GRIB file says; None for another name."""
+    match = _LEAD_FILE.fullmatch(name)
+    return LeadName(match[1], int(match[2]), int(match[3])) if match else None
 
 
 def index_file(grib: str) -> str:
@@ -103,9 +138,35 @@ def index_file(grib: str) -> str:
     return grib.removesuffix(".grib2").removesuffix(".grib") + ".index"
 
 
-def block_file(cycle: str, member: int, start: int, end: int) -> str:
+def block_file(cycle: str, member: int | str, start: int, end: int) -> str:
     """Return the name of a block of leads, which holds the steps after `start` up to `end`."""
     return f"aifs_ens_forecast_{cycle}_{member_name(member)}_h{start:03d}-{end:03d}.grib"
+
+
+def restart_file(lead: int) -> str:
+    """Return the file name of the restart state after `lead` hours."""
+    return f"{lead_name(lead)}.safetensors"
+
+
+def parse_restart_file(name: str) -> int | None:
+    """Return the lead in hours of a restart state's file name; None for another name."""
+    match = _RESTART.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def checkpoint_file(model: str) -> str:
+    """Return where a model's checkpoint is, built or fetched: relative to scratch, or to the destination."""
+    return f"checkpoints/{model}.ckpt"
+
+
+def log_file(cycle: str, rule: str, member: str = "") -> str:
+    """Return the log of a rule's job; `member` where each member has its own job."""
+    return f"logs/{rule}/{cycle}/{member_name(member) if member else rule}.log"
+
+
+def benchmark_file(cycle: str, rule: str, member: str = "") -> str:
+    """Return the table of what a rule's job took; `member` where each member has its own job."""
+    return f"{BENCHMARKS}/{rule}/{cycle}/{member_name(member) if member else rule}.tsv"
 
 
 @dataclass(frozen=True)
@@ -119,31 +180,35 @@ class Scratch:
     def base(self) -> Path:
         return self.root / self.cycle
 
-    def initial(self, member: int) -> Path:
+    def initial(self, member: int | str) -> Path:
         return self.base / "initial" / f"{member_name(member)}.safetensors"
 
-    def work(self, member: int) -> Path:
+    def work(self, member: int | str) -> Path:
         """The member's work folder: the forecast's own truth, never a declared output."""
         return self.base / "work" / member_name(member)
 
     def forecasts(self) -> Path:
         return self.base / "forecasts"
 
-    def lead(self, member: int, lead: int) -> Path:
+    def lead(self, member: int | str, lead: int) -> Path:
         return self.forecasts() / lead_file(self.cycle, member, lead)
 
-    def manifest(self, member: int) -> Path:
+    def manifest(self, member: int | str) -> Path:
         return self.base / "manifests" / f"{member_name(member)}.json"
 
-    def metrics(self, member: int) -> Path:
+    def metrics(self, member: int | str) -> Path:
         return self.base / "metrics" / f"{member_name(member)}.csv"
 
-    def receipt(self, member: int) -> Path:
+    def receipt(self, member: int | str) -> Path:
         return self.base / "receipts" / f"{member_name(member)}.json"
 
-    def delivered(self, member: int) -> Path:
+    def delivered(self, member: int | str) -> Path:
         """The copy on scratch of a manifest in a bucket, by which Snakemake knows that it is there."""
-        return self.base / "delivered" / "manifests" / f"{member_name(member)}.json"
+        return self.copy(Keys(self.cycle).manifest(member))
+
+    def copy(self, key: str) -> Path:
+        """The copy on scratch of an object in a bucket."""
+        return self.base / "delivered" / PurePosixPath(key).relative_to(self.cycle)
 
 
 @dataclass(frozen=True)
@@ -152,36 +217,50 @@ class Keys:
 
     cycle: str
 
-    def lead(self, member: int, lead: int) -> str:
+    def lead(self, member: int | str, lead: int) -> str:
         return f"{self.cycle}/forecasts/{lead_file(self.cycle, member, lead)}"
 
-    def index(self, member: int, lead: int) -> str:
+    def index(self, member: int | str, lead: int) -> str:
         return index_file(self.lead(member, lead))
 
-    def block(self, member: int, start: int, end: int) -> str:
+    def block(self, member: int | str, start: int, end: int) -> str:
         return f"{self.cycle}/forecasts/{block_file(self.cycle, member, start, end)}"
 
-    def manifest(self, member: int) -> str:
+    def manifest(self, member: int | str) -> str:
         return f"{self.cycle}/manifests/{member_name(member)}.json"
 
-    def receipt(self, member: int) -> str:
+    def receipt(self, member: int | str) -> str:
         return f"{self.cycle}/receipts/{member_name(member)}.json"
 
-    def status(self, member: int) -> str:
+    def status(self, member: int | str) -> str:
         return f"{self.cycle}/status/{member_name(member)}.json"
 
-    def metrics(self, member: int) -> str:
+    def metrics(self, member: int | str) -> str:
         return f"{self.cycle}/metrics/{member_name(member)}.csv"
 
-    def restart(self, member: int, lead: int) -> str:
-        return f"{self.cycle}/restarts/{member_name(member)}/{lead_name(lead)}.safetensors"
+    def restart(self, member: int | str, lead: int) -> str:
+        return f"{self.cycle}/restarts/{member_name(member)}/{restart_file(lead)}"
 
-    def resume_point(self, member: int, lead: int) -> str:
+    def resume_point(self, member: int | str, lead: int) -> str:
         """Beside a mirrored restart state: the leads delivered when it was."""
         return self.restart(member, lead).removesuffix(".safetensors") + ".json"
 
-    def initial(self, member: int) -> str:
+    def initial(self, member: int | str) -> str:
         return f"{self.cycle}/initial/{member_name(member)}.safetensors"
+
+    def initial_summary(self, member: int | str) -> str:
+        """The record of an initial state, by which members are compared."""
+        return f"{self.cycle}/initial/{member_name(member)}.json"
+
+    @property
+    def initial_cycle(self) -> str:
+        """The record of what the initial states of a cycle share."""
+        return f"{self.cycle}/initial/cycle.json"
+
+    @property
+    def initial_members(self) -> str:
+        """The comparison of all initial states."""
+        return f"{self.cycle}/initial/members.json"
 
     @property
     def ensemble_manifest(self) -> str:

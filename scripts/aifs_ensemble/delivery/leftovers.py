@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.manifest import read_member_manifest
-from aifs_ensemble.common.names import file_name, member_name
+from aifs_ensemble.common.names import file_name, member_in, member_name
 from aifs_ensemble.common.storage import ObjectInfo, Storage
 from aifs_ensemble.delivery.receipt import (
     forget_delivery,
@@ -49,13 +49,13 @@ def find_orphans(config: Config, storage: Storage, older_than: timedelta) -> lis
     limit = datetime.now(UTC) - older_than
     folders = {name: list(storage.list(f"{config.cycle}/{name}/")) for name in ("forecasts", "restarts", "status")}
     active = {
-        _member_of(info.key)
+        member_in(info.key)
         for listed in folders.values()
         for info in listed
         if info.updated is not None and info.updated > limit
     }
-    leads, restarts = ([info for info in folders[name] if _member_of(info.key)] for name in ("forecasts", "restarts"))
-    idle = sorted({_member_of(info.key) or "" for info in [*leads, *restarts]} - active)
+    leads, restarts = ([info for info in folders[name] if member_in(info.key)] for name in ("forecasts", "restarts"))
+    idle = sorted({member_in(info.key) or "" for info in [*leads, *restarts]} - active)
     with ThreadPoolExecutor(storage.settings.threads) as pool:
         vouched = dict(zip(idle, pool.map(lambda name: _vouched(config, storage, name), idle), strict=True))
     return [*_stray_leads(leads, vouched), *_stray_restarts(restarts, vouched)]
@@ -127,7 +127,7 @@ def _vouched(config: Config, storage: Storage, name: str) -> _Vouched:
 
 def _stray_leads(listed: Iterable[ObjectInfo], vouched: Mapping[str, _Vouched]) -> Iterator[Orphan]:
     for info in listed:
-        member = _member_of(info.key) or ""
+        member = member_in(info.key) or ""
         if member in vouched and file_name(info.key) not in vouched[member].names:
             finished = vouched[member].finished
             reason = f"not named by the manifest of {member}" if finished else f"{member} has no manifest"
@@ -136,15 +136,7 @@ def _stray_leads(listed: Iterable[ObjectInfo], vouched: Mapping[str, _Vouched]) 
 
 def _stray_restarts(restarts: Iterable[ObjectInfo], vouched: Mapping[str, _Vouched]) -> Iterator[Orphan]:
     for info in restarts:
-        member = _member_of(info.key) or ""
+        member = member_in(info.key) or ""
         if member in vouched:
             finished = vouched[member].finished
             yield Orphan(info, f"{member} is finished" if finished else f"{member} has not run since")
-
-
-def _member_of(key: str) -> str | None:
-    """Return the part of a key that names a member."""
-    for piece in key.replace("/", "_").replace(".", "_").split("_"):
-        if piece.startswith("member") and piece.removeprefix("member").isdigit():
-            return piece
-    return None

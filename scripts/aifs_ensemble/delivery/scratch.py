@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import DiskFullError, PlanError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord
@@ -18,8 +19,6 @@ LOG = logging.getLogger(__name__)
 # A container's own layer is shared with its images and small (38 GB on the machines where runs were lost to it).
 OVERLAY_TYPES = {"overlay", "overlayfs", "aufs", "fuse.fuse-overlayfs"}
 OVERLAY_MOST = 2 << 30
-# Set in jobs whose provider was asked for a disk that holds the container's own layer, with room for scratch.
-LAYER_ON_RENTED_DISK = "AIFS_ENSEMBLE_LAYER_ON_RENTED_DISK"
 MEMORY_TYPES = {"tmpfs", "ramfs", "devtmpfs"}
 # Left free for logs, indexes and whatever else the machine writes: a twentieth of the disk, at most 2 GiB.
 RESERVE_SHARE = 0.05
@@ -96,7 +95,7 @@ def check_scratch(config: Config, needed: int, *, held: int = 0, mounts: Path = 
     """
     scratch = Path(config["scratch"])
     system = file_system(scratch, mounts)
-    if system.overlay and needed > OVERLAY_MOST and LAYER_ON_RENTED_DISK not in os.environ:
+    if system.overlay and needed > OVERLAY_MOST and environment.LAYER_ON_RENTED_DISK not in os.environ:
         raise PlanError(
             f"config: scratch: {scratch} is on the container's own layer ({system.kind}, {_gb(system.free)} free), "
             f"expected a mounted disk or memory with {_gb(needed)}"

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.files import json_bytes
@@ -89,7 +90,7 @@ class StatusObserver(SilentObserver):
             started=now,
             updated=now,
             host=platform.node(),
-            job=os.environ.get("AIFS_ENSEMBLE_JOB", ""),
+            job=os.environ.get(environment.JOB, ""),
         )
         self._lock = threading.Lock()
         self._news, self._over = threading.Event(), threading.Event()

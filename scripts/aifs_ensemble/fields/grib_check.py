@@ -7,7 +7,6 @@ them, tests assert that there are none.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,11 +18,10 @@ import eccodes
 import numpy as np
 
 from aifs_ensemble.common.errors import InputError
-from aifs_ensemble.common.names import index_file
+from aifs_ensemble.common.names import index_file, parse_lead_file
 from aifs_ensemble.fields.grib_encoder import OutputSpec, grib_parameter, member_keys
 from aifs_ensemble.fields.grib_index import Entry, parse_index, read_index
 
-_LEAD_NAME = re.compile(r"aifs_ens_forecast_(\d{8})_(\d{4})_member(\d+)_h(\d+)\.grib2")
 # set to make a template, and read back differently or not at all
 _NOT_READ_BACK = {"setLocalDefinition", "productDefinitionTemplateNumber", "packingType"}
 
@@ -242,15 +240,16 @@ def _indexed(message: Message) -> Entry:
 
 def is_lead(path: Path) -> bool:
     """Return True if a file is called as one lead of one member is, which then has an index."""
-    return _LEAD_NAME.fullmatch(path.name) is not None
+    return parse_lead_file(path.name) is not None
 
 
 def check_name(path: Path, found: Sequence[Message]) -> list[str]:
     """Return where a lead's messages differ from what its file name says; nothing for other names."""
-    match = _LEAD_NAME.fullmatch(path.name)
-    if not match:
+    name = parse_lead_file(path.name)
+    if name is None:
         return []
-    said = dict(zip(("dataDate", "dataTime", "number", "endStep"), map(int, match.groups()), strict=True))
+    date, time = map(int, name.cycle.split("_"))
+    said = {"dataDate": date, "dataTime": time, "number": name.member, "endStep": name.lead}
     return [
         f"{path}: {message.name}: {key} is {message.keys[key]}, the file name says {value}"
         for message in found

@@ -12,7 +12,7 @@ import numpy as np
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.models import Model
-from aifs_ensemble.common.names import parse_cycle
+from aifs_ensemble.common.names import checkpoint_file, parse_cycle
 from aifs_ensemble.common.parameters import bits_for
 from aifs_ensemble.fields.state import State, read_state
 from aifs_ensemble.forecast.restarts import as_utc
@@ -121,7 +121,7 @@ def _local_checkpoint(config: Config) -> Path:
     named = config["checkpoint"]
     if named and "://" not in named:
         return Path(named)
-    return Path(config["scratch"]) / "checkpoints" / f"{config.model.name}.ckpt"
+    return Path(config["scratch"]) / checkpoint_file(config.model.name)
 
 
 def read_initial(request: ForecastRequest) -> State:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,14 +17,13 @@ import numpy.typing as npt
 from aifs_ensemble.common.errors import InputError, WorkflowError
 from aifs_ensemble.common.files import encode_crc32c, remove_leftovers
 from aifs_ensemble.common.models import Model
-from aifs_ensemble.common.names import lead_name, parse_cycle
+from aifs_ensemble.common.names import parse_cycle, parse_restart_file, restart_file
 from aifs_ensemble.fields.state import State, read_state, write_state
 
 if TYPE_CHECKING:
     import torch
 
 LOG = logging.getLogger(__name__)
-_NAME = re.compile(r"h(\d{3})\.safetensors")
 _CHUNK = 4 << 20
 
 
@@ -51,12 +49,12 @@ class RestartStore:
 
     def path(self, lead: int) -> Path:
         """Return the file of the restart state after `lead` hours."""
-        return self.folder / f"{lead_name(lead)}.safetensors"
+        return self.folder / restart_file(lead)
 
     def leads(self) -> list[int]:
         """Return the leads after which there is a restart state, in order."""
-        matches = (_NAME.fullmatch(path.name) for path in self.folder.glob("*.safetensors"))
-        return sorted(int(match[1]) for match in matches if match)
+        leads = (parse_restart_file(path.name) for path in self.folder.glob("*.safetensors"))
+        return sorted(lead for lead in leads if lead is not None)
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""

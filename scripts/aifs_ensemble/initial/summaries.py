@@ -12,7 +12,7 @@ import numpy as np
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import read_json, write_json
-from aifs_ensemble.common.names import format_members
+from aifs_ensemble.common.names import format_members, member_name
 from aifs_ensemble.fields.state import State
 
 SCHEMA = "aifs-ensemble/initial-summary/1"
@@ -49,7 +49,11 @@ def refuse_twin(path: Path) -> None:
     does not matter.
     """
     own = read_json(path)["fields_sha256"]
-    beside = (summary for summary in path.parent.glob("member*.json") if read_json(summary).get("fields_sha256") == own)
+    beside = (
+        summary
+        for summary in path.parent.glob(f"{member_name('*')}.json")
+        if read_json(summary).get("fields_sha256") == own
+    )
     _by_fields(beside)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.manifest import MemberManifest
+from aifs_ensemble.common.names import checkpoint_file, parse_restart_file
 from aifs_ensemble.delivery.standing import (
     DAMAGED,
     OTHER_SETTINGS,
@@ -20,7 +20,6 @@ from aifs_ensemble.delivery.standing import (
 )
 
 LOG = logging.getLogger(__name__)
-_RESTART = re.compile(r"h(\d{3})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ def outstanding(config: Config, *, destination: bool | None = None) -> Outstandi
     members = tuple(
         _work(config, computed[member], delivered[member], remote_restarts.get(member, 0)) for member in config.members
     )
-    shared = any(work.initial for work in members) and not (scratch.base / "initial" / "cycle.json").exists()
-    built = scratch.root / "checkpoints" / f"{config.model.name}.ckpt"
+    shared = any(work.initial for work in members) and not (scratch.root / config.keys_.initial_cycle).exists()
+    built = scratch.root / checkpoint_file(config.model.name)
     has_manifest = there is not None and config.keys_.ensemble_manifest in there.listed
     refused = {member: one.reason for member, one in delivered.items() if one.state == OTHER_SETTINGS}
     return Outstanding(
@@ -119,8 +118,7 @@ def _work(config: Config, computed: Standing, delivered: Standing, remote_restar
 
 
 def _newest_restart(folder: Path) -> int:
-    leads = [int(match[1]) for path in folder.glob("*.safetensors") if (match := _RESTART.fullmatch(path.name))]
-    return max(leads, default=0)
+    return max((parse_restart_file(path.name) or 0 for path in folder.glob("*.safetensors")), default=0)
 
 
 def _restarts_at(destination: Destination) -> dict[int, int]:
@@ -130,8 +128,8 @@ def _restarts_at(destination: Destination) -> dict[int, int]:
     by_folder = {config.keys_.restart(member, 6).rpartition("/")[0]: member for member in config.members}
     for key in destination.listed:
         folder, _, name = key.rpartition("/")
-        match = _RESTART.fullmatch(name)
-        if match and folder in by_folder:
+        lead = parse_restart_file(name)
+        if lead is not None and folder in by_folder:
             member = by_folder[folder]
-            restarts[member] = max(restarts.get(member, 0), int(match[1]))
+            restarts[member] = max(restarts.get(member, 0), lead)
     return restarts

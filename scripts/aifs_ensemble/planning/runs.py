@@ -14,13 +14,12 @@ import pandas as pd
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError, WorkflowError
 from aifs_ensemble.common.manifest import MemberManifest, machine_name, read_member_manifest
-from aifs_ensemble.common.names import file_name, member_name
+from aifs_ensemble.common.names import BENCHMARKS, file_name, member_in, member_name, parse_member_name
 from aifs_ensemble.forecast.metrics import COLUMNS
 from aifs_ensemble.forecast.work_folder import INTERRUPTED
 from aifs_ensemble.planning.throughput import PHASES, phase_seconds
 
 LOG = logging.getLogger(__name__)
-BENCHMARKS = Path("logs/benchmarks")
 
 
 @dataclass(frozen=True)
@@ -85,14 +84,14 @@ def history(config: Config) -> Path:
     return Path(config["scratch"]) / "history" / config.cycle
 
 
-def read_run(config: Config, benchmarks: Path | None = BENCHMARKS) -> Run:
+def read_run(config: Config, benchmarks: Path | None = Path(BENCHMARKS)) -> Run:
     """Return what scratch holds of the configuration's cycle; InputError when no member is finished there.
 
     Runs that left nothing here are fetched first with `fetch_run`.
     """
     folders = (config.scratch.base / "manifests", history(config))
     manifests: dict[int, MemberManifest] = {}
-    for file in (file for folder in folders for file in sorted(folder.glob("member*.json"))):
+    for file in (file for folder in folders for file in sorted(folder.glob(f"{member_name('*')}.json"))):
         try:
             manifest = read_member_manifest(file)
         except WorkflowError as error:
@@ -104,7 +103,7 @@ def read_run(config: Config, benchmarks: Path | None = BENCHMARKS) -> Run:
         raise InputError(f"{folders[0]}: no finished member, expected member manifests of {config.cycle}")
     sampled: dict[str, Path] = {}
     for folder in (folders[1], config.scratch.base / "metrics"):
-        sampled |= {file.name: file for file in folder.glob("member*.csv")}
+        sampled |= {file.name: file for file in folder.glob(f"{member_name('*')}.csv")}
     names = [f"{member_name(member)}.csv" for member in sorted(manifests)]
     frames = [frame for name in names if name in sampled and not (frame := read_metrics(sampled[name])).empty]
     return Run(
@@ -128,10 +127,10 @@ def fetch_run(config: Config) -> int:
     for part in ("manifests", "metrics"):
         for info in store.list(f"{config.cycle}/{part}/"):
             name = file_name(info.key)
-            if name.startswith("member"):
+            if member_in(name):
                 store.get_file(info.key, folder / name)
                 count += name.endswith(".json")
-    for info in store.list(f"{BENCHMARKS.as_posix()}/"):
+    for info in store.list(f"{BENCHMARKS}/"):
         rule, cycle = info.key.split("/")[-3:-1]
         if cycle == config.cycle:
             store.get_file(info.key, folder / "benchmarks" / rule / cycle / file_name(info.key))
@@ -151,7 +150,7 @@ def read_metrics(path: Path) -> pd.DataFrame:
     # a file of another version has other columns: what it lacks is unknown, not an error
     frame = frame.reindex(columns=list(COLUMNS))
     frame["time"] = frame["time"].astype(float)
-    frame.insert(0, "member", int(path.stem.removeprefix("member")))
+    frame.insert(0, "member", parse_member_name(path.stem))
     return frame
 
 
@@ -166,8 +165,7 @@ def read_benchmarks(folder: Path, cycle: str) -> list[JobTime]:
         except (ValueError, KeyError, TypeError, OSError) as error:
             LOG.warning("account: %s: not a benchmark file (%s), left out", file, error)
             continue
-        digits = file.stem.removeprefix("member")
-        found.append(JobTime(file.parent.parent.name, int(digits) if digits.isdigit() else 0, seconds))
+        found.append(JobTime(file.parent.parent.name, parse_member_name(file.stem) or 0, seconds))
     return found
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from aifs_ensemble.common.errors import ConfigError, WorkflowError
 from aifs_ensemble.common.files import read_json, write_bytes
 from aifs_ensemble.common.manifest import MemberManifest, machine_name, read_member_manifest
+from aifs_ensemble.common.names import Keys, member_name
 from aifs_ensemble.planning.intervals import Intervals, length, union
 from aifs_ensemble.planning.machines import Gpu
 
@@ -384,7 +385,7 @@ def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Ite
 
 def past_manifests(scratch_root: Path, limit: int = RUNS_READ) -> list[MemberManifest]:
     """Return the newest member manifests under a scratch folder; damaged ones are passed over."""
-    patterns = ("*/manifests/member*.json", "history/*/member*.json")
+    patterns = (Keys("*").manifest("*"), f"history/*/{member_name('*')}.json")
     files = [file for pattern in patterns for file in scratch_root.glob(pattern)]
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     found = []

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aifs_ensemble.common.errors import ConfigError, StorageError
+from aifs_ensemble.workflow import snakemake_internals as internals
 
 PROVIDER = "gcs"
 _DESCRIBED_SECONDS = 20.0
@@ -37,53 +38,43 @@ def bucket_problem(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def use_bucket(workflow: Any, config: Mapping[str, Any], *, planning: bool = False) -> bool:
+def use_bucket(workflow: Any, config: Mapping[str, Any]) -> bool:
     """Make the destination the workflow's default storage; return whether jobs run on other machines.
 
     Call it in the Snakefile before the rules are included. Where files are shared (local profile)
     nothing changes. Without a bucket a dry-run plans on local paths, so it needs no credentials;
-    anything more is refused by `refuse_without_bucket`. So does a dry-run (`planning`) that has no
-    credentials or project for the bucket, and a line says it. Called again inside a remote job, whose
+    anything more is refused by `refuse_without_bucket`. So does a dry-run that has no credentials or
+    project for the bucket, and a line says it. Called again inside a remote job, whose
     command line names provider and prefix already, it changes nothing. Raises ConfigError for a
     checkpoint that only this machine has, and for missing credentials or a missing project.
     """
-    from snakemake.settings.types import SharedFSUsage
-
     from aifs_ensemble.workflow.routing import provider
 
-    settings = workflow.storage_settings
-    if SharedFSUsage.INPUT_OUTPUT in settings.shared_fs_usage:
+    if internals.shares_files(workflow):
         return False
+    planning = internals.is_dry_run(workflow)
     _refuse_local_checkpoint(config)
     if problem := bucket_problem(config):
         if provider(workflow) == "googlebatch":
             # this executor lets nobody say that files are shared, not even for a dry-run
             raise ConfigError(f"{problem}; a plan without a bucket: snakemake --profile coiled-gpu -n")
         # Snakemake refuses even a dry-run that shares no files and names no storage.
-        settings.shared_fs_usage = SharedFSUsage.all()
+        internals.share_files(workflow)
         return True
     if not planning and not config["delivery"]["streaming"]:
         raise ConfigError(
             "config: delivery.streaming: false, expected true: machines that are rented keep nothing when they end"
         )
-    if workflow.storage_registry.default_storage_provider is None:
+    if not internals.has_default_storage(workflow):
         if problem := _out_of_reach(workflow, config, planning=planning):
             if not planning or provider(workflow) == "googlebatch":
                 raise ConfigError(problem)
             # after the jobs and the plan, where it is seen
             atexit.register(print, f"planned without looking into {config['destination']}: {problem}", file=sys.stderr)
-            settings.shared_fs_usage = SharedFSUsage.all()
+            internals.share_files(workflow)
             return True
-        settings.default_storage_provider = PROVIDER
-        settings.default_storage_prefix = str(config["destination"]).rstrip("/")
-        registry = workflow.storage_registry
-        registry._default_storage_provider = registry.register_storage(PROVIDER, is_default=True)
+        internals.use_default_storage(workflow, PROVIDER, str(config["destination"]).rstrip("/"))
     return True
-
-
-def looks_into_bucket(workflow: Any) -> bool:
-    """Tell whether paths of rules are objects of the bucket; a plan made without one does not look there."""
-    return workflow.storage_registry.default_storage_provider is not None
 
 
 def refuse_without_bucket(config: Mapping[str, Any]) -> None:
@@ -118,7 +109,7 @@ def _out_of_reach(workflow: Any, config: Mapping[str, Any], *, planning: bool) -
         _refresh(storage.client._credentials)
     except StorageError as error:
         return str(error)
-    given = workflow.storage_provider_settings[PROVIDER].get_settings(None)
+    given = internals.storage_plugin_settings(workflow, PROVIDER)
     given.project = config["cloud"]["project"] or given.project or os.environ.get("GOOGLE_CLOUD_PROJECT")
     if not given.project:
         return "config: cloud.project is missing: a gs:// destination needs your Google Cloud project"

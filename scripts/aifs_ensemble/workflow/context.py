@@ -18,16 +18,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config, read_files
 from aifs_ensemble.common.errors import ConfigError
 
-VARIABLE = "AIFS_ENSEMBLE_CONFIG"
 DEFAULT_FILES = (Path("config/config.yaml"), Path("config/operational.yaml"))
 
 
 def publish(config: Mapping[str, Any]) -> None:
     """Leave the configuration to the commands that Snakemake starts."""
-    os.environ[VARIABLE] = json.dumps(dict(config))
+    os.environ[environment.CONFIG] = json.dumps(dict(config))
 
 
 def use_this_library() -> None:
@@ -77,10 +77,10 @@ def _put_first(variable: str, folder: Path) -> None:
 
 def current() -> Config:
     """Return the coordinator's configuration, or that of the files when a person runs the command."""
-    text = os.environ.get(VARIABLE)
+    text = os.environ.get(environment.CONFIG)
     if text is None:
         return Config(read_files(*(path for path in DEFAULT_FILES if path.exists())))
     try:
         return Config(json.loads(text))
     except ValueError:
-        raise ConfigError(f"{VARIABLE}: not the configuration that the Snakefile leaves") from None
+        raise ConfigError(f"{environment.CONFIG}: not the configuration that the Snakefile leaves") from None

@@ -13,7 +13,8 @@ import uuid
 
 import psutil
 
-VARIABLE = "AIFS_ENSEMBLE_COORDINATOR"
+from aifs_ensemble.common import environment
+
 # A process's start is computed from the machine's, which shifts when its clock is set.
 _TOLERANCE_SECONDS = 5.0
 
@@ -31,12 +32,12 @@ def new_name() -> str:
 
 def name_this_process() -> str:
     """Return the coordinator's name, given to this process now unless one that started it has one."""
-    return os.environ.setdefault(VARIABLE, new_name())
+    return os.environ.setdefault(environment.COORDINATOR, new_name())
 
 
 def current() -> str:
     """Return the coordinator that this process belongs to; empty where a person runs a command."""
-    return os.environ.get(VARIABLE, "")
+    return os.environ.get(environment.COORDINATOR, "")
 
 
 def _parts(name: str) -> re.Match[str] | None:

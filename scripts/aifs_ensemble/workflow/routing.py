@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.delivery.scratch import LAYER_ON_RENTED_DISK
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.workflow import coordinator
+from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.coiled.at_exit import stop_machines_at_exit
 from aifs_ensemble.workflow.context import publish, use_this_library
 from aifs_ensemble.workflow.googlebatch import resources
@@ -32,43 +33,32 @@ def provisioning(config: Config, attempt: int) -> str:
 
 def provider(workflow: Any) -> str:
     """Return ``coiled`` or ``googlebatch``, which the profiles set as default resource `provider`, or ``local``."""
-    resource = workflow.resource_settings._parsed_default_resources.get("provider")
-    # an absent resource comes as None or, from 9.27 on, as one without a value
-    raw = getattr(resource, "raw", None)
-    return "local" if raw is None else str(raw).strip("'\"")
+    return internals.default_resource(workflow, "provider") or "local"
 
 
 def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     """Add to every rule of a machine class the resources that its provider needs; nothing in the local profile."""
-    name = provider(workflow)
+    name, rented = provider(workflow), internals.is_rented(workflow)
     use_this_library()
     if name == "local":
         return
     publish(config)
-    if name == "coiled" and not workflow.remote_exec:
+    if name == "coiled" and not rented:
         stop_machines_at_exit()
-    if name == "googlebatch" and workflow.remote_exec:
+    if name == "googlebatch" and rented:
         # its containers mount no disk: the boot disk, which holds their layer, was rented with scratch's size
-        os.environ[LAYER_ON_RENTED_DISK] = "1"
-    if name == "googlebatch" and workflow.is_main_process:
+        os.environ[environment.LAYER_ON_RENTED_DISK] = "1"
+    if name == "googlebatch" and internals.is_coordinator(workflow):
         coordinator.name_this_process()
     _limit_gpu_memory(workflow, config, machines)
-    from snakemake.resources import Resources
-
     for rule in workflow.rules:
-        machine = _machine_class(rule)
+        machine = internals.rule_resource(rule, "machine")
         if machine is None:
             continue
         added: dict[str, Any] = {"provisioning": _by_attempt(config)}
         if name == "googlebatch":
-            added |= resources.resources(config, machines, machine, on_machine=workflow.remote_exec)
-        rule.resources.update(Resources.from_mapping(added))
-
-
-def _machine_class(rule: Any) -> str | None:
-    # a missing resource reads as one whose value is None
-    machine = rule.resources.get("machine")
-    return None if machine is None or machine.value is None else str(machine.value)
+            added |= resources.resources(config, machines, machine, on_machine=rented)
+        internals.add_resources(rule, added)
 
 
 def settle_googlebatch(workflow: Any, config: Config) -> None:
@@ -78,17 +68,12 @@ def settle_googlebatch(workflow: Any, config: Config) -> None:
     say (for the logs of jobs), and with ``cloud.spot`` ``--preemptible-rules`` and ``--preemptible-retries``, unless
     these were given.
     """
-    from snakemake.settings.types import PreemptibleRules
-
-    workflow.executor_settings.project = config["cloud"]["project"] or workflow.executor_settings.project
-    settings = workflow.remote_execution_settings
-    given = settings.preemptible_rules.all or settings.preemptible_rules.rules
-    if resources.asks_for_spot(config) and not given:
-        rules = frozenset(rule.name for rule in workflow.rules if _machine_class(rule) is not None)
-        settings.preemptible_rules = PreemptibleRules(rules=rules)
-    if settings.preemptible_retries is None:
-        # Snakemake compares this number with attempts, and has no default
-        settings.preemptible_retries = workflow.execution_settings.retries
+    internals.set_executor_project(workflow, config["cloud"]["project"])
+    if resources.asks_for_spot(config):
+        internals.make_preemptible(
+            workflow, (rule.name for rule in workflow.rules if internals.rule_resource(rule, "machine") is not None)
+        )
+    internals.set_preemptible_retries(workflow)
 
 
 def _by_attempt(config: Config) -> Callable[..., str]:
@@ -102,8 +87,8 @@ def _by_attempt(config: Config) -> Callable[..., str]:
 def _limit_gpu_memory(workflow: Any, config: Config, machines: Machines) -> None:
     """Let as many members of a group run at once as fit in the memory of the machine's cards."""
     gpu = machines.for_class("gpu", config).gpu
-    if gpu is not None and "gpu_mem_mb" not in workflow.global_resources:
+    if gpu is not None:
         # what is left on each of several cards is no room for one more member
         wanted = config["forecast"]["gpu_mem_mb"] or gpu.memory_mb
         room = gpu.memory_mb if gpu.count == 1 else gpu.count * (gpu.memory_mb // wanted) * wanted
-        workflow.register_resource("gpu_mem_mb", room)
+        internals.limit_resource(workflow, "gpu_mem_mb", room)

@@ -11,6 +11,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import check_listed
 from aifs_ensemble.workflow import bucket, coordinator, routing
+from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.coiled.records import Journal, work_of
 from aifs_ensemble.workflow.googlebatch import jobs as batch_jobs
 from aifs_ensemble.workflow.googlebatch import resources
@@ -22,7 +23,7 @@ def prepare_start(workflow: Any, config: Config) -> None:
     bucket.refuse_without_bucket(config)
     _refuse_fixed_order()
     check_places(config)
-    if {job.rule.name for job in workflow.dag.needrun_jobs()} & {"checkpoint_prepare", "forecast_member"}:
+    if internals.rules_to_run(workflow) & {"checkpoint_prepare", "forecast_member"}:
         check_listed(config.model, trust=config["trust_checkpoint"])
     on_batch = routing.provider(workflow) == "googlebatch"
     lines = (

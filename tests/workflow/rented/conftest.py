@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config, merge, read_files
-from aifs_ensemble.workflow import context
 from aifs_ensemble.workflow.coiled.records import Journal
 from doubles.batch_server import BatchServer
 from doubles.coiled_server import Cluster, CoiledServer
@@ -186,5 +186,5 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
     config = read_files(ROOT / "config" / "config.yaml", ROOT / "config" / "operational.yaml")
     merge(config, SETTINGS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(context.VARIABLE, json.dumps(config))
+    monkeypatch.setenv(environment.CONFIG, json.dumps(config))
     return Journal()

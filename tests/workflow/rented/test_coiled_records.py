@@ -8,6 +8,7 @@ import time
 
 import pytest
 from aifs_ensemble.cli import main
+from aifs_ensemble.common import environment
 from aifs_ensemble.common.errors import CloudError, ConfigError, DiskFullError, StorageError
 from aifs_ensemble.workflow import coordinator, start
 from aifs_ensemble.workflow.coiled import jobs as coiled_jobs
@@ -60,9 +61,9 @@ def test_a_machine_of_another_run_is_not_taken_up(case, server, journal):
 def test_a_machine_of_a_living_coordinator_is_not_taken_up(server, journal, monkeypatch):
     config = settings()
     with other_coordinator() as name:
-        monkeypatch.setenv(coordinator.VARIABLE, name)
+        monkeypatch.setenv(environment.COORDINATOR, name)
         first = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], journal)
-        monkeypatch.setenv(coordinator.VARIABLE, coordinator.new_name())
+        monkeypatch.setenv(environment.COORDINATOR, coordinator.new_name())
         with pytest.raises(CloudError, match=r"forecast_member 1: being made for another run \(process \d+ on "):
             coiled_jobs.submit(job(), config, MACHINES, ["us-central1"], journal)
         assert journal.read(first).owner == name and len(server.clusters) == 1
@@ -131,7 +132,7 @@ def test_cancelling_everything_ends_the_renting_of_a_run_under_way(here, server,
     name = coordinator.new_name()
     while not coordinator.started_before(name, time.time()):
         time.sleep(0.2)
-    monkeypatch.setenv(coordinator.VARIABLE, name)
+    monkeypatch.setenv(environment.COORDINATOR, name)
     first = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], here)
     assert main(["coiled-cancel", first]) == 0
     second = coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], here)
@@ -144,7 +145,7 @@ def test_cancelling_everything_ends_the_renting_of_a_run_under_way(here, server,
         coiled_jobs.submit(job("sleep 60"), config, MACHINES, ["us-central1"], here)
     assert {cluster.state for cluster in server.clusters.values()} == {"stopped"} and not here.unfinished()
     with other_coordinator() as later:
-        monkeypatch.setenv(coordinator.VARIABLE, later)
+        monkeypatch.setenv(environment.COORDINATOR, later)
         record = finish(here, coiled_jobs.submit(job(), config, MACHINES, ["us-central1"], here), config)
     assert record.state == "success"
 

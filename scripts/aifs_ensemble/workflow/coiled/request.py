@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import CloudError, ConfigError
 from aifs_ensemble.planning.machines import Machines
@@ -89,7 +90,7 @@ def run_arguments(job: RemoteJob, job_id: str, config: Config, machines: Machine
         "task_on_scheduler": False if job.spot else None,
         "scheduler_vm_type": [cloud["cpu"]] if job.spot else None,
         "disk_size": str(disk),
-        "env": {"AIFS_ENSEMBLE_JOB": job_id, "PYTHONUNBUFFERED": "1"},
+        "env": {environment.JOB: job_id, "PYTHONUNBUFFERED": "1"},
         "secret_env": config_secrets(config),
         "tag": _tags(job, config),
         "host_setup_script_content": host_setup(config),

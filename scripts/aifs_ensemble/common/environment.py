@@ -1,0 +1,28 @@
+"""The environment variables by which processes of this workflow tell each other something.
+
+Each is set by one process and read by those that it starts, on this machine or on a rented one.
+
+====================================  ===========================================  ===================================
+name                                  set by                                       read by
+====================================  ===========================================  ===================================
+`CONFIG`: the checked configuration   the coordinator, once its Snakefile is read  the commands that submit, watch and
+as JSON                                                                            cancel jobs
+`COORDINATOR`: the coordinator's      the coordinator                              the same commands; the labels of
+name                                                                               its machines
+`JOB`: the id of the provider's job   the request for a machine                    the member's status
+`LAYER_ON_RENTED_DISK`: the           a job in a container without a mounted disk  the check of room on scratch
+container's own layer has the room
+that was rented for scratch
+====================================  ===========================================  ===================================
+
+Variables of other programs are named where they are used: CUDA_VISIBLE_DEVICES (`common.gpu`),
+TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR (`model.compile_cache`), CUBLAS_WORKSPACE_CONFIG (`model.stepper`),
+HF_ENDPOINT and HF_TOKEN (`model.checkpoint.remote`), those of Google (`common.this_machine`, `workflow.bucket`,
+`workflow.googlebatch.jobs`), PYTHONHASHSEED (`workflow.start`), and those that ``cloud.secrets`` names
+(`workflow.coiled.request`).
+"""
+
+CONFIG = "AIFS_ENSEMBLE_CONFIG"
+COORDINATOR = "AIFS_ENSEMBLE_COORDINATOR"
+JOB = "AIFS_ENSEMBLE_JOB"
+LAYER_ON_RENTED_DISK = "AIFS_ENSEMBLE_LAYER_ON_RENTED_DISK"

@@ -1,0 +1,228 @@
+"""The logic of the Snakefile: the run's configuration, where its rules find and leave files, what it says.
+
+`rules/common.smk` makes one `Run`. Names of files are those of `common.names`, with the wildcard ``{member}`` as
+the member.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.models import fetched_by_coordinator
+from aifs_ensemble.common.names import benchmark_file, checkpoint_file, log_file
+from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.workflow import bucket, preflight, routing
+from aifs_ensemble.workflow import snakemake_internals as internals
+from aifs_ensemble.workflow.googlebatch.jobs import keep_jobs_at_exit
+from aifs_ensemble.workflow.outdated import outdated
+from aifs_ensemble.workflow.start import prepare_start
+
+EACH = "{member}"
+# named by the profiles as the default resource `provider`
+_PROFILES = {"coiled": "coiled-gpu"}
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where rules find and leave files.
+
+    With `rented` machines every relative path is an object under the destination: paths are keys. On one machine they
+    are files on scratch or in the destination's folder.
+    """
+
+    config: Config
+    rented: bool
+
+    def between_machines(self, key: str) -> str:
+        """Return a file that one job leaves for another: on scratch, or an object where machines share no files."""
+        return key if self.rented else f"{self.config.scratch.root}/{key}"
+
+    def delivered(self, key: str) -> str:
+        """Return a file at the destination; of a bucket that this machine syncs to, the copy on scratch."""
+        if self.rented:
+            return key
+        if self.config.cloud_destination or not self.config["destination"]:
+            return str(self.config.scratch.copy(key))
+        return f"{self.config['destination']}/{key}"
+
+    def receipt(self, member: str) -> str:
+        """Return what says how a member is delivered: at the destination, or the copy on scratch of a bucket's."""
+        if self.config.cloud_destination and not self.rented:
+            return str(self.config.scratch.receipt(member))
+        return self.delivered(self.config.keys_.receipt(member))
+
+    def manifest(self) -> str:
+        """Return the manifest of each member at the destination."""
+        return self.delivered(self.config.keys_.manifest(EACH))
+
+    def forecast_outputs(self) -> list[str]:
+        """Return what each member's forecast declares, its manifest first.
+
+        Where the forecast streams, that is all: every declared object costs requests before anything runs.
+        """
+        if self.config["delivery"]["streaming"]:
+            return [self.manifest()]
+        leads = self.config.leads if self.config["declare_leads"] else ()
+        scratch = self.config.scratch
+        return [str(scratch.manifest(EACH)), *(str(scratch.lead(EACH, lead)) for lead in leads)]
+
+    def sync_outputs(self) -> list[str]:
+        """Return what the delivery of each member declares, its manifest first."""
+        declared = self.config["declare_leads"] and not self.config.cloud_destination
+        leads = self.config.leads if declared and self.config["delivery"]["layout"] != "blocks" else ()
+        return [self.manifest(), *(self.delivered(self.config.keys_.lead(EACH, lead)) for lead in leads)]
+
+    def member_files(self) -> list[str]:
+        """Return what says that each member is delivered; where leads are declared, a missing one is missed."""
+        return self.forecast_outputs() if self.config["delivery"]["streaming"] else self.sync_outputs()
+
+    def log(self, rule: str, member: str = "") -> str:
+        """Return the log of a rule's job."""
+        return log_file(self.config.cycle, rule, member)
+
+    def benchmark(self, rule: str, member: str = "") -> str:
+        """Return the table of what a rule's job took."""
+        return benchmark_file(self.config.cycle, rule, member)
+
+
+class Run:
+    """A run of the workflow, made before the rules are read.
+
+    Attributes
+    ----------
+    config, machines : the checked configuration; the machine types with the user's prices
+    rented : with a profile of rented machines, every relative path of a rule is an object under the destination
+    blind : without a bucket or credentials, a dry-run plans as if nothing were there
+    path, keys : where rules find and leave files; names of objects under the destination
+    members : the members as the wildcard spells them
+
+    Raises ConfigError for a configuration that cannot run here, StorageError for a destination that takes no files.
+    """
+
+    def __init__(self, workflow: Any, config: Mapping[str, Any]):
+        self._workflow = workflow
+        self._outdated: frozenset[str] | None = None
+        self._coordinates = internals.is_coordinator(workflow)
+        self.config = Config(config)
+        prices = self.config["cloud"]["prices"]
+        # the table of prices is the coordinator's: jobs elsewhere do not have the file
+        self.machines = load_machines(prices=Path(prices) if prices and self._coordinates else None)
+        self.rented = bucket.use_bucket(workflow, self.config)
+        self.blind = self.rented and not internals.has_default_storage(workflow)
+        if self._coordinates and not self.rented:
+            # Snakemake looks for files there before anything starts, and a file in its way ends with a stack
+            preflight.check_destination(self.config, write=False)
+            preflight.check_scratch_folder(self.config, write=False)
+        self.path = Paths(self.config, self.rented)
+        self.keys = self.config.keys_
+        self.members = [f"{member:03d}" for member in self.config.members]
+
+    def checkpoint(self) -> Any:
+        """Return the checkpoint as an input: the user's own, or where it is built or fetched."""
+        named = self.config["checkpoint"]
+        if named and self.blind:
+            return []
+        if named and str(named).startswith("gs://"):
+            return internals.storage_object(self._workflow, bucket.PROVIDER, named)
+        return named or self.path.between_machines(checkpoint_file(self.config.model.name))
+
+    def fetches_checkpoint(self) -> bool:
+        """Tell whether the coordinator fetches the checkpoint, and no rented machine."""
+        return fetched_by_coordinator(self.config.model, routing.provider(self._workflow))
+
+    def outdated(self) -> frozenset[str]:
+        """Return the manifests that hold something else than is asked for; read once, by the coordinator alone.
+
+        Raises VerificationError for members that were delivered with other settings.
+        """
+        if self._outdated is None:
+            self._outdated = self._read_outdated() if self._coordinates and not self.blind else frozenset()
+        return self._outdated
+
+    def _read_outdated(self) -> frozenset[str]:
+        delivered = self.path.member_files()[0]
+        receipts = {delivered.format(member=member): self.path.receipt(member) for member in self.members}
+        summary = self.path.between_machines(self.keys.initial_summary(EACH))
+        each = (self.path.forecast_outputs()[0], summary)
+        manifests = {
+            self.path.delivered(self.keys.ensemble_manifest),
+            self.path.between_machines(self.keys.initial_cycle),
+            *(path.format(member=member) for path in each for member in self.members),
+            *receipts,
+        }
+        place = open_destination(self.config) if self.rented else None
+        return frozenset(outdated(self.config, manifests, place, receipts=receipts))
+
+    def again(self, manifest: str) -> Callable[[Any], list[str]]:
+        """Return an input function without files: the job runs if its manifest is outdated, as if forced to."""
+
+        def force(wildcards: Any) -> list[str]:
+            path = manifest.format(**wildcards)
+            if path in self.outdated():
+                internals.force_job(self._workflow, path)
+            return []
+
+        return force
+
+    def rules_are_read(self) -> None:
+        """Give rules the machines they run on, refuse what cannot run, and announce the plan of a dry-run.
+
+        Members that were delivered with other settings are refused here, in one line, before input functions meet
+        them; Snakemake would show their errors with a stack.
+        """
+        routing.route_rules(self._workflow, self.config, self.machines)
+        if self._coordinates and not (internals.is_lint(self._workflow) or internals.is_unlock()):
+            self.outdated()
+        if self._coordinates and internals.is_dry_run(self._workflow):
+            self._announce_plan()
+
+    def _announce_plan(self) -> None:
+        """Say what the run would take and cost, in a few lines after everything else."""
+        from aifs_ensemble.planning.outstanding import outstanding
+        from aifs_ensemble.planning.plan import plan
+        from aifs_ensemble.planning.throughput import past_manifests
+
+        provider = routing.provider(self._workflow)
+        given: dict[str, Any] = {
+            "profile": _PROFILES.get(provider, provider),
+            "work": outstanding(self.config),
+            "runs": past_manifests(self.config.scratch.root),
+            "alternatives": False,
+        }
+        plan(self.config, self.machines, **given)  # what is wrong is said now
+
+        def say() -> None:
+            # Snakemake knows the groups of profile and command line only once the rules are read
+            group = internals.group_size(self._workflow, "members")
+            _say(*plan(self.config, self.machines, group=group, **given).summary_lines())
+
+        atexit.register(say)
+
+    def start(self) -> None:
+        """Refuse a run that has nowhere to deliver to, or no room, before anything is computed."""
+        if self._coordinates and self.rented:
+            prepare_start(self._workflow, self.config)
+        elif self._coordinates:
+            needed = internals.rules_to_run(self._workflow)
+            preflight.check_start(self.config, needed, internals.cores(self._workflow))
+
+    def end(self, *, finished: bool) -> None:
+        """Say where the files are, what each member took, and whether the ensemble is short."""
+        if self._coordinates:
+            from aifs_ensemble.workflow.closing import closing_lines
+
+            if finished:
+                keep_jobs_at_exit()
+            _say(*closing_lines(self.config, finished=finished))
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)  # noqa: T201

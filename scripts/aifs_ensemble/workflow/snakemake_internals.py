@@ -1,0 +1,219 @@
+"""Everything that leans on Snakemake beyond what its documentation promises to a Snakefile, in one place.
+
+Each function says what it leans on, and (in parentheses) the version in which that was seen; each has a test against
+the installed Snakemake, which fails when a new one works otherwise. Snakemake is imported where it is used: a Snakefile
+has it already, and commands that only look into modules beside this one do without.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from aifs_ensemble.common.errors import WorkflowError
+
+
+class errors_in_one_line:  # noqa: N801 - used like a function
+    """Have Snakemake show an error of ours as its message and the line of the Snakefile, without the library's lines.
+
+    Leans on Snakemake (9.27.1) printing any exception with its class, its text and the lines of its traceback.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, WorkflowError) and trace is not None:
+            trace.tb_next = None  # what is left is the line of the Snakefile
+
+
+def is_dry_run(workflow: Any) -> bool:
+    """Tell whether this is a dry-run, however it was asked for.
+
+    Leans on `Workflow.output_settings`, which Snakemake's command line sets before the Snakefile is read (9.27.1).
+    `Workflow.dryrun` knows only afterwards, when the executor is chosen.
+    """
+    return bool(workflow.output_settings.dryrun)
+
+
+def is_lint(workflow: Any) -> bool:
+    """Tell whether Snakemake only checks the rules' style.
+
+    Leans on `Workflow.check_envvars`, which is off for ``--lint`` alone (9.27.1).
+    """
+    return not workflow.check_envvars
+
+
+def is_unlock() -> bool:
+    """Tell whether Snakemake only unlocks the folder.
+
+    Leans on `snakemake.cli.get_argument_parser` (9.27.1): no setting tells a Snakefile, so Snakemake's own parser reads
+    the command line again. Within Snakemake this takes milliseconds, as the plugins are loaded already.
+    """
+    from snakemake.cli import get_argument_parser
+
+    arguments, _ = get_argument_parser().parse_known_args(sys.argv[1:])
+    return bool(arguments.unlock)
+
+
+def is_coordinator(workflow: Any) -> bool:
+    """Tell whether this process is the one that a user started, and no job's. Leans on `is_main_process` (9.27.1)."""
+    return bool(workflow.is_main_process)
+
+
+def is_rented(workflow: Any) -> bool:
+    """Tell whether this process is a job's on another machine. Leans on `Workflow.remote_exec` (9.27.1)."""
+    return bool(workflow.remote_exec)
+
+
+def shares_files(workflow: Any) -> bool:
+    """Tell whether jobs run on machines that see the same files.
+
+    Leans on `StorageSettings.shared_fs_usage` (9.27.1), which is ``--shared-fs-usage``.
+    """
+    from snakemake.settings.types import SharedFSUsage
+
+    return SharedFSUsage.INPUT_OUTPUT in workflow.storage_settings.shared_fs_usage
+
+
+def share_files(workflow: Any) -> None:
+    """Take files as shared, as ``--shared-fs-usage`` without a value would: a dry-run then needs no storage.
+
+    Leans on `StorageSettings.shared_fs_usage` being looked at after the Snakefile was read (9.27.1).
+    """
+    from snakemake.settings.types import SharedFSUsage
+
+    workflow.storage_settings.shared_fs_usage = SharedFSUsage.all()
+
+
+def has_default_storage(workflow: Any) -> bool:
+    """Tell whether relative paths of rules are objects of a storage. Leans on `Workflow.storage_registry` (9.27.1)."""
+    return workflow.storage_registry.default_storage_provider is not None
+
+
+def use_default_storage(workflow: Any, provider: str, prefix: str) -> None:
+    """Make relative paths of rules objects below `prefix`, as ``--default-storage-prefix`` would; before any rule.
+
+    Leans on `StorageSettings`, from which remote jobs' commands are written, and on `StorageRegistry.register_storage`
+    and `_default_storage_provider` (9.27.1).
+    """
+    workflow.storage_settings.default_storage_provider = provider
+    workflow.storage_settings.default_storage_prefix = prefix
+    registry = workflow.storage_registry
+    registry._default_storage_provider = registry.register_storage(provider, is_default=True)
+
+
+def storage_plugin_settings(workflow: Any, provider: str) -> Any:
+    """Return the settings of a storage plugin, to be changed before it is used.
+
+    Leans on `Workflow.storage_provider_settings` and its settings without a tag (9.27.1).
+    """
+    return workflow.storage_provider_settings[provider].get_settings(None)
+
+
+def storage_object(workflow: Any, provider: str, query: str) -> Any:
+    """Return an object of a storage as an input of a rule; ``storage.PROVIDER(query)`` in a Snakefile.
+
+    Leans on the Snakefile's `storage` being `Workflow.storage_registry` (9.27.1).
+    """
+    return getattr(workflow.storage_registry, provider)(query)
+
+
+def default_resource(workflow: Any, name: str) -> str | None:
+    """Return the text of a default resource, such as a profile sets; None where there is none.
+
+    Leans on `ResourceSettings._parsed_default_resources` (9.27.1), and `Resource.raw` (9.27.1).
+    """
+    resource = workflow.resource_settings._parsed_default_resources.get(name)
+    # an absent resource comes as None or, from 9.27 on, as one without a value
+    raw = getattr(resource, "raw", None)
+    return None if raw is None else str(raw).strip("'\"")
+
+
+def rule_resource(rule: Any, name: str) -> str | None:
+    """Return the text of a rule's resource; None where it has none.
+
+    Leans on `Rule.resources` and `Resource.value` (9.27.1).
+    """
+    # a missing resource reads as one whose value is None
+    resource = rule.resources.get(name)
+    return None if resource is None or resource.value is None else str(resource.value)
+
+
+def add_resources(rule: Any, resources: Mapping[str, Any]) -> None:
+    """Add resources to a rule that was read, as its ``resources:`` would.
+
+    Leans on `Rule.resources` being read later, and on `Resources.from_mapping` (9.27.1).
+    """
+    from snakemake.resources import Resources
+
+    rule.resources.update(Resources.from_mapping(dict(resources)))
+
+
+def limit_resource(workflow: Any, name: str, most: int) -> None:
+    """Set how much of a resource jobs may use at once, as ``--resources`` would, unless that said so.
+
+    Leans on `Workflow.global_resources` and `register_resource` (9.27.1).
+    """
+    if name not in workflow.global_resources:
+        workflow.register_resource(name, most)
+
+
+def force_job(workflow: Any, output: str) -> None:
+    """Have the job of an output run, as if ``--forcerun`` had named it; within an input function of the job.
+
+    Leans on `DAG.forcefiles` being looked at after input functions, and on `PathModifier.apply_default_storage`, by
+    which Snakemake spells the outputs of rules (9.27.1).
+    """
+    workflow.dag.forcefiles.add(workflow.modifier.path_modifier.apply_default_storage(output))
+
+
+def rules_to_run(workflow: Any) -> set[str]:
+    """Return the names of the rules that have jobs to run; in ``onstart``. Leans on `DAG.needrun_jobs` (9.27.1)."""
+    return {job.rule.name for job in workflow.dag.needrun_jobs()}
+
+
+def cores(workflow: Any) -> int:
+    """Return the cores that jobs here may use; in ``onstart``. Leans on `Workflow.cores` (9.27.1)."""
+    return workflow.cores or 1
+
+
+def group_size(workflow: Any, group: str) -> int:
+    """Return how many jobs of a group go to one machine (``--group-components``); once the Snakefile was read.
+
+    Leans on `Workflow.group_settings` (9.27.1), which the command line sets then.
+    """
+    return int(workflow.group_settings.group_components.get(group, 1))
+
+
+def set_executor_project(workflow: Any, project: str | None) -> None:
+    """Give the executor plugin a project, as ``--googlebatch-project`` would, if there is one; in ``onstart``.
+
+    Leans on `Workflow.executor_settings` being the plugin's (9.27.1) and on its `project` (googlebatch 0.5.1).
+    """
+    workflow.executor_settings.project = project or workflow.executor_settings.project
+
+
+def make_preemptible(workflow: Any, rules: Iterable[str]) -> None:
+    """Have jobs of rules run on preemptible machines, as ``--preemptible-rules`` would, unless that said so.
+
+    In ``onstart``. Leans on `RemoteExecutionSettings.preemptible_rules` (9.27.1).
+    """
+    from snakemake.settings.types import PreemptibleRules
+
+    settings = workflow.remote_execution_settings
+    if not (settings.preemptible_rules.all or settings.preemptible_rules.rules):
+        settings.preemptible_rules = PreemptibleRules(rules=frozenset(rules))
+
+
+def set_preemptible_retries(workflow: Any) -> None:
+    """Set ``--preemptible-retries`` to ``--retries`` unless given; in ``onstart``.
+
+    Leans on `RemoteExecutionSettings.preemptible_retries`, which Snakemake compares with attempts and leaves without
+    a default, and on `ExecutionSettings.retries` (9.27.1).
+    """
+    settings = workflow.remote_execution_settings
+    if settings.preemptible_retries is None:
+        settings.preemptible_retries = workflow.execution_settings.retries

@@ -1,0 +1,291 @@
+"""Each use of Snakemake's private interface, against the installed Snakemake: tiny Snakefiles, really run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+LIBRARY = Path(__file__).parents[2] / "scripts"
+HEAD = """
+import json
+from aifs_ensemble.workflow import snakemake_internals as internals
+
+def see(**found):
+    with open("seen.jsonl", "a") as file:
+        print(json.dumps(found), file=file)
+"""
+RULES = """
+rule b:
+    input: "a.txt"
+    output: "b.txt"
+    shell: "touch {output}"
+
+rule a:
+    output: "a.txt"
+    shell: "touch {output}"
+"""
+Seen = list[dict[str, Any]]
+Run = Callable[..., Seen]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a function that runs ``snakemake ARGUMENTS`` on a Snakefile; it returns what the Snakefile saw."""
+    from snakemake.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def snakemake(text: str, *arguments: str, code: int = 0) -> Seen:
+        (tmp_path / "Snakefile").write_text(HEAD + text + RULES)
+        seen = tmp_path / "seen.jsonl"
+        seen.unlink(missing_ok=True)
+        monkeypatch.setattr(sys, "argv", ["snakemake", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == code
+        return [json.loads(line) for line in seen.read_text().splitlines()] if seen.exists() else []
+
+    return snakemake
+
+
+IS = "see(dry=internals.is_dry_run(workflow), lint=internals.is_lint(workflow), unlock=internals.is_unlock())\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["-n", "--dry-run", "--dryrun", "--dry-r", "-nq", "-n -q rules", "-np", "-pn", "-c1 -n", "-nc1", "-n -Rb", "-nR b"],
+)
+def test_a_dry_run_is_known_however_it_is_asked_for(run: Run, arguments: str) -> None:
+    assert run(IS, *arguments.split()) == [{"dry": True, "lint": False, "unlock": False}]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["-c1 -Rnone_n", "-c1 -sSnakefile_n", "-c1 -c1", "-c1 -t", "-c1 --config nn=-n", "-c1 --nolock", "--list-rules"],
+)
+def test_another_run_is_not_taken_for_a_dry_run(run: Run, tmp_path: Path, arguments: str) -> None:
+    (tmp_path / "Snakefile_n").symlink_to("Snakefile")
+    text = IS + '\nrule none_n:\n    output: "n.txt"\n    shell: "touch {output}"\n'
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "b.txt").touch()
+    assert run(text, *arguments.split())[0] == {"dry": False, "lint": False, "unlock": False}
+
+
+def test_a_profile_may_ask_for_a_dry_run(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "dry").mkdir()
+    (tmp_path / "dry" / "config.yaml").write_text("dry-run: true\n")
+    assert run(IS, "--profile", "dry")[0]["dry"]
+
+
+@pytest.mark.parametrize("arguments", ["--unlock", "--unl", "--unlock -c1", "-n --unlock"])
+def test_unlocking_is_known(run: Run, arguments: str) -> None:
+    assert run(IS, *arguments.split())[0]["unlock"]
+
+
+@pytest.mark.parametrize("arguments", ["-n --until b", "-n -- b", "-n --config xx=--unlock"])
+def test_another_run_is_not_taken_for_unlocking(run: Run, arguments: str) -> None:
+    assert not run(IS, *arguments.split())[0]["unlock"]
+
+
+def test_linting_is_known(run: Run) -> None:
+    assert run(IS, "--lint", code=1)[0] == {"dry": False, "lint": True, "unlock": False}
+
+
+def test_a_job_is_neither_the_coordinator_nor_a_dry_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job reads the Snakefile again, in a process of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(LIBRARY))
+    text = (
+        "see(coordinator=internals.is_coordinator(workflow), dry=internals.is_dry_run(workflow), "
+        "rented=internals.is_rented(workflow), unlock=internals.is_unlock())\n"
+        'rule c:\n    output: "c.txt"\n    run: open(output[0], "w").close()\n'
+    )
+    job = {"coordinator": False, "dry": False, "rented": False, "unlock": False}
+    assert run(text, "-c1", "c") == [{**job, "coordinator": True}, job]
+    command = ["-c1", "--mode", "remote", "--target-jobs", "c:", "--nolock", "--allowed-rules", "c", "-F"]
+    assert run(text, *command)[0] == {**job, "rented": True}
+
+
+CLASH = """
+from pathlib import Path
+from aifs_ensemble.common.errors import ConfigError
+
+def refuse():
+    raise ConfigError("config: members: 'x', expected numbers")
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("with internals.errors_in_one_line():\n    refuse()\n", ["-n"]),
+        ("onstart:\n    with internals.errors_in_one_line():\n        Path('x').parent, refuse()\n", ["-c1"]),
+    ],
+)
+def test_an_error_of_ours_is_shown_without_the_library(
+    run: Run, capfd: pytest.CaptureFixture[str], tmp_path: Path, text: str, arguments: list[str]
+) -> None:
+    module = tmp_path / "refusing.py"
+    module.write_text(CLASH)
+    run(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom refusing import *\n{text}", *arguments, code=1)
+    said = "".join(capfd.readouterr())
+    assert "ConfigError in file" in said and "\nconfig: members: 'x', expected numbers\n" in said
+    assert "refusing.py" not in said and "snakemake_internals.py" not in said and "Traceback" not in said
+    assert said.count('Snakefile", line') == 2, "the line of the Snakefile, in the heading and below the message"
+
+
+def test_files_are_shared_unless_the_profile_says_otherwise(run: Run) -> None:
+    text = (
+        "before = internals.shares_files(workflow)\ninternals.share_files(workflow)\n"
+        "see(before=before, after=internals.shares_files(workflow))\n"
+    )
+    assert run(text, "-n") == [{"before": True, "after": True}]
+    apart = ["-n", "--shared-fs-usage", "none", "--executor", "cluster-generic", "-j1"]
+    apart += ["--cluster-generic-submit-cmd", "true"]
+    assert run(text, *apart) == [{"before": False, "after": True}], "and the dry-run asks for no storage"
+    run("", *apart, code=1)
+
+
+def test_default_storage_is_what_the_option_would_set(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths of rules are objects then, an input may be one by name, and a forced job's output is spelled like them."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    text = """
+internals.storage_plugin_settings(workflow, "gcs").project = "mine"
+before = internals.has_default_storage(workflow)
+internals.use_default_storage(workflow, "gcs", "gs://bucket/p")
+kept = workflow.storage_registry.default_storage_provider.settings.project
+named = internals.storage_object(workflow, "gcs", "gs://other/x")
+see(before=before, after=internals.has_default_storage(workflow), project=kept,
+    query=named.flags["storage_object"].query)
+
+rule c:
+    output: "c.txt"
+    shell: "touch {output}"
+
+see(output=workflow.get_rule("c").output[0].flags["storage_object"].query)
+"""
+    first, second = run(text, "--list-rules")
+    assert first == {"before": False, "after": True, "project": "mine", "query": "gs://other/x"}
+    assert second == {"output": "gs://bucket/p/c.txt"}
+
+
+def test_remote_jobs_are_told_the_default_storage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    text = """
+internals.storage_plugin_settings(workflow, "gcs").project = "mine"
+internals.use_default_storage(workflow, "gcs", "gs://bucket/p")
+see(told=workflow.spawned_job_args_factory.get_default_storage_provider_args())
+"""
+    (seen,) = run(text, "--list-rules")
+    assert "--default-storage-prefix gs://bucket/p" in seen["told"].replace("'", "")
+    assert "--default-storage-provider gcs" in seen["told"].replace("'", "")
+
+
+def test_default_resources_are_read_back(run: Run) -> None:
+    text = 'see(provider=internals.default_resource(workflow, "provider"))\n'
+    assert run(text, "-n") == [{"provider": None}]
+    assert run(text, "-n", "--default-resources", "provider=coiled") == [{"provider": "coiled"}]
+    assert run(text, "-n", "--default-resources", "provider='coiled'") == [{"provider": "coiled"}]
+
+
+RESOURCES = """
+rule c:
+    output: "c.txt"
+    resources: machine="gpu"
+    run: open(output[0], "w").write(f"{resources.machine} {resources.provisioning} {resources.room}")
+
+rule d:
+    output: "d.txt"
+    run: open(output[0], "w").close()
+
+c, d = workflow.get_rule("c"), workflow.get_rule("d")
+see(c=internals.rule_resource(c, "machine"), d=internals.rule_resource(d, "machine"))
+internals.add_resources(c, {"provisioning": lambda wildcards, attempt: f"spot{attempt}", "room": 7})
+"""
+
+
+def test_resources_are_read_from_rules_and_added_to_them(run: Run, tmp_path: Path) -> None:
+    text = RESOURCES + "if not internals.is_coordinator(workflow):\n    pass\n"
+    assert run(text, "-c1", "--force-use-threads", "c.txt")[0] == {"c": "gpu", "d": None}
+    assert (tmp_path / "c.txt").read_text() == "gpu spot1 7"
+
+
+def test_a_limit_holds_unless_the_command_line_gives_one(run: Run) -> None:
+    text = (
+        'internals.limit_resource(workflow, "gpu_mem_mb", 5)\n'
+        'see(most=workflow.global_resources["gpu_mem_mb"] if isinstance(workflow.global_resources["gpu_mem_mb"], int) '
+        'else workflow.global_resources["gpu_mem_mb"].value)\n'
+    )
+    assert run(text, "-n") == [{"most": 5}]
+    assert run(text, "-n", "--resources", "gpu_mem_mb=3") == [{"most": 3}]
+
+
+FORCE = """
+def force(wildcards):
+    internals.force_job(workflow, "c.txt")
+    return []
+
+rule c:
+    input: again=force
+    output: "c.txt"
+    run: open(output[0], "a").write("x")
+
+onstart:
+    see(rules=sorted(internals.rules_to_run(workflow)), cores=internals.cores(workflow),
+        group=internals.group_size(workflow, "members"), other=internals.group_size(workflow, "other"))
+"""
+
+
+def test_a_forced_job_runs_though_its_output_is_there(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("old")
+    (tmp_path / "a.txt").touch()
+    options = ["--force-use-threads", "--rerun-triggers", "mtime", "--group-components", "members=7"]
+    (seen,) = run(FORCE, "-c2", *options, "--", "c.txt", "a.txt")
+    assert seen == {"rules": ["c"], "cores": 2, "group": 7, "other": 1}
+    (seen,) = run(
+        FORCE.replace('internals.force_job(workflow, "c.txt")', "pass"), "-c2", *options, "--", "c.txt", "b.txt"
+    )
+    assert seen["rules"] == ["b"]
+
+
+SETTLE = """
+def settle(wildcards):
+    internals.set_executor_project(workflow, {project!r})
+    internals.make_preemptible(workflow, ["a"])
+    internals.set_preemptible_retries(workflow)
+    settings = workflow.remote_execution_settings
+    see(project=workflow.executor_settings.project, retries=settings.preemptible_retries,
+        preemptible=[rule for rule in "ab" if settings.preemptible_rules.is_preemptible(rule)])
+    raise SystemExit(7)
+
+rule c:
+    input: settle
+    output: local("c.txt")
+    run: pass
+"""
+BATCH = ["--executor", "googlebatch", "-j1", "--googlebatch-project", "given", "--googlebatch-region", "r"]
+BATCH += ["--default-storage-provider", "gcs", "--default-storage-prefix", "gs://bucket", "--storage-gcs-project", "p"]
+
+
+@pytest.mark.parametrize(
+    ("project", "arguments", "expected"),
+    [
+        ("mine", ["--retries", "4"], {"project": "mine", "retries": 4, "preemptible": ["a"]}),
+        (None, ["--preemptible-rules", "b", "--preemptible-retries", "2"],
+         {"project": "given", "retries": 2, "preemptible": ["b"]}),
+        (None, ["--preemptible-rules", "--preemptible-retries", "2"],
+         {"project": "given", "retries": 2, "preemptible": ["a", "b"]}),
+    ],
+)  # fmt: skip
+def test_the_googlebatch_plugin_is_given_what_options_would_say(
+    run: Run, monkeypatch: pytest.MonkeyPatch, project: str | None, arguments: list[str], expected: dict[str, Any]
+) -> None:
+    """Settings of the run, which are there before jobs are looked for; the Snakefile ends there, nothing is asked."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    (seen,) = run(SETTLE.format(project=project), *BATCH, *arguments, "--", "c", code=7)
+    assert seen == expected
