@@ -50,7 +50,7 @@ ROWS = """
     missing: land
     statistics: [287, 11]
   e:
-    grib: {shortName: e, paramId: 260259, units: kg m**-2, typeOfLevel: surface}
+    grib: {shortName: eva, paramId: 260259, units: kg m**-2, typeOfLevel: surface}
     units: m
     factor: 1000
     bits: 20
@@ -112,8 +112,8 @@ manifest = run_forecast(request)
 assert [lead.lead for lead in manifest.leads] == [6, 12] and manifest.fields == 2 * len(model.outputs)
 spec = output_spec(model, cycle, 1, ensemble_size=config["ensemble_size"], bits=request.bits)
 path = config.scratch.lead(1, 12)
-assert check_lead(path, spec, 12) == []
-for param in ("blh", "sst", "e"):
+assert not (wrong := check_lead(path, spec, 12)), wrong
+for param in ("blh", "sst", "eva"):
     assert read_fields(path, param=param).shape == (1, 6114)
 assert read_fields(path, param="t", levelist=10).shape == (1, 6114)
 
@@ -127,7 +127,7 @@ with EncoderPool(spec, copy, 1) as pool:
     slot.array[:] = rows
     pool.submit(slot, 6)
     (record,) = pool.drain()
-assert check_lead(copy / record.grib.name, spec, 6) == []
+assert not (wrong := check_lead(copy / record.grib.name, spec, 6)), wrong
 np.testing.assert_array_equal(np.isnan(read_fields(copy / record.grib.name, param="sst")[0]), land)
 print("all read back")
 """
