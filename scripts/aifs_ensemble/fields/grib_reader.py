@@ -36,6 +36,7 @@ class Header:
     time: datetime
     base_time: datetime
     step: str
+    units: str
 
     def __str__(self) -> str:
         member = "" if self.number is None else f" member {self.number}"
@@ -126,6 +127,7 @@ def _header(handle: Any, where: str) -> Header:
             time=_time(handle, "validityDate", "validityTime"),
             base_time=_time(handle, "dataDate", "dataTime"),
             step=_text(handle, "stepRange", "0"),
+            units=_text(handle, "units"),
         )
     except (eccodes.CodesInternalError, ValueError) as error:
         raise InputError(f"{where}: unreadable header ({error})") from None

@@ -21,7 +21,7 @@ from aifs_ensemble.common.names import format_members
 from aifs_ensemble.common.parameters import variable_name
 from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
 from aifs_ensemble.initial import derive
-from aifs_ensemble.initial.source import Inputs, Regridder, Values, input_times
+from aifs_ensemble.initial.source import Inputs, Regridder, Values, in_model_units, input_times
 
 LOG = logging.getLogger(__name__)
 
@@ -73,7 +73,9 @@ class FileSource:
                 digest.update(hashlib.sha256(data).digest())
                 grid, values = decode(data, self._where(location))
                 time = self._slot(location)
-                block.setdefault((time, grid), {})[variable_name(location.header.field)] = values
+                block.setdefault((time, grid), {})[variable_name(location.header.field)] = in_model_units(
+                    location.header, values
+                )
             for (time, grid), on_grid in block.items():
                 fields[time] |= self.regridder.to_model(grid, on_grid)
         names = sorted({location.path.name for location in locations})

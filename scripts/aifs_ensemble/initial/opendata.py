@@ -21,7 +21,7 @@ from aifs_ensemble.common.parameters import FieldName, field_name, parameter_of,
 from aifs_ensemble.fields.state import State, read_state, write_state
 from aifs_ensemble.initial.constants import GRAVITY
 from aifs_ensemble.initial.download import Delivery, Downloader, Fetched, Request
-from aifs_ensemble.initial.source import Inputs, Regridder, Values, input_times
+from aifs_ensemble.initial.source import Inputs, Regridder, Values, in_model_units, input_times
 
 LOG = logging.getLogger(__name__)
 
@@ -148,4 +148,4 @@ def _model_field(fetched: Fetched) -> tuple[str, Values]:
     field = fetched.header.field
     if field.name == "gh":
         return f"z_{field.level}", fetched.values * np.float32(GRAVITY)
-    return variable_name(field), fetched.values
+    return variable_name(field), in_model_units(fetched.header, fetched.values)
