@@ -30,8 +30,7 @@ from typing import Any
 import eccodes
 import numpy as np
 from aifs_ensemble.common.models import get_model
-from aifs_ensemble.common.names import parameter_name
-from aifs_ensemble.common.parameters import bits_for
+from aifs_ensemble.common.parameters import bits_for, split_variable
 from aifs_ensemble.fields.encoder_pool import EncoderPool
 from aifs_ensemble.fields.grib_encoder import FieldEncoder, OutputSpec, grib_parameter, member_keys, output_spec
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
@@ -73,7 +72,7 @@ def make_fields(spec: OutputSpec) -> np.ndarray:
     rough = [pattern(grid, 10 + seed, -0.3) for seed in range(4)]
     rows = []
     for number, variable in enumerate(spec.variables):
-        name = parameter_name(variable)
+        name = split_variable(variable)[0]
         mean, deviation = TYPICAL[name]
         field = mean + deviation * (rough if name in ROUGH else smooth)[number % 4]
         if name in NOT_NEGATIVE:
@@ -205,7 +204,7 @@ def packing_errors(spec: OutputSpec, fields: dict[str, np.ndarray]) -> list[dict
     encoder, rows = FieldEncoder(spec), {}
     for variable, values in fields.items():
         error = measure_error(encoder, variable, LEAD, values)
-        name, previous = parameter_name(variable), rows.get(parameter_name(variable))
+        name, previous = split_variable(variable)[0], rows.get(split_variable(variable)[0])
         if previous is None or error.largest > previous["largest"]:
             stored = 8 * error.bytes / encoder.points
             rows[name] = {
@@ -246,7 +245,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="N32, few repeats")
-    parser.add_argument("--bits", type=int, help="the same bits for all (default: config/packing.yaml)")
+    parser.add_argument("--bits", type=int, help="the same bits for all (default: config/parameters.yaml)")
     parser.add_argument("--processes", type=int, nargs="+", default=sorted({1, max(1, cores // 2), cores}))
     parser.add_argument("--leads", type=int, default=10, help="leads timed through the pool")
     parser.add_argument("--repeats", type=int, default=5)
@@ -266,7 +265,7 @@ def main() -> None:
     result = {
         "grid": spec.grid,
         "variables": len(spec.variables),
-        "bits": f"{args.bits} bits" if args.bits else "bits of config/packing.yaml",
+        "bits": f"{args.bits} bits" if args.bits else "bits of config/parameters.yaml",
         "machine": f"{cores} cores of {platform.processor() or platform.machine()}",
         "ecCodes": eccodes.codes_get_api_version(),
         "fields": time_fields(spec, fields, 2 if args.tiny else args.repeats),

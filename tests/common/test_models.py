@@ -14,6 +14,7 @@ import torch
 import yaml
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.models import CATALOGUE, get_model, model_names
+from aifs_ensemble.common.parameters import TABLE
 from aifs_ensemble.model.checkpoint.describe import check_description, describe_checkpoint
 from aifs_ensemble.model.checkpoint.fetch import provide_checkpoint
 from aifs_ensemble.model.checkpoint.load import load_model
@@ -37,7 +38,7 @@ def catalogue(tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object]], 
 @pytest.mark.parametrize("name", model_names())
 def test_every_entry_is_sound(name: str) -> None:
     model = get_model(name)
-    assert len(model.pressure_variables) == len(model.pressure) * len(model.levels)
+    assert len(model.pressure_variables) == sum(map(len, model.pressure.values()))
     assert not set(model.prognostic) & set(model.diagnostic)
 
 
@@ -50,7 +51,20 @@ def test_every_entry_is_sound(name: str) -> None:
         (lambda e: e["variables"].pop("diagnostic"), "trial: variables: diagnostic is missing"),
         (lambda e: e["variables"]["prognostic"].update(waves=["swh"]), "variables.prognostic: unknown key 'waves'"),
         (lambda e: e["variables"]["constant"].append("2t"), "trial: variables: 2t named more than once"),
-        (lambda e: e["variables"]["accumulated"].append("2t"), "accumulated: 2t not among the diagnostic"),
+        (lambda e: e["variables"].update(accumulated=["tp"]), "trial: variables: unknown key 'accumulated'"),
+        (
+            lambda e: e["variables"]["diagnostic"].append("newvar"),
+            "trial: variables: 'newvar' has no row in parameters.yaml",
+        ),
+        (
+            lambda e: e["variables"]["prognostic"]["soil"].append("slt1"),
+            "'slt1' has no row in parameters.yaml, did you mean 'stl1'?",
+        ),
+        (lambda e: e["variables"]["prognostic"]["pressure"].update(t=[]), "prognostic.pressure.t: [], expected levels"),
+        (
+            lambda e: e["variables"]["prognostic"]["pressure"].update(t=["500"]),
+            "trial: variables.prognostic.pressure.t: ['500'], expected levels in hPa",
+        ),
         (lambda e: e.update(checkpoint={"sha256": None}), "checkpoint needs one of build, repository, url"),
         (lambda e: e.update(checkpoint={"repository": "a/b"}), "checkpoint.file is missing, it names the file in a/b"),
         (lambda e: e["checkpoint"].update(sha256="12"), "sha256: '12', expected 64 hexadecimal digits"),
@@ -67,22 +81,28 @@ def test_what_is_wrong_with_an_entry(
 
 
 def second_version(entry: dict[str, Any]) -> None:
-    """What a made-up successor adds: a level, waves, snow, and a variable that nobody has heard of."""
+    """What a made-up successor adds: a level of all but humidity, waves, snow, a variable that nobody has heard of."""
     variables = entry["variables"]
     entry["grid"] = "O16"
-    variables["levels"].insert(0, 10)
+    for name, levels in variables["prognostic"]["pressure"].items():
+        variables["prognostic"]["pressure"][name] = levels if name == "q" else [10, *levels]
     variables["prognostic"]["surface"] += ["swh", "mwp", "sd"]
     variables["diagnostic"] += ["newvar"]
     entry["checkpoint"]["build"]["statistics"] = {"newvar": [7.0, 2.0]}
 
 
 def test_a_new_model_needs_an_entry_only(catalogue: Callable[..., Path], tmp_path: Path) -> None:
-    model = get_model("trial", catalogue(second_version))
+    rows = yaml.safe_load(TABLE.read_text())
+    rows["surface"]["newvar"] = rows["surface"]["100u"] | {"statistics": [1.0, 1.0]}
+    table = tmp_path / "parameters.yaml"
+    table.write_text(yaml.safe_dump(rows))
+    model = get_model("trial", catalogue(second_version), table)
     path = tmp_path / "trial.ckpt"
     provide_checkpoint(model, path)
 
     description = describe_checkpoint(path)
     assert {"t_10", "z_10", "swh", "sd"} <= set(description.variables["prognostic"])
+    assert "q_10" not in description.variables["prognostic"]
     interface = load_model(path, model, device="cpu")
     names = interface.data_indices.model.input.name_to_index
     assert len(names) == len(model.inputs) + len(model.computed)
@@ -98,7 +118,7 @@ def test_a_new_model_needs_an_entry_only(catalogue: Callable[..., Path], tmp_pat
     assert newvar.mean() == pytest.approx(7, abs=4)
 
     first = replace(get_model("demo"), grid=model.grid)
-    with pytest.raises(CheckpointError, match=r"prognostic has mwp, q_10, sd, swh, t_10.*diagnostic has newvar"):
+    with pytest.raises(CheckpointError, match=r"prognostic has mwp, sd, swh, t_10, u_10.*diagnostic has newvar"):
         check_description(description, first)
     with pytest.raises(CheckpointError, match=r"prognostic lacks 2t2"):
         check_description(description, replace(model, surface=(*model.surface, "2t2")))
@@ -106,14 +126,14 @@ def test_a_new_model_needs_an_entry_only(catalogue: Callable[..., Path], tmp_pat
 
 def test_statistics_follow_the_level() -> None:
     levels = (10, 50, 60, 500, 1000)
-    at = {level: mean_and_deviation(f"t_{level}", levels)[0] for level in levels}
+    at = {level: mean_and_deviation(f"t_{level}")[0] for level in levels}
     assert at[60] < at[50] < at[10] < at[500] < at[1000]  # the coldest level is 100 hPa
     assert at[60] == pytest.approx(209.5, abs=0.1)
-    z = [mean_and_deviation(f"z_{level}", levels)[0] for level in levels]
+    z = [mean_and_deviation(f"z_{level}")[0] for level in levels]
     assert z == sorted(z, reverse=True)
-    assert mean_and_deviation("z", levels) == (2250.0, 6113.0)
+    assert mean_and_deviation("z") == (2250.0, 6113.0)
     # 50 hPa interpolated to 60: hydrostatic thickness of that layer at about 210 K is R T ln(60 / 50)
     thickness = z[1] - z[2]
     assert thickness == pytest.approx(287 * 210 * np.log(60 / 50), rel=0.05)
-    assert mean_and_deviation("unheard_of", levels) == (0.0, 1.0)
-    assert mean_and_deviation("unheard_of", levels, {"unheard_of": [3, 4]}) == (3.0, 4.0)
+    assert mean_and_deviation("unheard_of") == (0.0, 1.0)
+    assert mean_and_deviation("unheard_of", {"unheard_of": [3, 4]}) == (3.0, 4.0)

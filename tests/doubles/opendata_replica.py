@@ -15,9 +15,11 @@ from pathlib import Path
 import eccodes
 import numpy as np
 from aifs_ensemble.common.models import get_model
+from aifs_ensemble.common.parameters import FieldName, has_row
 from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.initial.constants import GRAVITY
 from aifs_ensemble.initial.idealised import idealised_fields
-from aifs_ensemble.initial.meaning import GRAVITY, parameter_of
+from aifs_ensemble.initial.opendata import opendata_name
 
 MODEL = get_model("demo")
 _LEVEL_TYPES = {"pl": "isobaricInhPa", "sol": "soilLayer", "sfc": None}
@@ -40,7 +42,8 @@ def encode(variable: str, values: np.ndarray, grid: str, time: datetime, **keys)
 
     `number` (a member) makes it a message of the ensemble. Geopotential on levels becomes height.
     """
-    parameter = parameter_of(variable)
+    # what fields are derived from, such as orog, is in no model
+    field = opendata_name(variable) if has_row(variable) else FieldName(variable, "sfc")
     rows, columns = grid_coordinates(grid).shape
     handle = eccodes.codes_new_from_samples("regular_ll_pl_grib2", eccodes.CODES_PRODUCT_GRIB)
     member = keys.pop("number", None)
@@ -63,16 +66,16 @@ def encode(variable: str, values: np.ndarray, grid: str, time: datetime, **keys)
     }
     if member is not None:
         settings |= {"productDefinitionTemplateNumber": 1, "number": member, "numberOfForecastsInEnsemble": 51}
-    settings["shortName"] = parameter.name
+    settings["shortName"] = field.name
     if variable in MODEL.constant:
         settings["typeOfLevel"] = "surface"
-    if _LEVEL_TYPES[parameter.levtype]:
-        settings |= {"typeOfLevel": _LEVEL_TYPES[parameter.levtype], "level": parameter.level}
+    if _LEVEL_TYPES[field.levtype]:
+        settings |= {"typeOfLevel": _LEVEL_TYPES[field.levtype], "level": field.level}
     for key, value in (settings | keys).items():
         eccodes.codes_set(handle, key, value)
     height = variable.startswith("z_")
-    field = np.roll((values / GRAVITY if height else values).reshape(rows, columns), columns // 2, axis=1)
-    eccodes.codes_set_values(handle, np.ascontiguousarray(field.ravel(), float))
+    turned = np.roll((values / GRAVITY if height else values).reshape(rows, columns), columns // 2, axis=1)
+    eccodes.codes_set_values(handle, np.ascontiguousarray(turned.ravel(), float))
     message = eccodes.codes_get_message(handle)
     eccodes.codes_release(handle)
     return message
@@ -93,7 +96,7 @@ def write_file(folder: Path, stem: str, messages: Iterable[tuple[dict[str, str],
 
 
 def _index_keys(variable: str, time: datetime, stream: str, kind: str, number: int | None) -> dict[str, str]:
-    parameter = parameter_of(variable)
+    field = opendata_name(variable)
     keys = {
         "domain": "g",
         "date": f"{time:%Y%m%d}",
@@ -104,12 +107,12 @@ def _index_keys(variable: str, time: datetime, stream: str, kind: str, number: i
         "stream": stream,
         "step": "0",
     }
-    if parameter.level:
-        keys["levelist"] = str(parameter.level)
-    keys["levtype"] = parameter.levtype
+    if field.level:
+        keys["levelist"] = str(field.level)
+    keys["levtype"] = field.levtype
     if number is not None:
         keys["number"] = str(number)
-    return keys | {"param": parameter.name}
+    return keys | {"param": field.name}
 
 
 def _ensemble(grid: str, time: datetime, cycle_time: datetime, members: Iterable[int]) -> Iterator:

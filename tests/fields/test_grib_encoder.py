@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 from aifs_ensemble.common.errors import EncodingError, NotFiniteError
 from aifs_ensemble.common.models import get_model
+from aifs_ensemble.common.names import lead_file
+from aifs_ensemble.common.parameters import read_parameters
+from aifs_ensemble.fields.ccsds import read_values
+from aifs_ensemble.fields.encoder_pool import EncoderPool
+from aifs_ensemble.fields.grib_check import check_grib, check_lead
 from aifs_ensemble.fields.grib_encoder import FieldEncoder, OutputSpec, grib_parameter
-from aifs_ensemble.fields.grib_index import index_entry, read_index
+from aifs_ensemble.fields.grib_index import index_entry, read_fields, read_index
 
-from fields.members import make_fields, make_spec
+from fields.members import CYCLE, make_fields, make_spec
 
 
 def keys_of(message: bytes, names: tuple[str, ...]) -> dict:
@@ -139,7 +144,12 @@ def test_names_are_those_of_the_real_open_data(shared_data: Path) -> None:
     assert all(set(ours[0]) >= set(entry) - {"levelist"} for entry in real)
 
 
-@pytest.mark.parametrize("variable", get_model("aifs-ens-1.0").outputs + get_model("aifs-ens-1.0").constant)
+MODEL = get_model("aifs-ens-1.0")
+EVERY_ROW = [f"{name}_10" for name in read_parameters()["pressure"]]
+EVERY_ROW += [f"{name}3" for name in read_parameters()["soil"]] + list(read_parameters()["surface"])
+
+
+@pytest.mark.parametrize("variable", dict.fromkeys([*MODEL.outputs, *MODEL.constant, *EVERY_ROW]))
 def test_every_variable_reads_back_as_meant(variable: str) -> None:
     parameter = grib_parameter(variable)
     spec = make_spec([variable], model="aifs-ens-1.0", bits={variable: 16})
@@ -162,6 +172,8 @@ def test_every_variable_reads_back_as_meant(variable: str) -> None:
     }
     if parameter.level is not None:
         expected["level"] = parameter.level
+    if "typeOfLevel" in parameter.keys:
+        expected["typeOfLevel"] = parameter.keys["typeOfLevel"]
     assert keys_of(message, tuple(expected)) == expected
 
 
@@ -253,6 +265,68 @@ def test_not_finite_is_refused(value: float, count: int) -> None:
         FieldEncoder(spec).encode("q_50", 30, values)
 
 
+WAVES = ["swh", "2t"]  # which the table lets miss values over land, and one which must have all
+
+
+def waves(spec: OutputSpec, missing: slice | list[int]) -> np.ndarray:
+    """Return fields of waves and temperature, some of the former missing."""
+    fields = make_fields(spec, 12) - 270
+    fields[0, missing] = np.nan
+    return fields
+
+
+@pytest.mark.parametrize("missing", [slice(100, 900), [0], slice(0, 6113), slice(None)], ids=str)
+@pytest.mark.parametrize("native", [True, False])
+def test_missing_values_of_a_parameter_that_may_miss_some(missing: slice, native: bool) -> None:
+    spec = make_spec(WAVES, bits={"swh": 14, "2t": 14})
+    values = waves(spec, missing)[0]
+    values[-1] = np.nan if missing == slice(None) else 9999  # what ecCodes takes for missing if not told otherwise
+    given = values.copy()
+    message = FieldEncoder(spec, native=native).encode("swh", 12, values)
+    np.testing.assert_array_equal(values, given)
+    absent = np.isnan(given)
+    assert keys_of(message, ("numberOfMissing", "bitmapPresent", "packingType", "shortName")) == {
+        "numberOfMissing": int(absent.sum()),
+        "bitmapPresent": 1,
+        "packingType": "grid_ccsds",
+        "shortName": "swh",
+    }
+    handle = eccodes.codes_new_from_message(bytes(message))
+    decoded = read_values(handle)
+    np.testing.assert_array_equal(np.isnan(decoded), absent)
+    np.testing.assert_allclose(decoded[~absent], given[~absent], atol=0.51 * 16384 / 2**14)
+
+
+def test_missing_values_survive_file_index_and_check(tmp_path: Path) -> None:
+    spec = make_spec(WAVES, bits={"swh": 14, "2t": 14})
+    with EncoderPool(spec, tmp_path, 1) as pool:
+        slot = pool.acquire(120)
+        slot.array[:] = waves(spec, slice(100, 900))
+        pool.submit(slot, 12)
+        pool.drain()
+    path = tmp_path / lead_file(CYCLE, spec.member, 12)
+    assert check_lead(path, spec, 12) == []
+    read = read_fields(path, param="swh")[0]
+    assert np.isnan(read[100:900]).all() and np.isnan(read).sum() == 800
+    np.testing.assert_allclose(read[900:], waves(spec, slice(0))[0, 900:], atol=0.01)
+
+
+def test_missing_values_elsewhere_are_wrong(tmp_path: Path) -> None:
+    spec = make_spec(WAVES, bits={"swh": 14, "2t": 14})
+    values = waves(spec, slice(100, 900))[0]
+    with pytest.raises(NotFiniteError, match=r"2t at lead 12 h: 800 of 6114 values not finite"):
+        FieldEncoder(spec).encode("2t", 12, values)
+    values[:3] = np.inf
+    with pytest.raises(NotFiniteError, match=r"swh at lead 12 h: 3 of 6114 values not finite"):
+        FieldEncoder(spec).encode("swh", 12, values)
+    # a file in which a parameter misses values that it may not miss: waves, called temperature
+    handle = eccodes.codes_new_from_message(bytes(FieldEncoder(spec).encode("swh", 12, waves(spec, [1, 2])[0])))
+    eccodes.codes_set(handle, "paramId", 167)
+    path = tmp_path / "wrong.grib2"
+    path.write_bytes(eccodes.codes_get_message(handle))
+    assert check_grib(path) == [f"{path}: 2t: 2 values missing or not finite"]
+
+
 @pytest.mark.parametrize(
     ("model", "expver", "version"), [("demo", "test", "unknown"), ("aifs-ens-1.0", "0001", "aifs-ens-crps-v1")]
 )
@@ -264,7 +338,6 @@ def test_untrained_models_are_labelled(model: str, expver: str, version: str) ->
 
 
 WRONG = [
-    ({"variables": ["swvl1"], "bits": {"swvl1": 16}}, "'swvl1' has no GRIB name"),
     ({"variables": ["t_500"], "grid": "O96"}, "grid: 'O96' has no GRIB template, expected a classical grid"),
     ({"variables": ["t_500"], "grid": "N33"}, "grid: 'N33' has no GRIB template"),
     ({"variables": ["t_500"], "bits": {"2t": 16}}, "bits: none given for t_500"),

@@ -25,7 +25,7 @@ def initial_state(model: Model, member: int = 1) -> State:
     noise = np.random.default_rng(member).standard_normal((2, len(model.inputs), grid.points))
     fields = np.empty_like(noise, dtype=np.float32)
     for row, name in enumerate(model.inputs):
-        mean, deviation = mean_and_deviation(name, model.levels)
+        mean, deviation = mean_and_deviation(name)
         fields[:, row] = mean + deviation * (0.5 * wave + 0.02 * noise[:, row])
         if name in model.constant:
             fields[1, row] = fields[0, row]

@@ -14,13 +14,13 @@ import pytest
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import DownloadError, InputError
 from aifs_ensemble.common.names import parse_cycle
+from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.interpolation import interpolation_weights
 from aifs_ensemble.fields.state import State, read_state, write_state
 from aifs_ensemble.initial.build import build_member, prepare_cycle
 from aifs_ensemble.initial.checks import run_checks
 from aifs_ensemble.initial.idealised import idealised_fields
-from aifs_ensemble.initial.meaning import units
 from aifs_ensemble.initial.spread import ensemble_statistics
 from doubles.opendata_replica import member_fields
 from doubles.opendata_server import Fault, serve
@@ -64,7 +64,7 @@ def test_idealised_state_passes_every_check_on_the_real_grid(make_config, tmp_pa
     ]
     stacked = np.stack([np.stack([at[name] for name in names]) for at in fields]).astype(np.float32)
     times = (CYCLE - timedelta(hours=6), CYCLE)
-    state = State(stacked, times, names, tuple(map(units, names)), "N80", config.cycle, 7)
+    state = State(stacked, times, names, tuple(parameter_of(name).units for name in names), "N80", config.cycle, 7)
     assert [str(o) for o in run_checks(state, frozenset(config.model.constant)) if not o.ok] == []
 
 

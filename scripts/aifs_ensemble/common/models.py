@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
+from aifs_ensemble.common.parameters import TABLE, accumulated, check_variables
+from aifs_ensemble.common.rows import check_keys, nearest, read_rows
 
 CATALOGUE = Path(__file__).parents[3] / "config" / "models.yaml"
 
@@ -23,6 +22,7 @@ class Model:
 
     Variables carry the names used in the checkpoint: ``t_500`` for pressure levels, ``stl1`` for
     soil, the short name for the rest; ``z`` without a level is the surface geopotential.
+    `pressure` gives the levels (hPa) of each parameter.
     """
 
     name: str
@@ -33,8 +33,7 @@ class Model:
     grib_model: str
     surface: tuple[str, ...]
     soil: tuple[str, ...]
-    pressure: tuple[str, ...]
-    levels: tuple[int, ...]
+    pressure: Mapping[str, tuple[int, ...]]
     constant: tuple[str, ...]
     computed: tuple[str, ...]
     diagnostic: tuple[str, ...]
@@ -50,7 +49,12 @@ class Model:
 
     @property
     def pressure_variables(self) -> tuple[str, ...]:
-        return tuple(f"{param}_{level}" for param in self.pressure for level in self.levels)
+        return tuple(f"{name}_{level}" for name, levels in self.pressure.items() for level in levels)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Pressure levels (hPa) that any parameter has, from the top down."""
+        return tuple(sorted({level for levels in self.pressure.values() for level in levels}))
 
     @property
     def prognostic(self) -> tuple[str, ...]:
@@ -81,13 +85,11 @@ _KEYS = {
 _OPTIONAL = {"grib_process": int}
 _VARIABLES = {
     "prognostic": dict,
-    "levels": list,
     "constant": list,
     "computed": list,
     "diagnostic": list,
-    "accumulated": list,
 }
-_PROGNOSTIC = {"surface": list, "soil": list, "pressure": list}
+_PROGNOSTIC = {"surface": list, "soil": list, "pressure": dict}
 _CHECKPOINT = dict.fromkeys(("repository", "revision", "file", "url", "sha256"), (str, type(None))) | {
     "build": dict,
     "globals": list,
@@ -95,31 +97,13 @@ _CHECKPOINT = dict.fromkeys(("repository", "revision", "file", "url", "sha256"),
 }
 
 
-def _check_keys(part: Any, where: str, needed: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
-    for key in needed:
-        if key not in part:
-            raise ConfigError(f"{where}: {key} is missing")
-    known = {**needed, **optional}
-    for key, value in part.items():
-        if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"{where}: unknown key {key!r}, {hint}")
-        if not isinstance(value, known[key]):
-            kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
-            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise ConfigError(f"{where}: {key}: {value!r}, expected {expected}")
-
-
-def _check(entry: Any, where: str) -> None:
+def _check(entry: Any, where: str, parameters: Path) -> None:
     """Raise ConfigError naming the first thing that is wrong with an entry of the catalogue."""
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"{where}: {entry!r}, expected keys and values")
-    _check_keys(entry, where, _KEYS, _OPTIONAL)
+    check_keys(entry, where, _KEYS, _OPTIONAL)
     variables, checkpoint = entry["variables"], entry["checkpoint"]
-    _check_keys(variables, f"{where}: variables", _VARIABLES, {})
-    _check_keys(variables["prognostic"], f"{where}: variables.prognostic", _PROGNOSTIC, {})
-    _check_keys(checkpoint, f"{where}: checkpoint", {}, _CHECKPOINT)
+    check_keys(variables, f"{where}: variables", _VARIABLES, {})
+    check_keys(variables["prognostic"], f"{where}: variables.prognostic", _PROGNOSTIC, {})
+    check_keys(checkpoint, f"{where}: checkpoint", {}, _CHECKPOINT)
     if not any(checkpoint.get(key) for key in ("build", "repository", "url")):
         raise ConfigError(f"{where}: checkpoint needs one of build, repository, url")
     if checkpoint.get("repository") and not checkpoint.get("file"):
@@ -128,18 +112,22 @@ def _check(entry: Any, where: str) -> None:
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ConfigError(f"{where}: checkpoint.sha256: {sha256!r}, expected 64 hexadecimal digits, lower case")
     read = variables["prognostic"]
-    single = [*read["surface"], *read["soil"]]
-    levels = [f"{param}_{level}" for param in read["pressure"] for level in variables["levels"]]
-    named = [*single, *levels, *variables["constant"], *variables["computed"], *variables["diagnostic"]]
+    for name, levels in read["pressure"].items():
+        if not (isinstance(levels, list) and levels and all(type(level) is int and level > 0 for level in levels)):
+            raise ConfigError(f"{where}: variables.prognostic.pressure.{name}: {levels!r}, expected levels in hPa")
+    on_levels = [f"{name}_{level}" for name, levels in read["pressure"].items() for level in levels]
+    prognostic, diagnostic = [*read["surface"], *read["soil"], *on_levels], variables["diagnostic"]
+    named = [*prognostic, *variables["constant"], *variables["computed"], *diagnostic]
     if twice := sorted({name for name in named if named.count(name) > 1}):
         raise ConfigError(f"{where}: variables: {', '.join(twice)} named more than once")
-    if other := sorted(set(variables["accumulated"]) - set(variables["diagnostic"])):
-        raise ConfigError(f"{where}: variables.accumulated: {', '.join(other)} not among the diagnostic ones")
+    check_variables(where, [*prognostic, *variables["constant"]], [*prognostic, *diagnostic], parameters)
+    if amounts := accumulated(prognostic, parameters):
+        raise ConfigError(f"{where}: variables: {', '.join(amounts)} accumulates, expected among the diagnostic ones")
 
 
 @cache
 def _read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text())
+    return read_rows(path)
 
 
 def forget_catalogue() -> None:
@@ -152,15 +140,17 @@ def model_names(path: Path = CATALOGUE) -> tuple[str, ...]:
     return tuple(_read(path)["models"])
 
 
-def get_model(name: str, path: Path = CATALOGUE) -> Model:
-    """Return a catalogue entry; ConfigError naming the nearest entry when there is none."""
+def get_model(name: str, path: Path = CATALOGUE, parameters: Path = TABLE) -> Model:
+    """Return a catalogue entry, each of whose variables has its row in the table of parameters.
+
+    Raises ConfigError naming the nearest entry when there is none, or what is wrong with it.
+    """
     models = _read(path)["models"]
     if name not in models:
-        near = get_close_matches(name, models, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else f", known are {', '.join(models)}"
-        raise ConfigError(f"model: {name!r} is not in {path.name}{hint}")
-    entry = models[name]
-    _check(entry, f"{path.name}: {name}")
+        known = f"known are {', '.join(models)}"
+        raise ConfigError(f"model: {name!r} is not in {path.name}, {nearest(name, models, known)}")
+    entry, where = models[name], f"{path.name}: {name}"
+    _check(entry, where, parameters)
     variables = entry["variables"]
     read = variables["prognostic"]
     return Model(
@@ -172,12 +162,11 @@ def get_model(name: str, path: Path = CATALOGUE) -> Model:
         grib_model=entry["grib_model"],
         surface=tuple(read["surface"]),
         soil=tuple(read["soil"]),
-        pressure=tuple(read["pressure"]),
-        levels=tuple(variables["levels"]),
+        pressure={name: tuple(levels) for name, levels in read["pressure"].items()},
         constant=tuple(variables["constant"]),
         computed=tuple(variables["computed"]),
         diagnostic=tuple(variables["diagnostic"]),
-        accumulated=tuple(variables["accumulated"]),
+        accumulated=accumulated(variables["diagnostic"], parameters),
         checkpoint=entry["checkpoint"],
         anemoi_models=entry["anemoi_models"],
         grib_process=entry.get("grib_process", 255),

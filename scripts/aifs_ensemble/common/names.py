@@ -18,7 +18,6 @@ STEP_HOURS = 6
 MAX_LEAD_HOURS = 960
 BENCHMARKS = "logs/benchmarks"
 _CYCLE = re.compile(r"\d{8}_\d{4}")
-_PRESSURE = re.compile(r"([a-z]+)_(\d+)")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _MEMBER = re.compile(r"member(\d+)")
 _MEMBER_IN_KEY = re.compile(r"(?<![^/_.])member\d+(?![^/_.])")
@@ -84,12 +83,6 @@ def lead_hours(last: int, step: int = STEP_HOURS) -> tuple[int, ...]:
     if last < step or last % step or last > MAX_LEAD_HOURS:
         raise ConfigError(f"lead_hours: {last} is not a multiple of {step} between {step} and {MAX_LEAD_HOURS}")
     return tuple(range(step, last + 1, step))
-
-
-def parameter_name(variable: str) -> str:
-    """Return the variable without its pressure level: ``t`` of ``t_500``, ``tp`` of ``tp``."""
-    match = _PRESSURE.fullmatch(variable)
-    return match[1] if match else variable
 
 
 def member_name(member: int | str) -> str:

@@ -1,46 +1,288 @@
-"""Bits per value by parameter: the table, and what a configuration puts over it."""
+"""The table of parameters: what each is called in GRIB, how it is packed, what is plausible, how it is drawn.
+
+A variable of a model is a parameter on a level: ``t_500`` is ``t`` on 500 hPa, ``stl1`` is ``stl`` in soil layer 1,
+``2t`` is ``2t``. The table is config/parameters.yaml, whose first lines explain its keys.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.common.names import parameter_name
+from aifs_ensemble.common.rows import check_keys, nearest, read_rows
 
-TABLE = Path(__file__).parents[3] / "config" / "packing.yaml"
+TABLE = Path(__file__).parents[3] / "config" / "parameters.yaml"
 FEWEST_BITS, MOST_BITS = 8, 24
+OTHER = "other"  # the range of levels that a row does not name
+
+Pair = tuple[float, float]
+_LEVTYPES = {"pressure": "pl", "soil": "sol", "surface": "sfc"}
+_PRESSURE = re.compile(r"([a-z]+)_(\d+)")
+_SOIL = re.compile(r"([a-z]+)(\d+)")
+_LIKE = {"pressure": "_500", "soil": "1", "surface": ""}  # to hint at a variable by
+
+
+@dataclass(frozen=True, order=True)
+class FieldName:
+    """A field as GRIB and indexes name it: short name, level type (sfc, sol or pl), level (0 at the surface)."""
+
+    name: str
+    levtype: str
+    level: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.level}" if self.level else self.name
 
 
 @dataclass(frozen=True)
-class PackingRule:
-    """Bits per value of one parameter and why."""
+class Parameter:
+    """One row of the table.
 
-    bits: int
+    Attributes
+    ----------
+    name : in the models, without the level
+    levtype : ``sfc``, ``pl`` or ``sol``
+    short_name, param_id, grib_units : ECMWF's names of it in GRIB2, its units as delivered
+    type_of_level : of a field on one level; None where the parameter implies it
+    units, factor : units of the models, and what takes them to those of GRIB
+    bits, reason : bits per value in GRIB and why; None for what is not written
+    ranges : smallest and largest plausible value of an analysis, by level; None for what is not read
+    statistics : global mean and standard deviation, by level
+    largest : largest value, of what a network divides by it
+    accumulates : whether it is an amount over a period
+    missing : ``sea`` or ``land``, where values may be missing; None for nowhere
+    standard_name : CF name of what is delivered
+    colors : ``diverging`` or ``sequential``
+    thresholds : of probabilities, in units of GRIB
+    """
+
+    name: str
+    levtype: str
+    short_name: str
+    param_id: int
+    grib_units: str
+    type_of_level: str | None
+    units: str
+    factor: float
+    bits: int | None
     reason: str
+    ranges: Mapping[int | str, Pair] | None
+    statistics: Mapping[int | str, Pair] | None
+    largest: float | None
+    accumulates: bool
+    missing: str | None
+    standard_name: str | None
+    colors: str
+    thresholds: tuple[float, ...]
+
+    @property
+    def cf_units(self) -> str:
+        """Units as delivered, as CF spells them."""
+        return cf_units(self.grib_units)
+
+    def plausible(self, level: int) -> Pair:
+        """Return smallest and largest plausible value on a level, in the models' units; ConfigError without any."""
+        limits = (self.ranges or {}).get(level, (self.ranges or {}).get(OTHER))
+        if limits is None:
+            raise ConfigError(f"{TABLE.name}: {self.name}: no range for level {level}, expected one or {OTHER}")
+        return limits
+
+
+def cf_units(grib: str) -> str:
+    """Return units that GRIB spells ``m s**-1`` as CF spells them: ``m s-1``; ``1`` for what has none."""
+    return {"(0 - 1)": "1", "Numeric": "1", "dimensionless": "1"}.get(grib, grib.replace("**", ""))
+
+
+_NUMBER = (int, float)
+_ROW = {"grib": dict}
+_ROW_OPTIONAL = {
+    "units": str,
+    "factor": _NUMBER,
+    "bits": int,
+    "reason": str,
+    "range": (list, dict),
+    "statistics": (list, dict),
+    "largest": _NUMBER,
+    "accumulates": bool,
+    "missing": (str, type(None)),
+    "standard_name": str,
+    "colors": str,
+    "thresholds": list,
+}
+_GRIB = {"shortName": str, "paramId": int, "units": str}
+_CHOICES = {"missing": ("sea", "land", None), "colors": ("diverging", "sequential")}
+
+
+def _row(where: str, name: str, family: str, row: Any) -> Parameter:
+    """Return a row of the table, checked."""
+    check_keys(row, where, _ROW, _ROW_OPTIONAL)
+    grib = row["grib"]
+    check_keys(grib, f"{where}: grib", _GRIB, {"typeOfLevel": str} if family == "surface" else {})
+    for key, choices in _CHOICES.items():
+        if row.get(key, choices[-1]) not in choices:
+            raise ConfigError(f"{where}: {key}: {row[key]!r}, expected {' or '.join(map(str, filter(None, choices)))}")
+    if ("units" in row) != ("factor" in row):
+        raise ConfigError(f"{where}: units and factor, expected both or neither: units of the model, and to GRIB's")
+    if "bits" in row:
+        _check_bits(f"{where}: bits", row["bits"])
+        if not row.get("reason"):
+            raise ConfigError(f"{where}: reason is missing, expected why {row['bits']} bits, in one line")
+    ranges, statistics = (_by_level(row.get(key), family, f"{where}: {key}") for key in ("range", "statistics"))
+    for low, high in (ranges or {}).values():
+        if not low < high:
+            raise ConfigError(f"{where}: range: {low:g} to {high:g}, expected the smaller value first")
+    return Parameter(
+        name=name,
+        levtype=_LEVTYPES[family],
+        short_name=grib["shortName"],
+        param_id=grib["paramId"],
+        grib_units=grib["units"],
+        type_of_level=grib.get("typeOfLevel"),
+        units=row.get("units", cf_units(grib["units"])),
+        factor=float(row.get("factor", 1)),
+        bits=row.get("bits"),
+        reason=row.get("reason", ""),
+        ranges=ranges,
+        statistics=statistics,
+        largest=row.get("largest"),
+        accumulates=row.get("accumulates", False),
+        missing=row.get("missing"),
+        standard_name=row.get("standard_name"),
+        colors=row.get("colors", "sequential"),
+        thresholds=_numbers(row.get("thresholds", []), f"{where}: thresholds"),
+    )
+
+
+def _numbers(values: Any, where: str) -> tuple[float, ...]:
+    if isinstance(values, list) and all(isinstance(v, _NUMBER) and not isinstance(v, bool) for v in values):
+        return tuple(map(float, values))
+    raise ConfigError(f"{where}: {values!r}, expected numbers")
+
+
+def _by_level(value: Any, family: str, where: str) -> Mapping[int | str, Pair] | None:
+    """Return pairs of numbers by level, under `OTHER` what is the same for all."""
+    if value is None:
+        return None
+    by_level = {OTHER: value} if isinstance(value, list) else value
+    for level in by_level:
+        if family == "surface" and level != OTHER:
+            raise ConfigError(f"{where}: level {level!r}, expected two numbers and no levels")
+        if level != OTHER and type(level) is not int:
+            raise ConfigError(f"{where}: level {level!r}, expected a whole number or {OTHER}")
+    pairs: dict[int | str, Pair] = {}
+    for level, pair in by_level.items():
+        numbers = _numbers(pair, where)
+        if len(numbers) != 2:
+            raise ConfigError(f"{where}: {pair!r}, expected two numbers")
+        pairs[level] = (numbers[0], numbers[1])
+    return pairs
+
+
+def _check_bits(what: str, bits: Any) -> None:
+    if not (isinstance(bits, int) and FEWEST_BITS <= bits <= MOST_BITS):
+        raise ConfigError(f"{what}: {bits!r} bits, expected {FEWEST_BITS} to {MOST_BITS}")
 
 
 @cache
-def packing_table(path: Path = TABLE) -> Mapping[str, PackingRule]:
-    """Return the rules by parameter; ConfigError naming the entry that is wrong."""
-    rules = {}
-    for name, entry in yaml.safe_load(path.read_text())["parameters"].items():
-        rule = PackingRule(**entry)
-        _check(f"{path.name}: {name}", rule.bits)
-        if not rule.reason:
-            raise ConfigError(f"{path.name}: {name}: no reason given, expected one line")
-        rules[str(name)] = rule
-    return rules
+def read_parameters(path: Path = TABLE) -> Mapping[str, Mapping[str, Parameter]]:
+    """Return the rows by family (``pressure``, ``soil``, ``surface``) and name; ConfigError naming what is wrong."""
+    content = read_rows(path)
+    check_keys(content, path.name, dict.fromkeys(_LEVTYPES, dict), {})
+    return {
+        family: {
+            str(name): _row(f"{path.name}: {family}: {name}", str(name), family, row)
+            for name, row in content[family].items()
+        }
+        for family in _LEVTYPES
+    }
 
 
-def _check(what: str, bits: int) -> None:
-    if not (isinstance(bits, int) and FEWEST_BITS <= bits <= MOST_BITS):
-        raise ConfigError(f"{what}: {bits!r} bits, expected {FEWEST_BITS} to {MOST_BITS}")
+def split_variable(variable: str) -> tuple[str, int]:
+    """Return a variable without its pressure level, and the level: ``t_500`` gives ("t", 500), ``2t`` ("2t", 0)."""
+    match = _PRESSURE.fullmatch(variable)
+    return (match[1], int(match[2])) if match else (variable, 0)
+
+
+def has_row(variable: str, path: Path = TABLE) -> bool:
+    """Return whether the table has a row for a variable of a model."""
+    return _find(variable, path) is not None
+
+
+def _find(variable: str, path: Path) -> tuple[Parameter, int] | None:
+    table = read_parameters(path)
+    if variable in table["surface"]:
+        return table["surface"][variable], 0
+    for family, pattern in (("pressure", _PRESSURE), ("soil", _SOIL)):
+        match = pattern.fullmatch(variable)
+        if match and match[1] in table[family]:
+            return table[family][match[1]], int(match[2])
+    return None
+
+
+def find_variable(variable: str, path: Path = TABLE) -> tuple[Parameter, int]:
+    """Return the parameter that a variable is, and its level (0 at the surface); ConfigError if it has no row."""
+    found = _find(variable, path)
+    if found is None:
+        rows = [f"{name}{_LIKE[family]}" for family, names in read_parameters(path).items() for name in names]
+        hint = nearest(variable, rows, f"expected one under {', '.join(_LEVTYPES)}")
+        raise ConfigError(f"{variable!r} has no row in {path.name}, {hint}")
+    return found
+
+
+def parameter_of(variable: str) -> Parameter:
+    """Return the parameter that a variable of a model is; ConfigError if the table has no row for it."""
+    return find_variable(variable)[0]
+
+
+def field_name(variable: str) -> FieldName:
+    """Return how GRIB names a variable of a model: ``stl1`` is ``sot`` in soil layer 1."""
+    parameter, level = find_variable(variable)
+    return FieldName(parameter.short_name, parameter.levtype, level)
+
+
+def variable_name(field: FieldName) -> str:
+    """Return the variable of the models that a field is, before any conversion; for others their own name.
+
+    Soil temperature is ``sot`` in soil layer 1 or 2 in open data, ``stl1`` and ``stl2`` in older GRIB.
+    """
+    if field.levtype == "pl":
+        return f"{field.name}_{field.level}"
+    if field.levtype == "sol":
+        return f"{_names('soil').get(field.name, field.name)}{field.level}"
+    return _names("surface").get(field.name, field.name)
+
+
+def in_soil(short_name: str) -> bool:
+    """Return whether a short name of GRIB is that of a parameter in soil layers."""
+    return short_name in _names("soil")
+
+
+@cache
+def _names(family: str) -> Mapping[str, str]:
+    return {parameter.short_name: name for name, parameter in read_parameters()[family].items()}
+
+
+def check_variables(where: str, read: Iterable[str], written: Collection[str], path: Path = TABLE) -> None:
+    """Raise ConfigError, naming `where` a model stands, for the first of its variables whose row does not suffice."""
+    for variable in dict.fromkeys([*read, *written]):
+        try:
+            parameter, level = find_variable(variable, path)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: variables: {error}") from None
+        if variable in written and parameter.bits is None:
+            raise ConfigError(f"{where}: variables: {variable!r} is written, expected bits in its row of {path.name}")
+        if variable in read and not {level, OTHER} & set(parameter.ranges or ()):
+            raise ConfigError(f"{where}: variables: {variable!r} is read, expected a range in its row of {path.name}")
+
+
+def accumulated(variables: Iterable[str], path: Path = TABLE) -> tuple[str, ...]:
+    """Return those of `variables` that are amounts over a period, sorted."""
+    return tuple(sorted(name for name in variables if find_variable(name, path)[0].accumulates))
 
 
 def bits_for(
@@ -49,20 +291,19 @@ def bits_for(
     """Return the bits per value of each variable.
 
     `overrides` are by variable (``t_500``) or parameter (``t``), the former going first. Raises
-    ConfigError for an override that fits no variable and for a variable in no table.
+    ConfigError for an override that fits no variable and for a variable without bits in the table.
     """
-    names, table, overrides = list(variables), packing_table(path), overrides or {}
-    known = {*names, *map(parameter_name, names)}
+    names, overrides = list(variables), overrides or {}
+    known = {*names, *(split_variable(name)[0] for name in names)}
     for key, bits in overrides.items():
         if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "expected a parameter or variable of the model"
+            hint = nearest(key, known, "expected a parameter or variable of the model")
             raise ConfigError(f"config: forecast.packing.{key}: not written by this model, {hint}")
-        _check(f"config: forecast.packing.{key}", bits)
+        _check_bits(f"config: forecast.packing.{key}", bits)
     chosen = {}
     for name in names:
-        parameter = parameter_name(name)
-        if parameter not in table:
-            raise ConfigError(f"{path.name}: {parameter} has no entry, expected its bits per value and a reason")
-        chosen[name] = overrides.get(name, overrides.get(parameter, table[parameter].bits))
+        own = find_variable(name, path)[0].bits
+        if own is None:
+            raise ConfigError(f"{name!r} is written, expected bits in its row of {path.name}")
+        chosen[name] = overrides.get(name, overrides.get(split_variable(name)[0], own))
     return chosen

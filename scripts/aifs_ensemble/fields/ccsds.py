@@ -23,6 +23,8 @@ from aifs_ensemble.common.errors import EncodingError
 
 LOG = logging.getLogger(__name__)
 
+# What ecCodes takes and gives for a missing value: no field has it. Its own 9999 may be a true one.
+MISSING = 1e36
 _END = b"7777"
 _LIBRARIES = ("libaec.0.dylib", "libaec.dylib") if sys.platform == "darwin" else ("libaec.so.0", "libaec.so")
 _AEC_DATA_3BYTE, _AEC_DATA_MSB = 2, 4
@@ -48,6 +50,17 @@ class _Stream(ctypes.Structure):
         ("flags", ctypes.c_uint),
         ("state", ctypes.c_void_p),
     )
+
+
+def read_values(handle: int, kind: type[np.floating] = np.float64) -> npt.NDArray:
+    """Return the values of a message, ``(value,)``, as numbers of a `kind`; NaN where they are missing."""
+    has_bitmap = eccodes.codes_get(handle, "bitmapPresent")
+    if has_bitmap:
+        eccodes.codes_set(handle, "missingValue", MISSING)
+    values = eccodes.codes_get_array(handle, "values", ktype=kind)
+    if has_bitmap:
+        values[values == kind(MISSING)] = np.nan
+    return values
 
 
 def _load_libaec() -> ctypes.CDLL | None:
@@ -83,11 +96,17 @@ def binary_scale(low: float, high: float, bits: int) -> int:
 
 
 def pack_with_eccodes(header: bytes, values: npt.NDArray[np.float32], bits: int) -> bytes:
-    """Return the message `header` with `values`, packed by ecCodes."""
+    """Return the message `header` with `values`, packed by ecCodes; NaN becomes a missing value, with a bitmap."""
     handle = eccodes.codes_new_from_message(header)
+    doubles = values.astype(np.float64)
+    missing = np.isnan(doubles)
     try:
+        if missing.any():
+            eccodes.codes_set(handle, "missingValue", MISSING)
+            eccodes.codes_set(handle, "bitmapPresent", 1)
+            doubles[missing] = MISSING
         eccodes.codes_set(handle, "bitsPerValue", bits)
-        eccodes.codes_set_values(handle, values.astype(np.float64))
+        eccodes.codes_set_values(handle, doubles)
         return eccodes.codes_get_message(handle)
     finally:
         eccodes.codes_release(handle)

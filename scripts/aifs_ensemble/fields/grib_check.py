@@ -19,6 +19,8 @@ import numpy as np
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import index_file, parse_lead_file
+from aifs_ensemble.common.parameters import FieldName, has_row, parameter_of, variable_name
+from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grib_encoder import OutputSpec, grib_parameter, member_keys
 from aifs_ensemble.fields.grib_index import Entry, parse_index, read_index
 
@@ -30,8 +32,8 @@ _NOT_READ_BACK = {"setLocalDefinition", "productDefinitionTemplateNumber", "pack
 class Message:
     """One GRIB message of a file, without its values.
 
-    `missing` counts values that are missing, NaN or infinite; minimum, mean and maximum are of the
-    others. They are None when values were not asked for.
+    `missing` counts values that are NaN, infinite, or missing though the parameter may miss none; minimum,
+    mean and maximum are of the others. They are None when values were not asked for.
     """
 
     offset: int
@@ -81,16 +83,23 @@ def _get(handle: int, key: str) -> Any:
         return None
 
 
-def _statistics(handle: int) -> dict[str, Any]:
-    values = eccodes.codes_get_values(handle)
+def _statistics(handle: int, may_miss: bool) -> dict[str, Any]:
+    values = read_values(handle)
     good = np.isfinite(values)
-    if _get(handle, "bitmapPresent"):
-        good &= values != eccodes.codes_get(handle, "missingValue")
+    wrong = int(values.size - good.sum())
+    if may_miss:
+        wrong -= int(eccodes.codes_get(handle, "numberOfMissing"))
     if not good.any():
-        return {"missing": int(values.size)}
+        return {"missing": wrong}
     kept = values[good]
-    statistics = {"minimum": float(kept.min()), "mean": float(kept.mean()), "maximum": float(kept.max())}
-    return {"missing": int(values.size - kept.size), **statistics}
+    return {"missing": wrong, "minimum": float(kept.min()), "mean": float(kept.mean()), "maximum": float(kept.max())}
+
+
+def _may_miss(keys: Mapping[str, Any]) -> bool:
+    """Return whether the parameter of a message may miss values; not one that the table has no row for."""
+    level = keys["level"] if keys["levtype"] in ("pl", "sol") else 0
+    name = variable_name(FieldName(keys["shortName"], keys["levtype"], level))
+    return has_row(name) and parameter_of(name).missing is not None
 
 
 def messages(
@@ -118,7 +127,7 @@ def messages(
                 end = offset + length
                 found = {name: _get(handle, name) for name in names}
                 try:
-                    statistics = _statistics(handle) if values else {}
+                    statistics = _statistics(handle, _may_miss(found)) if values else {}
                 except eccodes.CodesInternalError as error:
                     name = f"{found['shortName']} at byte {offset}"
                     raise InputError(f"{path}: {name}: values cannot be unpacked ({error})") from None
@@ -154,7 +163,7 @@ def check_grib(
 
     `params` are the names that it must hold, such as ``t 500`` or ``2t``, each once per member and step;
     `keys` what every message must say; `steps` the end steps that must occur, and no others. With
-    `values`, fields with missing, NaN or infinite values are wrong too.
+    `values`, fields with NaN or infinite values, or missing ones where the parameter may miss none, are wrong too.
     """
     keys = keys or {}
     try:

@@ -1,4 +1,4 @@
-"""GRIB: what each model variable is called there, and messages made from fields.
+"""GRIB messages made from fields; config/parameters.yaml says what each variable is called there.
 
 The keys are those of ECMWF's AIFS ENS open data (docs/grib.md compares them with a real message):
 GRIB2, tables version 35, local section 1, class ``ai``, stream ``enfo``, type ``pf``, CCSDS packing.
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import eccodes
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from aifs_ensemble.common.errors import EncodingError, NotFiniteError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import parse_cycle
+from aifs_ensemble.common.parameters import find_variable
 from aifs_ensemble.fields.ccsds import CcsdsPacker, pack_with_eccodes
 
 # Of the real messages. With these tables ecCodes reads 100 m wind as `100u`, as ECMWF's indexes call it, only
@@ -28,12 +30,6 @@ from aifs_ensemble.fields.ccsds import CcsdsPacker, pack_with_eccodes
 TABLES_VERSION = 35
 UNKNOWN_PROCESS = 255
 UNTRAINED_EXPVER = "test"
-
-MILLIMETRES = 1000.0  # metres of water to kg m-2, density 1000 kg m-3
-PER_CENT = 100.0
-
-_PRESSURE = re.compile(r"([a-z]+)_(\d+)")
-_SOIL = re.compile(r"stl(\d+)")
 
 
 @dataclass(frozen=True)
@@ -47,79 +43,46 @@ class GribParameter:
     keys : level keys set after the parameter
     level : as it stands in an index, None for single-level fields
     levtype : ``sfc``, ``pl`` or ``sol``
+    may_miss : whether values may be missing, which a bitmap tells
     """
 
     short_name: str
     param_id: int
     units: str
-    keys: Mapping[str, Any] = field(default_factory=dict)
-    factor: float = 1.0
-    level: int | None = None
-    levtype: str = "sfc"
+    keys: Mapping[str, Any]
+    factor: float
+    level: int | None
+    levtype: str
+    may_miss: bool
 
 
-def _surface(name: str, param_id: int, units: str, type_of_level: str | None, factor: float = 1.0) -> GribParameter:
-    # without a type of level, the parameter itself implies it (2 m, 10 m, 100 m, mean sea)
-    keys = {} if type_of_level is None else {"typeOfLevel": type_of_level}
-    return GribParameter(name, param_id, units, keys, factor)
-
-
-_SURFACE = {
-    "10u": _surface("10u", 165, "m s**-1", None),
-    "10v": _surface("10v", 166, "m s**-1", None),
-    "100u": _surface("100u", 228246, "m s**-1", None),
-    "100v": _surface("100v", 228247, "m s**-1", None),
-    "2t": _surface("2t", 167, "K", None),
-    "2d": _surface("2d", 168, "K", None),
-    "msl": _surface("msl", 151, "Pa", "meanSea"),
-    "skt": _surface("skt", 235, "K", "surface"),
-    "sp": _surface("sp", 134, "Pa", "surface"),
-    "tcw": _surface("tcw", 136, "kg m**-2", "entireAtmosphere"),
-    "tp": _surface("tp", 228228, "kg m**-2", "surface", MILLIMETRES),
-    "cp": _surface("cp", 228143, "kg m**-2", "surface", MILLIMETRES),
-    "sf": _surface("sf", 228144, "kg m**-2", "surface", MILLIMETRES),
-    "ro": _surface("rowe", 231002, "kg m**-2", "surface", MILLIMETRES),
-    "ssrd": _surface("ssrd", 169, "J m**-2", "surface"),
-    "strd": _surface("strd", 175, "J m**-2", "surface"),
-    "tcc": _surface("tcc", 228164, "%", "entireAtmosphere", PER_CENT),
-    "lcc": _surface("lcc", 3073, "%", "lowCloudLayer", PER_CENT),
-    "mcc": _surface("mcc", 3074, "%", "mediumCloudLayer", PER_CENT),
-    "hcc": _surface("hcc", 3075, "%", "highCloudLayer", PER_CENT),
-    "lsm": _surface("lsm", 172, "(0 - 1)", "surface"),
-    "z": _surface("z", 129, "m**2 s**-2", "surface"),
-    "slor": _surface("slor", 163, "Numeric", "surface"),
-    "sdor": _surface("sdor", 160, "m", "surface"),
-}
-_PRESSURE_PARAMETERS = {
-    "q": (133, "kg kg**-1"),
-    "t": (130, "K"),
-    "u": (131, "m s**-1"),
-    "v": (132, "m s**-1"),
-    "w": (135, "Pa s**-1"),
-    "z": (129, "m**2 s**-2"),
-}
-
-
+@cache
 def grib_parameter(variable: str) -> GribParameter:
-    """Return how a model variable is written; EncodingError for one that has no GRIB name here."""
-    if variable in _SURFACE:
-        return _SURFACE[variable]
-    if (match := _PRESSURE.fullmatch(variable)) and match[1] in _PRESSURE_PARAMETERS:
-        param_id, units = _PRESSURE_PARAMETERS[match[1]]
-        level = int(match[2])
+    """Return how a model variable is written; ConfigError for one that the table of parameters has no row for."""
+    parameter, level = find_variable(variable)
+    keys: dict[str, Any] = {}
+    if parameter.levtype == "pl":
         keys = {"typeOfLevel": "isobaricInhPa", "level": level}
-        return GribParameter(match[1], param_id, units, keys, 1.0, level, "pl")
-    if match := _SOIL.fullmatch(variable):
-        layer = int(match[1])
+    elif parameter.levtype == "sol":
         keys = {
             "typeOfLevel": "soilLayer",
             "scaleFactorOfFirstFixedSurface": 0,
-            "scaledValueOfFirstFixedSurface": layer - 1,
+            "scaledValueOfFirstFixedSurface": level - 1,
             "scaleFactorOfSecondFixedSurface": 0,
-            "scaledValueOfSecondFixedSurface": layer,
+            "scaledValueOfSecondFixedSurface": level,
         }
-        return GribParameter("sot", 260360, "K", keys, 1.0, layer, "sol")
-    raise EncodingError(f"variable {variable!r} has no GRIB name, expected one in gribcode.py or PARAM_LEVEL")
+    elif parameter.type_of_level:
+        keys = {"typeOfLevel": parameter.type_of_level}
+    return GribParameter(
+        short_name=parameter.short_name,
+        param_id=parameter.param_id,
+        units=parameter.grib_units,
+        keys=keys,
+        factor=parameter.factor,
+        level=level or None,
+        levtype=parameter.levtype,
+        may_miss=parameter.missing is not None,
+    )
 
 
 @dataclass(frozen=True)
@@ -318,20 +281,21 @@ class FieldEncoder:
     def encode(self, variable: str, lead: int, values: npt.NDArray[np.float32]) -> bytes | memoryview:
         """Return the GRIB message of one field; valid until the next call.
 
-        `values` is float32 ``(value,)`` in the model's units and is left as it is. Raises NotFiniteError
-        naming variable, lead and count if a value is NaN or infinite.
+        `values` is float32 ``(value,)`` in the model's units and is left as it is; NaN is a missing value where the
+        parameter may miss some. Raises NotFiniteError naming variable, lead and count of other NaN or infinity.
         """
-        factor = grib_parameter(variable).factor
-        if factor != 1.0:
-            values = np.multiply(values, np.float32(factor), out=self._scaled)
+        parameter = grib_parameter(variable)
+        if parameter.factor != 1.0:
+            values = np.multiply(values, np.float32(parameter.factor), out=self._scaled)
         low, high = values.min(), values.max()
-        if not (np.isfinite(low) and np.isfinite(high)):
-            count = int(values.size - np.isfinite(values).sum())
-            raise NotFiniteError(
-                f"member {self.spec.member}: {variable} at lead {lead} h: {count} of {values.size} values not finite"
-            )
+        whole = bool(np.isfinite(low) and np.isfinite(high))
+        if not whole:
+            bad = np.isinf(values) if parameter.may_miss else ~np.isfinite(values)
+            if count := int(bad.sum()):
+                where = f"member {self.spec.member}: {variable} at lead {lead} h"
+                raise NotFiniteError(f"{where}: {count} of {values.size} values not finite")
         header, bits = self.header(variable, lead), self.spec.bits[variable]
-        if self._packer is None:
+        if self._packer is None or not whole:
             return pack_with_eccodes(header, values, bits)
         return self._packer.pack(header, values, float(low), float(high), bits)
 

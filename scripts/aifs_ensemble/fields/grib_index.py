@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import index_file
+from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grib_encoder import OutputSpec, grib_parameter
 
 Entry = dict[str, Any]
@@ -103,7 +104,7 @@ def read_messages(grib: Path, entries: Iterable[Entry]) -> list[bytes]:
 def read_fields(grib: Path | str, **request: str | int | Sequence[str | int]) -> npt.NDArray[np.float32]:
     """Return the fields of a GRIB file that match a request, float32 ``(field, value)``, in file order.
 
-    Only their bytes are read. InputError if nothing matches.
+    Missing values are NaN. Only the bytes of these fields are read. InputError if nothing matches.
     """
     grib = Path(grib)
     path = grib.with_name(index_file(grib.name))
@@ -114,7 +115,7 @@ def read_fields(grib: Path | str, **request: str | int | Sequence[str | int]) ->
     for message in read_messages(grib, chosen):
         handle = eccodes.codes_new_from_message(message)
         try:
-            fields.append(eccodes.codes_get_array(handle, "values", ktype=np.float32))
+            fields.append(read_values(handle, np.float32))
         finally:
             eccodes.codes_release(handle)
     return np.stack(fields)

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.parameters import FieldName, in_soil
 from aifs_ensemble.fields.grids import CLASSICAL, grid_coordinates, octahedral_rows
-from aifs_ensemble.initial.meaning import Parameter
 
 _HEADER = 16  # bytes: "GRIB", edition, and the total length of a GRIB 2 message
 
@@ -31,15 +31,16 @@ class Header:
     `number` is the ensemble member (None for a deterministic forecast); `time` is when it is valid.
     """
 
-    parameter: Parameter
+    field: FieldName
     number: int | None
     time: datetime
     base_time: datetime
     step: str
+    units: str
 
     def __str__(self) -> str:
         member = "" if self.number is None else f" member {self.number}"
-        return f"{self.parameter}{member} at {self.time:%Y-%m-%d %H} UTC"
+        return f"{self.field}{member} at {self.time:%Y-%m-%d %H} UTC"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _level_type(handle: Any) -> str:
     kind = _text(handle, "typeOfLevel")
     if kind.startswith("isobaric"):
         return "pl"
-    return "sol" if _text(handle, "shortName") == "sot" else "sfc"
+    return "sol" if in_soil(_text(handle, "shortName")) else "sfc"
 
 
 def _header(handle: Any, where: str) -> Header:
@@ -121,11 +122,12 @@ def _header(handle: Any, where: str) -> Header:
         # local definitions give deterministic forecasts a number too: 0 of 0
         single = number == "0" and _text(handle, "numberOfForecastsInEnsemble", "0") == "0"
         return Header(
-            parameter=Parameter(_text(handle, "shortName"), levtype, level),
+            field=FieldName(_text(handle, "shortName"), levtype, level),
             number=int(number) if number.isdigit() and not single else None,
             time=_time(handle, "validityDate", "validityTime"),
             base_time=_time(handle, "dataDate", "dataTime"),
             step=_text(handle, "stepRange", "0"),
+            units=_text(handle, "units"),
         )
     except (eccodes.CodesInternalError, ValueError) as error:
         raise InputError(f"{where}: unreadable header ({error})") from None

@@ -10,6 +10,7 @@ import eccodes
 import numpy as np
 import numpy.typing as npt
 
+from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grib_encoder import FieldEncoder, grib_parameter
 
 
@@ -88,7 +89,7 @@ def measure_error(encoder: FieldEncoder, variable: str, lead: int, values: npt.N
     message = bytes(encoder.encode(variable, lead, values))
     handle = eccodes.codes_new_from_message(message)
     try:
-        decoded = eccodes.codes_get_values(handle)
+        decoded = read_values(handle)
     finally:
         eccodes.codes_release(handle)
     meant = values.astype(np.float64) * grib_parameter(variable).factor

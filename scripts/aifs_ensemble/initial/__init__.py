@@ -1,4 +1,4 @@
-"""Initial conditions: sources, meaning, checks, and the state file of each member.
+"""Initial conditions: sources, checks, and the state file of each member.
 
 `build.prepare_cycle` and `build.build_member` are what the workflow calls.
 """

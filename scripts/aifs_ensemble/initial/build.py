@@ -18,10 +18,10 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import write_json
 from aifs_ensemble.common.names import member_name
+from aifs_ensemble.common.parameters import parameter_of, split_variable
 from aifs_ensemble.fields.state import State, write_state
 from aifs_ensemble.initial import checks, derive
 from aifs_ensemble.initial.idealised import IdealisedSource
-from aifs_ensemble.initial.meaning import units
 from aifs_ensemble.initial.source import Inputs, Source, Values, input_times
 from aifs_ensemble.initial.spread import ensemble_statistics
 
@@ -91,7 +91,7 @@ def assemble(config: Config, member: int, inputs: Inputs) -> State:
         fields=np.stack(fields),
         times=times,
         variables=model.inputs,
-        units=tuple(units(name) for name in model.inputs),
+        units=tuple(parameter_of(name).units for name in model.inputs),
         grid=model.grid,
         cycle=config.cycle,
         member=member,
@@ -116,7 +116,7 @@ def _complete(
     derived = derive.derive_missing(fields, wanted, allowed)
     missing = [name for name in wanted if name not in fields and name not in derived]
     if missing:
-        could = sorted({name.split("_")[0] for name in missing if derive.recipes(name)} - set(allowed))
+        could = sorted({split_variable(name)[0] for name in missing if derive.recipes(name)} - set(allowed))
         hint = f" (initial_conditions.derive may fill {', '.join(could)})" if could else ""
         raise InputError(
             f"{where}: {len(missing)} of {len(wanted)} input fields missing at {time:%Y-%m-%d %H} UTC: "

@@ -17,15 +17,41 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.parameters import find_variable, parameter_of, split_variable
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.state import State
 from aifs_ensemble.initial import derive
-from aifs_ensemble.initial.meaning import GAS_CONSTANT, GRAVITY, split_variable, units
+from aifs_ensemble.initial.constants import GAS_CONSTANT, GRAVITY
 
 LOG = logging.getLogger(__name__)
 
 Field = npt.NDArray[np.floating[Any]]
 _SHOWN = 4  # failures spelt out in the error line
+
+# Relative difference between surface pressure and what the hypsometric equation gives, root mean square by area.
+# A GFS analysis has 0.003 (0.007 on high ground); surface pressure copied from msl has 0.10 (0.28).
+SURFACE_PRESSURE = 0.015
+SURFACE_PRESSURE_HIGH_GROUND = 0.03
+HIGH_GROUND = 500.0  # m
+
+# The same against the geopotential of the pressure levels: a GFS analysis has 0.0003.
+SURFACE_PRESSURE_PROFILE = 0.01
+
+# Relative difference between a layer's thickness and that of its mean virtual temperature, root mean square.
+# A GFS analysis on these levels has at most 0.008.
+THICKNESS = 0.025
+
+# 2 m dew point above 2 m temperature: by how much (K), on what share of the globe.
+DEW_POINT_EXCESS = 0.5
+DEW_POINT_SHARE = 0.01
+
+# Root mean square change from T-6h to T by area. Seen: 6 h (GFS-based replica), 12 h and 24 h (ERA5).
+#          6 h    12 h   24 h
+# z_500    221    390    625    m2 s-2
+# t_500    1.1    2.3    3.3    K
+# t_850    1.4    2.3    3.0    K
+# msl      204                  Pa
+CHANGES: dict[str, float] = {"z_500": 330, "t_500": 1.9, "t_850": 2.2, "msl": 420}
 
 
 @dataclass(frozen=True)
@@ -63,19 +89,12 @@ class _View:
         return all(name in self.fields for name in names)
 
 
-def _limits(variable: str) -> tuple[float, float]:
-    name, level = split_variable(variable)
-    if name == "z" and level:
-        low, high = HEIGHTS.get(level, (-2000.0, 50000.0))
-        return low * GRAVITY, high * GRAVITY
-    return RANGES[name]
-
-
 def _range(variable: str, view: _View) -> Outcome:
-    values, (low, high) = view.fields[variable], _limits(variable)
+    parameter, level = find_variable(variable)
+    values, (low, high) = view.fields[variable], parameter.plausible(level)
     smallest, largest = float(values.min()), float(values.max())
     ok = bool(low <= smallest and largest <= high)  # false for NaN too
-    found = f"{smallest:.6g} to {largest:.6g} {units(variable)}"
+    found = f"{smallest:.6g} to {largest:.6g} {parameter.units}"
     return Outcome(f"range of {variable}", view.label, ok, found, f"{low:.6g} to {high:.6g}")
 
 
@@ -165,7 +184,7 @@ def _change(before: _View, after: _View, constant: frozenset[str]) -> Iterator[O
     moved = [
         Outcome(
             f"change of {name} from T-6h to T", "", change <= limit,
-            f"{change:.4g} {units(name)} rms", f"at most {limit:g} (are the times 6 h apart, not 24?)",
+            f"{change:.4g} {parameter_of(name).units} rms", f"at most {limit:g} (are the times 6 h apart, not 24?)",
         )
         for name, limit in CHANGES.items()
         if after.has(name) and (change := after.rms(after.fields[name] - before.fields[name])) is not None
@@ -224,82 +243,3 @@ def judge(outcomes: list[Outcome], policy: str, where: str) -> dict[str, Any]:
     for outcome in failed:
         LOG.warning("%s: implausible: %s", where, outcome)
     return {"made": len(outcomes), "failed": [asdict(outcome) for outcome in failed]}
-
-
-# Smallest and largest plausible value anywhere on Earth of a global analysis at 9 km to 300 km, in `units`.
-# By variable, or by short name for all its pressure levels.
-RANGES: dict[str, tuple[float, float]] = {
-    "10u": (-80, 80),
-    "10v": (-80, 80),
-    "2d": (150, 315),
-    "2t": (170, 335),
-    "lsm": (-1e-4, 1 + 1e-4),
-    "msl": (85000, 110000),
-    "q": (-1e-6, 0.04),
-    "sdor": (-1e-3, 3000),
-    "skt": (160, 360),
-    "slor": (-1e-4, 2),
-    "sp": (40000, 111000),
-    "stl1": (170, 350),
-    "stl2": (170, 345),
-    "t": (165, 335),
-    "tcw": (-0.1, 130),
-    "u": (-150, 170),
-    "v": (-150, 150),
-    "w": (-40, 40),
-    "z": (-7000, 80000),
-}
-
-
-# Geopotential height (gpm) of a pressure level (hPa): polar lows and polar winters to subtropical highs.
-HEIGHTS: dict[int, tuple[float, float]] = {
-    1000: (-1500, 900),
-    925: (-800, 1500),
-    850: (0, 2100),
-    700: (1700, 3600),
-    600: (2800, 4800),
-    500: (4200, 6300),
-    400: (5500, 8000),
-    300: (7200, 10200),
-    250: (8300, 11500),
-    200: (9600, 13000),
-    150: (11200, 14900),
-    100: (13300, 17400),
-    50: (17000, 21700),
-}
-
-
-# Relative difference between surface pressure and what the hypsometric equation gives, root mean square by area.
-# A GFS analysis has 0.003 (0.007 on high ground); surface pressure copied from msl has 0.10 (0.28).
-SURFACE_PRESSURE = 0.015
-
-
-SURFACE_PRESSURE_HIGH_GROUND = 0.03
-
-
-HIGH_GROUND = 500.0  # m
-
-
-# The same against the geopotential of the pressure levels: a GFS analysis has 0.0003.
-SURFACE_PRESSURE_PROFILE = 0.01
-
-
-# Relative difference between a layer's thickness and that of its mean virtual temperature, root mean square.
-# A GFS analysis on these levels has at most 0.008.
-THICKNESS = 0.025
-
-
-# 2 m dew point above 2 m temperature: by how much (K), on what share of the globe.
-DEW_POINT_EXCESS = 0.5
-
-
-DEW_POINT_SHARE = 0.01
-
-
-# Root mean square change from T-6h to T by area. Seen: 6 h (GFS-based replica), 12 h and 24 h (ERA5).
-#          6 h    12 h   24 h
-# z_500    221    390    625    m2 s-2
-# t_500    1.1    2.3    3.3    K
-# t_850    1.4    2.3    3.0    K
-# msl      204                  Pa
-CHANGES: dict[str, float] = {"z_500": 330, "t_500": 1.9, "t_850": 2.2, "msl": 420}

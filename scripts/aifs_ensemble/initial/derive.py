@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.initial.meaning import GAS_CONSTANT, GRAVITY, VAPOUR_RATIO, VIRTUAL, split_variable
+from aifs_ensemble.common.parameters import split_variable
+from aifs_ensemble.initial.constants import GAS_CONSTANT, GRAVITY, VAPOUR_RATIO, VIRTUAL
 
 LOG = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from aifs_ensemble.common.http import (
     TransferError,
     as_transfer_error,
 )
+from aifs_ensemble.common.parameters import FieldName
 from aifs_ensemble.fields.grib_reader import Header, decode, read_header, split_messages
-from aifs_ensemble.initial.meaning import Parameter
 from aifs_ensemble.initial.opendata_client import IndexAdapter, IndexedRange, RangeClient, check_sources
 from aifs_ensemble.initial.rangecache import RangeCache, RangeKey, sha256
 
@@ -59,7 +59,7 @@ class Request:
     time: datetime
     stream: str
     type: str
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[FieldName, ...]
     number: int | None = None
 
     @property
@@ -114,7 +114,7 @@ class Delivery:
 class MissingFieldsError(ContentError):
     """A source answers, but lacks fields."""
 
-    def __init__(self, request: Request, missing: list[Parameter]):
+    def __init__(self, request: Request, missing: list[FieldName]):
         names = ", ".join(map(str, missing))
         super().__init__(f"lacks {len(missing)} of {len(request.parameters)} fields: {names}", again=False)
 
@@ -200,11 +200,11 @@ class Downloader:
         try:
             client = self._client(source)
             ranges = client.ranges(request.mars)
-            by_parameter = {item.parameter: item for item in ranges}
-            missing = [p for p in request.parameters if p not in by_parameter]
+            by_name = {item.field: item for item in ranges}
+            missing = [p for p in request.parameters if p not in by_name]
             if missing:
                 raise MissingFieldsError(request, missing)
-            fetched = self._fetch(client, request, [by_parameter[p] for p in request.parameters])
+            fetched = self._fetch(client, request, [by_name[p] for p in request.parameters])
         except requests.RequestException as error:
             raise as_transfer_error(error) from error
         except ContentError:
@@ -213,7 +213,7 @@ class Downloader:
             raise
         return Delivery(request, tuple(fetched[p] for p in request.parameters), source)
 
-    def _fetch(self, client: RangeClient, request: Request, ranges: list[IndexedRange]) -> dict[Parameter, Fetched]:
+    def _fetch(self, client: RangeClient, request: Request, ranges: list[IndexedRange]) -> dict[FieldName, Fetched]:
         """Return the checked field of each range, from the cache or the service.
 
         Every range that arrives whole is kept, whatever becomes of the others.
@@ -225,7 +225,7 @@ class Downloader:
             if data is None:
                 absent.append(item)
             else:
-                fetched[item.parameter] = _checked(data, item, request)
+                fetched[item.field] = _checked(data, item, request)
         failure: Exception | None = None
         given_up = Event()
 
@@ -238,7 +238,7 @@ class Downloader:
                 item = waiting[future]
                 try:
                     if (data := future.result()) is not None:
-                        fetched[item.parameter] = _checked(data, item, request)
+                        fetched[item.field] = _checked(data, item, request)
                         self.cache.keep_range(item.key, data)
                 except (TransferError, requests.RequestException) as error:
                     failure = failure or error
@@ -256,14 +256,14 @@ def _checked(data: bytes, item: IndexedRange, request: Request) -> Fetched:
         if len(messages) != 1:
             raise ContentError(f"{where}: {len(messages)} messages, expected 1", again=True)
         header = read_header(data, where)
-        found = (header.parameter, header.number if request.number is not None else None, header.base_time, header.step)
-        expected = (item.parameter, request.number, request.time, "0")
+        found = (header.field, header.number if request.number is not None else None, header.base_time, header.step)
+        expected = (item.field, request.number, request.time, "0")
         if found != expected:
-            raise ContentError(f"{where}: {header}, expected {item.parameter} of {request}", again=True)
+            raise ContentError(f"{where}: {header}, expected {item.field} of {request}", again=True)
         grid, values = decode(data, where)
         if values.min() == values.max():
             # what zeroed data decode to; no field that is fetched is the same everywhere
-            raise ContentError(f"{where}: {header.parameter} is {values[0]:g} everywhere", again=True)
+            raise ContentError(f"{where}: {header.field} is {values[0]:g} everywhere", again=True)
     except InputError as error:
         raise ContentError(str(error), again=True) from None
     return Fetched(header, grid, values, sha256(data), len(data), item.key)

@@ -18,10 +18,10 @@ from typing import Any
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, InputError
 from aifs_ensemble.common.names import format_members
+from aifs_ensemble.common.parameters import variable_name
 from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
 from aifs_ensemble.initial import derive
-from aifs_ensemble.initial.meaning import variable_name
-from aifs_ensemble.initial.source import Inputs, Regridder, Values, input_times
+from aifs_ensemble.initial.source import Inputs, Regridder, Values, in_model_units, input_times
 
 LOG = logging.getLogger(__name__)
 
@@ -73,7 +73,9 @@ class FileSource:
                 digest.update(hashlib.sha256(data).digest())
                 grid, values = decode(data, self._where(location))
                 time = self._slot(location)
-                block.setdefault((time, grid), {})[variable_name(location.header.parameter)] = values
+                block.setdefault((time, grid), {})[variable_name(location.header.field)] = in_model_units(
+                    location.header, values
+                )
             for (time, grid), on_grid in block.items():
                 fields[time] |= self.regridder.to_model(grid, on_grid)
         names = sorted({location.path.name for location in locations})
@@ -85,7 +87,7 @@ class FileSource:
         return f"{location.path}: {location.header}"
 
     def _is_constant(self, location: Location) -> bool:
-        return variable_name(location.header.parameter) in derive.constant_sources(self.config.model.constant)
+        return variable_name(location.header.field) in derive.constant_sources(self.config.model.constant)
 
     def _slot(self, location: Location) -> datetime:
         """Return the time for which a message is used: constants, whatever their date, for T."""
@@ -94,18 +96,18 @@ class FileSource:
     def _usable(self, member: int) -> list[Location]:
         """Return the messages of one member, sorted by time and variable; InputError if they do not fit."""
         found = [location for path in self.paths(member) for location in scan_file(path)]
-        named = [location for location in found if variable_name(location.header.parameter) in self._wanted]
+        named = [location for location in found if variable_name(location.header.field) in self._wanted]
         chosen = list(self._of_member(named, member))
         self._refuse_other_times(chosen, member)
         usable = [location for location in chosen if self._slot(location) in self.times]
         usable = _nearest_constants(usable, self._is_constant, self.times[-1])
-        counts = Counter((self._slot(location), variable_name(location.header.parameter)) for location in usable)
+        counts = Counter((self._slot(location), variable_name(location.header.field)) for location in usable)
         repeated = [f"{name} at {time:%Y-%m-%d %H} UTC" for (time, name), count in counts.items() if count > 1]
         if repeated:
             raise InputError(f"{self._files(member)}: more than one field of {', '.join(sorted(repeated)[:5])}")
         if not usable:
             raise InputError(f"{self._files(member)}: none of {len(found)} messages is an input of the model")
-        return sorted(usable, key=lambda item: (self._slot(item), variable_name(item.header.parameter)))
+        return sorted(usable, key=lambda item: (self._slot(item), variable_name(item.header.field)))
 
     def _files(self, member: int) -> str:
         return ", ".join(map(str, self.paths(member)))
@@ -151,7 +153,7 @@ def _nearest_constants(locations: list[Location], is_constant: Any, time: dateti
         if not is_constant(location):
             others.append(location)
             continue
-        name = variable_name(location.header.parameter)
+        name = variable_name(location.header.field)
         if name not in chosen or _distance(location, time) < _distance(chosen[name], time):
             chosen[name] = location
     return others + list(chosen.values())

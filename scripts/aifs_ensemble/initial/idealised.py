@@ -22,7 +22,7 @@ import numpy.typing as npt
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
 from aifs_ensemble.initial import derive
-from aifs_ensemble.initial.meaning import GRAVITY, VAPOUR_RATIO, VIRTUAL
+from aifs_ensemble.initial.constants import GRAVITY, VAPOUR_RATIO, VIRTUAL
 from aifs_ensemble.initial.source import Inputs, input_times
 
 Field = npt.NDArray[np.floating[Any]]

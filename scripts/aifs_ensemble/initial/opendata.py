@@ -7,6 +7,8 @@ same for every member; they are fetched and interpolated once per cycle.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,29 @@ import numpy as np
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.parameters import FieldName, field_name, parameter_of, variable_name
 from aifs_ensemble.fields.state import State, read_state, write_state
+from aifs_ensemble.initial.constants import GRAVITY
 from aifs_ensemble.initial.download import Delivery, Downloader, Fetched, Request
-from aifs_ensemble.initial.meaning import GRAVITY, by_level_type, units, variable_name
-from aifs_ensemble.initial.source import Inputs, Regridder, Values, input_times
+from aifs_ensemble.initial.source import Inputs, Regridder, Values, in_model_units, input_times
 
 LOG = logging.getLogger(__name__)
 
 LICENCE = "ECMWF open data, Creative Commons Attribution 4.0 International (CC BY 4.0)"
+
+
+def opendata_name(variable: str) -> FieldName:
+    """Return how open data names a variable of a model: geopotential on levels comes as height, ``gh``."""
+    field = field_name(variable)
+    return replace(field, name="gh") if (field.name, field.levtype) == ("z", "pl") else field
+
+
+def by_level_type(variables: Iterable[str]) -> dict[str, list[FieldName]]:
+    """Return the names in open data of `variables`, sorted, by level type: one request each."""
+    groups: dict[str, list[FieldName]] = {}
+    for field in sorted(map(opendata_name, variables)):
+        groups.setdefault(field.levtype, []).append(field)
+    return groups
 
 
 class OpenDataSource:
@@ -102,7 +119,7 @@ class OpenDataSource:
             fields=np.stack([fields[name] for name in names])[None],
             times=(self.config.cycle_time,),
             variables=names,
-            units=tuple(map(units, names)),
+            units=tuple(parameter_of(name).units for name in names),
             grid=self.config.model.grid,
             cycle=self.config.cycle,
             member=0,
@@ -128,7 +145,7 @@ def _to_model(delivery: Delivery, regridder: Regridder) -> dict[str, Values]:
 
 
 def _model_field(fetched: Fetched) -> tuple[str, Values]:
-    parameter = fetched.header.parameter
-    if parameter.name == "gh":
-        return f"z_{parameter.level}", fetched.values * np.float32(GRAVITY)
-    return variable_name(parameter), fetched.values
+    field = fetched.header.field
+    if field.name == "gh":
+        return f"z_{field.level}", fetched.values * np.float32(GRAVITY)
+    return variable_name(field), in_model_units(fetched.header, fetched.values)

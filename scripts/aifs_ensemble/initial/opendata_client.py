@@ -18,7 +18,7 @@ from ecmwf.opendata.urls import URLS
 
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.http import ContentError, Deadline, GuardedAdapter
-from aifs_ensemble.initial.meaning import Parameter
+from aifs_ensemble.common.parameters import FieldName
 from aifs_ensemble.initial.rangecache import RangeCache, RangeKey, damaged_index, sha256
 
 # Where the client gets the anonymous access token for Azure's copy.
@@ -64,7 +64,7 @@ class IndexedRange:
 
     url: str
     key: RangeKey
-    parameter: Parameter
+    field: FieldName
 
 
 class RangeClient(Client):
@@ -121,8 +121,8 @@ class RangeClient(Client):
             digest, file = sha256(index), url.removeprefix(self.url).lstrip("/")
             for offset, length in parts:
                 entry = entries[offset, length]
-                parameter = Parameter(entry["param"], entry["levtype"], int(entry.get("levelist", 0)))
-                found.append(IndexedRange(url, RangeKey(file, digest, offset, length), parameter))
+                field = FieldName(entry["param"], entry["levtype"], int(entry.get("levelist", 0)))
+                found.append(IndexedRange(url, RangeKey(file, digest, offset, length), field))
         return found
 
     def fetch(self, wanted: IndexedRange) -> bytes:

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.parameters import has_row, parameter_of, variable_name
+from aifs_ensemble.fields.grib_reader import Header
 from aifs_ensemble.fields.interpolation import Weights, interpolation_weights
 
 Values = npt.NDArray[np.float32]
@@ -45,6 +47,17 @@ class Source(Protocol):
 def input_times(config: Config) -> tuple[datetime, datetime]:
     """Return the two times of an initial state: T-6h and T."""
     return config.cycle_time - timedelta(hours=config.model.timestep_hours), config.cycle_time
+
+
+def in_model_units(header: Header, values: Values) -> Values:
+    """Return values of a message in the models' units: snow comes in kg m-2 (open data) and in m (ERA5)."""
+    name = variable_name(header.field)
+    if not has_row(name):
+        return values
+    parameter = parameter_of(name)
+    if parameter.factor == 1 or header.units != parameter.grib_units:
+        return values
+    return values / np.float32(parameter.factor)
 
 
 @dataclass

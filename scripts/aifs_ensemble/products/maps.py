@@ -22,7 +22,8 @@ from matplotlib.image import AxesImage
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
-from aifs_ensemble.common.names import format_members, index_file, member_name, parameter_name
+from aifs_ensemble.common.names import format_members, index_file, member_name
+from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.common.themes import DPI, LIGHT, WIDTH, Theme
 from aifs_ensemble.fields.grib_encoder import grib_parameter
 from aifs_ensemble.fields.grib_index import read_fields, read_index, read_messages, select
@@ -31,7 +32,6 @@ from aifs_ensemble.fields.grids import grid_coordinates
 Field = npt.NDArray[np.float32]
 HEIGHT_PIXELS = 180
 _EXTENT = (-180, 180, -90, 90)
-_DIVERGING = ("t", "2t", "2d", "skt", "sot", "stl1", "stl2", "u", "v", "w", "10u", "10v", "100u", "100v")
 
 
 @cache
@@ -163,7 +163,7 @@ def _maps(config: Config, members: Sequence[int], variable: str, theme: Theme) -
     shown, missing = _available(config, members, variable, lead)
     index = raster_index(config.model.grid)
     mask = land_mask(config)
-    colors = "RdYlBu_r" if parameter_name(variable) in _DIVERGING else "viridis"
+    colors = "RdYlBu_r" if parameter_of(variable).colors == "diverging" else "viridis"
     look = _Look(theme, None if mask is None else mask[index], _limits(shown), colors)
     columns = math.ceil(math.sqrt(len(shown)))
     rows = math.ceil(len(shown) / columns)

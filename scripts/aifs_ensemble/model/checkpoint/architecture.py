@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from aifs_ensemble.common.models import Model
+from aifs_ensemble.common.parameters import split_variable
 
 SCHEMA = "aifs-ensemble/untrained-checkpoint/1"
 
@@ -187,14 +188,13 @@ def architecture(model: Model, size: Size) -> dict[str, Any]:
 
 def variables_metadata(model: Model) -> dict[str, dict[str, Any]]:
     """Return for each variable its MARS keys and whether it is computed, constant or accumulated."""
-    pressure = {f"{param}_{level}": (param, level) for param in model.pressure for level in model.levels}
     described: dict[str, dict[str, Any]] = {}
     for name in all_variables(model):
         if name in model.computed:
             described[name] = {"computed_forcing": True, "constant_in_time": name in _FIXED_FORCINGS}
             continue
-        if name in pressure:
-            param, level = pressure[name]
+        param, level = split_variable(name)
+        if level:
             described[name] = {"mars": {"param": param, "levelist": level, "levtype": "pl"}}
             continue
         described[name] = {"mars": {"param": name, "levtype": "sfc"}}

@@ -71,7 +71,7 @@ def build_checkpoint(
     seed : of the weights; the same arguments in the same environment give the same bytes
     data_grid : grid instead of the entry's, for trials at another size
     update : change of prognostic variables in one step, in standard deviations
-    statistics : mean and standard deviation of variables that the built-in table lacks
+    statistics : mean and standard deviation of variables that the table of parameters lacks
 
     Raises ConfigError when the sizes do not go together.
     """
@@ -108,7 +108,7 @@ def recipe_digest(model: Model) -> str:
     """Return the SHA-256 of all that decides the bytes of a built checkpoint: entry, table, code version, packages."""
     variables = all_variables(model)
     recipe = dict(model.checkpoint.get("build") or {})
-    table = statistics_of(variables, model.levels, recipe.get("statistics"))
+    table = statistics_of(variables, recipe.get("statistics"))
     made_by = {"seed": recipe.get("seed", 0)}
     content = {
         "metadata": checkpoint_metadata(
@@ -161,7 +161,7 @@ def _interface(
         interface = AnemoiModelInterface(
             config=DotDict(config),
             graph_data=build_graph(grid, nodes),
-            statistics=statistics_of(variables, model.levels, given),
+            statistics=statistics_of(variables, given),
             data_indices=indices,
             metadata=metadata,
             supporting_arrays={"latitudes": np.array(grid.latitudes), "longitudes": np.array(grid.longitudes)},

@@ -7,7 +7,7 @@ from aifs_ensemble.common.models import get_model
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.initial import derive
 from aifs_ensemble.initial.build import build_member
-from aifs_ensemble.initial.meaning import GRAVITY, by_level_type, parameter_of, units, variable_name
+from aifs_ensemble.initial.constants import GRAVITY
 
 MODEL = get_model("aifs-ens-1.0")
 
@@ -95,7 +95,7 @@ MISTAKES = [
     (levels_reversed, r"pressure-level order at T: z_925 not above z_1000"),
     (two_levels_swapped, r"pressure-level order at T: z_700 not above z_850 at 100"),
     (z500_too_high, r"pressure-level order .*z_400 not above z_500"),
-    (geopotential_as_if_height, r"range of z_500 .* expected 41187.9 to 61781.9"),
+    (geopotential_as_if_height, r"range of z_500 .* expected 41188 to 61782"),
     (temperature_of_another_level, r"thickness against temperature .* rms from"),
     (celsius, r"range of 2t at T"),
     (hectopascal, r"range of msl at T"),
@@ -203,14 +203,3 @@ def test_dew_point_inverts_saturation():
     t = np.linspace(230, 310, 9)
     np.testing.assert_allclose(derive.dew_point(derive.saturation_pressure(t)), t, rtol=1e-9)
     np.testing.assert_allclose(derive.saturation_pressure(np.array([273.16, 293.15])), [611.2, 2338], rtol=3e-3)
-
-
-def test_names_and_units_of_every_input():
-    for variable in MODEL.inputs:
-        assert units(variable)
-        parameter = parameter_of(variable)
-        expected = variable.replace("z_", "gh_") if variable.startswith("z_") else variable
-        assert variable_name(parameter) == expected
-    groups = by_level_type(MODEL.prognostic)
-    assert {kind: len(members) for kind, members in groups.items()} == {"sfc": 8, "sol": 2, "pl": 78}
-    assert units("z_500") == units("z") == "m2 s-2" and units("2t") == units("stl1") == "K"

@@ -1,0 +1,189 @@
+"""The table of parameters: every model finds its variables in it, and a wrong row is one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.models import get_model, model_names
+from aifs_ensemble.common.parameters import (
+    TABLE,
+    accumulated,
+    bits_for,
+    check_variables,
+    field_name,
+    find_variable,
+    parameter_of,
+    read_parameters,
+    split_variable,
+    variable_name,
+)
+
+ROWS = [row for rows in read_parameters().values() for row in rows.values()]
+Table = dict[str, Any]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[[Callable[[Table], object]], Path]:
+    """Write a changed copy of the table."""
+
+    def write(change: Callable[[Table], object]) -> Path:
+        content = yaml.safe_load(TABLE.read_text())
+        change(content)
+        path = tmp_path / "parameters.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("model", model_names())
+def test_every_output_has_bits_and_a_reason(model: str) -> None:
+    outputs = get_model(model).outputs
+    assert set(bits_for(outputs)) == set(outputs)
+    assert all(parameter_of(name).reason for name in outputs)
+
+
+def test_overrides_by_parameter_and_by_variable() -> None:
+    bits = bits_for(get_model("demo").outputs, {"t": 16, "t_500": 12, "tp": 24, "stl1": 9})
+    assert (bits["t_850"], bits["t_500"], bits["tp"], bits["2t"]) == (16, 12, 24, 14)
+    assert (bits["stl1"], bits["stl2"]) == (9, 14)
+
+
+WRONG = [
+    ({"tpp": 16}, "forecast.packing.tpp: not written by this model, did you mean 'tp'?"),
+    ({"t_501": 16}, "forecast.packing.t_501: not written by this model, did you mean"),
+    ({"lsm": 16}, "forecast.packing.lsm: not written by this model"),
+    ({"t": 7}, "forecast.packing.t: 7 bits, expected 8 to 24"),
+    ({"t": 32}, "forecast.packing.t: 32 bits, expected 8 to 24"),
+    ({"t": 12.5}, "forecast.packing.t: 12.5 bits, expected 8 to 24"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "text"), WRONG)
+def test_wrong_overrides(overrides: dict, text: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        bits_for(get_model("demo").outputs, overrides)
+    assert text in str(raised.value)
+
+
+def row(family: str, name: str, **changes: Any) -> Callable[[Table], object]:
+    """Return what changes keys of a row; None takes a key away."""
+
+    def change(content: Table) -> None:
+        found = content[family].setdefault(name, {})
+        found.update(changes)
+        for key in [key for key, value in changes.items() if value is None]:
+            del found[key]
+
+    return change
+
+
+BAD_TABLES = [
+    (row("pressure", "t", bits=30), "pressure: t: bits: 30 bits, expected 8 to 24"),
+    (row("pressure", "t", bits="14"), "pressure: t: bits: '14', expected int"),
+    (row("surface", "2t", bits=True), "surface: 2t: bits: True, expected int"),
+    (row("pressure", "t", reason=""), "pressure: t: reason is missing, expected why 14 bits"),
+    (row("pressure", "t", grib=None), "pressure: t: grib is missing"),
+    (row("surface", "sd", grib={"shortName": "sd", "units": "m"}), "surface: sd: grib: paramId is missing"),
+    (
+        row("surface", "sd", grib={"shortName": "sd", "paramID": 228141, "units": "m", "paramId": 228141}),
+        "surface: sd: grib: unknown key 'paramID', did you mean 'paramId'?",
+    ),
+    (row("surface", "tp", acumulates=True), "surface: tp: unknown key 'acumulates', did you mean 'accumulates'?"),
+    (row("surface", "tp", factor=None), "surface: tp: units and factor, expected both or neither"),
+    (row("surface", "swh", missing="lake"), "surface: swh: missing: 'lake', expected sea or land"),
+    (row("surface", "swh", colors="rainbow"), "surface: swh: colors: 'rainbow', expected diverging or sequential"),
+    (row("surface", "swh", range=[25, 0]), "surface: swh: range: 25 to 0, expected the smaller value first"),
+    (row("surface", "swh", range=[0]), "surface: swh: range: [0], expected two numbers"),
+    (row("surface", "swh", range={500: [0, 1]}), "surface: swh: range: level 500, expected two numbers and no levels"),
+    (row("pressure", "q", statistics={10: [0, "1e-6"]}), "pressure: q: statistics: [0, '1e-6'], expected numbers"),
+    (row("pressure", "q", range={"10 hPa": [0, 1]}), "pressure: q: range: level '10 hPa', expected a whole number"),
+    (row("surface", "swh", thresholds=["high"]), "surface: swh: thresholds: ['high'], expected numbers"),
+    (lambda content: content["surface"].update(swh=3), "surface: swh: 3, expected keys and values"),
+    (lambda content: content.pop("soil"), "parameters.yaml: soil is missing"),
+    (lambda content: content.update(ocean={}), "parameters.yaml: unknown key 'ocean', known are pressure, soil"),
+]
+
+
+@pytest.mark.parametrize(("change", "problem"), BAD_TABLES, ids=[problem for _, problem in BAD_TABLES])
+def test_bad_tables(table: Callable[..., Path], change: Callable[[Table], object], problem: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read_parameters(table(change))
+    assert str(raised.value).startswith("parameters.yaml: ")
+    assert problem in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_table(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: No such file or directory, expected a table"):
+        read_parameters(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("surface: {")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: not valid YAML"):
+        read_parameters(tmp_path / "bad.yaml")
+
+
+BAD_VARIABLES = [
+    (["swlv1"], [], "variables: 'swlv1' has no row in parameters.yaml, did you mean 'swvl1'?"),
+    ([], ["newvar"], "variables: 'newvar' has no row in parameters.yaml, expected one under pressure, soil, surface"),
+    (["msl_500"], [], "variables: 'msl_500' has no row in parameters.yaml"),
+    ([], ["lsm"], "variables: 'lsm' is written, expected bits in its row of parameters.yaml"),
+    (["tp"], [], "variables: 'tp' is read, expected a range in its row of parameters.yaml"),
+    (["stl3"], [], "variables: 'stl3' is read, expected a range in its row of parameters.yaml"),
+]
+
+
+@pytest.mark.parametrize(("read", "written", "problem"), BAD_VARIABLES, ids=[line for *_, line in BAD_VARIABLES])
+def test_a_row_must_suffice_for_what_a_model_does(read: list[str], written: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_variables("models.yaml: trial", read, written)
+    assert f"models.yaml: trial: {problem}" in str(raised.value)
+
+
+def test_variables_are_parameters_on_levels() -> None:
+    assert split_variable("t_500") == ("t", 500) and split_variable("2t") == ("2t", 0)
+    assert split_variable("cos_latitude") == ("cos_latitude", 0)
+    for variable, levtype, level in (("z", "sfc", 0), ("z_500", "pl", 500), ("stl2", "sol", 2), ("10u", "sfc", 0)):
+        parameter, found = find_variable(variable)
+        assert (parameter.levtype, found) == (levtype, level)
+    assert find_variable("z")[0] is not find_variable("z_500")[0]
+    assert accumulated(["tp", "2t", "cp"]) == ("cp", "tp")
+
+
+@pytest.mark.parametrize("variable", get_model("demo").inputs + get_model("demo").outputs)
+def test_names_in_grib_lead_back_to_the_variable(variable: str) -> None:
+    assert variable_name(field_name(variable)) == variable
+
+
+def test_units() -> None:
+    units = {name: parameter_of(name).units for name in ("z_500", "z", "2t", "stl1", "lsm", "tp", "tcc")}
+    expected = {"z_500": "m2 s-2", "z": "m2 s-2", "2t": "K", "stl1": "K", "lsm": "1", "tp": "m", "tcc": "1"}
+    assert units == expected
+    assert parameter_of("tp").cf_units == "kg m-2" and parameter_of("q_50").cf_units == "kg kg-1"
+
+
+@pytest.mark.parametrize("parameter", ROWS, ids=lambda row: f"{row.levtype} {row.name}")
+def test_statistics_lie_within_the_range(parameter: Any) -> None:
+    """Which catches a row whose numbers are in different units."""
+    for level, (mean, deviation) in (parameter.statistics or {}).items():
+        assert deviation > 0
+        if parameter.ranges:
+            low, high = parameter.plausible(level)
+            assert low <= mean <= high
+
+
+def test_reading_the_table_needs_neither_numpy_nor_eccodes() -> None:
+    code = """
+import sys
+from aifs_ensemble.common.models import get_model
+get_model("demo")
+print([name for name in ("numpy", "eccodes", "torch") if name in sys.modules])
+"""
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert shown.stdout.strip() == "[]"
