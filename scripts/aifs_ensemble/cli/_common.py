@@ -20,7 +20,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--profile``, ``--configfile`` and ``--config``, which mean what they mean to snakemake."""
     parser.add_argument("--profile", metavar="NAME", help="Snakemake profile: its configuration files and machines")
     parser.add_argument(
-        "--configfile", nargs="+", type=Path, metavar="FILE", help="configuration files instead of the profile's"
+        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="configuration files, not the profile's"
     )
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="keys set over the files")
 

@@ -61,11 +61,11 @@ def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
 class _Subscripts(Mapping[str, Any]):
     """TEMPORARY: ``config["forecast"]["chunks"]`` beside ``config.forecast.chunks``, until no caller has the former."""
 
-    values_: Values
+    given: Values
 
     @cached_property
     def _raw(self) -> dict[str, Any]:
-        return self.values_.model_dump()
+        return self.given.model_dump()
 
     def __getitem__(self, key: str) -> Any:
         return self._raw[key]
@@ -89,6 +89,7 @@ class Config(_Subscripts):
     - ``cycle``: the text, checked; ``cycle_time`` is the time
     - ``scratch``: the names of files there; the folder is ``config.scratch.root``
 
+    ``given`` has all keys as they were given, with defaults and with places expanded: ``config.given.members``.
     ``leads``, ``objects`` (names at the destination), ``cache`` and ``cloud_destination`` are no keys but follow from
     them. `files` are the YAML files that `raw` was read from: an error then names file and line. Raises ConfigError,
     one line, naming the key, its value and what was expected.
@@ -110,7 +111,7 @@ class Config(_Subscripts):
             from aifs_ensemble.common.config.problems import explain
 
             raise explain(error, json.loads(text)) from None
-        self.values_ = values
+        self.given = values
         self.model: Model = get_model(values.model)
         self.cycle = values.cycle
         self.cycle_time: datetime = parse_cycle(values.cycle)
@@ -135,7 +136,7 @@ class Config(_Subscripts):
 
     def to_dict(self) -> dict[str, Any]:
         """Return keys and values as given, with defaults: what JSON and YAML take, and ``Config`` takes again."""
-        return self.values_.model_dump()
+        return self.given.model_dump()
 
     @property
     def keys_(self) -> Keys:
