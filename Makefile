@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock forecast test test-long lint format plan report clean
+.PHONY: help install lock forecast test test-long lint format config-docs plan report clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## the environment, in .venv
 
@@ -45,8 +45,11 @@ format: install ## format everything
 	$(BIN)/ruff check --fix .
 	$(BIN)/snakefmt Snakefile rules
 
+config-docs: install ## the configuration's schema and tables of keys, from the library
+	$(BIN)/python -m aifs_ensemble.common.config.schema --write
+
 plan: install ## what the operational run would do and cost
-	$(BIN)/aifs-ensemble plan --configfile config/config.yaml config/operational.yaml
+	$(BIN)/aifs-ensemble plan --profile coiled-gpu
 
 report: install ## report.html of the last run
 	$(BIN)/snakemake --profile local report

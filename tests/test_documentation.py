@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from aifs_ensemble.cli import build_parser, command_names
-from aifs_ensemble.common.config import Config, merge, read_files, schema
+from aifs_ensemble.common.config import Config, merge, read_files
+from aifs_ensemble.common.config.schema import keys
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "config" / "README.md"
@@ -23,20 +24,12 @@ PAGES = [
     GUIDE,
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+KEYS = [(key, node) for key, node in keys() if "properties" not in node]
 EXAMPLES = re.findall(r"^<!-- example -->\n```yaml\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def page_name(page: Path) -> str:
     return str(page.relative_to(ROOT))
-
-
-def keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the full name and the schema of every key that holds a value."""
-    for name, child in node.get("properties", {}).items():
-        if "properties" in child:
-            yield from keys(child, f"{prefix}{name}.")
-        else:
-            yield prefix + name, child
 
 
 def described() -> dict[str, str]:
@@ -59,7 +52,7 @@ def known_options() -> dict[str, set[str]]:
     return {name: options(build_parser([name])) for name in command_names()}
 
 
-@pytest.mark.parametrize(("key", "node"), [pytest.param(*item, id=item[0]) for item in keys(schema())])
+@pytest.mark.parametrize(("key", "node"), [pytest.param(*item, id=item[0]) for item in KEYS])
 def test_every_key_is_explained_with_its_default(key: str, node: Mapping[str, Any]) -> None:
     default = described().get(key)
     assert default is not None, f"config/README.md has no row for {key}"
@@ -70,7 +63,7 @@ def test_every_key_is_explained_with_its_default(key: str, node: Mapping[str, An
 
 
 def test_no_key_is_explained_that_does_not_exist() -> None:
-    sections = set(dict(keys(schema())))
+    sections = set(dict(KEYS))
     assert not {key for key in described() if not key.endswith((".yaml", ".json"))} - sections
 
 

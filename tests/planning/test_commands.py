@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 from aifs_ensemble.cli import main
-from aifs_ensemble.cli.benchmark import profile_files
 from aifs_ensemble.planning.throughput import TABLE
 
 from planning import synthetic
@@ -144,14 +143,6 @@ def test_benchmark_takes_results_in(configfile: str, tmp_path: Path, capsys: pyt
     assert "measured" in line
     price = 132 * 1.1 / 3600 * (0.853624 + (100 * 0.10 + 375 * 0.08) / 730)
     assert f"${price:.3f}" in line
-
-
-def test_benchmark_takes_the_configuration_of_the_profile(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(root)
-    assert profile_files("coiled-gpu") == [Path("config/config.yaml"), Path("config/operational.yaml")]
-    assert (
-        profile_files("profiles/local") == profile_files(None) == profile_files("none") == [Path("config/config.yaml")]
-    )
 
 
 def test_benchmark_without_a_bucket_rents_nothing(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:

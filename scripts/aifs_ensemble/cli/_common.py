@@ -7,7 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from aifs_ensemble.common.config import Config, merge, read_files, read_yaml, takes_text
+from aifs_ensemble.cli import _profile
+from aifs_ensemble.common.config import Config, merge, read_files, read_yaml
+from aifs_ensemble.common.config.schema import takes_text
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.files import folder_problem
 
@@ -15,8 +17,11 @@ DEFAULT_CONFIG = Path("config/config.yaml")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--configfile`` and ``--config``, which mean what they mean to snakemake."""
-    parser.add_argument("--configfile", nargs="+", type=Path, default=[DEFAULT_CONFIG], help="configuration files")
+    """Add ``--profile``, ``--configfile`` and ``--config``, which mean what they mean to snakemake."""
+    parser.add_argument("--profile", metavar="NAME", help="Snakemake profile: its configuration files and machines")
+    parser.add_argument(
+        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="configuration files, not the profile's"
+    )
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="keys set over the files")
 
 
@@ -27,9 +32,21 @@ def check_output(option: str, path: Path, *, file: bool = False) -> None:
         raise ConfigError(f"{option}: {str(path)!r}, expected a {'file' if file else 'folder'} to write: {problem}")
 
 
+def config_files(args: argparse.Namespace) -> list[Path]:
+    """Return the configuration files that the arguments name; the profile is looked for even where it names none."""
+    of_profile = _profile.configfiles(args.profile) if args.profile else []
+    return args.configfile or of_profile or [DEFAULT_CONFIG]
+
+
+def machines_of(args: argparse.Namespace) -> str | None:
+    """Return on whose machines the profile runs jobs, None without one."""
+    return _profile.machines_of(args.profile) if args.profile else None
+
+
 def config_from(args: argparse.Namespace) -> Config:
     """Return the configuration that the arguments name."""
-    raw = read_files(*args.configfile)
+    files = config_files(args)
+    raw = read_files(*files)
     for item in args.config:
         key, equals, text = item.partition("=")
         if not equals:
@@ -41,4 +58,4 @@ def config_from(args: argparse.Namespace) -> Config:
         for part in reversed(key.split(".")[1:]):
             value = {part: value}
         merge(raw, {key.split(".")[0]: value})
-    return Config(raw)
+    return Config(raw, files)

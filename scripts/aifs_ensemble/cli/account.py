@@ -8,12 +8,12 @@ from dataclasses import replace
 from math import isnan
 from pathlib import Path
 
-from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from
+from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from, machines_of
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.text import money, size, table
 from aifs_ensemble.planning.machines import Machines, load_machines
 from aifs_ensemble.planning.outstanding import everything
-from aifs_ensemble.planning.plan import PROFILES, plan
+from aifs_ensemble.planning.plan import plan
 from aifs_ensemble.planning.plan_text import duration
 from aifs_ensemble.planning.throughput import load_throughput
 
@@ -22,7 +22,6 @@ HELP = "time and cost of a run, after it"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument("--profile", choices=PROFILES, help="by default what the configuration is for")
     parser.add_argument("--fetch", action="store_true", help="first copy manifests and metrics from the destination")
     parser.add_argument("--spot", action=argparse.BooleanOptionalAction, default=None, help="over cloud.spot")
     parser.add_argument("--benchmarks", type=Path, default=Path("logs/benchmarks"), help="Snakemake's benchmark files")
@@ -44,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         check_output("--output", args.output)
     text = _account(
         config, machines, args.benchmarks, args.output, args.formats,
-        profile=args.profile, spot=args.spot, fetch=args.fetch,
+        profile=machines_of(args), spot=args.spot, fetch=args.fetch,
     )  # fmt: skip
     print(text)
     return 0

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.workflow.context import DEFAULT_FILES, current
+from aifs_ensemble.workflow.context import current
 from aifs_ensemble.workflow.googlebatch.jobs import delete_jobs, live_jobs
 
 HELP = "stop jobs on Google Batch"
@@ -15,7 +15,6 @@ HELP = "stop jobs on Google Batch"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which cycle, and whether to look only."""
     add_config_arguments(parser)
-    parser.set_defaults(configfile=None)
     parser.add_argument("--cycle", help="YYYYMMDD_HHMM, or `all`; else the configuration's")
     parser.add_argument("--coordinator", help="only the jobs with this label, which a run gives to its own")
     parser.add_argument("--list", action="store_true", help="show the jobs and delete none")
@@ -23,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what is there, one line each, and delete it unless asked to look only."""
-    if args.configfile or args.config:
-        args.configfile = args.configfile or list(DEFAULT_FILES)
+    if args.profile or args.configfile or args.config:
+        args.profile = args.profile or "googlebatch"
         config = config_from(args)
     else:  # that of the run which starts this command at its end, or the profile's
         config = current()

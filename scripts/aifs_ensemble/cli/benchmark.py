@@ -1,8 +1,8 @@
 """Measure machine types: run the engine benchmark on each, keep its JSON, correct the throughput table, show prices.
 
 Without --machines it runs here, on the card of this machine. With --machines and --profile it runs through Snakemake
-on each machine type, which writes benchmarks/MACHINE.json to the destination; the configuration is then the profile's
-unless --configfile names another. --results takes in files that were measured elsewhere.
+on each machine type, which writes benchmarks/MACHINE.json to the destination. --results takes in files that were
+measured elsewhere.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from aifs_ensemble.cli._common import DEFAULT_CONFIG, add_config_arguments, config_from
-from aifs_ensemble.common.config import Config, merge, read_files
+from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.common.config import Config, merge
 from aifs_ensemble.common.errors import ConfigError, WorkflowError
 from aifs_ensemble.common.files import read_json, write_bytes
 from aifs_ensemble.common.text import table
@@ -33,9 +33,7 @@ TARGET = "benchmark_engine"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.set_defaults(configfile=None)
     parser.add_argument("--machines", nargs="+", metavar="TYPE", help="machine types of config/machines.yaml to rent")
-    parser.add_argument("--profile", help="Snakemake profile that rents them")
     parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help="take these results in, run nothing")
     parser.add_argument("--output", type=Path, default=Path("scratch/benchmark"), help="folder for the results")
     parser.add_argument("--table", type=Path, default=TABLE, help="throughput table to correct")
@@ -44,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    args.configfile = args.configfile or profile_files(args.profile)
     config = config_from(args)
     prices = config["cloud"]["prices"]
     machines = load_machines(prices=Path(prices) if prices else None)
@@ -72,13 +69,6 @@ def _results(args: argparse.Namespace, config: Config, machines: Machines) -> Se
     return [out]
 
 
-def profile_files(profile: str | None) -> list[Path]:
-    """Return the configuration files that a Snakemake profile names, else the default one."""
-    path = Path(profile or "") / "config.yaml"
-    named = read_files(path).get("configfile") if profile and path.exists() else None
-    return [Path(file) for file in ([named] if isinstance(named, str) else named or [DEFAULT_CONFIG])]
-
-
 def rent_command(profile: str, configfile: Path) -> list[str]:
     """Return the Snakemake command that runs the engine benchmark, whatever an earlier run left at the destination."""
     options = ["--profile", profile, "--configfile", str(configfile), "--forcerun", TARGET]
@@ -98,7 +88,7 @@ def rent(config: Config, machine: str, profile: str | None, output: Path) -> Pat
     from aifs_ensemble.common.storage import open_destination
 
     store = open_destination(config)
-    settings = dict(config)
+    settings = config.to_dict()
     merge(settings, {"cloud": {"gpu": machine}})
     configfile = output / f"{machine}.yaml"
     write_bytes(configfile, yaml.safe_dump(settings).encode())

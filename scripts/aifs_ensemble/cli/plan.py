@@ -11,11 +11,11 @@ from typing import TextIO
 
 import yaml
 
-from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.cli._common import add_config_arguments, config_files, config_from, machines_of
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.text import money
 from aifs_ensemble.planning.machines import load_machines
-from aifs_ensemble.planning.plan import PROFILES, Pick, Plan, choose, plan
+from aifs_ensemble.planning.plan import Pick, Plan, choose, plan
 from aifs_ensemble.planning.plan_text import duration, full_lines
 
 HELP = "time, cost and fit of what is missing, before it runs"
@@ -24,7 +24,6 @@ PICK_FILE = "pick.yaml"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument("--profile", choices=PROFILES, help="by default what the configuration is for")
     parser.add_argument(
         "--destination", action="store_true", default=None, help="look at the bucket too (needs credentials)"
     )
@@ -41,7 +40,9 @@ def make_plan(config: Config, args: argparse.Namespace | None = None) -> Plan:
     machines = load_machines(prices=Path(prices) if prices else None)
     if args is None:
         return plan(config, machines)
-    return plan(config, machines, profile=args.profile, destination=args.destination, bucket_region=args.bucket_region)
+    return plan(
+        config, machines, profile=machines_of(args), destination=args.destination, bucket_region=args.bucket_region
+    )
 
 
 def print_plan(config: Config, file: TextIO = sys.stdout) -> None:
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = args.deadline is not None or args.budget is not None
     missing = bool(found.case.work.to_forecast)
     pick = choose(found, args.deadline, args.budget) if wanted and missing else None
-    command = pick_command(pick, found.case.profile, args.configfile) if pick is not None else []
+    command = pick_command(pick, args.profile or found.case.profile, config_files(args)) if pick is not None else []
     if args.json:
         content = found.to_dict()
         if pick is not None:

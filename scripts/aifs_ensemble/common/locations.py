@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from os.path import expanduser, expandvars
-from typing import Any
 
 from aifs_ensemble.common.errors import ConfigError
 
@@ -30,12 +30,6 @@ def expand(text: str, key: str) -> str:
     return full
 
 
-def check_place(text: str, key: str) -> None:
-    """Raise ConfigError unless `text` may name a folder or file of this machine."""
-    if not text or "://" in text or _GOOGLE.fullmatch(text):
-        raise ConfigError(f"config: {key}: {text!r}, expected a folder of this machine")
-
-
 def check_destination(text: str, key: str = "destination", expected: str = DESTINATION) -> None:
     """Raise ConfigError unless `text` names a folder, or a bucket of Google Cloud Storage with or without a prefix."""
     google = _GOOGLE.fullmatch(text)
@@ -50,30 +44,41 @@ def check_destination(text: str, key: str = "destination", expected: str = DESTI
         raise ConfigError(f"config: {key}: {text!r}, expected {expected}")
 
 
-def settle(values: dict[str, Any]) -> None:
-    """Expand the locations of a configuration in place, and refuse those that name nothing."""
-    initial = values["initial_conditions"]
-    for section, key, name in (
-        (values, "scratch", "scratch"),
-        (values, "destination", "destination"),
-        (values, "checkpoint", "checkpoint"),
-        (initial, "cache", "initial_conditions.cache"),
-        (values["cloud"], "prices", "cloud.prices"),
-    ):
-        if section[key] is None:
-            continue
-        section[key] = expand(section[key], name)
-        if key == "destination":
-            check_destination(section[key])
-        elif key == "checkpoint":
-            check_destination(section[key], key, "a file or gs://bucket/object")
-            if section[key].startswith("gs://") and not section[key].removeprefix("gs://").partition("/")[2]:
-                raise ConfigError(f"config: checkpoint: {section[key]!r}, expected a file or gs://bucket/object")
-        else:
-            check_place(section[key], name)
-    path = initial["file"].get("path")
-    if path is not None:
-        name = "initial_conditions.file.path"
-        several = isinstance(path, list)
-        found = [expand(item, name) for item in (path if several else [path])]
-        initial["file"]["path"] = found if several else found[0]
+def place(key: str) -> Callable[[str | None], str | None]:
+    """Return what expands the value of a key that names a folder or file of this machine; it raises ConfigError."""
+
+    def settled(text: str | None) -> str | None:
+        if text is None:
+            return None
+        full = expand(text, key)
+        if not full or "://" in full or _GOOGLE.fullmatch(full):
+            raise ConfigError(f"config: {key}: {full!r}, expected a folder of this machine")
+        return full
+
+    return settled
+
+
+def destination(text: str | None) -> str | None:
+    """Return the destination expanded; ConfigError unless it is a folder or ``gs://bucket[/prefix]``."""
+    if text is None:
+        return None
+    full = expand(text, "destination")
+    check_destination(full)
+    return full
+
+
+def checkpoint(text: str | None) -> str | None:
+    """Return the checkpoint's place expanded; ConfigError unless it is a file or ``gs://bucket/object``."""
+    if text is None:
+        return None
+    full, expected = expand(text, "checkpoint"), "a file or gs://bucket/object"
+    check_destination(full, "checkpoint", expected)
+    if full.startswith("gs://") and not full.removeprefix("gs://").partition("/")[2]:
+        raise ConfigError(f"config: checkpoint: {full!r}, expected {expected}")
+    return full
+
+
+def input_files(path: str | list[str]) -> str | list[str]:
+    """Return the path or paths of the user's GRIB expanded."""
+    key = "initial_conditions.file.path"
+    return expand(path, key) if isinstance(path, str) else [expand(item, key) for item in path]

@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.files import encode_crc32c
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord
 from aifs_ensemble.common.names import block_file, index_file
 
-# Google Cloud Storage puts at most 32 objects together in one call.
-MOST_LEADS = 32
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, bit-reversed
 
 
@@ -57,13 +54,6 @@ def wants_leads(config: Mapping[str, Any]) -> bool:
 def wants_blocks(config: Mapping[str, Any]) -> bool:
     """Tell whether the destination gets blocks."""
     return config["delivery"]["layout"] in ("blocks", "both")
-
-
-def check_layout(config: Mapping[str, Any], step_hours: int) -> None:
-    """Raise ConfigError when a block would have more leads than can be put together in one call."""
-    hours = config["delivery"]["block_hours"]
-    if wants_blocks(config) and hours > MOST_LEADS * step_hours:
-        raise ConfigError(f"config: delivery.block_hours: {hours}, expected at most {MOST_LEADS * step_hours}")
 
 
 def make_blocks(cycle: str, member: int, records: Iterable[LeadRecord], hours: int) -> list[Block]:

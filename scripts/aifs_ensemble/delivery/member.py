@@ -83,7 +83,6 @@ class MemberDelivery:
     """
 
     def __init__(self, config: Config, member: int, storage: Storage | None = None):
-        layouts.check_layout(config, config.model.timestep_hours)
         self.config = config
         self.member = member
         self.keys = config.keys_

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from aifs_ensemble.common.errors import ConfigError
 DEFAULT_FILES = (Path("config/config.yaml"), Path("config/operational.yaml"))
 
 
-def publish(config: Mapping[str, Any]) -> None:
+def publish(config: Config) -> None:
     """Leave the configuration to the commands that Snakemake starts."""
-    os.environ[environment.CONFIG] = json.dumps(dict(config))
+    os.environ[environment.CONFIG] = json.dumps(config.to_dict())
 
 
 def use_this_library() -> None:

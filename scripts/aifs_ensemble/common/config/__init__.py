@@ -1,0 +1,173 @@
+"""The configuration: read, checked, defaults filled in, and what is derived from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from datetime import datetime
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from aifs_ensemble.common.config.sections import Values
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.models import Model, get_model
+from aifs_ensemble.common.names import Keys, Scratch, lead_hours, parse_cycle, parse_members
+from aifs_ensemble.common.parameters import bits_for
+
+
+def read_files(*paths: Path) -> dict[str, Any]:
+    """Return the configuration in YAML files, later ones over earlier ones; ConfigError for one that is none."""
+    merged: dict[str, Any] = {}
+    for path in paths:
+        try:
+            content = read_yaml(path.read_text(encoding="utf-8"), str(path))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such configuration file") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}, expected a configuration file") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{path}: byte {error.start} is no UTF-8, expected a text file of keys and values"
+            ) from None
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{path}: {type(content).__name__}, expected keys and values")
+        merge(merged, content)
+    return merged
+
+
+def read_yaml(text: str, where: str, loader: type[Any] = yaml.SafeLoader) -> Any:
+    """Return the content of YAML; ConfigError naming `where` it stands when it is none."""
+    try:
+        return yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date such as 2025-02-30
+        raise ConfigError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Put `over` into `base`, mappings key by key."""
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            merge(base[key], value)
+        else:
+            base[key] = deepcopy(value)
+
+
+class _Subscripts(Mapping[str, Any]):
+    """TEMPORARY: ``config["forecast"]["chunks"]`` beside ``config.forecast.chunks``, until no caller has the former."""
+
+    given: Values
+
+    @cached_property
+    def _raw(self) -> dict[str, Any]:
+        return self.given.model_dump()
+
+    def __getitem__(self, key: str) -> Any:
+        return self._raw[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
+class Config(_Subscripts):
+    """A checked configuration, read-only.
+
+    Keys are attributes: those of a section through it (``config.forecast.chunks``), those of none directly
+    (``config.lead_hours``). Five of the latter give what the value stands for:
+
+    - ``model``: the catalogue's Model; its name is ``config.model.name``
+    - ``members``: the numbers in order, such as (1, 2, 5)
+    - ``min_members``: a number, also where the key is null
+    - ``cycle``: the text, checked; ``cycle_time`` is the time
+    - ``scratch``: the names of files there; the folder is ``config.scratch.root``
+
+    ``given`` has all keys as they were given, with defaults and with places expanded: ``config.given.members``.
+    ``leads``, ``objects`` (names at the destination), ``cache`` and ``cloud_destination`` are no keys but follow from
+    them. `files` are the YAML files that `raw` was read from: an error then names file and line. Raises ConfigError,
+    one line, naming the key, its value and what was expected.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], files: Sequence[Path] = ()):
+        try:
+            self._settle(raw)
+        except ConfigError as error:
+            from aifs_ensemble.common.config.problems import with_place
+
+            raise with_place(error, raw, files) from None
+
+    def _settle(self, raw: Mapping[str, Any]) -> None:
+        text = json.dumps(raw, default=str)
+        try:
+            values = Values.model_validate_json(text)
+        except ValidationError as error:
+            from aifs_ensemble.common.config.problems import explain
+
+            raise explain(error, json.loads(text)) from None
+        self.given = values
+        self.model: Model = get_model(values.model)
+        self.cycle = values.cycle
+        self.cycle_time: datetime = parse_cycle(values.cycle)
+        if self.cycle_time.hour % 6 or self.cycle_time.minute:
+            raise ConfigError(f"config: cycle: {values.cycle!r}, expected hour 00, 06, 12 or 18")
+        self.members = parse_members(values.members)
+        self.lead_hours = values.lead_hours
+        self.leads = lead_hours(values.lead_hours, self.model.timestep_hours)
+        self.scratch = Scratch(Path(values.scratch), values.cycle)
+        self.objects = Keys(values.cycle)
+        self.ensemble_size = values.ensemble_size
+        self.min_members = len(self.members) if values.min_members is None else values.min_members
+        self.checkpoint, self.trust_checkpoint = values.checkpoint, values.trust_checkpoint
+        self.destination = values.destination
+        self.keep_scratch, self.declare_leads = values.keep_scratch, values.declare_leads
+        self.initial_conditions, self.forecast = values.initial_conditions, values.forecast
+        self.delivery, self.cloud, self.report = values.delivery, values.cloud, values.report
+        _check_members(self)
+        if self.initial_conditions.source == "file" and not self.initial_conditions.file.path:
+            raise ConfigError("config: initial_conditions.file.path is missing: source is file")
+        _check_variables(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return keys and values as given, with defaults: what JSON and YAML take, and ``Config`` takes again."""
+        return self.given.model_dump()
+
+    @property
+    def keys_(self) -> Keys:
+        """TEMPORARY: the name of ``objects`` before."""
+        return self.objects
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.initial_conditions.cache or self.scratch.root / "cache")
+
+    @property
+    def cloud_destination(self) -> bool:
+        return (self.destination or "").startswith("gs://")
+
+
+def _check_members(config: Config) -> None:
+    """Raise ConfigError for more members than there are."""
+    count, last = len(config.members), config.members[-1]
+    if config.min_members > count:
+        raise ConfigError(f"config: min_members: {config.min_members}, expected at most the {count} members")
+    if last > config.ensemble_size:
+        raise ConfigError(f"config: members: {last} is above ensemble_size {config.ensemble_size}")
+
+
+def _check_variables(config: Config) -> None:
+    """Raise ConfigError for a key that names something which the model does not make."""
+    model = config.model
+    if config.forecast.packing:
+        bits_for(model.outputs, config.forecast.packing)
+    field = config.report.field
+    if field not in model.outputs:
+        near = get_close_matches(field, model.outputs, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"such as {model.outputs[0]}"
+        raise ConfigError(f"config: report.field: {field!r}, expected a variable that {model.name} makes, {hint}")

@@ -1,0 +1,90 @@
+"""What is wrong with a configuration, in one line: the key, its value, what was expected, the nearest known key."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from aifs_ensemble.common.config.schema import expected, json_schema, keys
+from aifs_ensemble.common.errors import ConfigError
+
+_NAMED = re.compile(r"(?:config: )?(?:unknown key ')?(?P<key>[\w.-]+)['\w ]*[:,] ")
+
+
+def explain(error: ValidationError, raw: Mapping[str, Any]) -> ConfigError:
+    """Return the first problem that pydantic found as an error of ours: unknown keys go first, missing ones last."""
+    order = {"extra_forbidden": 0, "missing": 2}
+    first = min(error.errors(include_url=False, include_context=False), key=lambda item: order.get(item["type"], 1))
+    kind, place = first["type"], first["loc"]
+    if kind == "extra_forbidden":
+        key = ".".join(map(str, place))
+        return ConfigError(f"config: unknown key {key!r}, {nearest(key)}")
+    key, value, node = _value(place, raw)
+    if kind == "missing":
+        return ConfigError(f"config: {key} is missing: {node.get('description', expected(node))}")
+    if not isinstance(value, list | dict):
+        value = first["input"]
+    finite = ", finite" if isinstance(value, float) and not math.isfinite(value) else ""
+    return ConfigError(f"config: {key}: {value!r}, expected {expected(node)}{finite}")
+
+
+def _value(place: Sequence[int | str], raw: Any) -> tuple[str, Any, Mapping[str, Any]]:
+    """Return the key, its value and its node: of an item of a list, and of one of several types, those of the whole."""
+    node: Mapping[str, Any] = json_schema()
+    known: list[str] = []
+    for part in map(str, place):
+        below = node.get("properties", {}).get(part) or node.get("additionalProperties")
+        if not isinstance(below, Mapping) or not isinstance(raw, Mapping):
+            break
+        node, raw = below, raw.get(part)
+        known.append(part)
+    return ".".join(known), raw, node
+
+
+def nearest(key: str) -> str:
+    """Return what an unknown key may have meant: the same name elsewhere, else a near one, those beside it first."""
+    known = [full for full, _ in keys()]
+    parent, _, name = key.rpartition(".")
+    if same := [repr(full) for full in known if full.rpartition(".")[2] == name]:
+        return f"did you mean {' or '.join(same)}?"
+    here = {full.rpartition(".")[2]: full for full in known if full.rpartition(".")[0] == parent}
+    everywhere = {full.rpartition(".")[2]: full for full in reversed(known)} | here
+    # a slip of the pen anywhere is likelier than a distant likeness close by
+    for pool, cutoff in ((here, 0.75), (everywhere, 0.75), (here, 0.5), (everywhere, 0.5)):
+        if near := get_close_matches(name, pool, n=1, cutoff=cutoff):
+            return f"did you mean {pool[near[0]]!r}?"
+    return f"known here are {', '.join(here)}"
+
+
+def with_place(error: ConfigError, raw: Mapping[str, Any], files: Sequence[Path]) -> ConfigError:
+    """Return the error with the file and line of the key that its text begins with, where a file has this value."""
+    named = _NAMED.match(str(error))
+    place = locate(named["key"], raw, files) if named else None
+    return ConfigError(f"{place}: {str(error).removeprefix('config: ')}") if place else error
+
+
+def locate(key: str, raw: Mapping[str, Any], files: Sequence[Path]) -> str | None:
+    """Return ``file:line`` of a key in YAML files, the last one first, whose value is the one in `raw`.
+
+    None for a key that is in no file, and for one that the command line has set to something else.
+    """
+    value: Any = raw
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    for path in reversed(files):
+        node: yaml.Node | None = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        line = 0
+        for part in key.split("."):
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            name, node = next(((name, item) for name, item in pairs if name.value == part), (None, None))
+            line = name.start_mark.line + 1 if name is not None else 0
+        if line and str(yaml.SafeLoader("").construct_object(node, deep=True)) == str(value):
+            return f"{path}:{line}"
+    return None

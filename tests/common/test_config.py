@@ -1,0 +1,182 @@
+"""The typed configuration: what is generated from it, what it takes, and where it says that a value stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from aifs_ensemble.cli import main
+from aifs_ensemble.common.config import Config, merge, read_files
+from aifs_ensemble.common.config.schema import FOLDER, guide_text, json_schema, keys, stale, takes_text
+from aifs_ensemble.common.config.sections import Values
+from aifs_ensemble.common.errors import ConfigError
+from pydantic import ValidationError
+
+GOOD: dict[str, Any] = {
+    "model": "demo", "cycle": "20250819_0000", "members": "1-4", "lead_hours": 72, "scratch": "scratch",
+    "initial_conditions": {"source": "idealised"},
+}  # fmt: skip
+# none of these is a text that stands for a number, a truth or null, which Config takes for it and an editor does not
+VALUES = [
+    None, True, 0, 1, -1, 6, 7, 65, 192, 198, 960, 966, 0.5, -0.5, "", "x", "auto", "bf16", "leads", "2t", [], ["a"],
+    ["sp", "sp"], [1], {}, {"a": 1}, {"t": 12}, {"t": 4}, {"a": "b"}, {"source": "file"},
+    {"source": "idealised", "x": 1},
+]  # fmt: skip
+
+
+def config_of(key: str, value: Any) -> dict[str, Any]:
+    """Return a good configuration with one key set."""
+    raw = json.loads(json.dumps(GOOD))
+    over = value
+    for part in reversed(key.split(".")):
+        over = {part: over}
+    merge(raw, over)
+    return raw
+
+
+def test_schema_and_tables_are_current() -> None:
+    assert stale() == [], "make config-docs writes them"
+
+
+def test_a_table_that_is_not_current_is_found() -> None:
+    text = (FOLDER / "README.md").read_text()
+    assert guide_text(text.replace("| `forecast.chunks` | `1` |", "| `forecast.chunks` | `2` |")) == text
+
+
+def cases() -> Iterator[tuple[str, Any]]:
+    for key, node in keys():
+        if "properties" not in node:
+            yield from ((key, value) for value in VALUES)
+
+
+def test_editors_accept_and_refuse_what_commands_do() -> None:
+    """Every key with every value: the schema against the classes, the classes' own checks of places left out."""
+    judge = jsonschema.Draft202012Validator(json.loads((FOLDER / "config.schema.json").read_text()))
+    different = []
+    for key, value in cases():
+        raw = config_of(key, value)
+        try:
+            Values.model_validate_json(json.dumps(raw))
+            taken = True
+        except ValidationError:
+            taken = False
+        except ConfigError:  # a folder without a name
+            continue
+        if taken != judge.is_valid(raw):
+            different.append((key, value))
+    assert different == []
+
+
+@pytest.mark.parametrize("key", ["memebrs", "forecast.chunk", "initial_conditions.idealised.sed"])
+def test_editors_refuse_unknown_keys(key: str) -> None:
+    assert not jsonschema.Draft202012Validator(json_schema()).is_valid(config_of(key, 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "taken"),
+    [
+        ("lead_hours", "48", 48),
+        ("lead_hours", 48.0, 48),
+        ("min_members", "null", None),
+        ("min_members", "2", 2),
+        ("forecast.precision", 16, "16"),
+        ("forecast.compile", "true", True),
+        ("forecast.packing", {"t": "12"}, {"t": 12}),
+        ("delivery.deadline_seconds", "900", 900),
+        ("delivery.deadline_seconds", "0.5", 0.5),
+        ("delivery.scratch_budget_mb", "null", None),
+        ("cloud.project", "null", None),
+        ("cloud.labels", {"a": "12"}, {"a": "12"}),
+        ("cycle", 202508190600, "20250819_0600"),
+    ],
+)
+def test_what_yaml_and_command_lines_do_to_values_is_undone(key: str, given: Any, taken: Any) -> None:
+    found: Any = Config(config_of(key, given)).to_dict()
+    for part in key.split("."):
+        found = found[part]
+    assert (found, type(found)) == (taken, type(taken))
+
+
+def test_keys_are_attributes_and_what_they_stand_for() -> None:
+    config = Config(GOOD | {"destination": "gs://bucket/x", "forecast": {"chunks": 3}})
+    assert (config.forecast.chunks, config.delivery.threads, config.lead_hours) == (3, 8, 72)
+    assert (config.model.name, config.members, config.min_members) == ("demo", (1, 2, 3, 4), 4)
+    assert config.scratch.root == Path("scratch") and config.cache == Path("scratch/cache")
+    assert config.objects.success == "20250819_0000/_SUCCESS" and config.cloud_destination
+    with pytest.raises(ValidationError):
+        config.forecast.chunks = 4
+
+
+@pytest.mark.parametrize("files", [("config.yaml",), ("config.yaml", "operational.yaml")])
+def test_a_configuration_is_the_same_after_a_journey_as_json(files: tuple[str, ...]) -> None:
+    config = Config(read_files(*(FOLDER / name for name in files)))
+    content = json.loads(json.dumps(config.to_dict()))
+    assert Config(content).to_dict() == config.to_dict()
+    assert set(content) == set(json_schema()["properties"])
+    assert yaml.safe_load(yaml.safe_dump(config.to_dict())) == content
+
+
+def test_texts_on_the_command_line_stay_texts_where_nothing_else_goes() -> None:
+    assert takes_text("cloud.project") and takes_text("destination")
+    assert not any(map(takes_text, ("members", "lead_hours", "forecast.packing", "forecast.precision", "none.such")))
+
+
+BASE = """\
+model: demo
+cycle: "20250819_0000"
+members: 1-4
+lead_hours: 72
+scratch: scratch
+initial_conditions:
+  source: idealised
+"""
+
+
+@pytest.mark.parametrize(
+    ("over", "line", "says"),
+    [
+        ("# mine\nlead_hours: 7\n", 2, "lead_hours: 7, expected integer, at least 6"),
+        ("forecast:\n  device: cpu\n  precision: 64\n", 3, "forecast.precision: '64', expected one of"),
+        ("forecast: {chunks: 0}\n", 1, "forecast.chunks: 0, expected integer, at least 1"),
+        ("forecast:\n  encoder: 2\n", 2, "unknown key 'forecast.encoder', did you mean 'forecast.encoders'?"),
+        ("memebrs: 1-3\n", 1, "unknown key 'memebrs', did you mean 'members'?"),
+        ("delivery:\n\n  layout: block\n", 3, "delivery.layout: 'block', expected one of leads, blocks, both"),
+        ("forecast:\n  packing:\n    t: 4\n", 3, "forecast.packing.t: 4, expected integer, at least 8"),
+        ("forecast:\n  packing:\n    tt: 12\n", 3, "forecast.packing.tt: not written by this model"),
+        ("cloud:\n  regions:\n    - 5\n", 2, "cloud.regions: [5], expected array, of string"),
+        ("cycle: 2025-08-19\n", 1, "cycle: '2025-08-19' is not a cycle"),
+        ("\nmembers: 3-1\n", 2, "members: '3-1' is outside"),
+        ("model: dem\n", 1, "model: 'dem' is not in models.yaml"),
+        ("destination: gs:/bucket/x\n", 1, "destination: 'gs:/bucket/x', expected"),
+        ("report: {field: t_501}\n", 1, "report.field: 't_501', expected a variable"),
+    ],
+)
+def test_a_wrong_file_names_its_line(
+    over: str, line: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, mine = tmp_path / "config.yaml", tmp_path / "mine.yaml"
+    base.write_text(BASE)
+    mine.write_text(over)
+    assert main(["plan", "--configfile", str(base), str(mine)]) == ConfigError.exit_code
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {mine}:{line}: {says}")
+
+
+def test_the_file_that_has_the_value_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not one whose value another file or the command line has replaced, nor any for a key that is missing."""
+    base, mine = tmp_path / "config.yaml", tmp_path / "mine.yaml"
+    base.write_text(BASE.replace("lead_hours: 72", "lead_hours: 7"))
+    mine.write_text("keep_scratch: false\n")
+    command = ["plan", "--configfile", str(base), str(mine)]
+    assert main(command) == ConfigError.exit_code
+    assert capsys.readouterr().err.startswith(f"error: {base}:4: lead_hours: 7, ")
+    assert main([*command, "--config", "lead_hours=9"]) == ConfigError.exit_code
+    assert capsys.readouterr().err.startswith("error: config: lead_hours: 9, ")
+    base.write_text(BASE.replace("lead_hours: 72\n", ""))
+    assert main(command) == ConfigError.exit_code
+    assert capsys.readouterr().err.startswith("error: config: lead_hours is missing: Last lead time")
