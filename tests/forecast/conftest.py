@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,7 @@ def request_for(checkpoint: Path, initial: Path, tmp_path: Path) -> Callable[...
     """Make a request in the test's own folder (or `folder`), with settings over the usual ones."""
 
     def make(folder: Path | None = None, **settings: object) -> ForecastRequest:
-        return replace(make_request(checkpoint, initial, folder or tmp_path), **settings)
+        return make_request(checkpoint, initial, folder or tmp_path, **settings)
 
     return make
 

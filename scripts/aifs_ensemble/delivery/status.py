@@ -23,7 +23,7 @@ from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.files import json_bytes
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
 from aifs_ensemble.common.names import file_name, member_name
-from aifs_ensemble.common.observers import SilentObserver
+from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.common.storage import Storage, open_destination
 from aifs_ensemble.delivery.standing import whole_manifest
 from aifs_ensemble.forecast.work_folder import INTERRUPTED, WorkFolder
@@ -61,7 +61,7 @@ class MemberStatus:
         return f"{words}: {self.error}" if self.error else words
 
 
-class StatusObserver(SilentObserver):
+class StatusObserver(Observer):
     """Keeps a member's status at the destination, at most once in `interval` seconds, from a thread of its own.
 
     The forecast's thread only replaces a value. A destination that does not answer is said once in the log.

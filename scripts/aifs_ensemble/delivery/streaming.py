@@ -25,7 +25,7 @@ from aifs_ensemble.common.errors import DiskFullError, StorageError, Verificatio
 from aifs_ensemble.common.files import crc32c_file, json_bytes, link
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest, write_member_manifest
 from aifs_ensemble.common.names import lead_name
-from aifs_ensemble.common.observers import SilentObserver
+from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.common.storage import Storage, open_destination
 from aifs_ensemble.delivery.member import MemberDelivery, Receipt
 from aifs_ensemble.delivery.restore import resume_point
@@ -40,7 +40,7 @@ PATIENCE = 20.0
 ROOM_PATIENCE = 60.0
 
 
-class StreamingDelivery(SilentObserver):
+class StreamingDelivery(Observer):
     """An observer that delivers one member while it is computed.
 
     An error of the delivery is raised from the next `lead_published`, or from `finished`: the member then

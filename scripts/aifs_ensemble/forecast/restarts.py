@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.errors import InputError, WorkflowError
-from aifs_ensemble.common.files import encode_crc32c, remove_leftovers
+from aifs_ensemble.common.files import encode_crc32c
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import lead_name, parse_cycle
 from aifs_ensemble.fields.state import State, read_state, write_state
@@ -57,10 +57,6 @@ class RestartStore:
         """Return the leads after which there is a restart state, in order."""
         matches = (_NAME.fullmatch(path.name) for path in self.folder.glob("*.safetensors"))
         return sorted(int(match[1]) for match in matches if match)
-
-    def clean(self) -> None:
-        """Remove what a killed process left half-written."""
-        remove_leftovers(self.folder)
 
     def newest(self, limit: int) -> tuple[int, State] | None:
         """Return the newest sound restart state after at most `limit` hours, or None.

@@ -10,7 +10,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import link
 from aifs_ensemble.common.gpu import one_card
 from aifs_ensemble.common.manifest import MemberManifest
-from aifs_ensemble.common.observers import ForecastObserver
+from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.forecast.metrics import MetricsSampler
 from aifs_ensemble.forecast.request import ForecastRequest
 from aifs_ensemble.forecast.run import run_forecast
@@ -26,7 +26,7 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
     already has counts as done, and the manifest appears only once everything is delivered.
     """
     request = ForecastRequest.from_config(config, member, checkpoint=checkpoint, initial=initial_state)
-    observers: list[ForecastObserver] = []
+    observers: list[Observer] = []
     with ExitStack() as stack:
         if request.device != "cpu":
             stack.enter_context(one_card())
@@ -36,7 +36,7 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
             stack.enter_context(MetricsDelivery(config, member))
         sampler = MetricsSampler(config.scratch.metrics(member), config.leads[-1])
         observers.append(stack.enter_context(sampler))
-        if request.compile:
+        if request.settings.compile:
             observers.append(CompileCache.of(config))
         if config["delivery"]["streaming"]:
             from aifs_ensemble.delivery.restore import restore_member
