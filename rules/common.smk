@@ -17,6 +17,7 @@ from aifs_ensemble.common import names as aifs_names
 from aifs_ensemble.common import storage as aifs_storage
 from aifs_ensemble.planning import machines as aifs_machines
 from aifs_ensemble.workflow import bucket as aifs_bucket
+from aifs_ensemble.workflow import members_here as aifs_members_here
 from aifs_ensemble.workflow import outdated as aifs_outdated
 from aifs_ensemble.workflow import preflight as aifs_preflight
 from aifs_ensemble.workflow import routing as aifs_routing
@@ -216,7 +217,9 @@ def announce_start():
             aifs_start.prepare_start(workflow, CONFIG)
         else:
             needed = {job.rule.name for job in workflow.dag.needrun_jobs()}
-            aifs_preflight.check_start(CONFIG, needed, workflow.cores or 1)
+            here = aifs_members_here.MembersHere.of(workflow, CONFIG)
+            here.tell_jobs()
+            aifs_preflight.check_start(CONFIG, needed, here)
     except aifs_errors.WorkflowError as error:
         raise SnakemakeError(str(error)) from None
 

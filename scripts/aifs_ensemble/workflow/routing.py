@@ -17,6 +17,7 @@ from aifs_ensemble.workflow import coordinator
 from aifs_ensemble.workflow.coiled.at_exit import stop_machines_at_exit
 from aifs_ensemble.workflow.context import publish, use_this_library
 from aifs_ensemble.workflow.googlebatch import resources
+from aifs_ensemble.workflow.members_here import MembersHere
 
 STANDARD, SPOT = "standard", "spot"
 
@@ -59,7 +60,7 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
         machine = _machine_class(rule)
         if machine is None:
             continue
-        added: dict[str, Any] = {"provisioning": _by_attempt(config)}
+        added: dict[str, Any] = {"provisioning": _by_attempt(workflow, config)}
         if name == "googlebatch":
             added |= resources.resources(config, machines, machine, on_machine=workflow.remote_exec)
         rule.resources.update(Resources.from_mapping(added))
@@ -91,9 +92,12 @@ def settle_googlebatch(workflow: Any, config: Config) -> None:
         settings.preemptible_retries = workflow.execution_settings.retries
 
 
-def _by_attempt(config: Config) -> Callable[..., str]:
+def _by_attempt(workflow: Any, config: Config) -> Callable[..., str]:
     # text rather than a number: Snakemake adds up the numbers of a group's jobs, and compares texts
     def resource(wildcards: Any, attempt: int) -> str:
+        if workflow.remote_exec:
+            # a rented machine's Snakemake calls no hook, and knows its jobs only now, before it starts them
+            MembersHere.of(workflow, config).tell_jobs()
         return provisioning(config, attempt)
 
     return resource
