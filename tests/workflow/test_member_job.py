@@ -11,7 +11,6 @@ from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.status import read_statuses
 from aifs_ensemble.workflow.member_job import listeners, run_member
-
 from delivery.members import make_config, make_member
 
 
