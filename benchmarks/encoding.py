@@ -34,7 +34,7 @@ from aifs_ensemble.common.parameters import bits_for, split_variable
 from aifs_ensemble.fields.encoder_pool import EncoderPool
 from aifs_ensemble.fields.grib_encoder import FieldEncoder, OutputSpec, grib_parameter, member_keys, output_spec
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
-from aifs_ensemble.fields.packing_error import measure_error
+from packing_error import measure_error
 
 LEAD = 240
 # Mean and standard deviation of what a model makes, in its units; sums from the start after ten days.

@@ -230,7 +230,7 @@ def drift(args: argparse.Namespace) -> dict[str, Any]:
         roll(model.loaded.stepper, model.rollout, model.loaded.forcings, keep, start=model.request.start,
              steps=steps, seed=seed)  # fmt: skip
         kept[kind] = keep.fields
-        places = list(model.loaded.layout.prognostic_out)
+        places = list(model.loaded.places.prognostic_out)
         start = torch.from_numpy(model.initial.fields[-1].copy())
         rows = [model.request.model.inputs.index(name) for name in model.request.model.prognostic]
         start = start[rows].t().to(model.device)
@@ -266,7 +266,7 @@ class Discard:
         from aifs_ensemble.forecast.device_copy import FieldTransfer
 
         outputs = model.request.model.outputs
-        self.buffer = np.zeros((3, len(outputs), model.loaded.layout.points), dtype=np.float32)
+        self.buffer = np.zeros((3, len(outputs), model.loaded.places.points), dtype=np.float32)
         self._turn = itertools.cycle(SimpleNamespace(array=part) for part in self.buffer)
         self.transfer = FieldTransfer(self, model.rollout, outputs, "profile")
         self.begin: Callable[[], None] | None = None

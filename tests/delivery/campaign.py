@@ -139,7 +139,7 @@ def _stream(case: Case, config: Config, storage: Storage) -> None:
     done = work.finished(config.leads, local=False)
     known = {record.lead for record in restored.leads} - set(done)
     assert not known, f"restored but not counted: {known}"
-    delivery = StreamingDelivery(config, MEMBER, storage)
+    delivery = StreamingDelivery(config, MEMBER, storage).__enter__()
     try:
         delivery.started(MEMBER, len(config.leads), len(done))
         work.restarts.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import threading
@@ -145,6 +146,22 @@ def test_caches_of_other_cards_models_and_settings_have_other_names(card: str, r
 def test_a_cache_of_other_kernels_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_bytes", lambda path: path.name.encode())
     assert cache_name(H100, config_with()) != NAME
+
+
+def test_the_digest_of_sources_is_of_all_that_the_faster_pass_is_made_of() -> None:
+    folder = Path(compile_cache.__file__).parent
+
+    def imported(module: str) -> set[str]:
+        found = {module}
+        for node in ast.walk(ast.parse((folder / f"{module}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aifs_ensemble.model"):
+                named = [node.module.rpartition(".")[2]] if node.module != "aifs_ensemble.model" else []
+                for name in named or [alias.name for alias in node.names]:
+                    found |= imported(name)
+        return found
+
+    # `determinism` sets torch's switches, which its own cache tells apart
+    assert set(compile_cache.KERNELS) == imported("accelerated") - {"determinism"}
 
 
 def test_the_name_is_a_files_name() -> None:

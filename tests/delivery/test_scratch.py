@@ -11,9 +11,10 @@ from aifs_ensemble.common.files import crc32c_bytes
 from aifs_ensemble.common.manifest import FileRecord
 from aifs_ensemble.delivery import scratch
 from aifs_ensemble.delivery.blocks import combine_crc32c, make_blocks
-from aifs_ensemble.delivery.scratch import FileSystem, check_scratch, file_system, room_needed, tree_bytes
+from aifs_ensemble.delivery.scratch import FileSystem, MemberSizes, check_scratch, file_system, room_needed, tree_bytes
 from aifs_ensemble.planning.regions import check_regions, continent, image_region, near
 from aifs_ensemble.workflow import preflight
+from aifs_ensemble.workflow.members_here import MembersHere
 from doubles.gcs_fault_proxy import FaultProxy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,39 +112,44 @@ def test_too_little_room_is_refused(mounts: Path, monkeypatch: pytest.MonkeyPatc
     assert check_scratch(config, 20 * GB)
     with pytest.raises(PlanError, match=r"has 47\.9 GB to give on /d \(ext4\), expected 49\.0 GB"):
         check_scratch(config, 49 * GB)
-    with pytest.raises(PlanError, match=r"delivery\.scratch_budget_mb: 20000, expected at least 28610"):
+    with pytest.raises(PlanError, match=r"delivery\.scratch_budget_mb: 20000, expected at least 30000"):
         check_scratch(config, 30 * GB)
 
 
 @pytest.mark.parametrize(
-    ("over", "needed"),
+    ("over", "members", "rented", "needed"),
     [
-        ({"keep_scratch": True}, 2 * 132 * 10 + 2 * 3),
-        ({"keep_scratch": False}, 2 * (132 * 10 + 3)),
-        ({"keep_scratch": False, "members": "1-50"}, 4 * 132 * 10 + 2 * 3),
-        ({"keep_scratch": False, "delivery": {"streaming": True}}, 2 * (8 * 10 + 3)),
+        ({"keep_scratch": True}, 2, False, 2 * 132 * 10 + 2 * 8),
+        ({"keep_scratch": True, "delivery": {"streaming": True}}, 7, True, 7 * 132 * 10 + 2 * 8),
+        ({"keep_scratch": False}, 2, False, 2 * (132 * 10 + 8)),
+        ({"keep_scratch": False}, 50, False, 4 * 132 * 10 + 2 * 8),
+        ({"keep_scratch": False}, 7, True, 7 * 132 * 10 + 2 * 8),
+        ({"keep_scratch": False, "delivery": {"streaming": True}}, 7, True, 2 * (8 * 10 + 8)),
+        ({"keep_scratch": False, "delivery": {"streaming": True}}, 1, True, 8 * 10 + 8),
     ],
-    ids=["kept", "delivered afterwards", "many delivered afterwards", "streaming"],
+    ids=["kept", "streaming and kept", "delivered afterwards", "many", "delivered elsewhere", "streaming", "the last"],
 )
-def test_room_needed(tmp_path: Path, over: dict[str, object], needed: int) -> None:
+def test_room_needed(tmp_path: Path, over: dict[str, object], members: int, rented: bool, needed: int) -> None:
+    """Two members at once: leads of 10 bytes, three restart states of 1, an initial state of 5."""
     config = make_config(tmp_path, "x", lead_hours=792, **over)
-    assert room_needed(config, lead_bytes=10, restart_bytes=1, at_once=2) == needed
+    assert room_needed(config, MemberSizes(10, 1, 5), members, 2, rented=rented) == needed
+    assert room_needed(config, MemberSizes(10, 1, 5), members, 2, rented=rented, to_make=1) == 10 + min(2, members) * 8
 
 
 @pytest.mark.parametrize("made", [0, 1, 2])
 def test_a_run_half_made_needs_only_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: int) -> None:
     """A disk of 1.2 times what is needed takes a run again at any stage; another member more it does not."""
     config = make_config(tmp_path / "scratch", str(tmp_path / "out"))
-    monkeypatch.setattr(preflight, "lead_bytes", lambda _config: 50_000)
-    needed = room_needed(config, 50_000)
+    sizes = MemberSizes(50_000, 0)
+    monkeypatch.setattr(preflight, "member_sizes", lambda _config: sizes)
+    needed = int(room_needed(config, sizes, 2, 1))
     for member in (1, 2)[:made]:
         make_member(config, member, size=50_000)
     disk = FileSystem("/", "ext4", 0, int(1.2 * needed) - made * needed // 2)
     monkeypatch.setattr(scratch, "file_system", lambda *_: disk)
-    preflight.check_room(config, at_once=0)
-    more = make_config(tmp_path / "scratch", str(tmp_path / "out"), members="1-3")
+    preflight.check_room(config, MembersHere(2, 1))
     with pytest.raises(PlanError, match="to give on /"):
-        preflight.check_room(more, at_once=0)
+        preflight.check_room(config, MembersHere(3, 1))
 
 
 def test_links_count_once(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_member_from_start_to_delivery(config):
         return next(status for status in read_statuses(config) if status.member == member)
 
     assert state().state == "waiting"
-    observer = StatusObserver(config, 1, interval=0.01)
+    observer = StatusObserver(config, 1, interval=0.01).__enter__()
     wait_for(lambda: state().state == "starting")
     observer.started(1, 4, 1)
     observer.step(12, 0.5)
@@ -69,7 +69,7 @@ def test_a_member_from_start_to_delivery(config):
 
 
 def test_failure_is_said(config):
-    observer = StatusObserver(config, 2, interval=60)
+    observer = StatusObserver(config, 2, interval=60).__enter__()
     observer.started(2, 4, 0)
     observer.failed(StorageError("bucket\nis gone"))
     found = read_statuses(config)[1]
@@ -81,7 +81,7 @@ def test_writes_are_few_and_the_last_counts(config):
     written = []
     put = storage.put_bytes
     storage.put_bytes = lambda data, key, **more: (written.append(json.loads(data)), put(data, key, **more))[1]
-    observer = StatusObserver(config, 1, storage, interval=30)
+    observer = StatusObserver(config, 1, storage, interval=30).__enter__()
     observer.started(1, 1000, 0)
     for lead in range(1000):
         observer.step(lead, 0.1)
@@ -94,13 +94,13 @@ def test_a_destination_that_fails_harms_nobody(config, caplog):
         def put_bytes(self, *_, **__):
             raise StorageError("no answer")
 
-    observer = StatusObserver(config, 1, Broken(), interval=0.01)
+    observer = StatusObserver(config, 1, Broken(), interval=0.01).__enter__()
     observer.started(1, 4, 0)
     for lead in range(20):
         observer.step(lead, 0.1)
         time.sleep(0.01)
     observer.finished(manifest(config))
-    assert caplog.text.count("not written") == 1
+    assert caplog.text.count("not at the destination") == 1
 
 
 def test_silence_is_shown():

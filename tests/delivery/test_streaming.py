@@ -33,6 +33,11 @@ def work_of(config: Config) -> WorkFolder:
     return WorkFolder(config.scratch.work(1), config.cycle, 1)
 
 
+def entered(delivery: StreamingDelivery) -> StreamingDelivery:
+    """The delivery at work, as a forecast has it."""
+    return delivery.__enter__()
+
+
 def forecast(config: Config, delivery: StreamingDelivery, leads: tuple[int, ...], done: dict[int, LeadRecord]) -> None:
     """Publish leads and a restart state after each, as the forecast does."""
     work = work_of(config)
@@ -54,7 +59,7 @@ def config(tmp_path: Path, destination: str) -> Config:
 def test_every_lead_then_the_manifest(config: Config) -> None:
     again = make_config(config.scratch.root / "again", config["destination"], members="1")
     expected = expected_objects(again, make_member(again, 1, SIZE))
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     done: dict[int, LeadRecord] = {}
     delivery.started(1, 4, 0)
     forecast(config, delivery, config.leads, done)
@@ -71,7 +76,7 @@ def test_every_lead_then_the_manifest(config: Config) -> None:
 
 
 def test_a_lost_machine_goes_on_from_the_newest_resume_point(config: Config) -> None:
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     done: dict[int, LeadRecord] = {}
     write_bytes(config.scratch.work(1) / "fingerprint.json", b'{"digest": "a"}')
     delivery.started(1, 4, 0)
@@ -97,7 +102,7 @@ def test_a_lost_machine_goes_on_from_the_newest_resume_point(config: Config) -> 
 
 
 def test_nobody_goes_on_from_the_last_lead_so_its_restart_state_is_not_sent(config: Config) -> None:
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     delivery.started(1, 4, 0)
     forecast(config, delivery, config.leads, {})
     delivery.failed(KeyboardInterrupt())
@@ -124,7 +129,7 @@ def test_a_restart_state_that_was_overtaken_is_kept_too(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(storage, "put_file", file)
     monkeypatch.setattr(storage, "put_bytes", content)
-    delivery = StreamingDelivery(config, 1, storage)
+    delivery = entered(StreamingDelivery(config, 1, storage))
     delivery.started(1, 4, 0)
     delivery.lead_published(publish_lead(config, 1, 6, SIZE), work_of(config).leads)
     forecast(config, delivery, (12, 18), {})
@@ -143,7 +148,7 @@ def test_what_another_machine_goes_on_from_is_sent_first(tmp_path: Path, monkeyp
     monkeypatch.setattr(
         storage, "put_file", lambda path, key, **more: (sent.append(path.name), put(path, key, **more))[1]
     )
-    delivery = StreamingDelivery(config, 1, storage)
+    delivery = entered(StreamingDelivery(config, 1, storage))
     records = {lead: publish_lead(config, 1, lead) for lead in (6, 12, 18)}
     for record in records.values():
         delivery.lead_published(record, work_of(config).leads)
@@ -174,7 +179,7 @@ def test_the_forecast_waits_for_a_state_that_is_an_interval_old(
         return put(path, key, **more)
 
     monkeypatch.setattr(storage, "put_file", slow)
-    delivery = StreamingDelivery(config, 1, storage)
+    delivery = entered(StreamingDelivery(config, 1, storage))
     state = work_of(config).restarts / "h006.safetensors"
     write_bytes(state, b"state")
     delivery.restart_written(6, state)
@@ -215,7 +220,7 @@ def test_a_receipt_of_other_settings_is_not_taken_for_this_run(config: Config) -
 
 
 def test_what_the_destination_lost_is_forgotten(config: Config) -> None:
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     done: dict[int, LeadRecord] = {}
     forecast(config, delivery, (6, 12), done)
     delivery.failed(KeyboardInterrupt())
@@ -227,7 +232,7 @@ def test_what_the_destination_lost_is_forgotten(config: Config) -> None:
 def test_leads_of_an_earlier_attempt_are_taken_up_and_damaged_ones_left(config: Config) -> None:
     records = {lead: publish_lead(config, 1, lead) for lead in (6, 12)}
     (work_of(config).leads / records[6].grib.name).write_bytes(b"damaged")
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     delivery.started(1, 4, 1)
     done = {12: records[12]}
     forecast(config, delivery, (6, 18, 24), done)
@@ -236,9 +241,9 @@ def test_leads_of_an_earlier_attempt_are_taken_up_and_damaged_ones_left(config: 
 
 
 def test_scratch_stays_within_its_budget(tmp_path: Path, destination: str) -> None:
-    budget = {"scratch_budget_mb": 3.2 * SIZE / 2**20, "streaming": True}
+    budget = {"scratch_budget_mb": 3.2 * SIZE / 1e6, "streaming": True}
     config = make_config(tmp_path / "scratch", destination, lead_hours=60, members="1", delivery=budget)
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     done: dict[int, LeadRecord] = {}
     most = 0
     for lead in config.leads:
@@ -256,21 +261,21 @@ def test_a_budget_too_small_for_one_lead_ends_the_member(
 ) -> None:
     monkeypatch.setattr(streaming, "ROOM_PATIENCE", 0.1)
     config = make_config(tmp_path / "scratch", destination, members="1", delivery={"scratch_budget_mb": 0.01})
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     with pytest.raises(DiskFullError, match="wanting"):
         delivery.lead_published(publish_lead(config, 1, 6, SIZE), work_of(config).leads)
     delivery.failed(DiskFullError("full"))
 
 
 def test_a_full_disk_frees_what_is_delivered_and_a_rerun_resumes(config: Config) -> None:
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     done: dict[int, LeadRecord] = {}
     forecast(config, delivery, (6, 12), done)
     delivery.failed(DiskFullError("no space left on device"))
     work = work_of(config)
     assert not list(work.leads.glob("*.grib2"))
     assert sorted(work.finished(config.leads, local=False)) == [6, 12]
-    second = StreamingDelivery(config, 1)
+    second = entered(StreamingDelivery(config, 1))
     second.started(1, 4, 2)
     forecast(config, second, (18, 24), done)
     second.finished(finish_member(config, 1, list(done.values())))
@@ -280,14 +285,13 @@ def test_a_full_disk_frees_what_is_delivered_and_a_rerun_resumes(config: Config)
 @pytest.mark.usefixtures("gcs")
 def test_an_error_of_the_delivery_stops_the_member(tmp_path: Path) -> None:
     config = make_config(tmp_path / "scratch", "gs://nobody/x", members="1")
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     record = publish_lead(config, 1, 6)
     with pytest.raises(WorkflowError, match="no such bucket") as caught:
         for _ in range(50):
             delivery.lead_published(record, work_of(config).leads)
-            delivery._changed.acquire()
-            delivery._changed.wait(0.1)
-            delivery._changed.release()
+            with delivery._queue.changed:
+                delivery._queue.changed.wait(0.1)
     assert caught.value.exit_code == StorageError.exit_code
     delivery.failed(caught.value)
 
@@ -298,11 +302,11 @@ def test_a_failed_member_does_not_wait_for_a_destination_that_is_away(
 ) -> None:
     monkeypatch.setattr(streaming, "PATIENCE", 0.2)
     config = make_config(tmp_path / "scratch", bucket(), members="1")
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     gcs.schedule = Schedule(seed=1, rate=1.0, kinds=("status",))
     delivery.lead_published(publish_lead(config, 1, 6), work_of(config).leads)
     delivery.failed(KeyboardInterrupt())
-    delivery._pool.shutdown(wait=True)  # ends long before the 60 s in which a delivery may succeed
+    delivery._queue.close(wait=True)  # ends long before the 60 s in which a delivery may succeed
     assert delivery.receipt is None
     assert work_of(config).delivered.read() == {}
 
@@ -310,7 +314,7 @@ def test_a_failed_member_does_not_wait_for_a_destination_that_is_away(
 def test_an_earlier_runs_links_are_not_taken_for_this_runs_leads(config: Config) -> None:
     make_member(config, 1, SIZE, content=1)
     shutil.rmtree(work_of(config).root)  # other settings: the forecast cleared its work folder, not its outputs
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     done: dict[int, LeadRecord] = {}
     forecast(config, delivery, config.leads, done)
     delivery.finished(finish_member(config, 1, list(done.values())))
@@ -320,7 +324,7 @@ def test_an_earlier_runs_links_are_not_taken_for_this_runs_leads(config: Config)
 def test_leads_of_a_longer_run_are_not_delivered(config: Config) -> None:
     longer = make_config(config.scratch.root, config["destination"], members="1", lead_hours=36)
     records = {lead: publish_lead(longer, 1, lead, SIZE) for lead in longer.leads}
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     delivery.started(1, 4, 4)
     delivery.finished(finish_member(config, 1, [records[lead] for lead in config.leads]))
     found = [info.key for info in open_storage(config["destination"]).list(f"{config.cycle}/forecasts/")]
@@ -336,7 +340,7 @@ def test_a_delivered_member_whose_manifest_went_is_finished_again_elsewhere(
     delivery = {"streaming": True, "layout": layout, "block_hours": 12}
     config = make_config(tmp_path / "scratch", destination, members="1", keep_scratch=False, delivery=delivery)
     storage = open_storage(destination)
-    first = StreamingDelivery(config, 1)
+    first = entered(StreamingDelivery(config, 1))
     first.started(1, 4, 0)
     done: dict[int, LeadRecord] = {}
     forecast(config, first, config.leads, done)
@@ -345,7 +349,7 @@ def test_a_delivered_member_whose_manifest_went_is_finished_again_elsewhere(
     storage.delete(config.keys_.manifest(1))
     shutil.rmtree(config.scratch.root)
     assert restore_member(config, 1).finished
-    again = StreamingDelivery(config, 1)
+    again = entered(StreamingDelivery(config, 1))
     again.started(1, 4, 4)
     again.finished(finish_member(config, 1, list(done.values())))
     assert {info.key: info.generation for info in storage.list(f"{config.cycle}/forecasts/")} == before
@@ -371,12 +375,11 @@ def test_a_finished_member_that_is_to_be_longer_is_not_finished(tmp_path: Path, 
 
 @pytest.mark.parametrize("local", [True, False], ids=["on scratch", "nowhere else"])
 def test_what_is_removed_at_the_destination_meanwhile_is_noticed(config: Config, local: bool) -> None:
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     done: dict[int, LeadRecord] = {}
     delivery.started(1, 4, 0)
     forecast(config, delivery, (6, 12, 18), done)
-    with delivery._changed:
-        delivery._changed.wait_for(lambda: delivery._tasks == 0)
+    delivery._queue.wait()
     open_storage(config["destination"]).delete(config.keys_.lead(1, 6))
     if not local:
         delivery._remove_delivered()
@@ -396,7 +399,7 @@ def test_restart_states_are_kept_without_hard_links(config: Config, monkeypatch:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     delivery.started(1, 4, 0)
     forecast(config, delivery, (6,), {})
     delivery.failed(KeyboardInterrupt())
@@ -405,13 +408,12 @@ def test_restart_states_are_kept_without_hard_links(config: Config, monkeypatch:
 
 
 def test_a_lead_made_again_is_not_removed_because_its_earlier_version_was_delivered(config: Config) -> None:
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     forecast(config, delivery, (6,), {})
-    with delivery._changed:
-        delivery._changed.wait_for(lambda: delivery._tasks == 0)
+    delivery._queue.wait()
     again = publish_lead(config, 1, 6, SIZE, content=1)
-    with delivery._changed:
-        delivery._waiting[6] = again  # on its way
+    with delivery._queue.changed:
+        assert delivery._ledger.add(again)  # on its way
     assert delivery._remove_delivered() == 0
     assert (work_of(config).leads / again.grib.name).exists()
     delivery.failed(KeyboardInterrupt())
@@ -430,7 +432,7 @@ def test_after_mending_only_the_damaged_lead_is_made_again(config: Config, same_
     restored = restore_member(config, 1)
     assert (sorted(record.lead for record in restored.leads), restored.finished) == ([6, 18, 24], False)
     done = {record.lead: record for record in restored.leads}
-    delivery = StreamingDelivery(config, 1)
+    delivery = entered(StreamingDelivery(config, 1))
     delivery.started(1, 4, 3)
     forecast(config, delivery, (12,), done)
     # the same lead as it was

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aifs_ensemble.common.names import lead_file
 from aifs_ensemble.fields.grib_encoder import FieldEncoder, grib_parameter
-from aifs_ensemble.fields.packing_error import measure_error, packing_summary
+from packing_error import main, measure_error, packing_summary
 
 from fields.members import CYCLE, make_fields, make_spec
 
@@ -25,7 +25,9 @@ def test_measured_error_is_within_half_a_step(tmp_path: Path, ensemble: Path, va
     assert measured.rms < 0.01 * measured.deviation
 
 
-def test_summary_counts_all_fields(ensemble: Path) -> None:
+def test_summary_counts_all_fields(
+    ensemble: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = ensemble / lead_file(CYCLE, 1, 6)
     summary = packing_summary(path)
     assert sum(item.fields for item in summary.values()) == 100
@@ -33,3 +35,6 @@ def test_summary_counts_all_fields(ensemble: Path) -> None:
     assert summary["t"].fields == 13
     assert 0 < summary["t"].stored_bits <= 14
     assert summary["tp"].units == "kg m**-2"
+    monkeypatch.setattr("sys.argv", ["packing_error.py", str(path)])
+    main()
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(summary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.state import State, write_state
 from aifs_ensemble.forecast.request import ForecastRequest
+from aifs_ensemble.forecast.settings import ForecastSettings
 from aifs_ensemble.model.checkpoint.statistics import mean_and_deviation
 
 CYCLE = "20250819_0000"
@@ -64,7 +65,14 @@ def make_request(checkpoint: Path, initial: Path, folder: Path, **settings: obje
         restart_hours=12,
         trust=True,
     )
-    return replace(usual, **settings)
+    return with_settings(usual, **settings)
+
+
+def with_settings(request: ForecastRequest, **settings: object) -> ForecastRequest:
+    """Return a request with other settings, those that decide the bytes among them."""
+    deciding = {field.name for field in fields(ForecastSettings)} & settings.keys()
+    of_bytes = replace(request.settings, **{name: settings.pop(name) for name in deciding})
+    return replace(request, settings=of_bytes, **settings)
 
 
 def content(request: ForecastRequest) -> dict[str, bytes]:

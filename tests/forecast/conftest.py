@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from aifs_ensemble.forecast import engine
 from aifs_ensemble.forecast.request import ForecastRequest
 from aifs_ensemble.model.checkpoint.build import build_demo
 
-from forecast.cases import make_request, write_initial
+from forecast.cases import make_request, with_settings, write_initial
 
 torch.set_num_threads(1)
 
@@ -49,7 +48,7 @@ def request_for(checkpoint: Path, initial: Path, tmp_path: Path) -> Callable[...
     """Make a request in the test's own folder (or `folder`), with settings over the usual ones."""
 
     def make(folder: Path | None = None, **settings: object) -> ForecastRequest:
-        return replace(make_request(checkpoint, initial, folder or tmp_path), **settings)
+        return with_settings(make_request(checkpoint, initial, folder or tmp_path), **settings)
 
     return make
 

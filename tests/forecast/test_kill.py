@@ -13,7 +13,7 @@ from multiprocessing.context import ForkServerContext
 
 import pytest
 from aifs_ensemble.common.manifest import check_leads, read_member_manifest
-from aifs_ensemble.common.observers import SilentObserver
+from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.forecast.request import ForecastRequest
 from aifs_ensemble.forecast.run import run_forecast
 
@@ -38,7 +38,7 @@ PRELOADED = [
 ]
 
 
-class KilledAt(SilentObserver):
+class KilledAt(Observer):
     """Kills its own process at the n-th event of a kind, where a kill by the clock seldom falls."""
 
     def __init__(self, event: str, count: int):
@@ -51,7 +51,7 @@ class KilledAt(SilentObserver):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def work(request: ForecastRequest, *observers: SilentObserver) -> None:
+def work(request: ForecastRequest, *observers: Observer) -> None:
     import torch
 
     torch.set_num_threads(1)

@@ -16,9 +16,11 @@ from aifs_ensemble.forecast import engine
 from aifs_ensemble.forecast.request import ForecastRequest, read_initial
 from aifs_ensemble.forecast.rollout import Rollout, roll
 from aifs_ensemble.model.noise import seed_device
-from aifs_ensemble.model.stepper import Layout, Stepper
+from aifs_ensemble.model.stepper import Stepper, TensorPlaces
 from anemoi.inference.post_processors.accumulate import Accumulate
 from anemoi.inference.runners.simple import SimpleRunner
+
+from forecast.cases import with_settings
 
 STEPS = 12
 
@@ -28,7 +30,7 @@ class Collect:
 
     def __init__(self, rollout: Rollout, variables: int):
         self._rollout = rollout
-        self._shape = (variables, rollout.layout.points)
+        self._shape = (variables, rollout.places.points)
         self.fields: dict[int, np.ndarray] = {}
 
     def step(self, step: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
@@ -89,7 +91,7 @@ def test_sums_equal_the_runners_post_processor(
 ) -> None:
     request = request_for()
     found = ours(request, loaded, 4)
-    per_step = ours(replace(request, accumulate="per_step"), loaded, 4)
+    per_step = ours(with_settings(request, accumulate="per_step"), loaded, 4)
     post = Accumulate(None, metadata_of(request.checkpoint))
     for step in range(1, 5):
         fields = dict(zip(model.outputs, per_step[step].copy(), strict=True))
@@ -166,15 +168,15 @@ def metadata_of(checkpoint: Path) -> object:
 )
 def test_checkpoint_of_another_model(checkpoint: Path, model: Model, changes: dict, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        Layout.of(metadata_of(checkpoint), replace(model, **changes))
+        TensorPlaces.of(metadata_of(checkpoint), replace(model, **changes))
 
 
 def test_layout_points_at_the_right_variables(checkpoint: Path, model: Model) -> None:
     metadata = metadata_of(checkpoint)
-    layout = Layout.of(metadata, model)
+    places = TensorPlaces.of(metadata, model)
     made = metadata.output_tensor_index_to_variable
-    assert [made[i] for i in layout.output_index] == list(model.outputs)
-    assert [made[i] for i in layout.prognostic_out] == list(model.prognostic)
-    assert [made[i] for i in layout.accumulated_out] == list(model.accumulated)
-    assert [model.outputs[i] for i in layout.accumulated_row] == list(model.accumulated)
-    assert layout.step == timedelta(hours=6)
+    assert [made[i] for i in places.output_index] == list(model.outputs)
+    assert [made[i] for i in places.prognostic_out] == list(model.prognostic)
+    assert [made[i] for i in places.accumulated_out] == list(model.accumulated)
+    assert [model.outputs[i] for i in places.accumulated_row] == list(model.accumulated)
+    assert places.step == timedelta(hours=6)

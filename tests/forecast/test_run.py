@@ -34,7 +34,7 @@ from aifs_ensemble.common.files import link
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest, check_leads, read_member_manifest
 from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.common.names import lead_file
-from aifs_ensemble.common.observers import SilentObserver
+from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.fields.grib_encoder import grib_parameter
 from aifs_ensemble.fields.grib_index import read_fields
 from aifs_ensemble.fields.state import write_state
@@ -52,7 +52,7 @@ Whole = tuple[ForecastRequest, dict[str, bytes]]
 LOADED: dict[tuple, engine.Loaded] = {}
 
 
-class Listener(SilentObserver):
+class Listener(Observer):
     """Keeps what it is told; raises or acts when it hears that the step to a chosen lead is over."""
 
     def __init__(self, at: int | None = None, act: Callable[[], None] = lambda: None):
@@ -101,7 +101,7 @@ def loaded_once(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
     def from_memory(request: ForecastRequest, device: torch.device, timings: Timings) -> engine.Loaded:
         if request.checkpoint != checkpoint:
             return load(request, device, timings)
-        key = (checkpoint, request.precision)
+        key = (checkpoint, request.settings.precision)
         if key not in LOADED:
             LOADED[key] = load(request, device, timings)
         return LOADED[key]
@@ -663,7 +663,7 @@ def test_a_request_follows_the_configuration(tmp_path: Path) -> None:
         }
     )
     request = ForecastRequest.from_config(config, 2)
-    assert request.leads == (6, 12, 18, 24) and request.member == 2 and request.precision == "16"
+    assert request.leads == (6, 12, 18, 24) and request.member == 2 and request.settings.precision == "16"
     assert request.checkpoint == tmp_path / "checkpoints" / "demo.ckpt"
     assert request.initial == tmp_path / CYCLE / "initial" / "member002.safetensors"
     assert request.work == tmp_path / CYCLE / "work" / "member002"

@@ -14,7 +14,7 @@ from aifs_ensemble.common.manifest import FileRecord, LeadRecord
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import index_file, lead_file
 from aifs_ensemble.fields.state import state_digest
-from aifs_ensemble.forecast.work_folder import Journal, KnownFile, WorkFolder
+from aifs_ensemble.forecast.work_folder import KnownFile, LeadJournal, WorkFolder
 
 from forecast.cases import CYCLE, write_initial
 
@@ -46,7 +46,7 @@ def work(tmp_path: Path) -> WorkFolder:
     ids=["none", "torn", "brace", "whole-but-no-record", "no-newline"],
 )
 def test_a_torn_last_line_is_left_out_and_overwritten(tmp_path: Path, tail: bytes) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+    journal = LeadJournal(tmp_path / "journal.jsonl")
     journal.append(record(6))
     journal.append(record(12))
     with open(tmp_path / "journal.jsonl", "ab") as file:
@@ -59,22 +59,22 @@ def test_a_torn_last_line_is_left_out_and_overwritten(tmp_path: Path, tail: byte
 def test_every_prefix_of_a_journal_reads_as_the_whole_lines_in_it(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     for lead in (6, 12):
-        Journal(path).append(record(lead))
+        LeadJournal(path).append(record(lead))
     data = path.read_bytes()
     for length in range(len(data)):
         path.write_bytes(data[:length])
-        assert len(Journal(path).read()) == data[:length].count(b"\n")
+        assert len(LeadJournal(path).read()) == data[:length].count(b"\n")
 
 
 def test_lines_that_are_no_records_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('nonsense\n{"lead": 6}\n[]\n' + json.dumps(asdict(record(12))) + "\n")
-    assert sorted(Journal(path).read()) == [12]
+    assert sorted(LeadJournal(path).read()) == [12]
     assert "line 1 is not JSON" in caplog.text
 
 
 def test_the_last_record_of_a_lead_counts(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+    journal = LeadJournal(tmp_path / "journal.jsonl")
     journal.append(record(6))
     journal.append(record(6, text="again"))
     assert journal.read()[6] == record(6, text="again")

@@ -102,7 +102,7 @@ def test_a_job_is_neither_the_coordinator_nor_a_dry_run(run: Run, monkeypatch: p
     monkeypatch.setenv("PYTHONPATH", str(LIBRARY))
     text = (
         "see(coordinator=internals.is_coordinator(workflow), dry=internals.is_dry_run(workflow), "
-        "rented=internals.is_rented(workflow), unlock=internals.is_unlock())\n"
+        "rented=internals.is_remote_job(workflow), unlock=internals.is_unlock())\n"
         'rule c:\n    output: "c.txt"\n    run: open(output[0], "w").close()\n'
     )
     job = {"coordinator": False, "dry": False, "rented": False, "unlock": False}

@@ -13,7 +13,7 @@ from aifs_ensemble.cli._common import add_config_arguments, config_from
 from aifs_ensemble.common.errors import CheckpointError, InputError, WorkflowError
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
 from aifs_ensemble.common.names import parse_members
-from aifs_ensemble.common.observers import ForecastObserver
+from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.forecast.progress import Progress
 from aifs_ensemble.forecast.request import ForecastRequest
 from aifs_ensemble.forecast.run import run_forecast
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     check_scratch_folder(config)
     for member in members:
         request = ForecastRequest.from_config(config, member, checkpoint=args.checkpoint, initial=args.initial)
-        observers: list[ForecastObserver] = [TerminalProgress()] if sys.stderr.isatty() and request.progress else []
-        if request.compile:
+        observers: list[Observer] = [TerminalProgress()] if sys.stderr.isatty() and request.progress else []
+        if request.settings.compile:
             observers.append(CompileCache.of(config))
         manifest = run_forecast(request, observers)
         print(

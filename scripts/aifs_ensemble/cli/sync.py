@@ -64,7 +64,7 @@ def _deliver(config: Config, member: int, storage: Storage) -> Receipt:
     with _Line() as line:
         sent, began = storage.counts.bytes, monotonic()
 
-        def told(done: int, leads: int) -> None:
+        def on_progress(done: int, leads: int) -> None:
             moved = storage.counts.bytes - sent
             speed = moved / max(monotonic() - began, 1e-9)
             if done == leads:
@@ -72,7 +72,7 @@ def _deliver(config: Config, member: int, storage: Storage) -> Receipt:
                 return
             line.show(f"{name}: {done} of {leads} leads, {size(moved)} sent, {size(speed)}/s")
 
-        receipt = deliver_member(config, member, storage, told)
+        receipt = deliver_member(config, member, storage, on_progress)
     text = f"{name}: {size(receipt.bytes)} in {len(receipt.objects)} objects, {_moved([receipt])}"
     print(f"{text}, {size(receipt.freed_bytes)} of scratch freed" if receipt.freed_bytes else text)
     return receipt

@@ -13,6 +13,8 @@ name                                                                            
 `LAYER_ON_RENTED_DISK`: the           a job in a container without a mounted disk  the check of room on scratch
 container's own layer has the room
 that was rented for scratch
+`MEMBERS_HERE`: members that this     the process that starts a machine's jobs     the job's check of room on scratch
+machine makes, and how many at once
 ====================================  ===========================================  ===================================
 
 Variables of other programs are named where they are used: CUDA_VISIBLE_DEVICES (`common.gpu`),
@@ -26,3 +28,4 @@ CONFIG = "AIFS_ENSEMBLE_CONFIG"
 COORDINATOR = "AIFS_ENSEMBLE_COORDINATOR"
 JOB = "AIFS_ENSEMBLE_JOB"
 LAYER_ON_RENTED_DISK = "AIFS_ENSEMBLE_LAYER_ON_RENTED_DISK"
+MEMBERS_HERE = "AIFS_ENSEMBLE_MEMBERS_HERE"

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self
 
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
 
 LOG = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 
-class ForecastObserver(Protocol):
-    """Told what happens to one member, in order, from the forecast's own thread.
+class Observer:
+    """Hears what happens to one member, in order, from the forecast's own thread; subclasses override what they need.
 
     Methods return at once. Only `lead_published` may wait, when scratch has no room for another lead.
-    An exception raised here stops the member with its state intact.
+    An exception raised here stops the member with its state intact. An observer that has threads or files starts them
+    when it is entered as a context manager. `failed` may come before that.
     """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of what `__enter__` started."""
 
     def started(self, member: int, leads: int, done: int) -> None:
         """The member starts (or goes on) with `done` of its `leads` already published."""
@@ -38,56 +49,19 @@ class ForecastObserver(Protocol):
         """The member stopped with `error`."""
 
 
-class SilentObserver:
-    """An observer that does nothing; others override what they need."""
+class Observers:
+    """Several observers, told in turn."""
 
-    def started(self, member: int, leads: int, done: int) -> None:
-        pass
-
-    def step(self, lead: int, seconds: float) -> None:
-        pass
-
-    def lead_published(self, record: LeadRecord, folder: Path) -> None:
-        pass
-
-    def restart_written(self, lead: int, path: Path) -> None:
-        pass
-
-    def finished(self, manifest: MemberManifest) -> None:
-        pass
-
-    def failed(self, error: BaseException) -> None:
-        pass
-
-
-class Watchers:
-    """Several observers as one: each is told in turn."""
-
-    def __init__(self, observers: Sequence[ForecastObserver]):
+    def __init__(self, observers: Sequence[Observer]):
         self._observers = observers
 
-    def started(self, member: int, leads: int, done: int) -> None:
+    def tell(self, event: Callable[Concatenate[Any, P], None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Tell each observer of an event, e.g. ``tell(Observer.step, lead, seconds)``; the first error ends it."""
         for observer in self._observers:
-            observer.started(member, leads, done)
+            getattr(observer, event.__name__)(*args, **kwargs)
 
-    def step(self, lead: int, seconds: float) -> None:
-        for observer in self._observers:
-            observer.step(lead, seconds)
-
-    def lead_published(self, record: LeadRecord, folder: Path) -> None:
-        for observer in self._observers:
-            observer.lead_published(record, folder)
-
-    def restart_written(self, lead: int, path: Path) -> None:
-        for observer in self._observers:
-            observer.restart_written(lead, path)
-
-    def finished(self, manifest: MemberManifest) -> None:
-        for observer in self._observers:
-            observer.finished(manifest)
-
-    def failed(self, error: BaseException) -> None:
-        """Tell all of them, whatever any of them raises: `error` is what matters."""
+    def tell_failed(self, error: BaseException) -> None:
+        """Tell all of a failure, whatever any of them raises: `error` is what matters."""
         for observer in self._observers:
             try:
                 observer.failed(error)

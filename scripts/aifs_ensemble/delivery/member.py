@@ -339,11 +339,11 @@ class MemberDelivery:
 
 
 def deliver_member(
-    config: Config, member: int, storage: Storage | None = None, told: Callable[[int, int], None] | None = None
+    config: Config, member: int, storage: Storage | None = None, on_progress: Callable[[int, int], None] | None = None
 ) -> Receipt:
     """Bring a finished member from scratch to the destination, verified, and write its receipt.
 
-    `told` is called with the leads delivered so far and their number, as they are.
+    `on_progress` is called with the leads delivered so far and their number, as they are.
 
     A second call moves no bytes. With ``keep_scratch: false`` the local leads go once all copies are
     verified. Raises InputError when the member has no manifest, VerificationError when a local file differs
@@ -353,18 +353,18 @@ def deliver_member(
     manifest = read_member_manifest(path)
     delivery = MemberDelivery(config, member, storage)
     if delivery.standing(manifest) is None:
-        _send_all(delivery, manifest.leads, told or (lambda done, leads: None))
+        _send_all(delivery, manifest.leads, on_progress or (lambda done, leads: None))
     return delivery.finish(manifest, path.read_bytes())
 
 
-def _send_all(delivery: MemberDelivery, records: Sequence[LeadRecord], told: Callable[[int, int], None]) -> None:
+def _send_all(delivery: MemberDelivery, records: Sequence[LeadRecord], on_progress: Callable[[int, int], None]) -> None:
     """Send leads in parallel; the first error stops what has not begun."""
     with ThreadPoolExecutor(delivery.storage.settings.threads, thread_name_prefix="send") as pool:
         futures = [pool.submit(delivery.send_lead, record) for record in records]
         try:
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()
-                told(done, len(records))
+                on_progress(done, len(records))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -12,6 +12,7 @@ from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import DiskFullError, PlanError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord
+from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import Scratch
 
 LOG = logging.getLogger(__name__)
@@ -23,8 +24,16 @@ MEMORY_TYPES = {"tmpfs", "ramfs", "devtmpfs"}
 # Left free for logs, indexes and whatever else the machine writes: a twentieth of the disk, at most 2 GiB.
 RESERVE_SHARE = 0.05
 RESERVE_MOST = 2 << 30
+# Leads of a streaming member that wait on scratch beside those in transfer.
+WAITING_LEADS = 4
+MB = 1e6
 MOUNTS = Path("/proc/self/mounts")
 MEMORY = Path("/proc/meminfo")
+
+
+def reserve(total: float) -> int:
+    """Return the bytes that a run leaves free of a file system of `total` bytes."""
+    return min(RESERVE_MOST, int(total * RESERVE_SHARE))
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class FileSystem:
     @property
     def reserve(self) -> int:
         """Bytes that a run leaves free."""
-        return min(RESERVE_MOST, int(self.total * RESERVE_SHARE))
+        return reserve(self.total)
 
 
 def file_system(path: Path, mounts: Path = MOUNTS) -> FileSystem:
@@ -87,7 +96,7 @@ def _mount_of(path: Path, mounts: Path) -> tuple[str, str]:
     return found
 
 
-def check_scratch(config: Config, needed: int, *, held: int = 0, mounts: Path = MOUNTS) -> FileSystem:
+def check_scratch(config: Config, needed: float, *, held: float = 0, mounts: Path = MOUNTS) -> FileSystem:
     """Raise PlanError unless scratch has room for `needed` bytes, `held` of them there already, on a suitable system.
 
     A container's own layer is refused for more than a demonstration, unless the environment says that it lies on a
@@ -109,31 +118,56 @@ def check_scratch(config: Config, needed: int, *, held: int = 0, mounts: Path = 
             f"expected {_gb(needed - held)}"
         )
     budget = config["delivery"]["scratch_budget_mb"]
-    if budget is not None and needed > budget * 2**20:
-        raise PlanError(f"config: delivery.scratch_budget_mb: {budget:g}, expected at least {needed / 2**20:.0f}")
+    if budget is not None and needed > budget * MB:
+        raise PlanError(f"config: delivery.scratch_budget_mb: {budget:g}, expected at least {needed / MB:.0f}")
     return system
 
 
-def room_needed(config: Config, lead_bytes: int, restart_bytes: int = 0, at_once: int = 1) -> int:
-    """Return the bytes of scratch that a run holds at its peak on one machine with `at_once` members running.
+@dataclass(frozen=True)
+class MemberSizes:
+    """Bytes of a member's parts on scratch: one lead, one restart state, its initial state."""
 
-    A streaming delivery needs room for a few leads only, since delivered ones go when room is asked for; else
-    members are there whole, as many as `members_held` says.
+    lead: float
+    restart: float
+    state: float = 0.0
+
+    @classmethod
+    def of(cls, model: Model, points: int, bytes_per_value: float, restart_mb: float) -> MemberSizes:
+        """Return the sizes of a model on a grid of so many points; `bytes_per_value` is of a packed field."""
+        lead = len(model.outputs) * points * bytes_per_value
+        return cls(lead, restart_mb * 1e6, 4.0 * 2 * len(model.inputs) * points)
+
+
+def room_needed(
+    config: Config, sizes: MemberSizes, members: int, at_once: int, *, rented: bool = False, to_make: int | None = None
+) -> float:
+    """Return the bytes of scratch that one machine holds at its peak: for plan, start and job alike.
+
+    Parameters
+    ----------
+    members : those that the machine makes, one group or the ensemble
+    at_once : those of them that run at the same time
+    rented : the machine goes when its members are made, and other machines deliver what does not stream
+    to_make : leads that are still to be written, all of the members' by default
+
+    A streaming delivery needs room for its transfers and a few leads that wait, since delivered leads go when room is
+    asked for. Otherwise, or where local copies stay, members are there whole.
     """
-    restarts = (config["forecast"]["restarts_kept"] + 1) * restart_bytes
-    leads = len(config.leads)
-    if config["delivery"]["streaming"] and not config["keep_scratch"]:
-        return at_once * (min(leads, config["delivery"]["threads"] + 4) * lead_bytes + restarts)
-    return members_held(config, len(config.members), at_once) * leads * lead_bytes + at_once * restarts
-
-
-def members_held(config: Config, members: int, at_once: int) -> int:
-    """Return how many of `members` are whole on scratch at the peak: all of them where local copies stay.
-
-    Else those that run and as many that wait for their delivery, which goes before further forecasts (the priority
-    of rule sync_member) and removes them.
-    """
-    return members if config["keep_scratch"] else min(members, 2 * at_once)
+    running = min(at_once, members)
+    member = len(config.leads)
+    if config["keep_scratch"]:
+        leads = members * member
+    elif config["delivery"]["streaming"]:
+        leads = running * min(member, config["delivery"]["threads"] + WAITING_LEADS)
+    elif rented:
+        leads = members * member
+    else:
+        # as many wait for their delivery, which goes before further forecasts (the priority of rule sync_member)
+        leads = min(members, 2 * running) * member
+    if to_make is not None:
+        leads = min(leads, to_make)
+    restarts = (config["forecast"]["restarts_kept"] + 1) * sizes.restart
+    return leads * sizes.lead + running * (sizes.state + restarts)
 
 
 @dataclass(frozen=True)
@@ -147,7 +181,7 @@ class ScratchBudget:
     def of(cls, config: Config) -> ScratchBudget:
         """Return the budget that a configuration sets."""
         limit = config["delivery"]["scratch_budget_mb"]
-        return cls(Path(config["scratch"]), None if limit is None else int(limit * 2**20))
+        return cls(Path(config["scratch"]), None if limit is None else int(limit * MB))
 
     def short(self, more: int) -> int:
         """Return how many bytes are wanting for `more` bytes, 0 when there is room."""

@@ -11,22 +11,22 @@ import json
 import logging
 import os
 import platform
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.files import json_bytes
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
-from aifs_ensemble.common.observers import SilentObserver
-from aifs_ensemble.common.storage import Storage, open_destination
+from aifs_ensemble.common.observers import Observer
+from aifs_ensemble.common.storage import Storage
+from aifs_ensemble.delivery.kept_object import KeptObject
 from aifs_ensemble.delivery.standing import (
     COMPUTED,
     DAMAGED,
@@ -73,15 +73,13 @@ class MemberStatus:
         return f"{words}: {self.error}" if self.error else words
 
 
-class StatusObserver(SilentObserver):
+class StatusObserver(Observer):
     """Keeps a member's status at the destination, at most once in `interval` seconds, from a thread of its own.
 
-    The forecast's thread only replaces a value. A destination that does not answer is said once in the log.
+    The forecast's thread only replaces a value.
     """
 
     def __init__(self, config: Config, member: int, storage: Storage | None = None, interval: float = 15.0):
-        self._key = config.keys_.status(member)
-        self._config, self._storage, self._interval = config, storage, interval
         now = time.time()
         self._status = MemberStatus(
             member,
@@ -92,12 +90,12 @@ class StatusObserver(SilentObserver):
             host=platform.node(),
             job=os.environ.get(environment.JOB, ""),
         )
-        self._lock = threading.Lock()
-        self._news, self._over = threading.Event(), threading.Event()
-        self._complained = False
-        self._news.set()
-        self._thread = threading.Thread(target=self._write_all, name=f"status-{member}", daemon=True)
-        self._thread.start()
+        key, name = config.keys_.status(member), f"status of member {member}"
+        self._kept = KeptObject(config, name, key, self._content, storage, interval=interval)
+
+    def __enter__(self) -> Self:
+        self._kept.start()
+        return self
 
     def started(self, member: int, leads: int, done: int) -> None:
         self._change(state=RUNNING, step=done, steps=leads)
@@ -111,45 +109,19 @@ class StatusObserver(SilentObserver):
         self._change(step=self._status.step + 1)
 
     def finished(self, manifest: MemberManifest) -> None:
-        self._end(state=COMPUTED, step=len(manifest.leads))
+        self._change(state=COMPUTED, step=len(manifest.leads))
+        self._kept.end()
 
     def failed(self, error: BaseException) -> None:
-        self._end(state=FAILED, error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500])
+        """Say why, also of a member that ended before, as when the delivery fails after the last step."""
+        self._change(state=FAILED, error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500])
+        self._kept.end()
 
     def _change(self, **changes: Any) -> None:
-        with self._lock:
-            self._status = replace(self._status, updated=time.time(), **changes)
-        self._news.set()
+        self._status = replace(self._status, updated=time.time(), **changes)
 
-    def _end(self, **changes: Any) -> None:
-        self._over.set()
-        self._change(**changes)
-        # the last word is worth a moment, not more
-        self._thread.join(timeout=10.0)
-        if not self._thread.is_alive() and self._news.is_set():
-            # ended before, as when the delivery fails after the last step
-            self._write(self._status)
-
-    def _write_all(self) -> None:
-        while True:
-            self._news.wait()
-            self._news.clear()
-            over = self._over.is_set()
-            with self._lock:
-                status = self._status
-            self._write(status)
-            if over and not self._news.is_set():
-                return
-            self._over.wait(self._interval)
-
-    def _write(self, status: MemberStatus) -> None:
-        try:
-            self._storage = self._storage or open_destination(self._config)
-            self._storage.put_bytes(json_bytes({"schema": SCHEMA, **asdict(status)}), self._key, overwrite=True)
-        except Exception as error:
-            if not self._complained:
-                LOG.warning("status of member %d not written: %s", status.member, error)
-            self._complained = True
+    def _content(self) -> bytes:
+        return json_bytes({"schema": SCHEMA, **asdict(self._status)})
 
 
 def parse_status(content: Any, member: int) -> MemberStatus:

@@ -9,27 +9,25 @@ would cost more than two.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import shutil
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import DiskFullError, StorageError, VerificationError, WorkflowError
 from aifs_ensemble.common.files import crc32c_file, json_bytes, link
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest, write_member_manifest
 from aifs_ensemble.common.names import lead_name
-from aifs_ensemble.common.observers import SilentObserver
+from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.common.storage import Storage, open_destination
+from aifs_ensemble.delivery.ledger import Ledger
 from aifs_ensemble.delivery.member import MemberDelivery, Receipt
 from aifs_ensemble.delivery.restore import resume_point
 from aifs_ensemble.delivery.scratch import ScratchBudget, no_room, remove_leads
+from aifs_ensemble.delivery.send_queue import SendQueue
 from aifs_ensemble.forecast.work_folder import WorkFolder
 
 LOG = logging.getLogger(__name__)
@@ -40,7 +38,7 @@ PATIENCE = 20.0
 ROOM_PATIENCE = 60.0
 
 
-class StreamingDelivery(SilentObserver):
+class StreamingDelivery(Observer):
     """An observer that delivers one member while it is computed.
 
     An error of the delivery is raised from the next `lead_published`, or from `finished`: the member then
@@ -54,21 +52,20 @@ class StreamingDelivery(SilentObserver):
         self._storage = storage or open_destination(config)
         self._budget = ScratchBudget.of(config)
         self._work = config.scratch.work(member)
-        self._pool = ThreadPoolExecutor(self._storage.settings.threads, thread_name_prefix="deliver")
-        self._opening: Future[MemberDelivery] = self._pool.submit(MemberDelivery, config, member, self._storage)
-        self._changed = threading.Condition()
-        self._waiting: dict[int, LeadRecord] = {}
-        self._delivered: dict[int, LeadRecord] = {}
-        self._removed: set[int] = set()
-        self._mirrored: set[int] = set()
-        self._points: list[int] = []
-        self._restarts: set[int] = set()
-        self._under_way: set[int] = set()
-        self._queue: list[tuple[int, int, Callable[[], None]]] = []
-        self._number = itertools.count()
-        self._tasks = 0
+        self._ledger = Ledger(config.leads, config["forecast"]["restarts_kept"])
+        self._queue = SendQueue(self._storage.settings.threads)
+        self._opening: Future[MemberDelivery] | None = None
         self._closing = False
-        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        self._opening = self._queue.first(MemberDelivery, self.config, self.member, self._storage)
+        return self
+
+    @property
+    def _delivery(self) -> MemberDelivery:
+        """The member at the destination, waiting until the destination has been looked at."""
+        assert self._opening is not None, "not entered"
+        return self._opening.result()
 
     def started(self, member: int, leads: int, done: int) -> None:
         """Take up the leads that an earlier attempt published."""
@@ -83,8 +80,8 @@ class StreamingDelivery(SilentObserver):
         self._raise_error()
         self._enqueue(record)
         self._make_room(record)
-        with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or not self._overdue(record.lead))
+        before = record.lead - self.config["forecast"]["restart_hours"]
+        self._queue.wait_for(lambda: not self._ledger.overdue(before))
 
     def restart_written(self, lead: int, path: Path) -> None:
         """Queue a restart state when these are mirrored; a link keeps it while the forecast tidies up."""
@@ -93,21 +90,19 @@ class StreamingDelivery(SilentObserver):
         kept = self._work / "mirror" / path.name
         kept.parent.mkdir(parents=True, exist_ok=True)
         link(path, kept)
-        with self._changed:
-            self._restarts.add(lead)
-            self._under_way.add(lead)
-        self._submit(lead, self._mirror, lead, kept)
+        with self._queue.changed:
+            self._ledger.add_state(lead)
+        self._queue.submit(lead, self._mirror, lead, kept)
 
     def finished(self, manifest: MemberManifest) -> None:
         """Wait until every lead is delivered, then leave receipt and manifest."""
         try:
-            delivery = self._opening.result()
+            delivery = self._delivery
             if delivery.standing(manifest) is None:
                 for record in manifest.leads:
                     self._enqueue(record)
-            with self._changed:
-                self._closing = True  # nobody will go on from a restart state of a finished member
-                self._changed.wait_for(lambda: self._error is not None or self._tasks == 0)
+            self._closing = True  # nobody will go on from a restart state of a finished member
+            self._queue.wait()
             self._raise_error()
             path = self._work / "manifest.json"
             write_member_manifest(path, manifest)
@@ -116,27 +111,26 @@ class StreamingDelivery(SilentObserver):
             self._storage.give_up()
             raise
         finally:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._queue.close(wait=True)
             shutil.rmtree(self._work / "mirror", ignore_errors=True)
 
     def failed(self, error: BaseException) -> None:
         """Let transfers under way end, and free what is delivered when the disk was full."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or self._tasks == 0, PATIENCE)
+        if self._opening is None:
+            return
+        self._queue.wait(PATIENCE)
         self._storage.give_up()  # Python waits for its threads before it ends
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._queue.close(wait=False)
         shutil.rmtree(self._work / "mirror", ignore_errors=True)
         if isinstance(error, DiskFullError):
             freed = self._remove_delivered()
             LOG.info("member %d: %d bytes of delivered leads removed from scratch", self.member, freed)
 
     def _enqueue(self, record: LeadRecord, *, old: bool = False) -> None:
-        with self._changed:
-            if record in (self._waiting.get(record.lead), self._delivered.get(record.lead)):
+        with self._queue.changed:
+            if not self._ledger.add(record):
                 return
-            self._waiting[record.lead] = record
-            self._removed.discard(record.lead)
-        self._submit(record.lead, self._send_old if old else self._send, record)
+        self._queue.submit(record.lead, self._send_old if old else self._send, record)
 
     def _send_old(self, record: LeadRecord) -> None:
         """Send a lead of an earlier attempt; one that is damaged the forecast makes again."""
@@ -144,103 +138,58 @@ class StreamingDelivery(SilentObserver):
             self._send(record)
         except VerificationError as error:
             LOG.debug("member %d: not sent: %s", self.member, error)
-            with self._changed:
-                if self._waiting.get(record.lead) == record:
-                    del self._waiting[record.lead]
-                self._changed.notify_all()
-
-    def _submit(self, hours: int, task: Callable[..., None], *arguments: Any) -> None:
-        """Queue a task of the lead or restart state at `hours`; earlier hours go first."""
-
-        def run() -> None:
-            try:
-                if self._error is None:
-                    task(*arguments)
-            except BaseException as error:
-                with self._changed:
-                    self._error = self._error or error
-            finally:
-                with self._changed:
-                    self._tasks -= 1
-                    self._changed.notify_all()
-
-        with self._changed:
-            self._tasks += 1
-            heapq.heappush(self._queue, (hours, next(self._number), run))
-        self._pool.submit(self._run_first)
-
-    def _run_first(self) -> None:
-        with self._changed:
-            _, _, run = heapq.heappop(self._queue)
-        run()
+            with self._queue.changed:
+                self._ledger.forget(record)
 
     def _send(self, record: LeadRecord) -> None:
-        self._opening.result().send_lead(record)
-        with self._changed:
-            if self._waiting.get(record.lead) == record:
-                del self._waiting[record.lead]
-            self._delivered[record.lead] = record
-            self._changed.notify_all()
+        self._delivery.send_lead(record)
+        with self._queue.changed:
+            self._ledger.deliver(record)
+            self._queue.changed.notify_all()
         self._leave_points()
 
     def _mirror(self, lead: int, path: Path) -> None:
         """Send a restart state; the resume point follows once every lead up to it is delivered."""
         if self._closing:
             return
-        delivery = self._opening.result()
+        delivery = self._delivery
         key = delivery.keys.restart(self.member, lead)
         there, crc32c = self._storage.stat(key), crc32c_file(path)
         if there is None or there.crc32c != crc32c:
             self._storage.put_file(path, key, crc32c=crc32c, replacing=there)
         path.unlink(missing_ok=True)
-        with self._changed:
-            self._mirrored.add(lead)
+        with self._queue.changed:
+            self._ledger.mirror(lead)
         self._leave_points()
 
     def _leave_points(self) -> None:
         """Leave the resume points that have become whole, and remove the restart states that they replace."""
         if self._closing:
             return
-        delivery = self._opening.result()
-        with self._changed:
-            ready = []
-            for lead in sorted(self._mirrored):
-                before = [self._delivered.get(hours) for hours in self.config.leads if hours <= lead]
-                if None not in before:
-                    ready.append((lead, [record for record in before if record is not None]))
-            self._mirrored -= {lead for lead, _ in ready}
+        delivery = self._delivery
+        with self._queue.changed:
+            ready = self._ledger.take_points()
         for lead, records in ready:
             point = resume_point(lead, records, delivery.carried())
             key = delivery.keys.resume_point(self.member, lead)
             self._storage.put_bytes(json_bytes(point), key, overwrite=True)
             LOG.info("member %d: resume point %s at %s", self.member, lead_name(lead), self._storage.url)
-            with self._changed:
-                self._under_way = {other for other in self._under_way if other > lead}
-                self._changed.notify_all()
-            self._remove_old_points(delivery, lead)
+            with self._queue.changed:
+                self._ledger.leave_point(lead)
+                self._queue.changed.notify_all()
+            self._remove_old_points(delivery)
 
-    def _remove_old_points(self, delivery: MemberDelivery, lead: int) -> None:
-        """Remove what the resume point after `lead` replaces, and whatever earlier attempts left."""
-        most = self.config["forecast"]["restarts_kept"]
-        with self._changed:
-            self._points = sorted([*self._points, lead])[-most:]
-            if len(self._points) == most:  # until then an earlier one that is still on its way has its place
-                self._restarts = {own for own in self._restarts if own >= self._points[0]}
-            names = (delivery.keys.restart, delivery.keys.resume_point)
-            kept = {name(self.member, own) for own in self._restarts for name in names}
+    def _remove_old_points(self, delivery: MemberDelivery) -> None:
+        """Remove the restart states that the resume points left replace, and whatever earlier attempts left."""
         folder = delivery.keys.restart(self.member, 0).rpartition("/")[0]
-        for info in list(self._storage.list(f"{folder}/")):
+        listed = list(self._storage.list(f"{folder}/"))
+        with self._queue.changed:  # after the listing: a state that came since is in neither
+            states = self._ledger.states
+        names = (delivery.keys.restart, delivery.keys.resume_point)
+        kept = {name(self.member, lead) for lead in states for name in names}
+        for info in listed:
             if info.key not in kept:
                 self._storage.delete(info.key, generation=info.generation)
-
-    def _overdue(self, lead: int) -> bool:
-        """Tell whether a restart state of an interval before `lead` waits for nothing but its own transfers."""
-        known = self._waiting.keys() | self._delivered.keys()
-        before = lead - self.config["forecast"]["restart_hours"]
-        return any(
-            state <= before and known.issuperset(hours for hours in self.config.leads if hours <= state)
-            for state in self._under_way
-        )
 
     def _make_room(self, record: LeadRecord) -> None:
         """Remove delivered leads until another lead fits, waiting for deliveries while some are under way."""
@@ -249,26 +198,24 @@ class StreamingDelivery(SilentObserver):
         while wanting := self._budget.short(more):
             if self._remove_delivered():
                 continue
-            with self._changed:
-                if self._waiting:
+            with self._queue.changed:
+                if self._ledger.sending:
                     alone_since = None
                 else:
                     # other members on this machine may still free something
                     alone_since = alone_since or time.monotonic()
                     if time.monotonic() - alone_since > ROOM_PATIENCE:
                         raise no_room(self.config, wanting)
-                self._changed.wait(timeout=1.0)
+                self._queue.changed.wait(timeout=1.0)
             self._raise_error()
 
     def _remove_delivered(self) -> int:
-        with self._changed:
-            gone = self._removed | self._waiting.keys()  # of the latter an earlier version was delivered
-            records = [record for lead, record in self._delivered.items() if lead not in gone]
-            self._removed.update(record.lead for record in records)
+        with self._queue.changed:
+            records = self._ledger.take_removable()
         return remove_leads(self.config.scratch, self.member, records, indexes=False)
 
     def _raise_error(self) -> None:
-        error = self._error
+        error = self._queue.error
         if error is None:
             return
         if isinstance(error, WorkflowError):

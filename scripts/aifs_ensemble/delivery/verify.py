@@ -50,7 +50,7 @@ from aifs_ensemble.delivery.standing import (
     on_scratch,
     refusal,
 )
-from aifs_ensemble.forecast.work_folder import Journal, WorkFolder
+from aifs_ensemble.forecast.work_folder import LeadJournal, WorkFolder
 
 if TYPE_CHECKING:
     from aifs_ensemble.fields.grib_encoder import OutputSpec
@@ -361,7 +361,7 @@ def _shorten_receipt(config: Config, check: MemberCheck, storage: Storage) -> No
     storage.put_bytes(json_bytes(shorter), key, overwrite=True)
 
 
-def _forget(path: Path, journal: Journal, leads: Iterable[int]) -> None:
+def _forget(path: Path, journal: LeadJournal, leads: Iterable[int]) -> None:
     """Drop leads from a journal, in one step."""
     if path.exists():
         records = {lead: record for lead, record in journal.read().items() if lead not in set(leads)}

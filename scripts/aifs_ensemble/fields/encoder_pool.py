@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.errors import DiskFullError, EncodingError, NotFiniteError, WorkflowError
 from aifs_ensemble.common.manifest import LeadRecord, lead_record
-from aifs_ensemble.fields.encoder_process import NO_LEAD, STOPS, TASK, Layout
+from aifs_ensemble.fields.encoder_process import NO_LEAD, STOPS, TASK, SharedMemory
 from aifs_ensemble.fields.grib_encoder import OutputSpec, output_spec
 from aifs_ensemble.fields.grids import grid_coordinates
 
@@ -139,24 +139,24 @@ class EncoderPool:
             raise EncodingError(f"encoders: {processes} processes and {slots} slots, expected at least one of each")
         folder.mkdir(parents=True, exist_ok=True)
         self.spec, self.folder = spec, folder
-        layout = Layout(slots, len(spec.variables), grid_coordinates(spec.grid).points)
+        shared = SharedMemory(slots, len(spec.variables), grid_coordinates(spec.grid).points)
         self._workers: list[_Process] = []
         self._submitted: list[int] = []
         self._published: dict[int, LeadRecord] = {}
         self._error: WorkflowError | None = None
         self._failed_lead = NO_LEAD
         self._closed = False
-        self._memory_fd = _shared_memory(layout.size)
-        self._memory = mmap.mmap(self._memory_fd, layout.size)
-        self.buffer = layout.data(self._memory)
-        self._control = layout.control(self._memory)
+        self._memory_fd = _shared_memory(shared.size)
+        self._memory = mmap.mmap(self._memory_fd, shared.size)
+        self.buffer = shared.data(self._memory)
+        self._control = shared.control(self._memory)
         self._free = list(range(slots))
         reading, self._tasks = os.pipe()
         os.set_blocking(reading, False)
         setup = {
             "spec": spec.to_json(),
             "folder": str(folder.absolute()),
-            "layout": asdict(layout),
+            "shared": asdict(shared),
             "memory": self._memory_fd,
             "tasks": reading,
             "nice": _NICENESS,
@@ -177,11 +177,6 @@ class EncoderPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @property
-    def in_flight(self) -> int:
-        """Number of leads submitted and not yet handed out by `completed`."""
-        return len(self._submitted)
 
     def acquire(self, timeout: float | None = None) -> Slot:
         """Return a free slot, waiting for one; TimeoutError after `timeout` seconds."""

@@ -40,7 +40,7 @@ _POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Layout:
+class SharedMemory:
     """Where things are in the memory that forecast and encoders share.
 
     The slots come first, float32 ``(slot, variable, value)``, and on the next page the control block,
@@ -109,10 +109,10 @@ def publish(folder: Path, spec: OutputSpec, lead: int, messages: list[npt.NDArra
 class Encoder:
     """The work of one process on the shared memory."""
 
-    def __init__(self, spec: OutputSpec, folder: Path, layout: Layout, memory_fd: int):
+    def __init__(self, spec: OutputSpec, folder: Path, shared: SharedMemory, memory_fd: int):
         self._spec, self._folder, self._memory_fd = spec, folder, memory_fd
-        memory = mmap.mmap(memory_fd, layout.size)
-        self._data, self._control = layout.data(memory), layout.control(memory)
+        memory = mmap.mmap(memory_fd, shared.size)
+        self._data, self._control = shared.data(memory), shared.control(memory)
         self._fields = FieldEncoder(spec)
 
     @property
@@ -189,8 +189,8 @@ def run(setup: dict[str, Any]) -> None:
         os.write(answers, (json.dumps(content) + "\n").encode())
 
     try:
-        spec, layout = OutputSpec.from_json(setup["spec"]), Layout(**setup["layout"])
-        encoder = Encoder(spec, Path(setup["folder"]), layout, setup["memory"])
+        spec, shared = OutputSpec.from_json(setup["spec"]), SharedMemory(**setup["shared"])
+        encoder = Encoder(spec, Path(setup["folder"]), shared, setup["memory"])
     except WorkflowError as error:
         tell(_failure(error, NO_LEAD))
         return

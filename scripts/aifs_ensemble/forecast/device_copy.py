@@ -12,35 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from aifs_ensemble.common.errors import NotFiniteError
-from aifs_ensemble.common.manifest import LeadRecord
+from aifs_ensemble.fields.encoder_pool import EncoderPool, Slot
 from aifs_ensemble.forecast.rollout import Rollout
 
 LOG = logging.getLogger(__name__)
-
-
-class Slot(Protocol):
-    """A place in shared memory for the fields of one lead."""
-
-    array: npt.NDArray[np.float32]
-
-
-class Pool(Protocol):
-    """Encoder processes, as `aifs_ensemble.fields.encoder_pool.EncoderPool` offers them."""
-
-    buffer: npt.NDArray[np.float32]
-
-    def acquire(self) -> Any: ...
-    def submit(self, slot: Any, lead: int) -> None: ...
-    def completed(self) -> list[LeadRecord]: ...
-    def drain(self) -> Any: ...
-    def close(self) -> None: ...
 
 
 @dataclass
@@ -49,9 +30,9 @@ class _Ticket:
 
     lead: int
     seconds: Callable[[], float]
-    slot: Any = None
+    slot: Slot | None = None
     finite: torch.Tensor | None = None
-    event: Any = None
+    event: torch.cuda.Event | None = None
 
 
 class FieldTransfer:
@@ -70,7 +51,7 @@ class FieldTransfer:
     watched : seconds spent waiting for the device, which computes meanwhile
     """
 
-    def __init__(self, pool: Pool, rollout: Rollout, variables: Sequence[str], where: str):
+    def __init__(self, pool: EncoderPool, rollout: Rollout, variables: Sequence[str], where: str):
         self._pool = pool
         self._rollout = rollout
         self._variables = variables
@@ -81,7 +62,7 @@ class FieldTransfer:
         self._cuda = device.type == "cuda"
         if self._cuda:
             _pin(pool.buffer)
-            shape = (len(variables), rollout.layout.points)
+            shape = (len(variables), rollout.places.points)
             self._stream = torch.cuda.Stream(device)
             self._staging = torch.empty(shape, device=device)
             self._flags = torch.empty(len(variables), dtype=torch.bool, pin_memory=True)
@@ -111,7 +92,7 @@ class FieldTransfer:
         self._rollout.gather(output, fields)
         self._tickets.append(_Ticket(lead, seconds, slot, torch.isfinite(fields).all(dim=1)))
 
-    def _send_from_gpu(self, lead: int, output: torch.Tensor, seconds: Callable[[], float], slot: Any) -> _Ticket:
+    def _send_from_gpu(self, lead: int, output: torch.Tensor, seconds: Callable[[], float], slot: Slot) -> _Ticket:
         self._rollout.gather(output, self._staging)
         finite = torch.isfinite(self._staging).all(dim=1)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -140,16 +121,16 @@ class FieldTransfer:
                 ticket.event.synchronize()
                 self.watched += perf_counter() - start
             if ticket.slot is not None:
-                self._check(ticket)
+                self._check(ticket.slot, ticket)
                 self._pool.submit(ticket.slot, ticket.lead)
             yield ticket.lead, ticket.seconds()
 
-    def _check(self, ticket: _Ticket) -> None:
+    def _check(self, slot: Slot, ticket: _Ticket) -> None:
         assert ticket.finite is not None
         if ticket.finite.all():
             return
         bad = [name for name, good in zip(self._variables, ticket.finite.tolist(), strict=True) if not good]
-        counts = [int((~np.isfinite(ticket.slot.array[self._variables.index(name)])).sum()) for name in bad]
+        counts = [int((~np.isfinite(slot.array[self._variables.index(name)])).sum()) for name in bad]
         named = ", ".join(f"{name} ({count} points)" for name, count in zip(bad[:5], counts, strict=False))
         more = f" and {len(bad) - 5} more variables" if len(bad) > 5 else ""
         raise NotFiniteError(f"{self._where} h{ticket.lead:03d}: NaN or infinity in {named}{more}, expected numbers")

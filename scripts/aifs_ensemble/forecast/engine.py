@@ -19,19 +19,19 @@ import torch
 from aifs_ensemble.common.errors import GpuMemoryError, InputError, InterruptedByUserError, StoppedError, WorkflowError
 from aifs_ensemble.common.manifest import LeadRecord
 from aifs_ensemble.common.names import member_name
-from aifs_ensemble.common.observers import Watchers
+from aifs_ensemble.common.observers import Observer, Observers
 from aifs_ensemble.fields.encoder_pool import EncoderPool
 from aifs_ensemble.fields.encoder_process import STOPS
 from aifs_ensemble.fields.grib_encoder import output_spec
 from aifs_ensemble.fields.state import State
-from aifs_ensemble.forecast.device_copy import FieldTransfer, Pool
+from aifs_ensemble.forecast.device_copy import FieldTransfer
 from aifs_ensemble.forecast.request import ForecastRequest, read_initial
 from aifs_ensemble.forecast.restarts import RestartStore, RestartWriter
 from aifs_ensemble.forecast.rollout import Rollout, roll
 from aifs_ensemble.forecast.timings import Timings
 from aifs_ensemble.forecast.work_folder import WorkFolder
 from aifs_ensemble.model.forcings import ComputedForcings
-from aifs_ensemble.model.stepper import Layout, Stepper, prepare_environment, resolve_device
+from aifs_ensemble.model.stepper import Stepper, TensorPlaces, prepare_environment, resolve_device
 
 LOG = logging.getLogger(__name__)
 SLOTS = 3  # leads in flight: one filled, one encoded, one between
@@ -76,7 +76,8 @@ def gpu_memory(request: ForecastRequest) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
-        settings = f"precision {request.precision}, compile {str(request.compile).lower()}, chunks {request.chunks}"
+        numerics = request.settings
+        settings = f"precision {numerics.precision}, compile {str(numerics.compile).lower()}, chunks {numerics.chunks}"
         raise GpuMemoryError(
             f"{member_name(request.member)}: out of GPU memory ({total / 1e9:.1f} GB, {free / 1e9:.1f} free) with "
             f"{settings}; change forecast.precision to 16, forecast.compile to true, raise forecast.chunks, "
@@ -89,7 +90,7 @@ class Loaded:
     """A model ready to step: forward pass, places of its variables, its computed forcings."""
 
     stepper: Stepper
-    layout: Layout
+    places: TensorPlaces
     forcings: ComputedForcings
 
 
@@ -105,18 +106,10 @@ def load(request: ForecastRequest, device: torch.device, timings: Timings | None
         # it looks at the metadata first, and says what is wrong with the file or its fit
         module = load_model(request.checkpoint, request.model, device=device, trust=request.trust)
         metadata = Checkpoint(str(request.checkpoint))._metadata
-        layout = Layout.of(metadata, request.model)
+        places = TensorPlaces.of(metadata, request.model)
     with timings("prepare"):
-        stepper = Stepper(
-            module,
-            device,
-            precision=request.precision,
-            compiled=request.compile,
-            deterministic=request.deterministic,
-            chunks=request.chunks,
-            cuda_graph=request.cuda_graph,
-        )
-    return Loaded(stepper, layout, ComputedForcings(metadata))
+        stepper = Stepper(module, device, request.settings, cuda_graph=request.cuda_graph)
+    return Loaded(stepper, places, ComputedForcings(metadata))
 
 
 def open_pool(request: ForecastRequest, folder: Path) -> EncoderPool:
@@ -127,19 +120,19 @@ def open_pool(request: ForecastRequest, folder: Path) -> EncoderPool:
         request.member,
         ensemble_size=request.ensemble_size,
         bits=request.bits,
-        accumulate=request.accumulate,
+        accumulate=request.settings.accumulate,
     )
     return EncoderPool(spec, folder, request.encoders, SLOTS)
 
 
 @dataclass(frozen=True)
-class Job:
-    """What one process is to do for a member.
+class Computation:
+    """What one process computes of a member.
 
     Attributes
     ----------
     missing : leads to make, in order
-    told : observers
+    observers : hear of steps, leads and restart states
     timings : receives the time spent by phase
     note : records facts about this attempt as soon as they are known
     """
@@ -148,38 +141,39 @@ class Job:
     work: WorkFolder
     store: RestartStore
     missing: Sequence[int]
-    told: Watchers
+    observers: Observers
     timings: Timings
     note: Callable[[Mapping[str, Any]], None]
 
 
-def compute(job: Job) -> dict[int, LeadRecord]:
+def compute(computation: Computation) -> dict[int, LeadRecord]:
     """Compute the missing leads and return their records."""
-    request, timings = job.request, job.timings
+    request, timings, note = computation.request, computation.timings, computation.note
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
         with timings("state"):
             initial = read_initial(request)
-            after, restart = job.store.newest(job.missing[0] - request.model.timestep_hours) or (0, None)
-        job.note({"initial_conditions": initial.provenance, "resumed_from": after})
+            before = computation.missing[0] - request.model.timestep_hours
+            after, restart = computation.store.newest(before) or (0, None)
+        note({"initial_conditions": initial.provenance, "resumed_from": after})
         with timings("encoders"):
-            pool = stack.enter_context(open_pool(request, job.work.leads))
+            pool = stack.enter_context(open_pool(request, computation.work.leads))
         stack.enter_context(gpu_memory(request))
-        prepare_environment(device=request.device, deterministic=request.deterministic)
+        prepare_environment(device=request.device, deterministic=request.settings.deterministic)
         device = resolve_device(request.device)
-        job.note({"device": device_name(device), "threads": torch.get_num_threads()})
+        note({"device": device_name(device), "threads": torch.get_num_threads()})
         loaded = load(request, device, timings)
         with timings("state"):
             rollout = start_rollout(request, loaded, initial, restart)
-        if request.compile:
+        if request.settings.compile:
             with timings("compile"):
                 loaded.stepper.warm_up(rollout.inputs)
-            job.note({"cuda_graph": loaded.stepper.recorded})
-        run = _Run(job, stop, rollout, pool)
-        run.go(loaded, first=after // request.model.timestep_hours + 1)
-        job.note({"steps": len(run.step_seconds), "step_seconds": [round(s, 5) for s in run.step_seconds]})
-        job.note({"peak_gpu_mb": round(torch.cuda.max_memory_reserved() / 1e6, 1)})
-        return run.records
+            note({"cuda_graph": loaded.stepper.recorded})
+        steps = _Steps(computation, stop, rollout, pool)
+        steps.go(loaded, first=after // request.model.timestep_hours + 1)
+        note({"steps": len(steps.step_seconds), "step_seconds": [round(s, 5) for s in steps.step_seconds]})
+        note({"peak_gpu_mb": round(torch.cuda.max_memory_reserved() / 1e6, 1)})
+        return steps.records
 
 
 def device_name(device: torch.device) -> str:
@@ -189,33 +183,28 @@ def device_name(device: torch.device) -> str:
 
 def start_rollout(request: ForecastRequest, loaded: Loaded, initial: State, restart: State | None) -> Rollout:
     """Return a rollout that holds the input of the first step to make."""
-    points = loaded.layout.points
+    points = loaded.places.points
     if initial.fields.shape[-1] != points:
         raise InputError(
             f"{request.initial}: {initial.fields.shape[-1]} grid points, expected the checkpoint's {points}"
         )
-    rollout = Rollout(
-        loaded.layout,
-        loaded.forcings,
-        loaded.stepper.device,
-        accumulate=request.accumulate == "from_start",
-    )
+    rollout = Rollout(loaded.places, loaded.forcings, loaded.stepper.device, accumulate=request.sums)
     rollout.load(initial, restart)
     return rollout
 
 
-class _Run:
+class _Steps:
     """The steps of one attempt: a sink of `roll` that delivers leads and writes restart states."""
 
-    def __init__(self, job: Job, stop: StopSignal, rollout: Rollout, pool: Pool):
-        request = job.request
-        self._request, self._work, self._store = request, job.work, job.store
-        self._told, self._timings, self._stop = job.told, job.timings, stop
+    def __init__(self, computation: Computation, stop: StopSignal, rollout: Rollout, pool: EncoderPool):
+        request = computation.request
+        self._request, self._work, self._store = request, computation.work, computation.store
+        self._observers, self._timings, self._stop = computation.observers, computation.timings, stop
         self._rollout, self._pool = rollout, pool
-        self._missing = set(job.missing)
-        self._last = max(job.missing)
+        self._missing = set(computation.missing)
+        self._last = max(computation.missing)
         self._stopped = False
-        self._restarts = RestartWriter(job.store)
+        self._restarts = RestartWriter(computation.store)
         where = f"{request.cycle} {member_name(request.member)}"
         self._transfer = FieldTransfer(pool, rollout, request.model.outputs, where)
         self.records: dict[int, LeadRecord] = {}
@@ -279,7 +268,7 @@ class _Run:
     def _settle(self, *, wait: bool = True) -> None:
         for lead, seconds in self._transfer.arrivals(wait=wait):
             self.step_seconds.append(seconds)
-            self._told.step(lead, seconds)
+            self._observers.tell(Observer.step, lead, seconds)
 
     def _publish(self, records: Sequence[LeadRecord]) -> None:
         # all go to the journal before any observer, which may raise, hears of one
@@ -288,7 +277,7 @@ class _Run:
             self.records[record.lead] = record
             self._missing.discard(record.lead)
         for record in records:
-            self._told.lead_published(record, self._work.leads)
+            self._observers.tell(Observer.lead_published, record, self._work.leads)
 
     def _note_restarts(self, *, wait: bool = False) -> None:
         self._report_restarts(self._restarts.finished(wait=wait))
@@ -296,7 +285,7 @@ class _Run:
     def _report_restarts(self, written: Sequence[tuple[int, Path]]) -> None:
         for lead, path in written:
             self._store.prune(self._request.restarts_kept, min(self._missing, default=None))
-            self._told.restart_written(lead, path)
+            self._observers.tell(Observer.restart_written, lead, path)
 
     def _salvage(self) -> None:
         """After an error, keep the leads that the encoders had in hand; observers hear of them next time."""

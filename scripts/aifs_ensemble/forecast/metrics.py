@@ -21,7 +21,7 @@ from typing import Any, Self
 import psutil
 
 from aifs_ensemble.common.gpu import card_handle, visible_card
-from aifs_ensemble.common.observers import SilentObserver
+from aifs_ensemble.common.observers import Observer
 
 LOG = logging.getLogger(__name__)
 INTERVAL = 1.0
@@ -47,7 +47,7 @@ COLUMNS = (
 )
 
 
-class _Gpu:
+class _Card:
     """The card of this process, through NVML; reads nothing where there is none.
 
     Of a slice of a card (MIG) NVML tells the memory, not the utilisation.
@@ -123,7 +123,7 @@ class _Host:
         return found | {"cpu_percent": 100 * cpu / elapsed, "host_mem_mib": resident / _MIB}
 
 
-class MetricsSampler(SilentObserver):
+class MetricsSampler(Observer):
     """Samples while it is entered; `path` is the member's CSV (`names.Scratch.metrics`).
 
     Pass it to the forecast as an observer as well, so that rows carry phase and lead; after the step to `last_lead`
@@ -141,7 +141,7 @@ class MetricsSampler(SilentObserver):
     def __enter__(self) -> Self:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            readers: list[Callable[[], dict[str, float]]] = [_Gpu().read, _Host(self.path.parent).read]
+            readers: list[Callable[[], dict[str, float]]] = [_Card().read, _Host(self.path.parent).read]
         except Exception:
             LOG.warning("%s: no metrics of this member", self.path, exc_info=True)
             return self

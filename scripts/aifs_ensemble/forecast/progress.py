@@ -7,13 +7,13 @@ from pathlib import Path
 from time import monotonic
 
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
-from aifs_ensemble.common.observers import SilentObserver
+from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.common.text import duration
 
 LOG = logging.getLogger(__name__)
 
 
-class Progress(SilentObserver):
+class Progress(Observer):
     """Counts leads and says how long the rest will take; others decide where to show it."""
 
     def __init__(self) -> None:

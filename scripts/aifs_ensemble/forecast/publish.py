@@ -23,9 +23,9 @@ def member_manifest(
     attempts: Sequence[Mapping[str, Any]],
 ) -> MemberManifest:
     """Return the manifest: the same whenever it is made from the same work folder."""
-    told: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     for attempt in attempts:
-        told |= attempt
+        known |= attempt
     long = ("versions", "initial_conditions", "step_seconds")
     return MemberManifest(
         model=request.model.name,
@@ -41,13 +41,13 @@ def member_manifest(
             "first_step": request.seed(1),
         },
         checkpoint={"name": Path(files["checkpoint"].path).name, "sha256": files["checkpoint"].sha256},
-        initial_conditions={**told.get("initial_conditions", {}), "sha256": files["initial_state"].sha256},
-        versions=told.get("versions", {}),
+        initial_conditions={**known.get("initial_conditions", {}), "sha256": files["initial_state"].sha256},
+        versions=known.get("versions", {}),
         settings=settings,
-        device=told.get("device", ""),
-        machine=told.get("machine", {}) | {key: told[key] for key in ("peak_gpu_mb",) if told.get(key)},
-        timings=told.get("timings", {}),
-        step_seconds=tuple(told.get("step_seconds", ())),
+        device=known.get("device", ""),
+        machine=known.get("machine", {}) | {key: known[key] for key in ("peak_gpu_mb",) if known.get(key)},
+        timings=known.get("timings", {}),
+        step_seconds=tuple(known.get("step_seconds", ())),
         attempts=tuple({key: value for key, value in attempt.items() if key not in long} for attempt in attempts),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,15 +12,17 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import checkpoint_file, parse_cycle
-from aifs_ensemble.common.parameters import bits_for
 from aifs_ensemble.fields.state import State, read_state
 from aifs_ensemble.forecast.restarts import as_utc
+from aifs_ensemble.forecast.settings import ForecastSettings
 from aifs_ensemble.model import noise
 
 
 @dataclass(frozen=True)
 class ForecastRequest:
     """What to forecast, from what, where to and how. The config's section ``forecast`` explains the settings.
+
+    `settings` are those that decide the bytes; with others the member is the same.
 
     Attributes
     ----------
@@ -43,14 +44,9 @@ class ForecastRequest:
     manifest: Path
     ensemble_size: int = 50
     device: str = "auto"
-    precision: str = "32"
-    compile: bool = False
-    deterministic: bool = True
-    chunks: int = 1
+    settings: ForecastSettings = field(default_factory=ForecastSettings)
     cuda_graph: bool = False
     encoders: int = 2
-    packing: Mapping[str, int] = field(default_factory=dict)
-    accumulate: str = "from_start"
     restart_hours: int = 72
     restarts_kept: int = 2
     trust: bool = False
@@ -65,7 +61,7 @@ class ForecastRequest:
 
         ConfigError when neither `checkpoint` nor the configuration names a checkpoint file on this machine.
         """
-        settings = config["forecast"]
+        section = config["forecast"]
         return cls(
             model=config.model,
             checkpoint=checkpoint or _local_checkpoint(config),
@@ -77,31 +73,26 @@ class ForecastRequest:
             forecasts=config.scratch.forecasts(),
             manifest=config.scratch.manifest(member),
             ensemble_size=config["ensemble_size"],
+            settings=ForecastSettings.of(config),
             trust=config["trust_checkpoint"],
             local_leads=config["declare_leads"] and not config["delivery"]["streaming"],
-            **{
-                name: settings[name]
-                for name in (
-                    "device",
-                    "precision",
-                    "compile",
-                    "deterministic",
-                    "chunks",
-                    "cuda_graph",
-                    "encoders",
-                    "packing",
-                    "accumulate",
-                    "restart_hours",
-                    "restarts_kept",
-                    "progress",
-                )
-            },
+            device=section["device"],
+            cuda_graph=section["cuda_graph"],
+            encoders=section["encoders"],
+            restart_hours=section["restart_hours"],
+            restarts_kept=section["restarts_kept"],
+            progress=section["progress"],
         )
 
     @property
     def bits(self) -> dict[str, int]:
         """Bits per value of each variable; ConfigError for overrides that fit none."""
-        return bits_for(self.model.outputs, self.packing)
+        return self.settings.bits(self.model)
+
+    @property
+    def sums(self) -> bool:
+        """Whether accumulated variables are sums since the start."""
+        return self.settings.accumulate == "from_start"
 
     @property
     def start(self) -> datetime:

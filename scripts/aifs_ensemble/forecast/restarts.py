@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.errors import InputError, WorkflowError
-from aifs_ensemble.common.files import encode_crc32c, remove_leftovers
+from aifs_ensemble.common.files import encode_crc32c
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import parse_cycle, parse_restart_file, restart_file
 from aifs_ensemble.fields.state import State, read_state, write_state
@@ -55,10 +55,6 @@ class RestartStore:
         """Return the leads after which there is a restart state, in order."""
         leads = (parse_restart_file(path.name) for path in self.folder.glob("*.safetensors"))
         return sorted(lead for lead in leads if lead is not None)
-
-    def clean(self) -> None:
-        """Remove what a killed process left half-written."""
-        remove_leftovers(self.folder)
 
     def newest(self, limit: int) -> tuple[int, State] | None:
         """Return the newest sound restart state after at most `limit` hours, or None.

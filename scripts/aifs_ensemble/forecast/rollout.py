@@ -1,8 +1,7 @@
 """The rollout: the model's input tensor kept on the device, stepped in place.
 
-Three pieces that the forecast puts together: `Layout` says where each variable sits in the model's tensors,
-`Stepper` is the forward pass of one step, `Rollout` holds the state between steps. `roll` is the loop.
-Nothing here waits for the device.
+`Rollout` holds the state between steps, `roll` is the loop over steps. `aifs_ensemble.model.stepper` has the forward
+pass of one step and the places of the variables. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.fields.state import State
 from aifs_ensemble.model.determinism import places_written_once
 from aifs_ensemble.model.forcings import ComputedForcings, ForcingsAhead
-from aifs_ensemble.model.stepper import (
-    Layout,
-)
+from aifs_ensemble.model.stepper import Stepper, TensorPlaces
 
 LOG = logging.getLogger(__name__)
 
@@ -34,45 +31,43 @@ class Rollout:
 
     Parameters
     ----------
-    layout : places of the variables
+    places : places of the variables
     forcings : computed forcings of the checkpoint
     device : where the tensors live
     accumulate : keep sums of the accumulated variables since the start
     """
 
-    def __init__(self, layout: Layout, forcings: ComputedForcings, device: torch.device, *, accumulate: bool):
+    def __init__(self, places: TensorPlaces, forcings: ComputedForcings, device: torch.device, *, accumulate: bool):
         def index(values: Any) -> torch.Tensor:
             return torch.as_tensor(np.asarray(values, dtype=np.int64), device=device)
 
-        places = [*layout.state_index, *forcings.constant_index, *forcings.dynamic_index]
-        if sorted(places) != list(range(layout.inputs)):
+        inputs = [*places.state_index, *forcings.constant_index, *forcings.dynamic_index]
+        if sorted(inputs) != list(range(places.inputs)):
             raise CheckpointError(
                 "checkpoint: some inputs are neither in an initial state nor computed forcings, or both"
             )
-        self.layout = layout
+        self.places = places
         self._forcings = forcings
         self._device = device
         self.forcing_index = index(forcings.dynamic_index)
-        self._prognostic_in, self._prognostic_out = index(layout.prognostic_in), index(layout.prognostic_out)
-        self._output, self._in_order = (
-            index(layout.output_index),
-            layout.output_index == tuple(range(len(layout.output_index))),
-        )
-        self._accumulated_out, self._accumulated_row = index(layout.accumulated_out), index(layout.accumulated_row)
-        self.inputs = torch.full((1, layout.times, layout.points, layout.inputs), torch.nan, device=device)
-        shape = (len(layout.accumulated_out), layout.points)
+        self._prognostic_in, self._prognostic_out = index(places.prognostic_in), index(places.prognostic_out)
+        self._output = index(places.output_index)
+        self._in_order = places.output_index == tuple(range(len(places.output_index)))
+        self._accumulated_out, self._accumulated_row = index(places.accumulated_out), index(places.accumulated_row)
+        self.inputs = torch.full((1, places.times, places.points, places.inputs), torch.nan, device=device)
+        shape = (len(places.accumulated_out), places.points)
         self.sums = torch.zeros(shape, device=device) if accumulate else None
 
     def load(self, initial: State, restart: State | None = None) -> None:
         """Fill the input from an initial state and, where the forecast goes on from one, a restart state.
 
-        Both hold `Layout.times` times. `initial` has the variables of `Model.inputs`, `restart` those of
+        Both hold `TensorPlaces.times` times. `initial` has the variables of `Model.inputs`, `restart` those of
         `Model.prognostic` and, when sums are kept, ``accumulated`` of shape ``(variable, value)``.
         """
         state = self.inputs[0]
-        self._put(state, self.layout.state_index, initial.fields)
+        self._put(state, self.places.state_index, initial.fields)
         if restart is not None:
-            self._put(state, self.layout.prognostic_in, restart.fields)
+            self._put(state, self.places.prognostic_in, restart.fields)
         times = (restart or initial).times
         for names, places in (
             (self._forcings.constant, self._forcings.constant_index),
@@ -111,7 +106,7 @@ class Rollout:
 
     def advance(self, output: torch.Tensor) -> None:
         """Make a step's output the newest time of the input; its dynamic forcings are still to be written."""
-        for old in range(1, self.layout.times):
+        for old in range(1, self.places.times):
             self.inputs[0, old - 1].copy_(self.inputs[0, old])
         newest = output.index_select(1, self._prognostic_out)
         with places_written_once():
@@ -157,16 +152,8 @@ class StepSink(Protocol):
         """The input holds `step` as its newest time; return whether to go on."""
 
 
-class AnyStepper(Protocol):
-    """What `roll` needs of a stepper."""
-
-    device: torch.device
-
-    def forward(self, inputs: torch.Tensor, *, first: bool, seed: int) -> torch.Tensor: ...
-
-
 def roll(
-    stepper: AnyStepper,
+    stepper: Stepper,
     rollout: Rollout,
     forcings: ComputedForcings,
     sink: StepSink,
@@ -182,7 +169,7 @@ def roll(
     """
 
     def times() -> Iterator[datetime]:
-        return (start + step * rollout.layout.step for step in steps[:-1])
+        return (start + step * rollout.places.step for step in steps[:-1])
 
     clock = StepClock(stepper.device)
     with torch.inference_mode(), ForcingsAhead(forcings, times(), stepper.device) as ahead:

@@ -15,26 +15,24 @@ from functools import partial
 from typing import Any
 
 from aifs_ensemble.common.errors import CheckpointError, DiskFullError
-from aifs_ensemble.common.files import digest, link
+from aifs_ensemble.common.files import digest
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
-from aifs_ensemble.common.observers import ForecastObserver, Watchers
+from aifs_ensemble.common.observers import Observer, Observers
 from aifs_ensemble.common.this_machine import machine, versions
 from aifs_ensemble.fields.state import state_digest
 from aifs_ensemble.forecast.progress import ProgressLog
 from aifs_ensemble.forecast.publish import member_manifest, publish
 from aifs_ensemble.forecast.request import ForecastRequest, read_initial
 from aifs_ensemble.forecast.restarts import RestartStore
-from aifs_ensemble.forecast.settings import _settings
+from aifs_ensemble.forecast.settings import member_settings
 from aifs_ensemble.forecast.timings import Timings
 from aifs_ensemble.forecast.work_folder import KnownFile, WorkFolder
 from aifs_ensemble.model.checkpoint.digest import checkpoint_digest
 
-__all__ = ["ForecastRequest", "Timings", "Watchers", "link", "read_initial", "run_forecast"]
-
 LOG = logging.getLogger(__name__)
 
 
-def run_forecast(request: ForecastRequest, observers: Sequence[ForecastObserver] = ()) -> MemberManifest:
+def run_forecast(request: ForecastRequest, observers: Sequence[Observer] = ()) -> MemberManifest:
     """Bring one member to its end and return its manifest.
 
     Raises
@@ -48,14 +46,14 @@ def run_forecast(request: ForecastRequest, observers: Sequence[ForecastObserver]
 
     An exception of an observer stops the member in the same way.
     """
-    told = Watchers([*([ProgressLog()] if request.progress else []), *observers])
+    everyone = Observers([*([ProgressLog()] if request.progress else []), *observers])
     try:
         work = WorkFolder(request.work, request.cycle, request.member)
         with _explained(request), work.lock():
-            manifest = _bring_to_end(request, work, told)
-        told.finished(manifest)
+            manifest = _bring_to_end(request, work, everyone)
+        everyone.tell(Observer.finished, manifest)
     except BaseException as error:
-        told.failed(error)
+        everyone.tell_failed(error)
         raise
     return manifest
 
@@ -72,12 +70,12 @@ def _explained(request: ForecastRequest) -> Iterator[None]:
         raise
 
 
-def _bring_to_end(request: ForecastRequest, work: WorkFolder, told: Watchers) -> MemberManifest:
+def _bring_to_end(request: ForecastRequest, work: WorkFolder, observers: Observers) -> MemberManifest:
     timings = Timings()
     with timings("total"):
         settings, files, whole = _take_stock(request, work, timings)
         missing = [lead for lead in request.leads if lead not in whole]
-        told.started(request.member, len(request.leads), len(whole))
+        observers.tell(Observer.started, request.member, len(request.leads), len(whole))
         store = restart_store(request, digest(settings))
         attempt = work.begin_attempt({"began": _now(), "machine": machine(), "versions": versions()}) if missing else 0
         if missing:
@@ -85,7 +83,7 @@ def _bring_to_end(request: ForecastRequest, work: WorkFolder, told: Watchers) ->
                 with timings("import"):
                     from aifs_ensemble.forecast import engine
                 note = partial(work.record_attempt, attempt)
-                whole |= engine.compute(engine.Job(request, work, store, missing, told, timings, note))
+                whole |= engine.compute(engine.Computation(request, work, store, missing, observers, timings, note))
     if attempt:
         work.record_attempt(attempt, {"ended": _now(), "outcome": "finished", "timings": timings.rounded})
     store.prune(request.restarts_kept, None)
@@ -108,8 +106,7 @@ def _attempted(work: WorkFolder, attempt: int) -> Iterator[None]:
 def restart_store(request: ForecastRequest, fingerprint: str) -> RestartStore:
     """Return the member's restart states."""
     folder = request.work / "restarts"
-    sums = request.accumulate == "from_start"
-    return RestartStore(folder, request.model, request.cycle, request.member, fingerprint, sums)
+    return RestartStore(folder, request.model, request.cycle, request.member, fingerprint, request.sums)
 
 
 def _take_stock(
@@ -127,14 +124,14 @@ def _take_stock(
     device = request.device
     if device == "auto":  # a finished member is found without asking torch
         device = (work.recorded_settings() or {}).get("device") or _device_here(timings)
-    settings = _settings(request, files, device)
+    settings = member_settings(request, files, device)
     if work.would_clear(settings):
         _check_it_can_be_made(request)
     work.adopt(settings, files)
     with timings("verify"):
         whole = work.finished(request.leads, local=request.local_leads)
     if request.device == "auto" and len(whole) < len(request.leads) and _device_here(timings) != device:
-        settings = _settings(request, files, _device_here(timings))
+        settings = member_settings(request, files, _device_here(timings))
         _check_it_can_be_made(request)
         work.adopt(settings, files)
         whole = {}

@@ -1,4 +1,4 @@
-"""What a member or an initial state was made with, against what the configuration asks for.
+"""The settings that decide a member's bytes, and what a member was made with against what is asked for.
 
 Only what a configuration decides everywhere alike is compared: not the device, nor versions, nor digests of files
 that this machine may not have. Anything that the record does not say agrees.
@@ -8,35 +8,71 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import digest
 from aifs_ensemble.common.manifest import MemberManifest
+from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.parameters import bits_for
 from aifs_ensemble.forecast.work_folder import KnownFile
 from aifs_ensemble.model import noise
+from aifs_ensemble.model.numerics import Numerics
 
 if TYPE_CHECKING:
     from aifs_ensemble.forecast.request import ForecastRequest
 
-_FORECAST = ("precision", "compile", "deterministic", "chunks", "accumulate")
 _IDEALISED = ("seed", "amplitude")
 
 
-def _asked(config: Config) -> dict[str, Any]:
-    """Return what a configuration asks of a member, but for packing and source."""
+@dataclass(frozen=True)
+class ForecastSettings(Numerics):
+    """Settings of the configuration's section ``forecast`` that decide a member's bytes: the only list of them.
+
+    Attributes
+    ----------
+    packing : bits per value over those of the parameter table, by parameter or variable
+    accumulate : ``from_start`` or ``per_step``, over which time accumulated variables are sums
+    """
+
+    packing: Mapping[str, int] = field(default_factory=dict)
+    accumulate: str = "from_start"
+
+    def bits(self, model: Model) -> dict[str, int]:
+        """Return the bits per value of each output variable; ConfigError for overrides that fit none."""
+        return bits_for(model.outputs, self.packing)
+
+    def record(self, model: Model) -> dict[str, Any]:
+        """Return the settings as a manifest holds them, JSON-compatible: `packing` has every variable of the model."""
+        return {**asdict(self), "packing": self.bits(model)}
+
+
+def member_settings(request: ForecastRequest, files: Mapping[str, KnownFile], device: str) -> dict[str, Any]:
+    """Return everything that decides the content of the leads, JSON-compatible: the fingerprint is its digest."""
+    model = request.model
     return {
-        "model": config.model.name,
-        "grid": config.model.grid,
-        "ensemble_size": config["ensemble_size"],
-        **{key: config["forecast"][key] for key in _FORECAST},
+        "model": model.name,
+        "grid": model.grid,
+        "cycle": request.cycle,
+        "member": request.member,
+        "ensemble_size": request.ensemble_size,
+        "checkpoint": files["checkpoint"].sha256,
+        "initial_state": files["initial_state"].sha256,
+        "variables": digest({"outputs": model.outputs, "accumulated": model.accumulated, "name": model.grib_model}),
+        "seed": noise.SCHEME,
+        "device": device,
+        **request.settings.record(model),
     }
 
 
-def _bits(config: Config) -> dict[str, int]:
-    return bits_for(config.model.outputs, config["forecast"]["packing"])
+def _asked(config: Config) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return what a configuration asks of a member but for its source, and the bits per value."""
+    asked = ForecastSettings.of(config).record(config.model)
+    bits = asked.pop("packing")
+    model = {"model": config.model.name, "grid": config.model.grid, "ensemble_size": config["ensemble_size"]}
+    return {**model, **asked}, bits
 
 
 def _source_settings(config: Config) -> dict[str, Any]:
@@ -48,17 +84,17 @@ def _source_settings(config: Config) -> dict[str, Any]:
 def settings_digest(config: Config) -> str:
     """Return a digest of what `member_differences` compares: with another one, members do not agree."""
     source = [config["initial_conditions"]["source"], _source_settings(config)]
-    return sha256(json.dumps([_asked(config), _bits(config), source], sort_keys=True).encode()).hexdigest()[:16]
+    return sha256(json.dumps([*_asked(config), source], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def member_differences(config: Config, manifest: MemberManifest) -> list[str]:
     """Return how a member differs from what is asked for, e.g. ``precision bf16, not 32``."""
     settings = manifest.settings
-    told = {**settings, "model": manifest.model, "grid": manifest.grid, "ensemble_size": manifest.ensemble_size}
-    pairs = [(name, told.get(name), want) for name, want in _asked(config).items()]
+    made = {**settings, "model": manifest.model, "grid": manifest.grid, "ensemble_size": manifest.ensemble_size}
+    asked, bits = _asked(config)
+    pairs = [(name, made.get(name), want) for name, want in asked.items()]
     found = [f"{name} {_plain(have)}, not {_plain(want)}" for name, have, want in pairs if have not in (None, want)]
     if not found and settings.get("packing"):
-        bits = _bits(config)
         other = sorted(name for name, have in settings["packing"].items() if bits.get(name) != have)
         found += [f"packing of {name} {settings['packing'][name]} bits, not {bits.get(name)}" for name in other[:1]]
     return found + source_differences(config, manifest.initial_conditions)
@@ -81,26 +117,3 @@ def source_differences(config: Config, provenance: Mapping[str, Any]) -> list[st
 
 def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _settings(request: ForecastRequest, files: Mapping[str, KnownFile], device: str) -> dict[str, Any]:
-    """Return everything that decides the content of the leads, JSON-compatible."""
-    model = request.model
-    return {
-        "model": model.name,
-        "grid": model.grid,
-        "cycle": request.cycle,
-        "member": request.member,
-        "ensemble_size": request.ensemble_size,
-        "checkpoint": files["checkpoint"].sha256,
-        "initial_state": files["initial_state"].sha256,
-        "variables": digest({"outputs": model.outputs, "accumulated": model.accumulated, "name": model.grib_model}),
-        "seed": noise.SCHEME,
-        "device": device,
-        "precision": request.precision,
-        "compile": request.compile,
-        "deterministic": request.deterministic,
-        "chunks": request.chunks,
-        "packing": request.bits,
-        "accumulate": request.accumulate,
-    }

@@ -46,7 +46,7 @@ WORK_FILES = ("fingerprint.json", "attempts.jsonl")
 _CHUNK = 8 << 20
 
 
-class Journal:
+class LeadJournal:
     """Leads that were published, the last line about a lead being the one that counts."""
 
     def __init__(self, path: Path):
@@ -104,8 +104,8 @@ class WorkFolder:
         self.member = member
         self.leads = root / "leads"
         self.restarts = root / "restarts"
-        self.journal = Journal(root / "journal.jsonl")
-        self.delivered = Journal(root / "delivered.jsonl")
+        self.journal = LeadJournal(root / "journal.jsonl")
+        self.delivered = LeadJournal(root / "delivered.jsonl")
         self._attempts = JsonLines(root / "attempts.jsonl")
         self._fingerprint = root / "fingerprint.json"
 

@@ -25,12 +25,15 @@ from pathlib import Path
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.gpu import card_name
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
-from aifs_ensemble.common.observers import SilentObserver
+from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.common.storage import MissingError, Storage, open_destination
+from aifs_ensemble.model.numerics import Numerics
 
 LOG = logging.getLogger(__name__)
 PREFIX = "compile-cache"
 _VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+# Modules beside this one whose sources decide what is compiled: `accelerated` with what it imports from here.
+KERNELS = ("accelerated", "attention", "conditional_norm", "graph_attention")
 _PATIENCE_SECONDS = 60.0
 
 
@@ -39,26 +42,26 @@ def cache_name(card: str, config: Config) -> str:
 
     The program is told by the model, the settings that its kernels depend on, and a digest of their sources.
     """
-    settings = config["forecast"]
+    numerics = Numerics.of(config)
     parts = [card or "cpu"]
     for package in ("torch", "triton", "anemoi-models"):
         with suppress(metadata.PackageNotFoundError):
             parts.append(f"{package}-{metadata.version(package)}")
     parts += [f"python-{platform.python_version()}", platform.machine(), config.model.name]
-    parts += [f"precision-{settings['precision']}", f"chunks-{settings['chunks']}"]
-    parts += [] if settings["deterministic"] else ["any-order"]
+    parts += [f"precision-{numerics.precision}", f"chunks-{numerics.chunks}"]
+    parts += [] if numerics.deterministic else ["any-order"]
     parts.append(_sources_digest())
     return re.sub(r"[^\w.-]+", "-", "_".join(parts))
 
 
 def _sources_digest() -> str:
     found = hashlib.sha256()
-    for module in ("accelerated", "attention", "conditional_norm", "graph_attention"):
+    for module in KERNELS:
         found.update(Path(__file__).with_name(f"{module}.py").read_bytes())
     return found.hexdigest()[:12]
 
 
-class CompileCache(SilentObserver):
+class CompileCache(Observer):
     """Gives a member the folder of compiled parts before it compiles, and keeps what it had to compile.
 
     An observer of the forecast. Nothing that goes wrong here stops one; where the environment names a cache

@@ -15,6 +15,7 @@ from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.model.determinism import set_deterministic
 from aifs_ensemble.model.noise import seed_device
+from aifs_ensemble.model.numerics import Numerics
 
 LOG = logging.getLogger(__name__)
 _AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, "32": None}
@@ -30,7 +31,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TensorPlaces:
     """Places of variables in the model's tensors, by name of the catalogue.
 
     Attributes
@@ -56,8 +57,8 @@ class Layout:
     accumulated_row: tuple[int, ...]
 
     @classmethod
-    def of(cls, metadata: Any, model: Model) -> Layout:
-        """Return the layout that a checkpoint's metadata gives; CheckpointError if it does not fit `model`."""
+    def of(cls, metadata: Any, model: Model) -> TensorPlaces:
+        """Return the places that a checkpoint's metadata gives; CheckpointError if it does not fit `model`."""
         read, made = metadata.variable_to_input_tensor_index, metadata.variable_to_output_tensor_index
         _same("reads", set(read), {*model.inputs, *model.computed}, model)
         _same("makes", set(made), set(model.outputs), model)
@@ -99,32 +100,20 @@ class Stepper:
     Parameters
     ----------
     model : an anemoi-models interface, whose ``predict_step`` normalises, steps and denormalises
-    precision : ``16``, ``bf16`` or ``32``, the autocast type of the forward pass
-    compiled : compile encoder, processor and decoder with torch.compile
-    deterministic : ask torch for algorithms that give the same bits every time
-    chunks : pieces in which mappers work, to save memory
+    numerics : settings that decide the numbers; `compile` compiles encoder, processor and decoder with torch.compile
     cuda_graph : let `warm_up` record the accelerated pass as a CUDA graph
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        device: torch.device,
-        *,
-        precision: str = "32",
-        compiled: bool = False,
-        deterministic: bool = True,
-        chunks: int = 1,
-        cuda_graph: bool = False,
-    ):
+    def __init__(self, model: torch.nn.Module, device: torch.device, numerics: Numerics, *, cuda_graph: bool = False):
         self.device = device
         self._cuda_graph = cuda_graph
         self.model: Any = model.to(device).eval()
-        self._dtype = _AUTOCAST[precision]
-        set_deterministic(deterministic and device.type == "cuda")
-        _set_chunks(chunks)
-        self.accelerated = compiled and self._dtype is not None and device.type == "cuda" and self._accelerate(chunks)
-        if compiled and not self.accelerated:
+        self._dtype = _AUTOCAST[numerics.precision]
+        set_deterministic(numerics.deterministic and device.type == "cuda")
+        _set_chunks(numerics.chunks)
+        can_be = numerics.compile and self._dtype is not None and device.type == "cuda"
+        self.accelerated = can_be and self._accelerate(numerics.chunks)
+        if numerics.compile and not self.accelerated:
             for part in ("encoder", "processor", "decoder"):
                 setattr(self.model.model, part, torch.compile(getattr(self.model.model, part), dynamic=False))
 

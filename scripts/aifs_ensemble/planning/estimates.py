@@ -15,7 +15,7 @@ from functools import cached_property
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import CloudError
 from aifs_ensemble.common.models import fetched_by_coordinator
-from aifs_ensemble.delivery.scratch import members_held
+from aifs_ensemble.delivery.scratch import MB, MemberSizes, reserve, room_needed
 from aifs_ensemble.planning.machines import HourPrice, Machines, MachineType
 from aifs_ensemble.planning.outstanding import Outstanding
 from aifs_ensemble.planning.preemption import Life, Spread, busy_seconds, spread
@@ -34,8 +34,6 @@ CATEGORIES = (
 # Points of the grids in the model catalogue; others are asked of ecCodes, which takes longer to import than a plan.
 _POINTS = {"N32": 6114, "N48": 13280, "N80": 35718, "N128": 88838, "N320": 542080}
 GB = 1e9
-# Leads that wait for delivery on scratch while a forecast streams.
-_BACKLOG_LEADS = 4
 _MANIFEST_SECONDS = 5.0
 
 
@@ -366,20 +364,15 @@ def crossing_price(machines: Machines, region: str, bucket_region: str | None) -
 def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tuple[float, float]:
     """Return the peak of bytes on a machine's scratch, and the room there."""
     config, size = case.config, case.throughput.size(case.config.model.name)
-    running = min(at_once, members)
-    state = 2 * len(config.model.inputs) * grid_points(config.model.grid) * 4
-    small = running * (state + (config["forecast"]["restarts_kept"] + 1) * size.restart_mb * 1e6)
-    member = len(config.leads) * case.lead_bytes
-    if config["delivery"]["streaming"] and not config["keep_scratch"]:
-        leads = running * min(_BACKLOG_LEADS * case.lead_bytes, member)
-    else:
-        # a rented machine's members are delivered from elsewhere, after it: they stay until the machine goes
-        held = members_held(config, members, running) if case.local else members
-        leads = min(held * member, sum(work.steps for work in case.work.members) * case.lead_bytes)
-    room = machine.scratch_gb * GB
-    if config["delivery"]["scratch_budget_mb"]:
-        room = min(room, config["delivery"]["scratch_budget_mb"] * 1e6)
-    return small + leads, room
+    points = grid_points(config.model.grid)
+    sizes = MemberSizes.of(config.model, points, size.bytes_per_value, size.restart_mb)
+    to_make = sum(work.steps for work in case.work.members)
+    peak = room_needed(
+        config, replace(sizes, lead=case.lead_bytes), members, at_once, rented=not case.local, to_make=to_make
+    )
+    room = machine.scratch_gb * GB - reserve(machine.scratch_gb * GB)
+    budget = config["delivery"]["scratch_budget_mb"]
+    return peak, min(room, budget * MB) if budget else room
 
 
 def _problem(case: Case, machine: MachineType, found: Estimate, longest: float) -> str | None:
@@ -400,7 +393,7 @@ def _problem(case: Case, machine: MachineType, found: Estimate, longest: float) 
         budget = case.config["delivery"]["scratch_budget_mb"]
         who = (
             "delivery.scratch_budget_mb leaves"
-            if budget and budget * 1e6 <= found.scratch_bytes
+            if budget and budget * MB <= found.scratch_bytes
             else f"{machine.name} has"
         )
         return f"scratch peak {found.scratch_peak_bytes / GB:,.1f} GB, {who} {found.scratch_bytes / GB:,.1f} GB"

@@ -10,11 +10,17 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import link
 from aifs_ensemble.common.gpu import one_card
 from aifs_ensemble.common.manifest import MemberManifest
-from aifs_ensemble.common.observers import ForecastObserver
+from aifs_ensemble.common.observers import Observer, Observers
+from aifs_ensemble.delivery.metrics import MetricsDelivery
+from aifs_ensemble.delivery.restore import restore_member
+from aifs_ensemble.delivery.status import StatusObserver
+from aifs_ensemble.delivery.streaming import StreamingDelivery
 from aifs_ensemble.forecast.metrics import MetricsSampler
 from aifs_ensemble.forecast.request import ForecastRequest
 from aifs_ensemble.forecast.run import run_forecast
 from aifs_ensemble.model.compile_cache import CompileCache
+from aifs_ensemble.workflow.members_here import MembersHere
+from aifs_ensemble.workflow.preflight import check_room
 
 LOG = logging.getLogger(__name__)
 
@@ -26,29 +32,32 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
     already has counts as done, and the manifest appears only once everything is delivered.
     """
     request = ForecastRequest.from_config(config, member, checkpoint=checkpoint, initial=initial_state)
-    observers: list[ForecastObserver] = []
     with ExitStack() as stack:
         if request.device != "cpu":
             stack.enter_context(one_card())
-        if config["delivery"]["streaming"]:
-            from aifs_ensemble.delivery.metrics import MetricsDelivery
-
-            stack.enter_context(MetricsDelivery(config, member))
-        sampler = MetricsSampler(config.scratch.metrics(member), config.leads[-1])
-        observers.append(stack.enter_context(sampler))
-        if request.compile:
-            observers.append(CompileCache.of(config))
-        if config["delivery"]["streaming"]:
-            from aifs_ensemble.delivery.restore import restore_member
-            from aifs_ensemble.delivery.status import StatusObserver
-            from aifs_ensemble.delivery.streaming import StreamingDelivery
-            from aifs_ensemble.workflow.preflight import check_room
-
-            check_room(config)
-            observers.append(StatusObserver(config, member))
-            restore_member(config, member)
-            observers.append(StreamingDelivery(config, member))
+        observers = listeners(config, member)
+        try:
+            if config["delivery"]["streaming"]:
+                check_room(config, MembersHere.told(), beside_others=True)
+                restore_member(config, member)
+            for observer in observers:
+                stack.enter_context(observer)
+        except BaseException as error:
+            Observers(observers).tell_failed(error)
+            raise
         result = run_forecast(request, observers)
     if manifest.resolve() != request.manifest.resolve():
         link(request.manifest, manifest)
     return result
+
+
+def listeners(config: Config, member: int) -> list[Observer]:
+    """Return what listens to a member's forecast; nothing of it works before it is entered."""
+    streams = config["delivery"]["streaming"]
+    found: list[Observer] = [MetricsDelivery(config, member)] if streams else []
+    found.append(MetricsSampler(config.scratch.metrics(member), config.leads[-1]))
+    if config["forecast"]["compile"]:
+        found.append(CompileCache.of(config))
+    if streams:
+        found += [StatusObserver(config, member), StreamingDelivery(config, member)]
+    return found

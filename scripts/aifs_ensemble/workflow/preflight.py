@@ -10,31 +10,42 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, StorageError
 from aifs_ensemble.common.files import folder_problem
 from aifs_ensemble.common.storage import open_destination
-from aifs_ensemble.delivery.scratch import check_scratch, room_held, room_needed
+from aifs_ensemble.delivery.scratch import MemberSizes, check_scratch, room_held, room_needed
 from aifs_ensemble.planning.estimates import grid_points
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.throughput import load_throughput
+from aifs_ensemble.workflow.members_here import MembersHere
 
 LOG = logging.getLogger(__name__)
 
 
-def lead_bytes(config: Config) -> int:
-    """Return the size of one lead that config/throughput.json expects of the model."""
+def member_sizes(config: Config) -> MemberSizes:
+    """Return the bytes of a member's parts that config/throughput.json expects of the model."""
     size = load_throughput(load_machines().gpu_specs).size(config.model.name)
-    return round(len(config.model.outputs) * grid_points(config.model.grid) * size.bytes_per_value)
+    return MemberSizes.of(config.model, grid_points(config.model.grid), size.bytes_per_value, size.restart_mb)
 
 
-def check_room(config: Config, at_once: int = 1) -> None:
-    """Raise PlanError unless scratch has room for what this machine will hold of the run."""
-    restart = round(load_throughput(load_machines().gpu_specs).size(config.model.name).restart_mb * 1e6)
-    needed = room_needed(config, lead_bytes(config), restart, at_once)
-    held = room_held(config) if config["keep_scratch"] else 0  # else only members that run now are counted
+def check_room(config: Config, here: MembersHere, *, beside_others: bool = False) -> None:
+    """Raise PlanError unless scratch has room for what this machine will hold of the run.
+
+    What it holds already needs no further room: where local copies stay, all of it; else, for a job `beside_others`,
+    what these have of their shares.
+    """
+    needed = room_needed(config, member_sizes(config), here.members, here.at_once)
+    held: float = 0
+    if config["keep_scratch"]:
+        held = room_held(config)
+    elif beside_others:
+        held = min(room_held(config), needed * (here.at_once - 1) / here.at_once)
     system = check_scratch(config, needed, held=held)
-    LOG.info("scratch: %.1f GB needed, %.1f GB free on %s", needed / 1e9, system.free / 1e9, system.mount)
+    LOG.info(
+        "scratch: %.1f GB needed for %d of %d members at once, %.1f GB free on %s",
+        needed / 1e9, here.at_once, here.members, system.free / 1e9, system.mount,
+    )  # fmt: skip
 
 
-def check_start(config: Config, rules: Collection[str], cores: int) -> None:
-    """Raise what stands in the way of a run on this machine of so many `cores`; `rules` are those that it needs.
+def check_start(config: Config, rules: Collection[str], here: MembersHere) -> None:
+    """Raise what stands in the way of a run on this machine; `rules` are those that it needs.
 
     An archive that is only verified, or reported on, may be read-only.
     """
@@ -46,7 +57,7 @@ def check_start(config: Config, rules: Collection[str], cores: int) -> None:
     if {*rules} & {delivers, "ensemble_manifest"}:
         check_destination(config)
         check_bucket(config)
-    check_room(config, at_once=max(cores // config["forecast"]["encoders"], 1))
+    check_room(config, here)
 
 
 def check_destination(config: Config, *, write: bool = True) -> None:
@@ -74,6 +85,6 @@ def check_places(config: Config) -> None:
     """Raise PlanError when bucket, images and machines are in different regions, unless that is allowed."""
     from aifs_ensemble.planning.regions import check_regions
 
-    run_bytes = lead_bytes(config) * len(config.leads) * len(config.members)
+    run_bytes = round(member_sizes(config).lead) * len(config.leads) * len(config.members)
     for mismatch in check_regions(config, run_bytes):
         LOG.warning("%s", mismatch)

@@ -18,6 +18,7 @@ from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.coiled.at_exit import stop_machines_at_exit
 from aifs_ensemble.workflow.context import publish, use_this_library
 from aifs_ensemble.workflow.googlebatch import resources
+from aifs_ensemble.workflow.members_here import MembersHere
 
 STANDARD, SPOT = "standard", "spot"
 
@@ -38,7 +39,7 @@ def provider(workflow: Any) -> str:
 
 def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     """Add to every rule of a machine class the resources that its provider needs; nothing in the local profile."""
-    name, rented = provider(workflow), internals.is_rented(workflow)
+    name, rented = provider(workflow), internals.is_remote_job(workflow)
     use_this_library()
     if name == "local":
         return
@@ -55,7 +56,7 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
         machine = internals.rule_resource(rule, "machine")
         if machine is None:
             continue
-        added: dict[str, Any] = {"provisioning": _by_attempt(config)}
+        added: dict[str, Any] = {"provisioning": _by_attempt(workflow, config)}
         if name == "googlebatch":
             added |= resources.resources(config, machines, machine, on_machine=rented)
         internals.add_resources(rule, added)
@@ -76,9 +77,12 @@ def settle_googlebatch(workflow: Any, config: Config) -> None:
     internals.set_preemptible_retries(workflow)
 
 
-def _by_attempt(config: Config) -> Callable[..., str]:
+def _by_attempt(workflow: Any, config: Config) -> Callable[..., str]:
     # text rather than a number: Snakemake adds up the numbers of a group's jobs, and compares texts
     def resource(wildcards: Any, attempt: int) -> str:
+        if internals.is_remote_job(workflow):
+            # a rented machine's Snakemake calls no hook, and knows its jobs only now, before it starts them
+            MembersHere.of(workflow, config).tell_jobs()
         return provisioning(config, attempt)
 
     return resource

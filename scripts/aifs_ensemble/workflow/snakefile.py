@@ -21,6 +21,7 @@ from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.workflow import bucket, preflight, routing
 from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.googlebatch.jobs import keep_jobs_at_exit
+from aifs_ensemble.workflow.members_here import MembersHere
 from aifs_ensemble.workflow.outdated import outdated
 from aifs_ensemble.workflow.start import prepare_start
 
@@ -211,7 +212,9 @@ class Run:
             prepare_start(self._workflow, self.config)
         elif self._coordinates:
             needed = internals.rules_to_run(self._workflow)
-            preflight.check_start(self.config, needed, internals.cores(self._workflow))
+            here = MembersHere.of(self._workflow, self.config)
+            here.tell_jobs()
+            preflight.check_start(self.config, needed, here)
 
     def end(self, *, finished: bool) -> None:
         """Say where the files are, what each member took, and whether the ensemble is short."""

@@ -63,7 +63,7 @@ def is_coordinator(workflow: Any) -> bool:
     return bool(workflow.is_main_process)
 
 
-def is_rented(workflow: Any) -> bool:
+def is_remote_job(workflow: Any) -> bool:
     """Tell whether this process is a job's on another machine. Leans on `Workflow.remote_exec` (9.27.1)."""
     return bool(workflow.remote_exec)
 
@@ -159,6 +159,21 @@ def limit_resource(workflow: Any, name: str, most: int) -> None:
     """
     if name not in workflow.global_resources:
         workflow.register_resource(name, most)
+
+
+def resource_limit(workflow: Any, name: str) -> int | None:
+    """Return how much of a resource jobs may use at once; None without a limit. Leans on `global_resources` (9.27.1)."""
+    # an absent resource comes as None or as one without a value
+    value = getattr(workflow.global_resources.get(name), "value", None)
+    return None if value is None else int(value)
+
+
+def jobs_asked_for(workflow: Any, rule: str) -> int:
+    """Return how many jobs of a rule this process was started for; in a job on another machine.
+
+    Leans on `DAGSettings.target_jobs` (9.27.1), which is ``--target-jobs``.
+    """
+    return sum(target.rulename == rule for target in workflow.dag_settings.target_jobs)
 
 
 def force_job(workflow: Any, output: str) -> None:

@@ -210,7 +210,8 @@ class Delivery(Section):
         default=900, gt=0, description="Time within which one file's delivery must succeed, retries included."
     )
     scratch_budget_mb: Nullable[Positive] = Field(
-        default=None, description="Room the run may take on scratch. null: what is free, less a reserve."
+        default=None,
+        description="Room the run may take on scratch, MB of 1e6 bytes. null: what is free, less a reserve.",
     )
     mirror_restarts: Flag = Field(
         default=False,

@@ -1,7 +1,11 @@
-"""What packing costs in accuracy: read from the headers of a file, or measured on a field."""
+"""What packing costs in accuracy: read from the headers of a GRIB file, or measured on a field.
+
+python benchmarks/packing_error.py FILE     bits, largest possible error and compressed size of each parameter
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +13,6 @@ from pathlib import Path
 import eccodes
 import numpy as np
 import numpy.typing as npt
-
 from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grib_encoder import FieldEncoder, grib_parameter
 
@@ -96,3 +99,16 @@ def measure_error(encoder: FieldEncoder, variable: str, lead: int, values: npt.N
     difference = decoded - meant
     rms = float(np.sqrt(np.mean(difference**2)))
     return MeasuredError(float(np.abs(difference).max()), rms, float(meant.std()), len(message))
+
+
+def main() -> None:
+    """Print the summary of a file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="a lead's GRIB file")
+    print("| parameter | fields | bits | stored | largest error | units |\n|---|---:|---:|---:|---:|---|")
+    for name, row in sorted(packing_summary(parser.parse_args().file).items()):
+        print(f"| {name} | {row.fields} | {row.bits} | {row.stored_bits:.1f} | {row.error:.2g} | {row.units} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""How many members share this machine, which a job cannot see: the process that starts the jobs tells them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from aifs_ensemble.common import environment
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.workflow import snakemake_internals as internals
+from aifs_ensemble.workflow.coiled.job_script import FORECAST_RULE
+
+
+@dataclass(frozen=True)
+class MembersHere:
+    """Members that this machine makes in all, and how many of them run at once; a job on its own is one of one."""
+
+    members: int = 1
+    at_once: int = 1
+
+    @classmethod
+    def of(cls, workflow: Any, config: Config) -> MembersHere:
+        """Return what Snakemake does on this machine: the ensemble, or on a rented machine the job's group.
+
+        As many members run at once as encoders go into the processors, and gpu_mem_mb into the cards.
+        """
+        members = len(config.members)
+        if internals.is_remote_job(workflow):
+            members = internals.jobs_asked_for(workflow, FORECAST_RULE)
+        at_once = internals.cores(workflow) // config["forecast"]["encoders"]
+        wanted, memory = config["forecast"]["gpu_mem_mb"], internals.resource_limit(workflow, "gpu_mem_mb")
+        if wanted and memory:
+            at_once = min(at_once, memory // wanted)
+        return cls(max(members, 1), max(min(at_once, members), 1))
+
+    def tell_jobs(self) -> None:
+        """Leave the numbers to the jobs that this process starts."""
+        os.environ[environment.MEMBERS_HERE] = f"{self.members} {self.at_once}"
+
+    @classmethod
+    def told(cls) -> MembersHere:
+        """Return the numbers that were left to this job."""
+        text = os.environ.get(environment.MEMBERS_HERE, "1 1")
+        try:
+            members, at_once = (int(word) for word in text.split())
+        except ValueError:
+            raise ConfigError(f"{environment.MEMBERS_HERE}: {text!r}, expected two numbers") from None
+        return cls(members, at_once)
