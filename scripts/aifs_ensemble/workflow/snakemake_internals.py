@@ -162,7 +162,7 @@ def limit_resource(workflow: Any, name: str, most: int) -> None:
 
 
 def resource_limit(workflow: Any, name: str) -> int | None:
-    """Return how much of a resource jobs may use at once; None without a limit. Leans on `global_resources` (9.27.1)."""
+    """Return the most of a resource that jobs may use at once, None without one. Leans on `global_resources` (9.27.1)."""
     # an absent resource comes as None or as one without a value
     value = getattr(workflow.global_resources.get(name), "value", None)
     return None if value is None else int(value)
