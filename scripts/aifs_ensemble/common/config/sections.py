@@ -68,7 +68,8 @@ Nullable = Annotated[T | None, BeforeValidator(lambda value: None if value == "n
 class Section(BaseModel):
     """Keys that stand together; read-only, and none but these."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    # built with the whole configuration, not each by itself: a dry-run waits for it
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class EcmwfOpenData(Section):
@@ -123,9 +124,9 @@ class InitialConditions(Section):
         default=None, description="Folder for downloaded ranges, constants and interpolation weights. "
         "null: {scratch}/cache.",
     )  # fmt: skip
-    ecmwf_open_data: EcmwfOpenData = Field(default_factory=EcmwfOpenData)
-    file: FileSource = Field(default_factory=FileSource)
-    idealised: Idealised = Field(default_factory=Idealised)
+    ecmwf_open_data: EcmwfOpenData = Field(default={}, validate_default=True)
+    file: FileSource = Field(default={}, validate_default=True)
+    idealised: Idealised = Field(default={}, validate_default=True)
 
 
 class Forecast(Section):
@@ -356,7 +357,7 @@ class Values(Section):
         "the member's manifest (buckets, where every declared object costs requests).",
     )
     initial_conditions: InitialConditions
-    forecast: Forecast = Field(default_factory=Forecast)
-    delivery: Delivery = Field(default_factory=Delivery)
-    cloud: Cloud = Field(default_factory=Cloud)
-    report: Report = Field(default_factory=Report)
+    forecast: Forecast = Field(default={}, validate_default=True)
+    delivery: Delivery = Field(default={}, validate_default=True)
+    cloud: Cloud = Field(default={}, validate_default=True)
+    report: Report = Field(default={}, validate_default=True)
