@@ -45,7 +45,7 @@ from aifs_ensemble.forecast.timings import Timings
 from aifs_ensemble.model.checkpoint.build import build_checkpoint
 from aifs_ensemble.model.stepper import Stepper
 
-from forecast.cases import CYCLE, LEADS, content, initial_state, write_initial
+from forecast.cases import CYCLE, LEADS, content, initial_state, with_settings, write_initial
 
 Requests = Callable[..., ForecastRequest]
 Whole = tuple[ForecastRequest, dict[str, bytes]]
@@ -330,7 +330,7 @@ def test_leads_of_other_settings_never_mix(
     run_forecast(replace(request, leads=(6,)))
     listener = Listener()
     with caplog.at_level(logging.WARNING):
-        run_forecast(replace(request, **changes), [listener])
+        run_forecast(with_settings(request, **changes), [listener])
     assert message in caplog.text
     assert listener.leads("published") == [6, 12]
 
@@ -439,7 +439,7 @@ def test_settings_that_cannot_work_cost_nothing_of_what_there_is(
         wrong = {"model": get_model("aifs-ens-1.0")}
     for _ in range(2):
         with pytest.raises(error):
-            run_forecast(replace(request, **wrong))
+            run_forecast(with_settings(request, **wrong))
     listener = Listener()
     run_forecast(request, [listener])
     assert listener.leads("step") == []

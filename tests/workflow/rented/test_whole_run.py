@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from aifs_ensemble.common.storage import open_destination
@@ -41,6 +42,9 @@ def test_a_failed_member_costs_itself_alone(whole: Project, coiled: CoiledServer
     code, output = whole.run(*ARGUMENTS)
     assert code != 0
     assert made(coiled, config, since=0) == {1: [6, 12], 2: []}
+    (machine,) = forecasts(coiled, since=0)
+    said = re.findall(r"needed for (\d+) of (\d+) members at once", (machine.folder / "log").read_text())
+    assert {members for _, members in said} == {"2"}, "jobs do not know who shares their machine"
     assert "missing 2" in output or "missing 1-2" in output, output
 
     storage.put_bytes(sound, state, overwrite=True)
