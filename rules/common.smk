@@ -186,6 +186,7 @@ def announce_plan():
     if dry_run() and workflow.is_main_process:
         from aifs_ensemble.planning import outstanding as planning_outstanding
         from aifs_ensemble.planning import plan as planning
+        from aifs_ensemble.planning import plan_text as planning_text
         from aifs_ensemble.planning import throughput as planning_throughput
 
         provider = aifs_routing.provider(workflow)
@@ -194,15 +195,14 @@ def announce_plan():
             "profile": profile,
             "work": planning_outstanding.outstanding(CONFIG),
             "runs": planning_throughput.past_manifests(CONFIG.scratch.root),
-            "alternatives": False,
         }
-        planning.plan(CONFIG, MACHINES, **given)  # what is wrong is said now
+        planning.plan(planning.plan_case(CONFIG, MACHINES, **given))  # what is wrong is said now
 
         def say():
             # Snakemake knows the groups of profile and command line only once the rules are read
             group = workflow.group_settings.group_components.get("members", 1)
-            plan = planning.plan(CONFIG, MACHINES, group=group, **given)
-            print("\n".join(plan.summary_lines()), file=sys.stderr)
+            plan = planning.plan(planning.plan_case(CONFIG, MACHINES, group=group, **given))
+            print("\n".join(planning_text.summary_lines(plan)), file=sys.stderr)
 
         atexit.register(say)
 

@@ -15,7 +15,7 @@ from aifs_ensemble.planning.account import account
 from aifs_ensemble.planning.baseline import against_baseline, check_baseline
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
-from aifs_ensemble.planning.plan import plan
+from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.runs import read_run
 from aifs_ensemble.planning.throughput import (
     TABLE,
@@ -179,8 +179,8 @@ def test_runs_correct_the_next_plan(tmp_path: Path, machines: Machines, throughp
     assert (speed.status, speed.source) == ("from runs", "median of 3 finished members")
     assert speed.step_seconds == pytest.approx(0.5)
     assert speed.startup_seconds == pytest.approx(30)
-    before = plan(config, machines, work=everything(config), runs=(), alternatives=False)
-    after = plan(config, machines, work=everything(config), alternatives=False)
+    before = plan(plan_case(config, machines, work=everything(config), runs=()))
+    after = plan(plan_case(config, machines, work=everything(config)))
     assert after.chosen.step_seconds == pytest.approx(0.5)
     assert after.case.lead_bytes == 70_000_000 != before.case.lead_bytes
     config.scratch.manifest(2).write_text("{")

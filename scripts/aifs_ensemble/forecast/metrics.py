@@ -53,7 +53,8 @@ class _Card:
     """
 
     def __init__(self) -> None:
-        self._nvml, self._handle = this_card() or (None, None)
+        card: tuple[Any, Any] = this_card() or (None, None)
+        self._nvml, self._handle = card
 
     def read(self) -> dict[str, float]:
         if self._handle is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.text import hint
 
 TABLE = Path(__file__).parents[3] / "config" / "machines.yaml"
 HOURS_PER_MONTH = 730.0
@@ -99,7 +99,7 @@ class MachineType:
         """Return the price in a region; ConfigError naming the regions that have one."""
         if region not in self.prices:
             raise ConfigError(
-                f"machines.yaml: no price of {self.name} in {region!r}, {_hint(region, self.prices)}; "
+                f"machines.yaml: no price of {self.name} in {region!r}, {hint(region, self.prices)}; "
                 "add one with cloud.prices"
             )
         return self.prices[region]
@@ -135,7 +135,7 @@ class Machines:
     def machine(self, name: str) -> MachineType:
         """Return a machine type; ConfigError naming the nearest one when there is none."""
         if name not in self.types:
-            raise ConfigError(f"cloud: machine type {name!r} is not in {self.path.name}, {_hint(name, self.types)}")
+            raise ConfigError(f"cloud: machine type {name!r} is not in {self.path.name}, {hint(name, self.types)}")
         return self.types[name]
 
     def for_class(self, machine_class: str, config: Mapping[str, Any] | None = None) -> MachineType:
@@ -217,7 +217,7 @@ def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:
     _keys(content["classes"], f"{name}: classes", CLASSES, required=True)
     for machine_class, machine in content["classes"].items():
         if machine not in types:
-            raise ConfigError(f"{name}: classes.{machine_class}: {machine!r}, {_hint(machine, types)}")
+            raise ConfigError(f"{name}: classes.{machine_class}: {machine!r}, {hint(machine, types)}")
     for machine in types.values():
         if machine.gpu is not None and machine.gpu.name not in table["coiled_gpu_hour"]:
             raise ConfigError(f"{name}: prices.coiled_gpu_hour.{machine.gpu.name} is missing")
@@ -233,6 +233,12 @@ def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:
         },
         assumptions=_assumptions(content["assumptions"], name),
     )
+
+
+def machines_of(config: Mapping[str, Any]) -> Machines:
+    """Return the machine table with the configuration's own prices (``cloud.prices``) over it."""
+    prices = config["cloud"]["prices"]
+    return load_machines(prices=Path(prices) if prices else None)
 
 
 _PRICE_KEYS = ("lists", "machines", "services", "coiled_gpu_hour")
@@ -277,12 +283,6 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
             base[key] = value
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = get_close_matches(str(name), names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
-
-
 def _keys(
     value: Any, where: str, known: Iterable[str], *, required: bool = False, optional: tuple[str, ...] = ()
 ) -> None:
@@ -292,7 +292,7 @@ def _keys(
         raise ConfigError(f"{where}: {value!r}, expected keys and values")
     for key in value:
         if key not in known and key not in optional:
-            raise ConfigError(f"{where}: unknown key {key!r}, {_hint(key, known + optional)}")
+            raise ConfigError(f"{where}: unknown key {key!r}, {hint(key, known + optional)}")
     missing = [key for key in known if key not in value]
     if required and missing:
         raise ConfigError(f"{where}: {missing[0]} is missing")
@@ -316,7 +316,7 @@ def _price_list(name: str, item: Any, where: str) -> PriceList:
 
 def _known_list(name: Any, lists: Mapping[str, PriceList], where: str) -> str:
     if name not in lists:
-        raise ConfigError(f"{where}.list: {name!r}, {_hint(str(name), lists)}")
+        raise ConfigError(f"{where}.list: {name!r}, {hint(str(name), lists)}")
     return str(name)
 
 
