@@ -588,7 +588,7 @@ COMMANDS = [
         "parameter that no message has",
         lambda b: inspected(b, "2t", "tt"),
         InputError,
-        ("--param: tt: no message of 1 files matches", "expected some of 2t"),
+        ("--param: tt: no message of 1 files matches", "known are 2t"),
     ),
 ]
 

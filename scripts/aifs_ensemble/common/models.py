@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
+from aifs_ensemble.common.text import hint
 
 CATALOGUE = Path(__file__).parents[3] / "config" / "models.yaml"
 
@@ -102,9 +102,7 @@ def _check_keys(part: Any, where: str, needed: Mapping[str, Any], optional: Mapp
     known = {**needed, **optional}
     for key, value in part.items():
         if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ConfigError(f"{where}: unknown key {key!r}, {hint}")
+            raise ConfigError(f"{where}: unknown key {key!r}, {hint(key, known)}")
         if not isinstance(value, known[key]):
             kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
@@ -156,9 +154,7 @@ def get_model(name: str, path: Path = CATALOGUE) -> Model:
     """Return a catalogue entry; ConfigError naming the nearest entry when there is none."""
     models = _read(path)["models"]
     if name not in models:
-        near = get_close_matches(name, models, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else f", known are {', '.join(models)}"
-        raise ConfigError(f"model: {name!r} is not in {path.name}{hint}")
+        raise ConfigError(f"model: {name!r} is not in {path.name}, {hint(name, models)}")
     entry = models[name]
     _check(entry, f"{path.name}: {name}")
     variables = entry["variables"]
