@@ -20,7 +20,7 @@ from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.runs import read_run
-from aifs_ensemble.products.maps import field_units, member_field, member_fields, raster_index, read_field
+from aifs_ensemble.products.maps import field_units, member_fields, raster_index, read_field
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -171,11 +171,10 @@ def test_a_map_for_each_member_on_one_scale(fields: Config) -> None:
     assert north[0].mean() < north[90].mean()
 
 
-def test_the_map_of_one_member(fields: Config) -> None:
-    figure = member_field(fields, 2)
-    assert "member002" in texts(figure)
+def test_the_map_of_one_member_names_it(fields: Config) -> None:
+    assert "member002" in texts(member_fields(Config({**fields, "members": "2"}), "t_500"))
     with pytest.raises(InputError, match="no member has t_500 at 24 h"):
-        member_field(fields, 4)
+        member_fields(Config({**fields, "members": "4"}), "t_500")
     with pytest.raises(InputError, match="no member has t_850"):
         member_fields(fields, "t_850")
 

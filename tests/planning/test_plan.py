@@ -20,7 +20,7 @@ from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import Plan, default_profile, plan, plan_case
 from aifs_ensemble.planning.plan_text import plan_dict, summary_lines
 from aifs_ensemble.planning.regions import usable_regions
-from aifs_ensemble.planning.throughput import Size, Speed, Throughput
+from aifs_ensemble.planning.throughput import OutputSize, Speed, Throughput
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -58,7 +58,7 @@ def frozen(machines: Machines, throughput: Throughput) -> tuple[Machines, Throug
         sync_mb_s=100,
         preemptions_per_hour={"low": 0.0, "expected": 0.5, "high": 5.0},
     )
-    size = Size("aifs-ens-1.0", 1.0, 0.007, 500, 10000, "measured", "2026-01-01", "made up")
+    size = OutputSize("aifs-ens-1.0", 1.0, 0.007, 500, 10000, "measured", "2026-01-01", "made up")
     speed = Speed(
         model="aifs-ens-1.0",
         gpu="H100-80GB",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.text import hint
+from aifs_ensemble.common.yaml_tables import check_keys
 
 CATALOGUE = Path(__file__).parents[3] / "config" / "models.yaml"
 
@@ -96,13 +97,9 @@ _CHECKPOINT = dict.fromkeys(("repository", "revision", "file", "url", "sha256"),
 
 
 def _check_keys(part: Any, where: str, needed: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
-    for key in needed:
-        if key not in part:
-            raise ConfigError(f"{where}: {key} is missing")
+    check_keys(part, where, needed, optional)
     known = {**needed, **optional}
     for key, value in part.items():
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}, {hint(key, known)}")
         if not isinstance(value, known[key]):
             kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
@@ -111,8 +108,6 @@ def _check_keys(part: Any, where: str, needed: Mapping[str, Any], optional: Mapp
 
 def _check(entry: Any, where: str) -> None:
     """Raise ConfigError naming the first thing that is wrong with an entry of the catalogue."""
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"{where}: {entry!r}, expected keys and values")
     _check_keys(entry, where, _KEYS, _OPTIONAL)
     variables, checkpoint = entry["variables"], entry["checkpoint"]
     _check_keys(variables, f"{where}: variables", _VARIABLES, {})
@@ -135,24 +130,15 @@ def _check(entry: Any, where: str) -> None:
         raise ConfigError(f"{where}: variables.accumulated: {', '.join(other)} not among the diagnostic ones")
 
 
-@cache
-def _read(path: Path) -> dict[str, Any]:
+@lru_cache(maxsize=4)
+def _read(path: Path, written: int) -> dict[str, Any]:
+    """Return the catalogue as `written` (ns): another program may write it anew while this one runs."""
     return yaml.safe_load(path.read_text())
-
-
-def forget_catalogue() -> None:
-    """Have the catalogue read again, after it was written."""
-    _read.cache_clear()
-
-
-def model_names(path: Path = CATALOGUE) -> tuple[str, ...]:
-    """Return the names in the catalogue."""
-    return tuple(_read(path)["models"])
 
 
 def get_model(name: str, path: Path = CATALOGUE) -> Model:
     """Return a catalogue entry; ConfigError naming the nearest entry when there is none."""
-    models = _read(path)["models"]
+    models = _read(path, path.stat().st_mtime_ns)["models"]
     if name not in models:
         raise ConfigError(f"model: {name!r} is not in {path.name}, {hint(name, models)}")
     entry = models[name]
