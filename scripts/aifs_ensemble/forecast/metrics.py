@@ -46,7 +46,7 @@ COLUMNS = (
 )
 
 
-class _Card:
+class _CardReader:
     """The card of this process, through NVML; reads nothing where there is none.
 
     Of a slice of a card (MIG) NVML tells the memory, not the utilisation.
@@ -132,7 +132,7 @@ class MetricsSampler(SilentObserver):
     def __enter__(self) -> Self:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            readers: list[Callable[[], dict[str, float]]] = [_Card().read, _Host(self.path.parent).read]
+            readers: list[Callable[[], dict[str, float]]] = [_CardReader().read, _Host(self.path.parent).read]
         except Exception:
             LOG.warning("%s: no metrics of this member", self.path, exc_info=True)
             return self
