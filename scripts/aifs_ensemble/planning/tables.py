@@ -14,6 +14,7 @@ import pandas as pd
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.text import duration, money, size, table
+from aifs_ensemble.initial.spread import ensemble_statistics
 from aifs_ensemble.planning.account import Account, MemberAccount, Stay
 from aifs_ensemble.planning.plan import Plan
 from aifs_ensemble.planning.runs import Attempt, read_run
@@ -108,6 +109,13 @@ def member_html(config: Config) -> str:
         }
     )
     return html_page(f"{config.model.title}, {config.cycle}", {"Members": shown})
+
+
+def spread_html(config: Config) -> str:
+    """Return the spread of the initial states on scratch over the members as an HTML page for the report."""
+    states = (config.scratch.initial(member) for member in config.members)
+    spread = ensemble_statistics(path for path in states if path.exists()).reset_index()
+    return html_page(f"Initial conditions, {config.cycle}", {"Spread over the members": spread})
 
 
 _STYLE = (
