@@ -22,10 +22,10 @@ from pathlib import Path
 
 from aifs_ensemble.common.storage import TransferSettings, open_storage
 from aifs_ensemble.delivery.member import deliver_member
+from delivery.members import make_config, make_member
 from doubles.gcs_server import gcs_server
 from google.cloud import storage
 from google.cloud.storage import transfer_manager
-from storage.members import make_config, make_member
 
 
 def main() -> int:

@@ -11,13 +11,13 @@ from aifs_ensemble.common.errors import WorkflowError
 MODES = ["forward", "engine-cold", "engine"]
 TOY = ["--steps", "4", "--encoders", "1", "--modes", "engine"]
 
-with rule(snakemake) as config:  # noqa: F821
+with rule(snakemake) as config:
     toy = config.model.name == "demo"
     command = [
         sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "forecast_engine.py"),
         "--model", "demo" if toy else "aifs-ens-size",
         "--scratch", str(Path(config["scratch"]) / "benchmark"),
-        "--out", snakemake.output[0],  # noqa: F821
+        "--out", snakemake.output[0],
         "--modes", *MODES,
         *(TOY if toy else []),
     ]  # fmt: skip

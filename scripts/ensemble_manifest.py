@@ -6,6 +6,6 @@ from pathlib import Path
 from _adapter import rule
 from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
 
-with rule(snakemake) as config:  # noqa: F821
-    status = write_ensemble_manifest(config, Path(snakemake.output[0]))  # noqa: F821
+with rule(snakemake) as config:
+    status = write_ensemble_manifest(config, Path(snakemake.output[0]))
     logging.info("ensemble %s", status)

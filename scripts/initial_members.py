@@ -5,5 +5,5 @@ from pathlib import Path
 from _adapter import rule
 from aifs_ensemble.initial.summaries import check_members_differ
 
-with rule(snakemake):  # noqa: F821
-    check_members_differ(map(Path, snakemake.input), Path(snakemake.output[0]))  # noqa: F821
+with rule(snakemake):
+    check_members_differ(map(Path, snakemake.input), Path(snakemake.output[0]))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _adapter import rule
-from aifs_ensemble.cli.account import write_account
+from aifs_ensemble.planning.account_report import write_account
 
-with rule(snakemake) as config:  # noqa: F821
-    write_account(config, Path(snakemake.output[0]))  # noqa: F821
+with rule(snakemake) as config:
+    write_account(config, Path(snakemake.output[0]))

@@ -6,5 +6,5 @@ from _adapter import rule
 from aifs_ensemble.common.themes import save
 from aifs_ensemble.products.maps import field_figures
 
-with rule(snakemake) as config:  # noqa: F821
-    save(field_figures(config), Path(snakemake.output[0]), ["png"])  # noqa: F821
+with rule(snakemake) as config:
+    save(field_figures(config), Path(snakemake.output[0]), ["png"])

@@ -6,7 +6,7 @@ from _adapter import member, rule
 from aifs_ensemble.common.files import link
 from aifs_ensemble.delivery.member import deliver_member
 
-with rule(snakemake) as config:  # noqa: F821
-    deliver_member(config, member(snakemake))  # noqa: F821
+with rule(snakemake) as config:
+    deliver_member(config, member(snakemake))
     if config.cloud_destination:
-        link(config.scratch.manifest(member(snakemake)), Path(snakemake.output[0]))  # noqa: F821
+        link(config.scratch.manifest(member(snakemake)), Path(snakemake.output[0]))

@@ -3,5 +3,5 @@
 from _adapter import rule
 from aifs_ensemble.delivery.verify import verify_ensemble
 
-with rule(snakemake) as config:  # noqa: F821
+with rule(snakemake) as config:
     verify_ensemble(config)

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from aifs_ensemble.common.gpu import one_card, visible_cards
+from aifs_ensemble.common.gpu import card_handle, card_name, cards, one_card, this_card, visible_card, visible_cards
 
 CARDS = ("GPU-a", "GPU-b", "GPU-c")
 HOLD = """
@@ -68,3 +70,99 @@ def test_without_a_choice_nothing_changes(
     with one_card(cards, tmp_path) as card:
         assert card is None and "CUDA_VISIBLE_DEVICES" not in os.environ
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variable", "card"),
+    [
+        (None, "0"),
+        ("2", "2"),
+        ("3,1", "3"),
+        (" 1 , 0", "1"),
+        ("GPU-5f2a", "GPU-5f2a"),
+        ("MIG-41b36fb9-5ca5-5b49-9a3c-d9a4a5b6c7d8", "MIG-41b36fb9-5ca5-5b49-9a3c-d9a4a5b6c7d8"),
+        ("MIG-GPU-5f2a/7/0", "MIG-GPU-5f2a/7/0"),
+        ("", None),
+        ("-1", None),
+        ("-1,0", None),
+        ("NoDevFiles", None),
+    ],
+)
+def test_the_card_is_the_first_that_cuda_shows(variable: str | None, card: str | None) -> None:
+    assert visible_card({} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}) == card
+
+
+@dataclass
+class Driver:
+    """Two cards as NVML lists them; `sliced` are the indices of those in MIG mode. Handles are their names.
+
+    What it does not have: readings, and slices by any name but a whole UUID.
+    """
+
+    sliced: set[int] = field(default_factory=set)
+    uuids: tuple[str, ...] = ("GPU-5f2a77d0-1111", "GPU-9c31ab0e-2222")
+
+    class NVMLError(Exception):
+        """As of pynvml."""
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if not self.uuids:
+            raise self.NVMLError("driver not loaded")
+
+    def nvmlDeviceGetName(self, card: str) -> str:  # noqa: N802
+        return f"card {card[4:6]}"
+
+    def nvmlDeviceGetMemoryInfo(self, card: str) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(total=80 << 30, free=79 << 30)
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return len(self.uuids)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        if index >= len(self.uuids):
+            raise self.NVMLError(f"no card {index}")
+        return self.uuids[index]
+
+    def nvmlDeviceGetUUID(self, card: str) -> str:  # noqa: N802
+        return card
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        if not uuid.startswith("MIG-"):
+            raise self.NVMLError(f"no card {uuid}")
+        return uuid
+
+    def nvmlDeviceGetMigMode(self, card: str) -> tuple[int, int]:  # noqa: N802
+        sliced = int(self.uuids.index(card) in self.sliced)
+        return sliced, sliced
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, card: str, index: int) -> str:  # noqa: N802
+        return f"slice {index} of {card}"
+
+
+def test_cards_are_found_by_index_and_by_uuid() -> None:
+    driver = Driver()
+    assert card_handle(driver, "1") == "GPU-9c31ab0e-2222"
+    assert card_handle(driver, "GPU-9c31ab0e-2222") == "GPU-9c31ab0e-2222"
+    assert card_handle(driver, "GPU-9c") == "GPU-9c31ab0e-2222"
+    assert card_handle(driver, "MIG-GPU-5f2a/7/0") == "MIG-GPU-5f2a/7/0"
+    assert card_handle(Driver(sliced={0}), "0") == "slice 0 of GPU-5f2a77d0-1111"
+    assert card_handle(Driver(sliced={0}), "1") == "GPU-9c31ab0e-2222"
+    for absent in ("2", "GPU-0000"):
+        with pytest.raises(Driver.NVMLError):
+            card_handle(driver, absent)
+
+
+def test_what_the_driver_says_of_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", Driver())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert [(card.name, card.memory_total) for card in cards()] == [("card 5f", 80 << 30), ("card 9c", 80 << 30)]
+    assert card_name() == "card 9c", "the one that CUDA is shown"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_cards() == list(Driver.uuids)
+
+
+@pytest.mark.parametrize("library", [None, Driver(uuids=())])
+def test_no_library_and_no_driver_are_no_card(library: Driver | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert (cards(), visible_cards(), this_card(), card_name()) == ([], [], None, "")

@@ -7,12 +7,10 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.gpu import card_handle, visible_card
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.metrics import MetricsDelivery
 from aifs_ensemble.forecast.metrics import COLUMNS, MetricsSampler
@@ -119,73 +117,3 @@ def test_a_destination_that_does_not_answer_stops_nothing(
     ):
         wait_for(delivered("alone").scratch.metrics(1), 5)
     assert caplog.text.count("not at the destination") == 1
-
-
-@pytest.mark.parametrize(
-    ("variable", "card"),
-    [
-        (None, "0"),
-        ("2", "2"),
-        ("3,1", "3"),
-        (" 1 , 0", "1"),
-        ("GPU-5f2a", "GPU-5f2a"),
-        ("MIG-41b36fb9-5ca5-5b49-9a3c-d9a4a5b6c7d8", "MIG-41b36fb9-5ca5-5b49-9a3c-d9a4a5b6c7d8"),
-        ("MIG-GPU-5f2a/7/0", "MIG-GPU-5f2a/7/0"),
-        ("", None),
-        ("-1", None),
-        ("-1,0", None),
-        ("NoDevFiles", None),
-    ],
-)
-def test_the_card_is_the_first_that_cuda_shows(variable: str | None, card: str | None) -> None:
-    assert visible_card({} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}) == card
-
-
-@dataclass
-class Driver:
-    """Two cards as NVML lists them; `sliced` are the indices of those in MIG mode. Handles are their names.
-
-    What it does not have: readings, and slices by any name but a whole UUID.
-    """
-
-    sliced: set[int] = field(default_factory=set)
-    uuids: tuple[str, ...] = ("GPU-5f2a77d0-1111", "GPU-9c31ab0e-2222")
-
-    class NVMLError(Exception):
-        """As of pynvml."""
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return len(self.uuids)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
-        if index >= len(self.uuids):
-            raise self.NVMLError(f"no card {index}")
-        return self.uuids[index]
-
-    def nvmlDeviceGetUUID(self, card: str) -> str:  # noqa: N802
-        return card
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
-        if not uuid.startswith("MIG-"):
-            raise self.NVMLError(f"no card {uuid}")
-        return uuid
-
-    def nvmlDeviceGetMigMode(self, card: str) -> tuple[int, int]:  # noqa: N802
-        sliced = int(self.uuids.index(card) in self.sliced)
-        return sliced, sliced
-
-    def nvmlDeviceGetMigDeviceHandleByIndex(self, card: str, index: int) -> str:  # noqa: N802
-        return f"slice {index} of {card}"
-
-
-def test_cards_are_found_by_index_and_by_uuid() -> None:
-    driver = Driver()
-    assert card_handle(driver, "1") == "GPU-9c31ab0e-2222"
-    assert card_handle(driver, "GPU-9c31ab0e-2222") == "GPU-9c31ab0e-2222"
-    assert card_handle(driver, "GPU-9c") == "GPU-9c31ab0e-2222"
-    assert card_handle(driver, "MIG-GPU-5f2a/7/0") == "MIG-GPU-5f2a/7/0"
-    assert card_handle(Driver(sliced={0}), "0") == "slice 0 of GPU-5f2a77d0-1111"
-    assert card_handle(Driver(sliced={0}), "1") == "GPU-9c31ab0e-2222"
-    for absent in ("2", "GPU-0000"):
-        with pytest.raises(Driver.NVMLError):
-            card_handle(driver, absent)

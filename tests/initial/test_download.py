@@ -12,12 +12,12 @@ from aifs_ensemble.common.errors import ConfigError, DownloadError, InputError
 from aifs_ensemble.common.names import parse_cycle
 from aifs_ensemble.common.parameters import FieldName
 from aifs_ensemble.fields.grib_reader import decode, split_messages
-from aifs_ensemble.initial.download import Downloader, Request
+from aifs_ensemble.initial.download import Downloader, FieldRequest
 from doubles.opendata_server import Fault, serve
 
 SETTINGS = {"resolution": "0p25", "attempts": 2, "deadline_seconds": 30, "stall_seconds": 0.5}
 NAMES = ("10u", "2t", "msl", "sp", "tcw")
-REQUEST = Request(parse_cycle("20250819_0000"), "enfo", "pf", tuple(FieldName(n, "sfc") for n in NAMES), 1)
+REQUEST = FieldRequest(parse_cycle("20250819_0000"), "enfo", "pf", tuple(FieldName(n, "sfc") for n in NAMES), 1)
 GRIB, INDEX = r"\.grib2$", r"\.index$"
 
 # name, fault of the first source, what it says when it is the only one, whether it mends with a second try
@@ -225,7 +225,7 @@ def test_unknown_source_is_refused_by_name(source, tmp_path):
 )
 def test_streams_and_file_names_across_the_change_of_may_2026(date, stream, expected, tmp_path):
     kind, number = ("fc", None) if stream == "oper" else ("pf", 1)
-    request = Request(parse_cycle(date), stream, kind, (FieldName("lsm", "sfc"),), number)
+    request = FieldRequest(parse_cycle(date), stream, kind, (FieldName("lsm", "sfc"),), number)
     with serve(tmp_path) as server:
         with pytest.raises(DownloadError, match="HTTP 404"):
             Downloader(sources(server), SETTINGS, tmp_path / "cache").fetch(request)

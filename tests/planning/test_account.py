@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.planning.account import USES, Account, account, group_stays, machine_uses
-from aifs_ensemble.planning.estimates import CATEGORIES
+from aifs_ensemble.planning.costs import CATEGORIES
 from aifs_ensemble.planning.intervals import difference, length, union
 from aifs_ensemble.planning.machines import Machines
-from aifs_ensemble.planning.runs import Attempt, JobTime, Run, read_benchmarks, read_metrics, read_run
+from aifs_ensemble.planning.runs import Attempt, JobTime, RunRecord, read_benchmarks, read_metrics, read_run
 from aifs_ensemble.planning.tables import account_text
 from aifs_ensemble.planning.throughput import PHASES
 from hypothesis import given, settings
@@ -343,7 +343,7 @@ def test_every_account_adds_up(machines: Machines, members: dict[int, list[Piece
     )
     manifests = tuple(synthetic.manifest(config, member, pieces) for member, pieces in members.items())
     jobs = (JobTime("initial_cycle", 0, 80.0), JobTime("initial_member", 1, 50.0), JobTime("initial_member", 49, 50.0))
-    found = account(config, machines, Run(manifests, pd.DataFrame(), jobs), profile=profile, spot=spot)
+    found = account(config, machines, RunRecord(manifests, pd.DataFrame(), jobs), profile=profile, spot=spot)
     assert sum(member.usd for member in found.members) == pytest.approx(found.usd)
     assert sum(found.stages.values()) == pytest.approx(found.usd)
     assert sum(stay.usd for stay in found.stays) == pytest.approx(found.stages["forecast_member"])

@@ -111,22 +111,6 @@ def test_account_without_a_run_is_one_line(configfile: str, capsys: pytest.Captu
     assert "no finished member" in capsys.readouterr().err
 
 
-def test_account_of_old_logs(configfile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = tmp_path / "run.txt"
-    log.write_text(
-        "".join(f"Member {m}: 443 s, 15.35 GB\n" for m in range(1, 8)) + "9 members, 51.7 minutes, 107.48 GB\n"
-    )
-    assert main(["account", "--configfile", configfile, "--old-log", str(log)]) == 0
-    shown = capsys.readouterr().out
-    assert "7 members finished, 0 failed" in shown
-    assert "that is 7 members" in shown
-
-
-def test_the_baseline_s_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["account", "--baseline"]) == 0
-    assert capsys.readouterr().out.count("DOES NOT") == 2
-
-
 def test_benchmark_takes_results_in(configfile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, result = tmp_path / "throughput.json", tmp_path / "here.json"
     shutil.copy(TABLE, table)

@@ -18,9 +18,9 @@ from aifs_ensemble.planning.account import Account, account
 from aifs_ensemble.planning.figures import account_figures
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
-from aifs_ensemble.planning.plan import plan
+from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.runs import read_run
-from aifs_ensemble.products.maps import field_units, member_field, member_fields, raster_index, read_field
+from aifs_ensemble.products.maps import field_units, member_fields, raster_index, read_field
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -171,11 +171,10 @@ def test_a_map_for_each_member_on_one_scale(fields: Config) -> None:
     assert north[0].mean() < north[90].mean()
 
 
-def test_the_map_of_one_member(fields: Config) -> None:
-    figure = member_field(fields, 2)
-    assert "member002" in texts(figure)
+def test_the_map_of_one_member_names_it(fields: Config) -> None:
+    assert "member002" in texts(member_fields(Config({**fields, "members": "2"}), "t_500"))
     with pytest.raises(InputError, match="no member has t_500 at 24 h"):
-        member_field(fields, 4)
+        member_fields(Config({**fields, "members": "4"}), "t_500")
     with pytest.raises(InputError, match="no member has t_850"):
         member_fields(fields, "t_850")
 
@@ -221,7 +220,7 @@ def test_plan_against_actual(tmp_path: Path, machines: Machines) -> None:
     config = synthetic.config(tmp_path, members="1-2")
     synthetic.write_run(config, {1: [Piece(0.0)], 2: [Piece(0.0, machine="vm-2")]}, metrics=False)
     found = account(config, machines, read_run(config, None))
-    before = plan(config, machines, work=everything(config), runs=(), alternatives=False)
+    before = plan(plan_case(config, machines, work=everything(config), runs=()))
     frame = tables.plan_against_actual(before, found).set_index("what")
     step = frame.loc["step, s"]
     assert step["measured"] == pytest.approx(40 / 132)

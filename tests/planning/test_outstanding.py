@@ -14,7 +14,8 @@ from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.receipt import RECEIPT_SCHEMA
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything, outstanding
-from aifs_ensemble.planning.plan import plan
+from aifs_ensemble.planning.plan import plan, plan_case
+from aifs_ensemble.planning.plan_text import summary_lines
 from delivery.members import make_member
 
 from planning import synthetic
@@ -59,11 +60,11 @@ def test_delivered_members_are_done_even_without_scratch(tmp_path: Path, machine
     config = small(tmp_path)
     for member in (1, 2, 3, 4):
         finish(config, member, at_destination=True)
-    found = plan(config, machines, alternatives=False)
+    found = plan(plan_case(config, machines))
     assert [work.member for work in found.case.work.to_forecast] == [5]
     assert found.case.work.to_deliver == (5,)
     assert {job.rule: job.count for job in found.jobs}["forecast_member"] == 1
-    assert "1 of 5 members to forecast (5)" in found.summary_lines()[0]
+    assert "1 of 5 members to forecast (5)" in summary_lines(found)[0]
 
 
 def test_a_started_member_goes_on_from_its_restart_state(tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import PlanError
+from aifs_ensemble.planning.choice import choose, ranked
 from aifs_ensemble.planning.estimates import Estimate, estimate
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
-from aifs_ensemble.planning.plan import Plan, choose, default_profile, plan
+from aifs_ensemble.planning.plan import Plan, default_profile, plan, plan_case
+from aifs_ensemble.planning.plan_text import plan_dict, summary_lines
 from aifs_ensemble.planning.regions import usable_regions
-from aifs_ensemble.planning.throughput import Size, Speed, Throughput
+from aifs_ensemble.planning.throughput import OutputSize, Speed, Throughput
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -56,7 +58,7 @@ def frozen(machines: Machines, throughput: Throughput) -> tuple[Machines, Throug
         sync_mb_s=100,
         preemptions_per_hour={"low": 0.0, "expected": 0.5, "high": 5.0},
     )
-    size = Size("aifs-ens-1.0", 1.0, 0.007, 500, 10000, "measured", "2026-01-01", "made up")
+    size = OutputSize("aifs-ens-1.0", 1.0, 0.007, 500, 10000, "measured", "2026-01-01", "made up")
     speed = Speed(
         model="aifs-ens-1.0",
         gpu="H100-80GB",
@@ -80,8 +82,8 @@ def frozen(machines: Machines, throughput: Throughput) -> tuple[Machines, Throug
 
 def make(config: Config, frozen: tuple[Machines, Throughput], **over: Any) -> Plan:
     machines, table = frozen
-    over = {"work": everything(config), "runs": (), "today": TODAY, "alternatives": False, **over}
-    return plan(config, machines, throughput=table, **over)
+    over = {"work": everything(config), "runs": (), **over}
+    return plan(plan_case(config, machines, throughput=table, **over), TODAY)
 
 
 GOLDEN_CASES: dict[str, dict[str, Any]] = {
@@ -95,7 +97,7 @@ GOLDEN_CASES: dict[str, dict[str, Any]] = {
 def test_golden_plans(name: str, operational: Config, frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
     """A plan for fixed inputs is what it was; `tests/planning/golden` is rewritten by deleting a file there."""
     config = synthetic.config(tmp_path / "scratch", **GOLDEN_CASES[name])
-    found = make(config, frozen, profile="googlebatch" if "batch" in name else "coiled-gpu").to_dict()
+    found = plan_dict(make(config, frozen, profile="googlebatch" if "batch" in name else "coiled-gpu"))
     found = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 6))
     file = GOLDEN / f"{name}.json"
     if not file.exists():
@@ -146,10 +148,11 @@ def test_members_share_machines_as_in_the_run(
 ) -> None:
     """By the profile's groups of seven, or those of the command line, on as many machines as there may be."""
     config = synthetic.config(tmp_path / "s", members=members, cloud={"vms": 8})
-    found = make(config, frozen, profile="coiled-gpu", group=group, alternatives=True)
+    found = make(config, frozen, profile="coiled-gpu", group=group)
+    ways = ranked(found.case)
     assert (found.chosen.groups, found.chosen.vms, found.chosen.members_per_vm) == (jobs, vms, each)
-    assert max(way.vms for way in found.alternatives) == min(8, len(config.members)), "spread out, whatever the groups"
-    assert all(way.vms * way.members_per_vm >= len(config.members) for way in found.alternatives)
+    assert max(way.vms for way in ways) == min(8, len(config.members)), "spread out, whatever the groups"
+    assert all(way.vms * way.members_per_vm >= len(config.members) for way in ways)
 
 
 @pytest.mark.parametrize("vms", [1, 3, 4, 8, 20])
@@ -168,7 +171,7 @@ def test_every_group_is_paid_for_a_machine_of_its_own(
     last = {1: 7 * first + 100 + jobs[-1], 3: 3 * first, 4: 2 * first, 8: first, 20: first}[vms]
     cpu = 2 * 110 + 60 + 26 * 60 + 2 * 100 + 5
     assert way.wall_hours == pytest.approx((last + cpu) / 3600)
-    line = next(line for line in found.summary_lines() if line.startswith("machines:"))
+    line = next(line for line in summary_lines(found) if line.startswith("machines:"))
     assert ("8 groups of 7 members on" in line) == (vms < 8)
 
 
@@ -178,7 +181,7 @@ def test_single_members_are_as_many_machines(frozen: tuple[Machines, Throughput]
     assert (single.chosen.groups, single.chosen.vms) == (50, 8)
     assert single.chosen.costs["image pulls"] > 6 * grouped.chosen.costs["image pulls"] * 0.9
     assert single.chosen.usd > 2 * grouped.chosen.usd
-    assert any("50 groups of 1 member on 8 x a2-ultragpu-1g" in line for line in single.summary_lines())
+    assert any("50 groups of 1 member on 8 x a2-ultragpu-1g" in line for line in summary_lines(single))
 
 
 def _parts_make_the_whole(way: Estimate) -> None:
@@ -228,7 +231,7 @@ def test_properties_of_any_plan(
 
 
 def test_alternatives_are_ranked_by_price(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
-    ways = make(operational, frozen, alternatives=True).alternatives
+    ways = ranked(make(operational, frozen).case)
     fit = [way for way in ways if way.problem is None]
     assert [way.usd for way in fit] == sorted(way.usd for way in fit)
     assert {way.machine for way in ways} == set(frozen[0].names("gpu"))
@@ -256,7 +259,7 @@ def test_refusals(
     with pytest.raises(PlanError) as error:
         found.check()
     assert message in str(error.value)
-    assert any(message in line for line in found.summary_lines())
+    assert any(message in line for line in summary_lines(found))
 
 
 def test_the_longest_job_must_end_within_max_hours(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
@@ -354,8 +357,8 @@ def test_a_gpu_of_ones_own_is_planned_as_such(operational: Config, tmp_path: Pat
 
 def test_rented_machines_without_streaming_are_warned_of(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
     config = synthetic.config(tmp_path, destination="gs://bucket", delivery={"streaming": False})
-    assert any("delivery.streaming: false" in line for line in make(config, frozen).summary_lines())
-    assert not any("streaming" in line for line in make(config, frozen, profile="local").summary_lines())
+    assert any("delivery.streaming: false" in line for line in summary_lines(make(config, frozen)))
+    assert not any("streaming" in line for line in summary_lines(make(config, frozen, profile="local")))
 
 
 def test_without_attempts_on_spot_it_costs_what_on_demand_does(
@@ -393,10 +396,12 @@ def test_a_plan_for_this_machine_takes_the_scratch_that_a_run_does(
 
 def test_nothing_to_choose_from_has_a_reason(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="the local profile rents none"):
-        choose(make(synthetic.config(tmp_path), frozen, profile="local", alternatives=True), 1.0)
+        case = make(synthetic.config(tmp_path), frozen, profile="local").case
+        choose(case, ranked(case), 1.0)
     tight = synthetic.config(tmp_path, delivery={"scratch_budget_mb": 500})
     with pytest.raises(PlanError, match=r"no machine type fits the work: .*delivery.scratch_budget_mb leaves 0.5 GB"):
-        choose(make(tight, frozen, alternatives=True), 1.0)
+        case = make(tight, frozen).case
+        choose(case, ranked(case), 1.0)
 
 
 def test_a_plan_that_fits_is_not_refused(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
@@ -408,27 +413,28 @@ def test_a_plan_that_fits_is_not_refused(operational: Config, frozen: tuple[Mach
 
 def test_a_region_without_prices_is_said_and_not_refused(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
     config = synthetic.config(tmp_path / "s", cloud={"regions": ["us-east1"]})
-    found = make(config, frozen, alternatives=True)
+    found = make(config, frozen)
     texts = [finding.text for finding in found.findings if finding.level == "warning"]
     assert "no price of a2-ultragpu-1g in us-east1: priced as in us-central1" in texts
     assert found.chosen.usd > 0
-    assert found.alternatives
+    assert ranked(found.case)
 
 
 def test_choosing_by_deadline_and_budget(operational: Config, frozen: tuple[Machines, Throughput]) -> None:
-    found = make(operational, frozen, alternatives=True)
-    cheapest = choose(found)
-    quick = choose(found, deadline_hours=cheapest.hours * 0.8)
+    case = make(operational, frozen).case
+    ways = ranked(case)
+    cheapest = choose(case, ways)
+    quick = choose(case, ways, deadline_hours=cheapest.hours * 0.8)
     assert quick.hours <= cheapest.hours * 0.8
     assert quick.usd >= cheapest.usd
     assert quick.settings()["cloud"]["gpu"] == quick.way.machine
     with pytest.raises(PlanError, match=r"nothing meets \$0: the fastest takes"):
-        choose(found, budget_usd=0)
-    assert choose(found, budget_usd=cheapest.usd * 1.01).usd <= cheapest.usd * 1.01
+        choose(case, ways, budget_usd=0)
+    assert choose(case, ways, budget_usd=cheapest.usd * 1.01).usd <= cheapest.usd * 1.01
     with pytest.raises(PlanError, match=r"nothing meets 0.01 h: the fastest takes"):
-        choose(found, deadline_hours=0.01)
+        choose(case, ways, deadline_hours=0.01)
     with pytest.raises(PlanError, match=r"nothing meets 0.01 h and \$0.5"):
-        choose(found, deadline_hours=0.01, budget_usd=0.5)
+        choose(case, ways, deadline_hours=0.01, budget_usd=0.5)
 
 
 def test_a_choice_names_its_groups_where_they_are_not_the_profile_s(
@@ -436,14 +442,15 @@ def test_a_choice_names_its_groups_where_they_are_not_the_profile_s(
 ) -> None:
     """Seven members of a profile's group run on one machine unless Snakemake is told otherwise; others stay."""
     config = synthetic.config(tmp_path / "s", members="1-7")
-    found = make(config, frozen, profile="coiled-gpu", alternatives=True)
-    single = [way for way in found.alternatives if way.vms == 1]
+    case = make(config, frozen, profile="coiled-gpu").case
+    ways = ranked(case)
+    single = [way for way in ways if way.vms == 1]
     quickest = min(min(way.wall_hours, way.spot.wall_hours_p90) for way in single)
-    quick = choose(found, deadline_hours=quickest * 0.99)
+    quick = choose(case, ways, deadline_hours=quickest * 0.99)
     assert quick.way.vms > 1
     assert quick.options() == ["--group-components", f"members={quick.way.members_per_vm}", "initial=1000"]
     assert make(config, frozen, group=quick.way.members_per_vm).chosen.vms == quick.way.vms
-    assert choose(dataclasses.replace(found, alternatives=tuple(single))).options() == []
+    assert choose(case, single).options() == []
 
 
 @pytest.mark.parametrize("profile", ["coiled-gpu", "googlebatch", "local"])
@@ -454,7 +461,7 @@ def test_nothing_missing_costs_nothing(operational: Config, frozen: tuple[Machin
     found = make(operational, frozen, work=done, profile=profile)
     assert found.chosen.usd == 0
     assert found.jobs == ()
-    assert "nothing to compute" in found.summary_lines()[0]
+    assert "nothing to compute" in summary_lines(found)[0]
 
 
 def test_local_plans_are_free_and_name_this_machine(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
@@ -464,7 +471,7 @@ def test_local_plans_are_free_and_name_this_machine(frozen: tuple[Machines, Thro
     found = make(config, frozen)
     assert found.chosen.machine == "this machine"
     assert found.chosen.usd == 0
-    assert not any("cost" in line for line in found.summary_lines())
+    assert not any("cost" in line for line in summary_lines(found))
 
 
 LIGHT = """
@@ -472,9 +479,10 @@ import sys
 from pathlib import Path
 from aifs_ensemble.common.config import Config, read_files
 from aifs_ensemble.planning.machines import load_machines
-from aifs_ensemble.planning.plan import plan
+from aifs_ensemble.planning.plan import plan, plan_case
+from aifs_ensemble.planning.plan_text import summary_lines
 config = Config(read_files(Path("config/config.yaml"), Path("config/operational.yaml")))
-print(*plan(config, load_machines(), alternatives=False).summary_lines(), sep="\\n")
+print(*summary_lines(plan(plan_case(config, load_machines()))), sep="\\n")
 heavy = {"torch", "pandas", "matplotlib", "numpy", "scipy", "eccodes", "google.cloud", "coiled", "psutil"}
 print("HEAVY", sorted(heavy & set(sys.modules)))
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 import pytest
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.planning.account import account
-from aifs_ensemble.planning.baseline import against_baseline, check_baseline
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
-from aifs_ensemble.planning.plan import plan
+from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.runs import read_run
+from aifs_ensemble.planning.tables import against_baseline
 from aifs_ensemble.planning.throughput import (
     TABLE,
     Throughput,
@@ -179,30 +178,12 @@ def test_runs_correct_the_next_plan(tmp_path: Path, machines: Machines, throughp
     assert (speed.status, speed.source) == ("from runs", "median of 3 finished members")
     assert speed.step_seconds == pytest.approx(0.5)
     assert speed.startup_seconds == pytest.approx(30)
-    before = plan(config, machines, work=everything(config), runs=(), alternatives=False)
-    after = plan(config, machines, work=everything(config), alternatives=False)
+    before = plan(plan_case(config, machines, work=everything(config), runs=()))
+    after = plan(plan_case(config, machines, work=everything(config)))
     assert after.chosen.step_seconds == pytest.approx(0.5)
     assert after.case.lead_bytes == 70_000_000 != before.case.lead_bytes
     config.scratch.manifest(2).write_text("{")
     assert sorted(manifest.member for manifest in past_manifests(config.scratch.root)) == [1, 3]
-
-
-def test_the_baseline_does_not_add_up(machines: Machines, throughput: Throughput) -> None:
-    checks = {check.recorded: check for check in check_baseline(throughput.baseline, machines)}
-    assert not checks["$0.92 for 443 s"].agrees
-    assert "$7.48 an hour" in checks["$0.92 for 443 s"].computed
-    assert not checks["$35 to $42 for 50 members"].agrees
-    assert "50 x $0.92 = $46.00" in checks["$35 to $42 for 50 members"].computed
-    assert checks["6.5 to 7 h for 50 members"].agrees
-    assert checks["$35 to $42 for 6.5 to 7 h"].agrees
-
-
-def test_a_baseline_that_adds_up_is_said_to(machines: Machines, throughput: Throughput) -> None:
-    hours = 50 * 443 / 3600
-    sound = dataclasses.replace(
-        throughput.baseline, member_usd=0.70, ensemble_usd=(34.0, 36.0), ensemble_hours=(hours, hours * 1.05)
-    )
-    assert all(check.agrees for check in check_baseline(sound, machines))
 
 
 def test_a_run_beside_the_baseline(tmp_path: Path, machines: Machines, throughput: Throughput) -> None:

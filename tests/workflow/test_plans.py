@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from aifs_ensemble.cli.plan import PICK_FILE, pick_command, pick_text
 from aifs_ensemble.common.config import Config, read_files
+from aifs_ensemble.planning.choice import choose, ranked
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.outstanding import everything
-from aifs_ensemble.planning.plan import choose, plan
+from aifs_ensemble.planning.plan import plan, plan_case
 from doubles.gcs_fault_proxy import fault_proxy
 from doubles.gcs_server import gcs_server
 
@@ -123,8 +124,8 @@ def test_the_command_that_a_plan_recommends_works(project: Project) -> None:
     """A file of the keys that it prints, and the options that it prints."""
     files = [project.folder / "config" / name for name in ("config.yaml", "operational.yaml")]
     config = Config(read_files(*files))
-    found = plan(config, load_machines(), profile="coiled-gpu", work=everything(config), runs=())
-    pick = choose(found, deadline_hours=2)
+    found = plan(plan_case(config, load_machines(), profile="coiled-gpu", work=everything(config), runs=()))
+    pick = choose(found.case, ranked(found.case), deadline_hours=2)
     (project.folder / PICK_FILE).write_text(pick_text(pick))
     snakemake, _, profile, *options = pick_command(pick, "coiled-gpu", files)
     assert snakemake == "snakemake" and pick.options()

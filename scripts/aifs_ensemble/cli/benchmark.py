@@ -20,8 +20,8 @@ from aifs_ensemble.common.config import Config, merge
 from aifs_ensemble.common.errors import ConfigError, WorkflowError
 from aifs_ensemble.common.files import read_json, write_bytes
 from aifs_ensemble.common.text import table
-from aifs_ensemble.planning.estimates import member_price
-from aifs_ensemble.planning.machines import Machines, load_machines
+from aifs_ensemble.planning.costs import member_price
+from aifs_ensemble.planning.machines import Machines, machines_of
 from aifs_ensemble.planning.throughput import TABLE, add_result, load_throughput
 from aifs_ensemble.workflow.bucket import bucket_problem
 
@@ -43,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = config_from(args)
-    prices = config["cloud"]["prices"]
-    machines = load_machines(prices=Path(prices) if prices else None)
+    machines = machines_of(config)
     if not args.prices_only:
         for file in _results(args, config, machines):
             speed = add_result(read_json(file), machines.gpu_specs, args.table)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from aifs_ensemble.cli._common import check_output
+from aifs_ensemble.common.http import Policy
 from aifs_ensemble.common.models import get_model
 from aifs_ensemble.common.names import checkpoint_file
 from aifs_ensemble.model.checkpoint.build import build_demo
@@ -16,7 +17,6 @@ from aifs_ensemble.model.checkpoint.describe import (
     environment_difference,
 )
 from aifs_ensemble.model.checkpoint.digest import checkpoint_digest, read_record
-from aifs_ensemble.model.checkpoint.download import Policy
 from aifs_ensemble.model.checkpoint.fetch import fetch_checkpoint
 from aifs_ensemble.model.checkpoint.register import register_checkpoint
 

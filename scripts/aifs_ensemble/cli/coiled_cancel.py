@@ -8,7 +8,7 @@ import sys
 from aifs_ensemble.common.errors import CloudError
 from aifs_ensemble.workflow import coordinator
 from aifs_ensemble.workflow.coiled.jobs import cancel
-from aifs_ensemble.workflow.coiled.records import Journal
+from aifs_ensemble.workflow.coiled.records import JobJournal
 from aifs_ensemble.workflow.context import current
 
 HELP = "stop jobs on Coiled"
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Stop them; CloudError naming those that could not be."""
-    journal = Journal()
+    journal = JobJournal()
     # before looking for machines: what is asked for afterwards is refused
     for name in [] if args.jobs else journal.stop_renting():
         print(

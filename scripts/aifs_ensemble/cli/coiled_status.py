@@ -11,7 +11,7 @@ from aifs_ensemble.delivery.standing import undelivered
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.workflow.coiled.job_script import RemoteJob
 from aifs_ensemble.workflow.coiled.jobs import check, unheard
-from aifs_ensemble.workflow.coiled.records import Journal
+from aifs_ensemble.workflow.coiled.records import JobJournal
 from aifs_ensemble.workflow.context import current
 
 HELP = "state of a job on Coiled (used by the coiled-gpu profile)"
@@ -38,11 +38,11 @@ def _answer(job_id: str) -> str:
     try:
         return _state(job_id)
     except Exception as error:
-        return unheard(job_id, error, Journal())
+        return unheard(job_id, error, JobJournal())
 
 
 def _state(job_id: str) -> str:
-    config, journal = current(), Journal()
+    config, journal = current(), JobJournal()
     record = check(journal.read(job_id), config, load_machines(), journal)
     members = RemoteJob(record.script, record.targets).members
     if record.state == "success" and members:

@@ -13,7 +13,7 @@ from aifs_ensemble.planning.regions import regions_of_run
 from aifs_ensemble.workflow.bucket import bucket_problem
 from aifs_ensemble.workflow.coiled.job_script import read_job
 from aifs_ensemble.workflow.coiled.jobs import submit
-from aifs_ensemble.workflow.coiled.records import Journal
+from aifs_ensemble.workflow.coiled.records import JobJournal
 from aifs_ensemble.workflow.context import current
 
 HELP = "submit a job script to Coiled (used by the coiled-gpu profile)"
@@ -32,5 +32,5 @@ def run(args: argparse.Namespace) -> int:
         if problem:
             raise ConfigError(problem)
         job = read_job(args.jobscript)
-        print(submit(job, config, load_machines(), partial(regions_of_run, config), Journal()), file=answer)
+        print(submit(job, config, load_machines(), partial(regions_of_run, config), JobJournal()), file=answer)
     return 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from difflib import get_close_matches
 from pathlib import Path
 
 from aifs_ensemble.common.errors import InputError, VerificationError
 from aifs_ensemble.common.names import index_file
+from aifs_ensemble.common.text import hint
 from aifs_ensemble.fields.grib_check import Message, check_index, check_name, is_lead, messages
 
 HELP = "show and check GRIB files"
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
     if wrong or not paths:
         raise VerificationError(f"{len(wrong)} problems in {len(paths)} GRIB files, expected none in at least one")
     if absent := [name for name in args.param or () if name not in names]:
-        near = get_close_matches(absent[0], sorted(names), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(sorted(names))}"
-        raise InputError(f"--param: {' '.join(absent)}: no message of {len(paths)} files matches, {hint}")
+        raise InputError(
+            f"--param: {' '.join(absent)}: no message of {len(paths)} files matches, {hint(absent[0], sorted(names))}"
+        )
     return 0
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 import yaml
 
-from aifs_ensemble.cli._common import add_config_arguments, config_files, config_from, machines_of
-from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.text import money
-from aifs_ensemble.planning.machines import load_machines
-from aifs_ensemble.planning.plan import Pick, Plan, choose, plan
-from aifs_ensemble.planning.plan_text import duration, full_lines
+from aifs_ensemble.cli._common import add_config_arguments, config_files, config_from
+from aifs_ensemble.common.text import duration, money
+from aifs_ensemble.planning.choice import Pick, choose, ranked
+from aifs_ensemble.planning.machines import machines_of
+from aifs_ensemble.planning.outstanding import outstanding
+from aifs_ensemble.planning.plan import plan, plan_case
+from aifs_ensemble.planning.plan_text import full_lines, plan_dict
 
 HELP = "time, cost and fit of what is missing, before it runs"
 PICK_FILE = "pick.yaml"
@@ -34,50 +33,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=12, help="alternatives shown")
 
 
-def make_plan(config: Config, args: argparse.Namespace | None = None) -> Plan:
-    """Return the plan of a configuration; `args` are the command's."""
-    prices = config["cloud"]["prices"]
-    machines = load_machines(prices=Path(prices) if prices else None)
-    if args is None:
-        return plan(config, machines)
-    return plan(
-        config, machines, profile=machines_of(args), destination=args.destination, bucket_region=args.bucket_region
-    )
-
-
-def print_plan(config: Config, file: TextIO = sys.stdout) -> None:
-    """Print the plan of a configuration; PlanError, after printing, when it is refused."""
-    found = make_plan(config)
-    print("\n".join(full_lines(found)), file=file)
-    found.check()
-
-
 def run(args: argparse.Namespace) -> int:
     config = config_from(args)
-    found = make_plan(config, args)
+    machines, work = machines_of(config), outstanding(config, destination=args.destination)
+    case = plan_case(config, machines, profile=args.profile, bucket_region=args.bucket_region, work=work)
+    found, ways = plan(case), ranked(case)
     wanted = args.deadline is not None or args.budget is not None
-    missing = bool(found.case.work.to_forecast)
-    pick = choose(found, args.deadline, args.budget) if wanted and missing else None
-    command = pick_command(pick, args.profile or found.case.profile, config_files(args)) if pick is not None else []
+    pick = choose(case, ways, args.deadline, args.budget) if wanted and work.to_forecast else None
+    command = pick_command(pick, args.profile or case.profile, config_files(args)) if pick is not None else []
     if args.json:
-        content = found.to_dict()
+        content = plan_dict(found, ways)
         if pick is not None:
             chosen = {"settings": pick.settings(), "options": pick.options(), "command": command}
             content["pick"] = {**chosen, "usd": pick.usd, "hours": pick.hours}
         print(json.dumps(content, indent=1))
     else:
-        print("\n".join(full_lines(found, args.rows)))
-    found.check(other_way=pick is not None)
+        print("\n".join(full_lines(found, ways, args.rows)))
+    found.check(other_machine=pick is not None)
     if not args.json:
         if pick is not None:
             kind = "spot" if pick.spot else "on demand"
             print(
                 f"\ncheapest that fits: {pick.way.vms} x {pick.way.machine} {kind}, {money(pick.usd)}, "
-                f"{duration(pick.hours)}. In {PICK_FILE}:"
+                f"{duration(3600 * pick.hours)}. In {PICK_FILE}:"
             )
             print(f"  {pick_text(pick)}")
             print(f"and\n  {' '.join(command)}")
-        elif wanted and not missing:
+        elif wanted and not work.to_forecast:
             print("\nno member is missing: there is nothing to choose a machine for")
     return 0
 

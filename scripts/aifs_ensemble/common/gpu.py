@@ -1,4 +1,4 @@
-"""Which GPU of a machine a member computes on, where there are several.
+"""The NVIDIA cards of this machine, as NVML lists them, and which of them a member computes on.
 
 The scheduler admits as many members as the machine's ``gpu_mem_mb`` allows and does not say where they go. Each takes
 the card with the fewest members on it, and holds a lock that says so until it ends.
@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,23 +21,82 @@ LOG = logging.getLogger(__name__)
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
+class NoCardError(Exception):
+    """NVIDIA's driver does not answer, lacks its library, or has no such card."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card: the driver's name of it, and its memory in bytes."""
+
+    name: str
+    uuid: str
+    memory_total: int
+    memory_free: int
+
+
+@contextmanager
+def _driver() -> Iterator[Any]:
+    """Yield NVML, started; NoCardError for whatever fails: no library, no driver and no card are all the same here."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        yield pynvml
+    except Exception as error:
+        raise NoCardError(f"no NVIDIA driver answers ({error})") from None
+
+
+def driver_version() -> str:
+    """Return the version of NVIDIA's driver; NoCardError without one."""
+    with _driver() as nvml:
+        return str(nvml.nvmlSystemGetDriverVersion())
+
+
+def cards() -> list[Card]:
+    """Return all cards of this machine, whichever of them CUDA is shown; none without a driver."""
+    found = []
+    try:
+        with _driver() as nvml:
+            for index in range(nvml.nvmlDeviceGetCount()):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+                name, uuid = str(nvml.nvmlDeviceGetName(handle)), str(nvml.nvmlDeviceGetUUID(handle))
+                found.append(Card(name, uuid, memory.total, memory.free))
+    except NoCardError as error:
+        LOG.debug("%s", error)
+    return found
+
+
+def this_card() -> tuple[Any, Any] | None:
+    """Return NVML and its handle of the card that this process uses, None where there is none."""
+    try:
+        with _driver() as nvml:
+            name = visible_card(os.environ)
+            return None if name is None else (nvml, card_handle(nvml, name))
+    except NoCardError as error:
+        LOG.debug("%s", error)
+        return None
+
+
+def card_name() -> str:
+    """Return the name of the card that this process uses, empty where there is none."""
+    nvml, handle = this_card() or (None, None)
+    if nvml is not None:
+        with suppress(nvml.NVMLError):
+            return str(nvml.nvmlDeviceGetName(handle))
+    return ""
+
+
 def visible_cards() -> list[str]:
-    """Return what names each NVIDIA card that this process may use, in CUDA's order; none without a driver.
+    """Return what names each card that this process may use, in CUDA's order; none without a driver.
 
     Cards named by ``CUDA_VISIBLE_DEVICES`` are taken as they are named there.
     """
     named = os.environ.get(_VISIBLE)
     if named is not None:
         return [card.strip() for card in named.split(",") if card.strip()]
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-    except Exception as error:  # no driver, no library: all the same here
-        LOG.debug("no NVIDIA card: %s", error)
-        return []
+    return [card.uuid for card in cards()]
 
 
 @contextmanager
@@ -98,28 +158,15 @@ def _free(file: BinaryIO) -> bool:
     return True
 
 
-def card_name() -> str:
-    """Return the name of the NVIDIA card that this process uses, empty where there is none."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        name = visible_card(os.environ)
-        return "" if name is None else str(pynvml.nvmlDeviceGetName(card_handle(pynvml, name)))
-    except Exception as error:  # no driver, no library, no card: all the same here
-        LOG.debug("no NVIDIA card: %s", error)
-        return ""
-
-
 def visible_card(environment: Mapping[str, str]) -> str | None:
     """Return the index or UUID of the card that torch calls ``cuda:0``, None where CUDA is shown none.
 
     CUDA numbers the cards of ``CUDA_VISIBLE_DEVICES`` anew and shows none after the first entry that is no card; a
     forecast takes the first. NVML, which knows nothing of that variable, lists them all.
     """
-    if "CUDA_VISIBLE_DEVICES" not in environment:
+    if _VISIBLE not in environment:
         return "0"
-    first = environment["CUDA_VISIBLE_DEVICES"].split(",")[0].strip()
+    first = environment[_VISIBLE].split(",")[0].strip()
     return first if first.isdigit() or first.startswith(("GPU-", "MIG-")) else None
 
 

@@ -1,24 +1,29 @@
-"""HTTP transfers that always end: stall and total time limits, no whole file in answer to a range.
+"""HTTP transfers that always end: limits of attempts and time, no whole file in answer to a range.
 
 `GuardedAdapter` is a transport adapter of requests, so that it serves the ecmwf-opendata client as it is.
 """
 
 from __future__ import annotations
 
+import logging
+import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 CONNECTIONS = 8  # parallel range requests to one source
 MAX_INDEX_BYTES = 64 << 20  # an index of 51 members has about 2 MB
 _CHUNK = 1 << 16
-_RETRIABLE = {408, 425, 429, 500, 502, 503, 504}
+RETRIABLE = {408, 425, 429, 500, 502, 503, 504}
 
 
 class TransferError(Exception):
@@ -61,6 +66,54 @@ class Deadline:
         if left <= 0:
             raise DeadlinePassedError(self.seconds)
         return left
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When a download gives up.
+
+    Attributes
+    ----------
+    deadline_seconds : for everything together, waiting for another process included
+    stall_seconds : without a byte, or with fewer than `slowest` bytes a second, before connecting anew
+    attempts : in a row that bring nothing new
+    first_wait : seconds before the second attempt, doubled before each further one up to `longest_wait`
+    patience : the longest wait that a server may ask for
+    """
+
+    deadline_seconds: float = 3600.0
+    stall_seconds: float = 30.0
+    slowest: float = 10_000.0
+    attempts: int = 6
+    first_wait: float = 1.0
+    longest_wait: float = 60.0
+    patience: float = float("inf")
+
+
+def persist(
+    what: Callable[[], T], policy: Policy, deadline: Deadline, *, name: str, progress: Callable[[], int] = lambda: 0
+) -> T:
+    """Return what a call returns, repeated while its TransferError says that another attempt may help.
+
+    Attempts after which `progress` has grown do not count. Waits are drawn at random from the upper half, for many
+    clients fail together. Raises the last TransferError, or DeadlinePassedError where no time is left to wait.
+    """
+    fruitless, reached = 0, progress()
+    while True:
+        try:
+            _ = deadline.remaining
+            return what()
+        except TransferError as error:
+            fruitless = 1 if progress() > reached else fruitless + 1
+            reached = max(reached, progress())
+            if not error.again or fruitless >= policy.attempts or error.wait > policy.patience:
+                raise
+            usual = min(policy.first_wait * 2 ** (fruitless - 1), policy.longest_wait)
+            wait = max(error.wait, random.uniform(0.5, 1) * usual)
+            if wait >= deadline.remaining:
+                raise DeadlinePassedError(deadline.seconds) from error
+            LOG.warning("%s: %s; again in %.1f s", name, error, wait)
+            time.sleep(wait)
 
 
 class GuardedAdapter(HTTPAdapter):
@@ -142,7 +195,7 @@ def as_transfer_error(error: Exception) -> TransferError:
         status = error.response.status_code
         if status == requests.codes.requested_range_not_satisfiable:
             return ContentError(f"HTTP {status}, the index names bytes beyond the end of the file", again=True)
-        return TransferError(f"HTTP {status}", again=status in _RETRIABLE, wait=_retry_after(error.response))
+        return TransferError(f"HTTP {status}", again=status in RETRIABLE, wait=_retry_after(error.response))
     if isinstance(error, requests.Timeout):
         return TransferError("no answer in time", again=True)
     if isinstance(error, requests.ConnectionError):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.parameters import TABLE, accumulated, check_variables
-from aifs_ensemble.common.rows import check_keys, nearest, read_rows
+from aifs_ensemble.common.text import hint
+from aifs_ensemble.common.yaml_tables import check_keys, read_table
 
 CATALOGUE = Path(__file__).parents[3] / "config" / "models.yaml"
 
@@ -125,19 +126,10 @@ def _check(entry: Any, where: str, parameters: Path) -> None:
         raise ConfigError(f"{where}: variables: {', '.join(amounts)} accumulates, expected among the diagnostic ones")
 
 
-@cache
-def _read(path: Path) -> dict[str, Any]:
-    return read_rows(path)
-
-
-def forget_catalogue() -> None:
-    """Have the catalogue read again, after it was written."""
-    _read.cache_clear()
-
-
-def model_names(path: Path = CATALOGUE) -> tuple[str, ...]:
-    """Return the names in the catalogue."""
-    return tuple(_read(path)["models"])
+@lru_cache(maxsize=4)
+def _read(path: Path, written: int) -> dict[str, Any]:
+    """Return the catalogue as `written` (ns): another program may write it anew while this one runs."""
+    return read_table(path, "a catalogue of models")
 
 
 def get_model(name: str, path: Path = CATALOGUE, parameters: Path = TABLE) -> Model:
@@ -145,10 +137,9 @@ def get_model(name: str, path: Path = CATALOGUE, parameters: Path = TABLE) -> Mo
 
     Raises ConfigError naming the nearest entry when there is none, or what is wrong with it.
     """
-    models = _read(path)["models"]
+    models = _read(path, path.stat().st_mtime_ns)["models"]
     if name not in models:
-        known = f"known are {', '.join(models)}"
-        raise ConfigError(f"model: {name!r} is not in {path.name}, {nearest(name, models, known)}")
+        raise ConfigError(f"model: {name!r} is not in {path.name}, {hint(name, models)}")
     entry, where = models[name], f"{path.name}: {name}"
     _check(entry, where, parameters)
     variables = entry["variables"]

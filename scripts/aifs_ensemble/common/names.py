@@ -35,11 +35,6 @@ def parse_cycle(text: str) -> datetime:
         raise ConfigError(f"cycle: {text!r} is not a cycle, expected YYYYMMDD_HHMM such as 20250819_0000") from None
 
 
-def format_cycle(time: datetime) -> str:
-    """Return a time as ``YYYYMMDD_HHMM``."""
-    return time.strftime("%Y%m%d_%H%M")
-
-
 def parse_members(value: str | int | Iterable[int | str], largest: int = 999) -> tuple[int, ...]:
     """Return sorted member numbers of ``1-50``, ``1,5,10-12``, an integer or a list of these.
 

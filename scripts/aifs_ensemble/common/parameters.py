@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.common.rows import check_keys, nearest, read_rows
+from aifs_ensemble.common.text import hint
+from aifs_ensemble.common.yaml_tables import check_keys, read_table
 
 TABLE = Path(__file__).parents[3] / "config" / "parameters.yaml"
 FEWEST_BITS, MOST_BITS = 8, 24
@@ -191,7 +192,7 @@ def _check_bits(what: str, bits: Any) -> None:
 @cache
 def read_parameters(path: Path = TABLE) -> Mapping[str, Mapping[str, Parameter]]:
     """Return the rows by family (``pressure``, ``soil``, ``surface``) and name; ConfigError naming what is wrong."""
-    content = read_rows(path)
+    content = read_table(path, "a table of parameters")
     check_keys(content, path.name, dict.fromkeys(_LEVTYPES, dict), {})
     return {
         family: {
@@ -229,8 +230,8 @@ def find_variable(variable: str, path: Path = TABLE) -> tuple[Parameter, int]:
     found = _find(variable, path)
     if found is None:
         rows = [f"{name}{_LIKE[family]}" for family, names in read_parameters(path).items() for name in names]
-        hint = nearest(variable, rows, f"expected one under {', '.join(_LEVTYPES)}")
-        raise ConfigError(f"{variable!r} has no row in {path.name}, {hint}")
+        meant = hint(variable, rows, f"expected one under {', '.join(_LEVTYPES)}")
+        raise ConfigError(f"{variable!r} has no row in {path.name}, {meant}")
     return found
 
 
@@ -297,8 +298,8 @@ def bits_for(
     known = {*names, *(split_variable(name)[0] for name in names)}
     for key, bits in overrides.items():
         if key not in known:
-            hint = nearest(key, known, "expected a parameter or variable of the model")
-            raise ConfigError(f"config: forecast.packing.{key}: not written by this model, {hint}")
+            meant = hint(key, known, "expected a parameter or variable of the model")
+            raise ConfigError(f"config: forecast.packing.{key}: not written by this model, {meant}")
         _check_bits(f"config: forecast.packing.{key}", bits)
     chosen = {}
     for name in names:

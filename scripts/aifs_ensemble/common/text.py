@@ -1,22 +1,25 @@
-"""Durations, sizes, money and tables as people read them."""
+"""Durations, sizes, money, tables and hints as people read them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
 
 
 def duration(seconds: float) -> str:
-    """Return e.g. ``45 s``, ``7 min 23 s`` or ``2 h 5 min``."""
+    """Return e.g. ``45 s``, ``7 min 23 s``, ``42 min``, ``2 h 05 min`` or ``3 d 4 h``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    if whole < 3600:
+    if whole < 600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
 def size(count: float) -> str:
@@ -48,3 +51,16 @@ def _align(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> list[str]:
         return bool(values) and all(value[0] in "0123456789$-+~<" and len(value) < 14 for value in values)
 
     return ["right" if rows and numeric(i) else "left" for i in range(len(headers))]
+
+
+def nearest(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name that a mistyped one is nearest to, None where none is near."""
+    near = get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
+def hint(name: object, known: Iterable[str], otherwise: str = "") -> str:
+    """Return ``did you mean 'x'?`` for the nearest known name, else `otherwise` or what is known: an error's end."""
+    known = list(known)
+    near = nearest(name, known)
+    return f"did you mean {near!r}?" if near else otherwise or f"known are {', '.join(known)}"

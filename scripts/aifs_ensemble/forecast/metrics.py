@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from typing import Any, Self
 
 import psutil
 
-from aifs_ensemble.common.gpu import card_handle, visible_card
+from aifs_ensemble.common.gpu import this_card
 from aifs_ensemble.common.observers import Observer
 
 LOG = logging.getLogger(__name__)
@@ -47,23 +46,15 @@ COLUMNS = (
 )
 
 
-class _Card:
+class _CardReader:
     """The card of this process, through NVML; reads nothing where there is none.
 
     Of a slice of a card (MIG) NVML tells the memory, not the utilisation.
     """
 
     def __init__(self) -> None:
-        self._handle: Any = None
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            self._nvml = pynvml
-            name = visible_card(os.environ)
-            self._handle = None if name is None else card_handle(pynvml, name)
-        except Exception as error:  # no driver, no library, no such card: all the same here
-            LOG.debug("no GPU metrics: %s", error)
+        card: tuple[Any, Any] = this_card() or (None, None)
+        self._nvml, self._handle = card
 
     def read(self) -> dict[str, float]:
         if self._handle is None:
@@ -141,7 +132,7 @@ class MetricsSampler(Observer):
     def __enter__(self) -> Self:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            readers: list[Callable[[], dict[str, float]]] = [_Card().read, _Host(self.path.parent).read]
+            readers: list[Callable[[], dict[str, float]]] = [_CardReader().read, _Host(self.path.parent).read]
         except Exception:
             LOG.warning("%s: no metrics of this member", self.path, exc_info=True)
             return self

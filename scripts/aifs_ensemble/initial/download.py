@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -23,8 +21,10 @@ from aifs_ensemble.common.http import (
     ContentError,
     Deadline,
     DeadlinePassedError,
+    Policy,
     TransferError,
     as_transfer_error,
+    persist,
 )
 from aifs_ensemble.common.parameters import FieldName
 from aifs_ensemble.fields.grib_reader import Header, decode, read_header, split_messages
@@ -32,9 +32,6 @@ from aifs_ensemble.initial.opendata_client import IndexAdapter, IndexedRange, Ra
 from aifs_ensemble.initial.rangecache import RangeCache, RangeKey, sha256
 
 LOG = logging.getLogger(__name__)
-
-_BACKOFF = 0.5, 20.0  # seconds: first pause between tries, and longest
-_PATIENCE = 60.0  # a server that asks for a longer pause is left for the next source
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +47,7 @@ class Fetched:
 
 
 @dataclass(frozen=True)
-class Request:
+class FieldRequest:
     """One request for one level type: what the client is asked for, and what must come of it.
 
     `number` is the member, None for a deterministic forecast. All are at step 0.
@@ -90,10 +87,10 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Delivery:
+class FetchedFields:
     """The fields of one request, in the order of its parameters, and where they came from."""
 
-    request: Request
+    request: FieldRequest
     fields: tuple[Fetched, ...]
     source: str
 
@@ -114,7 +111,7 @@ class Delivery:
 class MissingFieldsError(ContentError):
     """A source answers, but lacks fields."""
 
-    def __init__(self, request: Request, missing: list[FieldName]):
+    def __init__(self, request: FieldRequest, missing: list[FieldName]):
         names = ", ".join(map(str, missing))
         super().__init__(f"lacks {len(missing)} of {len(request.parameters)} fields: {names}", again=False)
 
@@ -134,13 +131,19 @@ class Downloader:
         check_sources(sources)
         self.sources = list(sources)
         self.resolution: str = settings["resolution"]
-        self.attempts: int = settings["attempts"]
         self.cache = RangeCache(cache)
-        self.deadline = Deadline(settings["deadline_seconds"])
-        self.stall_seconds: float = settings["stall_seconds"]
+        self.policy = Policy(
+            deadline_seconds=settings["deadline_seconds"],
+            stall_seconds=settings["stall_seconds"],
+            attempts=settings["attempts"],
+            first_wait=0.5,
+            longest_wait=20.0,
+            patience=60.0,  # a server that asks for a longer pause is left for the next source
+        )
+        self.deadline = Deadline(self.policy.deadline_seconds)
         self._clients: dict[str, RangeClient] = {}
 
-    def fetch(self, request: Request) -> Delivery:
+    def fetch(self, request: FieldRequest) -> FetchedFields:
         """Return the fields of a request. A request served before is served from the same source's cache.
 
         Raises InputError when the sources that answered lack fields, DownloadError when none answered
@@ -150,7 +153,7 @@ class Downloader:
         reasons: dict[str, TransferError] = {}
         for source in self._order(self.cache.record(name)):
             try:
-                delivery = self._from_source(source, request)
+                fetched = self._from_source(source, request)
             except TransferError as error:
                 LOG.warning("%s: %s: %s", source, request, error)
                 reasons[source] = error
@@ -160,7 +163,7 @@ class Downloader:
                     self._demote(source)
             else:
                 self.cache.keep_record(name, {"source": source, "request": str(request)})
-                return delivery
+                return fetched
         told = "; ".join(f"{source}: {error}" for source, error in reasons.items())
         lacking = any(isinstance(error, MissingFieldsError) for error in reasons.values())
         raise (InputError if lacking else DownloadError)(f"open data {request}: {told}")
@@ -175,27 +178,17 @@ class Downloader:
         self.sources.remove(source)
         self.sources.append(source)
 
-    def _from_source(self, source: str, request: Request) -> Delivery:
-        for attempt in range(1, self.attempts + 1):
-            try:
-                return self._once(source, request)
-            except TransferError as error:
-                pause = max(error.wait, random.uniform(0.5, 1) * min(_BACKOFF[0] * 2 ** (attempt - 1), _BACKOFF[1]))
-                if not error.again or attempt == self.attempts or error.wait > _PATIENCE:
-                    raise
-                if pause >= self.deadline.remaining:
-                    raise DeadlinePassedError(self.deadline.seconds) from error
-                LOG.info("%s: %s: %s; again in %.1f s", source, request, error, pause)
-                time.sleep(pause)
-        raise AssertionError("attempts is at least 1")
+    def _from_source(self, source: str, request: FieldRequest) -> FetchedFields:
+        name = f"{source}: {request}"
+        return persist(lambda: self._once(source, request), self.policy, self.deadline, name=name)
 
     def _client(self, source: str) -> RangeClient:
         if source not in self._clients:
-            adapter = IndexAdapter(self.cache, self.stall_seconds, self.deadline)
+            adapter = IndexAdapter(self.cache, self.policy.stall_seconds, self.deadline)
             self._clients[source] = RangeClient(source, self.resolution, self.cache, adapter)
         return self._clients[source]
 
-    def _once(self, source: str, request: Request) -> Delivery:
+    def _once(self, source: str, request: FieldRequest) -> FetchedFields:
         client: RangeClient | None = None
         try:
             client = self._client(source)
@@ -211,9 +204,11 @@ class Downloader:
             if client is not None:
                 client.forget_indexes()
             raise
-        return Delivery(request, tuple(fetched[p] for p in request.parameters), source)
+        return FetchedFields(request, tuple(fetched[p] for p in request.parameters), source)
 
-    def _fetch(self, client: RangeClient, request: Request, ranges: list[IndexedRange]) -> dict[FieldName, Fetched]:
+    def _fetch(
+        self, client: RangeClient, request: FieldRequest, ranges: list[IndexedRange]
+    ) -> dict[FieldName, Fetched]:
         """Return the checked field of each range, from the cache or the service.
 
         Every range that arrives whole is kept, whatever becomes of the others.
@@ -248,7 +243,7 @@ class Downloader:
         return fetched
 
 
-def _checked(data: bytes, item: IndexedRange, request: Request) -> Fetched:
+def _checked(data: bytes, item: IndexedRange, request: FieldRequest) -> Fetched:
     """Return the field of a range. Raises ContentError unless it is the one whole message that its index says."""
     where = f"{item.key.file} at byte {item.key.offset}"
     try:

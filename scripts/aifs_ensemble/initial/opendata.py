@@ -20,7 +20,7 @@ from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.parameters import FieldName, field_name, parameter_of, variable_name
 from aifs_ensemble.fields.state import State, read_state, write_state
 from aifs_ensemble.initial.constants import GRAVITY
-from aifs_ensemble.initial.download import Delivery, Downloader, Fetched, Request
+from aifs_ensemble.initial.download import Downloader, Fetched, FetchedFields, FieldRequest
 from aifs_ensemble.initial.source import Inputs, Regridder, Values, in_model_units, input_times
 
 LOG = logging.getLogger(__name__)
@@ -73,9 +73,9 @@ class OpenDataSource:
         for time in input_times(self.config):
             fields[time] = {}
             for parameters in by_level_type(self.config.model.prognostic).values():
-                delivery = self.downloader.fetch(self._request(time, member, tuple(parameters)))
-                fields[time] |= _to_model(delivery, self.regridder)
-                requests.append(delivery.provenance)
+                answer = self.downloader.fetch(self._request(time, member, tuple(parameters)))
+                fields[time] |= _to_model(answer, self.regridder)
+                requests.append(answer.provenance)
         at_last = fields[self.config.cycle_time]
         at_last |= dict(zip(constants.variables, constants.fields[0], strict=True))
         source = {
@@ -88,8 +88,8 @@ class OpenDataSource:
         return Inputs(fields, {"source": source, "interpolation": self.regridder.provenance})
 
     @staticmethod
-    def _request(time: datetime, member: int, parameters: Any) -> Request:
-        return Request(time, "enfo", "pf", parameters, member)
+    def _request(time: datetime, member: int, parameters: Any) -> FieldRequest:
+        return FieldRequest(time, "enfo", "pf", parameters, member)
 
     def _constants_path(self) -> Path:
         name = f"{self.config.cycle}_{self.config.model.grid}_{'-'.join(sorted(self.config.model.constant))}"
@@ -105,15 +105,15 @@ class OpenDataSource:
                 LOG.warning("%s; fetching the constants again", error)
         groups = by_level_type(self.config.model.constant)
         # the client knows that 06 and 18 UTC runs were in stream scda before cycle 50r1
-        deliveries = [
-            self.downloader.fetch(Request(self.config.cycle_time, "oper", "fc", tuple(parameters)))
+        answers = [
+            self.downloader.fetch(FieldRequest(self.config.cycle_time, "oper", "fc", tuple(parameters)))
             for parameters in groups.values()
         ]
         # one of its own: what a member records must not depend on who made the constants
         regridder = Regridder(self.config.model.grid, self.cache)
         fields: dict[str, Values] = {}
-        for delivery in deliveries:
-            fields |= _to_model(delivery, regridder)
+        for answer in answers:
+            fields |= _to_model(answer, regridder)
         names = tuple(sorted(fields))
         state = State(
             fields=np.stack([fields[name] for name in names])[None],
@@ -124,7 +124,7 @@ class OpenDataSource:
             cycle=self.config.cycle,
             member=0,
             provenance={
-                "requests": [delivery.provenance for delivery in deliveries],
+                "requests": [answer.provenance for answer in answers],
                 "interpolation": regridder.provenance,
             },
         )
@@ -132,10 +132,10 @@ class OpenDataSource:
         return state
 
 
-def _to_model(delivery: Delivery, regridder: Regridder) -> dict[str, Values]:
-    """Return a delivery's fields on the model's grid, under the model's names and units."""
+def _to_model(answer: FetchedFields, regridder: Regridder) -> dict[str, Values]:
+    """Return the fields of an answer on the model's grid, under the model's names and units."""
     by_grid: dict[str, dict[str, Values]] = {}
-    for fetched in delivery.fields:
+    for fetched in answer.fields:
         name, values = _model_field(fetched)
         by_grid.setdefault(fetched.grid, {})[name] = values
     result: dict[str, Values] = {}

@@ -102,11 +102,6 @@ class RangeCache:
         folder, _ = self._ranges(key)
         write_bytes(folder / f"{key.digest}.{sha256(data)[:32]}.grib2", data)
 
-    def forget_range(self, key: RangeKey) -> None:
-        """Forget a range that proved not to be what its index says."""
-        for path in self._ranges(key)[1]:
-            path.unlink(missing_ok=True)
-
     def _record(self, name: str) -> Path:
         return self.root / "records" / f"{sha256(name.encode())[:40]}.json"
 

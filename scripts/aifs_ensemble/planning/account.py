@@ -15,14 +15,15 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.models import fetched_by_coordinator
-from aifs_ensemble.planning.estimates import CATEGORIES, crossing_price
+from aifs_ensemble.planning.costs import CATEGORIES
 from aifs_ensemble.planning.intervals import Intervals, difference, length, union
-from aifs_ensemble.planning.machines import Machines, MachineType
+from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.plan import default_profile
-from aifs_ensemble.planning.runs import Attempt, JobTime, Run
+from aifs_ensemble.planning.pricing import Pricing, Rates
+from aifs_ensemble.planning.runs import Attempt, JobTime, RunRecord
 from aifs_ensemble.planning.throughput import gpu_name
 
 LOG = logging.getLogger(__name__)
@@ -33,30 +34,6 @@ NOT_CPU_RULES = (FORECAST, "ensemble_manifest")  # the coordinator writes the la
 INITIAL_RULES = ("initial_cycle", "initial_member", "initial_members")  # on one machine, as the profiles group them
 _GB = 1e9
 _NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a machine costs (USD an hour) and what is assumed of it (seconds), all 0 for this machine's own runs.
-
-    `assumed` says which of type, region and spot the machine did not say, or said as none that has a price.
-    """
-
-    machine: str = "this machine"
-    region: str = ""
-    spot: bool = False
-    hour: float = 0.0
-    disk_hour: float = 0.0
-    management_hour: float = 0.0
-    start_seconds: float = 0.0
-    pull_seconds: float = 0.0
-    assumed: tuple[str, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """The machine's type, and how and where it was rented."""
-        kind = "spot" if self.spot else "on demand"
-        return f"{self.machine} ({kind}, {self.region})" if self.region else self.machine
 
 
 @dataclass(frozen=True)
@@ -106,7 +83,7 @@ class MemberAccount:
 class Account:
     """The account of one run; the USD of `members`, of `costs` and of `stages` each add up to `usd`."""
 
-    run: Run
+    run: RunRecord
     stays: tuple[Stay, ...]
     members: tuple[MemberAccount, ...]
     stages: Mapping[str, float]
@@ -205,86 +182,7 @@ def _mean_gpu(metrics: pd.DataFrame, attempts: Sequence[Attempt]) -> float:
     return float(mine.groupby(mine["time"].round())["gpu_util_percent"].mean().mean())
 
 
-@dataclass(frozen=True)
-class Pricing:
-    """What the configuration says of machines that did not say it themselves; `spot` None leaves it to cloud.spot."""
-
-    config: Config
-    machines: Machines
-    profile: str
-    spot: bool | None = None
-
-    @property
-    def free(self) -> bool:
-        """Whether the run was on one's own machine, which costs nothing."""
-        return self.profile == "local"
-
-    @property
-    def region(self) -> str:
-        """The region that stands for one not recorded."""
-        return str(self.config["cloud"]["regions"][0])
-
-    def forecast(self, attempt: Attempt) -> Rates:
-        """Return the rates of the machine that an attempt ran on."""
-        if self.free:
-            return Rates()
-        usual = self.machines.for_class("gpu", self.config)
-        machine = self.machines.types.get(attempt.type)
-        assumed = []
-        if machine is None:
-            assumed.append(f"machine type {_instead(attempt.type)}{usual.name}")
-        return self._rates(machine or usual, attempt.region, attempt.spot, assumed)
-
-    def cpu(self) -> Rates:
-        """Return the rates of the machines of CPU jobs, which record nothing."""
-        if self.free:
-            return Rates()
-        rates = self._rates(self.machines.for_class("cpu", self.config), "", None, [])
-        # they are given back as soon as their job ends
-        return replace(rates, start_seconds=self.machines.assumptions.vm_boot_seconds)
-
-    def egress_gb(self, region: str) -> float:
-        """Return what a GB costs on its way from a region to the bucket, USD."""
-        return 0.0 if self.free else crossing_price(self.machines, region, self.config["cloud"]["bucket_region"])
-
-    def _rates(self, machine: MachineType, region: str, spot: bool | None, assumed: list[str]) -> Rates:
-        priced = region if region in machine.prices else self.region if self.region in machine.prices else ""
-        priced = priced or next(iter(machine.prices), "")
-        if not priced:
-            raise ConfigError(f"machines.yaml: no price of {machine.name} in any region, add one with cloud.prices")
-        if priced != region:
-            assumed.append(f"region {_instead(region, 'without a price')}{priced}")
-        if spot is None:
-            spot = bool(self.config["cloud"]["spot"]) if self.spot is None else self.spot
-            assumed.append("spot" if spot else "on demand")
-        assume, price = self.machines.assumptions, machine.price(priced)
-        management = 0.0
-        if self.profile.startswith("coiled"):
-            management = self.machines.coiled_hour(machine) + (self._scheduler_hour(priced) if spot else 0.0)
-        return Rates(
-            machine=machine.name,
-            region=region or priced,
-            spot=spot,
-            hour=price.spot if spot else price.on_demand,
-            disk_hour=self.machines.disk_hour(machine, self.profile),
-            management_hour=management,
-            start_seconds=assume.vm_boot_seconds + assume.idle_tail_seconds,
-            pull_seconds=assume.image_gb[machine.machine_class] * 1000 / assume.image_pull_mb_s,
-            assumed=tuple(assumed),
-        )
-
-    def _scheduler_hour(self, region: str) -> float:
-        """Return what the small machine beside a preemptible one costs, which Coiled rents on demand, USD an hour."""
-        small = self.machines.for_class("cpu", self.config)
-        price = small.prices.get(region) or small.price(self.region)
-        return price.on_demand + self.machines.coiled_hour(small)
-
-
-def _instead(said: str, problem: str = "not in machines.yaml") -> str:
-    return f"{said} ({problem}) priced as " if said else ""
-
-
-def _check_cards(stays: Sequence[Stay], run: Run, machines: Machines) -> None:
+def _check_cards(stays: Sequence[Stay], run: RunRecord, machines: Machines) -> None:
     """Warn when manifests name another card than those of the machines that are charged."""
     types = {stay.rates.machine for stay in stays} & set(machines.types)
     priced = {gpu.name for name in types if (gpu := machines.machine(name).gpu) is not None}
@@ -339,7 +237,7 @@ def _delivery_costs(manifest: MemberManifest, machines: Machines, egress_gb: flo
 
 
 def account(
-    config: Config, machines: Machines, run: Run, *, profile: str | None = None, spot: bool | None = None
+    config: Config, machines: Machines, run: RunRecord, *, profile: str | None = None, spot: bool | None = None
 ) -> Account:
     """Return the account of a run; InputError when its manifests name no attempt.
 

@@ -13,11 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from aifs_ensemble.common.text import money
+from aifs_ensemble.common.text import duration, money
 from aifs_ensemble.common.themes import Theme, legend, new_figure, save, title
 from aifs_ensemble.planning.account import Account, Stay
 from aifs_ensemble.planning.plan import Plan
-from aifs_ensemble.planning.plan_text import duration
 from aifs_ensemble.planning.runs import Attempt
 
 _USE_LABELS = {
@@ -93,7 +92,9 @@ def gantt(found: Account, theme: Theme) -> Figure:
     axis.set_yticks([y for y, _ in labels], [name[:22] for _, name in labels])
     _clock(axis, span)
     members = len(found.members)
-    title(axis, theme, "Members over machines", f"{members} members, {duration(found.hours)}; numbers are members")
+    title(
+        axis, theme, "Members over machines", f"{members} members, {duration(3600 * found.hours)}; numbers are members"
+    )
     figure.legend(
         *axis.get_legend_handles_labels(),
         loc="outside lower left",
@@ -130,7 +131,7 @@ def machine_time(found: Account, theme: Theme) -> Figure:
     axis.grid(visible=False)
     axis.spines[["left", "bottom"]].set_visible(False)
     axis.set_xticks([])
-    title(axis, theme, f"Where {duration(total / 3600)} of machine time went")
+    title(axis, theme, f"Where {duration(total)} of machine time went")
     legend(axis, theme, loc="upper left", bbox_to_anchor=(0, 0), ncols=4, borderaxespad=0)
     return figure
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.text import hint
+from aifs_ensemble.common.yaml_tables import check_keys, number, read_table
 
 TABLE = Path(__file__).parents[3] / "config" / "machines.yaml"
 HOURS_PER_MONTH = 730.0
@@ -99,7 +98,7 @@ class MachineType:
         """Return the price in a region; ConfigError naming the regions that have one."""
         if region not in self.prices:
             raise ConfigError(
-                f"machines.yaml: no price of {self.name} in {region!r}, {_hint(region, self.prices)}; "
+                f"machines.yaml: no price of {self.name} in {region!r}, {hint(region, self.prices)}; "
                 "add one with cloud.prices"
             )
         return self.prices[region]
@@ -135,7 +134,7 @@ class Machines:
     def machine(self, name: str) -> MachineType:
         """Return a machine type; ConfigError naming the nearest one when there is none."""
         if name not in self.types:
-            raise ConfigError(f"cloud: machine type {name!r} is not in {self.path.name}, {_hint(name, self.types)}")
+            raise ConfigError(f"cloud: machine type {name!r} is not in {self.path.name}, {hint(name, self.types)}")
         return self.types[name]
 
     def for_class(self, machine_class: str, config: Mapping[str, Any] | None = None) -> MachineType:
@@ -195,29 +194,29 @@ def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:
     `prices` is a YAML file with the keys that ``prices`` has in the table, as few as one.
     Raises ConfigError in one line for an unknown key (naming the nearest), a missing one or a wrong value.
     """
-    content = _read(path)
+    content = read_table(path, "a table of machines or prices")
     if prices is not None:
-        over = _read(prices)
-        _keys(over, prices.name, _PRICE_KEYS)
+        over = read_table(prices, "a table of machines or prices")
+        check_keys(over, prices.name, optional=_PRICE_KEYS)
         for key, value in over.items():
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{prices.name}: {key}: {value!r}, expected keys and values")
         _own_sources(over, prices.name)
         _merge(content.setdefault("prices", {}), over)
     name = path.name
-    _keys(content, name, ("classes", "machine_types", "prices", "assumptions"), required=True)
+    check_keys(content, name, ("classes", "machine_types", "prices", "assumptions"))
     table = content["prices"]
-    _keys(table, f"{name}: prices", _PRICE_KEYS, required=True)
+    check_keys(table, f"{name}: prices", _PRICE_KEYS)
     for key in _PRICE_KEYS:
         if not isinstance(table[key], Mapping):
             raise ConfigError(f"{name}: prices.{key}: {table[key]!r}, expected keys and values")
     lists = {key: _price_list(key, item, f"{name}: prices.lists.{key}") for key, item in table["lists"].items()}
-    _keys(table["services"], f"{name}: prices.services", SERVICES, required=True)
+    check_keys(table["services"], f"{name}: prices.services", SERVICES)
     types = _types(content["machine_types"], table["machines"], lists, name)
-    _keys(content["classes"], f"{name}: classes", CLASSES, required=True)
+    check_keys(content["classes"], f"{name}: classes", CLASSES)
     for machine_class, machine in content["classes"].items():
         if machine not in types:
-            raise ConfigError(f"{name}: classes.{machine_class}: {machine!r}, {_hint(machine, types)}")
+            raise ConfigError(f"{name}: classes.{machine_class}: {machine!r}, {hint(machine, types)}")
     for machine in types.values():
         if machine.gpu is not None and machine.gpu.name not in table["coiled_gpu_hour"]:
             raise ConfigError(f"{name}: prices.coiled_gpu_hour.{machine.gpu.name} is missing")
@@ -235,23 +234,15 @@ def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:
     )
 
 
+def machines_of(config: Mapping[str, Any]) -> Machines:
+    """Return the machine table with the configuration's own prices (``cloud.prices``) over it."""
+    prices = config["cloud"]["prices"]
+    return load_machines(prices=Path(prices) if prices else None)
+
+
 _PRICE_KEYS = ("lists", "machines", "services", "coiled_gpu_hour")
 _TYPE_KEYS = ("class", "vcpus", "memory_mb", "scratch_gb", "scratch_kind")
 _GPU_KEYS = ("name", "count", "memory_mb", "googlebatch", "tflops", "bandwidth_gb_s")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file, expected a table of machines or prices") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}, expected a table of machines or prices") from None
-    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that is none, and of bytes that are no text
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: {type(content).__name__}, expected keys and values")
-    return content
 
 
 def _own_sources(over: Mapping[str, Any], name: str) -> None:
@@ -277,36 +268,8 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
             base[key] = value
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = get_close_matches(str(name), names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
-
-
-def _keys(
-    value: Any, where: str, known: Iterable[str], *, required: bool = False, optional: tuple[str, ...] = ()
-) -> None:
-    """Refuse what is no mapping, an unknown key and, where `required`, a missing one."""
-    known = tuple(known)
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: {value!r}, expected keys and values")
-    for key in value:
-        if key not in known and key not in optional:
-            raise ConfigError(f"{where}: unknown key {key!r}, {_hint(key, known + optional)}")
-    missing = [key for key in known if key not in value]
-    if required and missing:
-        raise ConfigError(f"{where}: {missing[0]} is missing")
-
-
-def _number(value: Any, where: str, *, minimum: float = 0.0) -> float:
-    # a comparison with what is no number is false
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not minimum <= value < float("inf"):
-        raise ConfigError(f"{where}: {value!r}, expected a number of at least {minimum:g}")
-    return float(value)
-
-
 def _price_list(name: str, item: Any, where: str) -> PriceList:
-    _keys(item, where, ("date", "status", "source"), required=True)
+    check_keys(item, where, ("date", "status", "source"))
     if item["date"] is not None and not isinstance(item["date"], dt.date):
         raise ConfigError(f"{where}.date: {item['date']!r}, expected a date such as 2025-03-06, or null")
     if item["status"] not in ("published", "assumed"):
@@ -316,26 +279,26 @@ def _price_list(name: str, item: Any, where: str) -> PriceList:
 
 def _known_list(name: Any, lists: Mapping[str, PriceList], where: str) -> str:
     if name not in lists:
-        raise ConfigError(f"{where}.list: {name!r}, {_hint(str(name), lists)}")
+        raise ConfigError(f"{where}.list: {name!r}, {hint(str(name), lists)}")
     return str(name)
 
 
 def _unit(item: Any, lists: Mapping[str, PriceList], where: str) -> tuple[float, str]:
-    _keys(item, where, ("price", "list"), required=True)
-    return _number(item["price"], f"{where}.price"), _known_list(item["list"], lists, where)
+    check_keys(item, where, ("price", "list"))
+    return number(item["price"], f"{where}.price"), _known_list(item["list"], lists, where)
 
 
 def _hour_price(item: Any, lists: Mapping[str, PriceList], where: str) -> HourPrice:
-    _keys(item, where, ("on_demand", "spot", "list"), required=True)
+    check_keys(item, where, ("on_demand", "spot", "list"))
     return HourPrice(
-        _number(item["on_demand"], f"{where}.on_demand"),
-        _number(item["spot"], f"{where}.spot"),
+        number(item["on_demand"], f"{where}.on_demand"),
+        number(item["spot"], f"{where}.spot"),
         _known_list(item["list"], lists, where),
     )
 
 
 def _types(items: Any, prices: Any, lists: Mapping[str, PriceList], name: str) -> dict[str, MachineType]:
-    _keys(prices, f"{name}: prices.machines", items)
+    check_keys(prices, f"{name}: prices.machines", optional=items)
     return {
         key: _machine(key, item, prices.get(key, {}), lists, f"{name}: machine_types.{key}")
         for key, item in items.items()
@@ -343,7 +306,7 @@ def _types(items: Any, prices: Any, lists: Mapping[str, PriceList], name: str) -
 
 
 def _machine(key: str, item: Any, prices: Any, lists: Mapping[str, PriceList], where: str) -> MachineType:
-    _keys(item, where, _TYPE_KEYS, required=True, optional=("gpu",))
+    check_keys(item, where, _TYPE_KEYS, optional=("gpu",))
     if not isinstance(prices, Mapping):
         raise ConfigError(f"{where.split(':', maxsplit=1)[0]}: prices.machines.{key}: {prices!r}, expected prices")
     if item["class"] not in CLASSES:
@@ -352,22 +315,22 @@ def _machine(key: str, item: Any, prices: Any, lists: Mapping[str, PriceList], w
         raise ConfigError(f"{where}: class {item['class']} {'needs' if item['class'] == 'gpu' else 'has no'} key gpu")
     gpu = None
     if "gpu" in item:
-        _keys(item["gpu"], f"{where}.gpu", _GPU_KEYS, required=True)
+        check_keys(item["gpu"], f"{where}.gpu", _GPU_KEYS)
         card = item["gpu"]
         gpu = Gpu(
             str(card["name"]),
-            int(_number(card["count"], f"{where}.gpu.count", minimum=1)),
-            int(_number(card["memory_mb"], f"{where}.gpu.memory_mb", minimum=1)),
+            int(number(card["count"], f"{where}.gpu.count", minimum=1)),
+            int(number(card["memory_mb"], f"{where}.gpu.memory_mb", minimum=1)),
             str(card["googlebatch"]),
-            _number(card["tflops"], f"{where}.gpu.tflops", minimum=1),
-            _number(card["bandwidth_gb_s"], f"{where}.gpu.bandwidth_gb_s", minimum=1),
+            number(card["tflops"], f"{where}.gpu.tflops", minimum=1),
+            number(card["bandwidth_gb_s"], f"{where}.gpu.bandwidth_gb_s", minimum=1),
         )
     return MachineType(
         name=key,
         machine_class=item["class"],
-        vcpus=int(_number(item["vcpus"], f"{where}.vcpus", minimum=1)),
-        memory_mb=int(_number(item["memory_mb"], f"{where}.memory_mb", minimum=1)),
-        scratch_gb=_number(item["scratch_gb"], f"{where}.scratch_gb"),
+        vcpus=int(number(item["vcpus"], f"{where}.vcpus", minimum=1)),
+        memory_mb=int(number(item["memory_mb"], f"{where}.memory_mb", minimum=1)),
+        scratch_gb=number(item["scratch_gb"], f"{where}.scratch_gb"),
         scratch_kind=str(item["scratch_kind"]),
         gpu=gpu,
         prices={
@@ -379,15 +342,15 @@ def _machine(key: str, item: Any, prices: Any, lists: Mapping[str, PriceList], w
 
 def _assumptions(item: Any, name: str) -> Assumptions:
     where = f"{name}: assumptions"
-    _keys(item, where, Assumptions.__dataclass_fields__, required=True)
+    check_keys(item, where, Assumptions.__dataclass_fields__)
     values: dict[str, Any] = {}
     for key, value in item.items():
         if key == "image_gb":
-            _keys(value, f"{where}.{key}", CLASSES, required=True)
+            check_keys(value, f"{where}.{key}", CLASSES)
         elif key == "preemptions_per_hour":
-            _keys(value, f"{where}.{key}", ("low", "expected", "high"), required=True)
+            check_keys(value, f"{where}.{key}", ("low", "expected", "high"))
         if isinstance(value, Mapping):
-            values[key] = {part: _number(number, f"{where}.{key}.{part}") for part, number in value.items()}
+            values[key] = {part: number(amount, f"{where}.{key}.{part}") for part, amount in value.items()}
         else:
-            values[key] = _number(value, f"{where}.{key}")
+            values[key] = number(value, f"{where}.{key}")
     return Assumptions(**values)

@@ -1,4 +1,4 @@
-"""What a run will take and cost, before it runs: only what is still missing, on the machines chosen and on others.
+"""What a run will take and cost, before it runs: only what is still missing, on the machines chosen.
 
 Light enough for a dry-run: no pandas, no torch, no cloud library is imported, and nothing asks the network unless the
 destination is looked at. docs/planning.md states the model and its assumptions.
@@ -6,43 +6,46 @@ destination is looked at. docs/planning.md states the model and its assumptions.
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import yaml
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import PlanError
+from aifs_ensemble.common.gpu import cards
 from aifs_ensemble.common.manifest import MemberManifest
-from aifs_ensemble.planning.estimates import GB, Case, Estimate, crossing_price, estimate, grid_points, member_price
+from aifs_ensemble.planning.case import Case
+from aifs_ensemble.planning.costs import GB
+from aifs_ensemble.planning.estimates import Estimate, estimate, grid_points
 from aifs_ensemble.planning.machines import Gpu, Machines, MachineType
-from aifs_ensemble.planning.outstanding import Outstanding, everything, outstanding
+from aifs_ensemble.planning.outstanding import Outstanding, outstanding
 from aifs_ensemble.planning.regions import mismatches
 from aifs_ensemble.planning.throughput import Throughput, gpu_name, load_throughput, past_manifests, with_runs
 
-SCHEMA = "aifs-ensemble/plan/1"
 PROFILES = ("local", "coiled-gpu", "googlebatch")
 _PROFILE_FILES = Path(__file__).parents[3] / "profiles"
-_VM_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know before the run; a plan with an ``error`` is refused."""
+    """Something to know before the run; a plan with an ``error`` is refused.
+
+    `of_machine` marks what is wrong with the configured machine alone: another one may do.
+    """
 
     level: str
     text: str
+    of_machine: bool = False
 
 
 @dataclass(frozen=True)
-class Job:
+class JobCount:
     """How often a rule runs and on which class of machine."""
 
     rule: str
@@ -52,54 +55,44 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan: the work, the way chosen, the ways not chosen, and what to know about it."""
+    """A plan: the work, how the configured machines do it, and what to know about it."""
 
     case: Case
-    jobs: tuple[Job, ...]
+    jobs: tuple[JobCount, ...]
     chosen: Estimate
-    alternatives: tuple[Estimate, ...]
     findings: tuple[Finding, ...]
     price_notes: tuple[str, ...]
-    storage_gb: float
-    storage_usd_month: float
-    registry_usd_month: float
-    spot_chosen: bool = field(default=False)
 
-    def check(self, *, other_way: bool = False) -> None:
-        """Raise PlanError with the first reason to refuse; `other_way`: one that holds for other machines, too."""
+    @property
+    def storage_usd_month(self) -> float:
+        """What the delivered bytes cost in the bucket, USD a month."""
+        return (
+            0.0 if self.case.local else self.case.delivered_bytes / GB * self.case.machines.service("bucket_gb_month")
+        )
+
+    @property
+    def registry_usd_month(self) -> float:
+        """What the images cost in their registry, USD a month."""
+        machines = self.case.machines
+        images = sum(machines.assumptions.image_gb.values())
+        return 0.0 if self.case.local else images * machines.service("registry_gb_month")
+
+    def check(self, *, other_machine: bool = False) -> None:
+        """Raise PlanError with the first reason to refuse; with `other_machine`, one that holds for others, too."""
         for finding in self.findings:
-            if finding.level == "error" and not (other_way and finding.text == self.chosen.problem):
+            if finding.level == "error" and not (other_machine and finding.of_machine):
                 raise PlanError(f"plan: {finding.text}")
-
-    def summary_lines(self) -> list[str]:
-        """Return the plan in a few lines, for a dry-run."""
-        from aifs_ensemble.planning.plan_text import summary_lines
-
-        return summary_lines(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON-compatible values."""
-        from aifs_ensemble.planning.plan_text import plan_dict
-
-        return plan_dict(self)
 
 
 def _own_gpu(machines: Machines) -> Gpu | None:
-    """Return the card of the machine that this runs on, as NVML tells; its speed is known if the table has it."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        device = str(pynvml.nvmlDeviceGetName(handle))
-        memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**20)
-    except Exception:  # no library, no driver, no card: all mean a processor
+    """Return the cards of the machine that this runs on; their speed is known if the table has it."""
+    found = cards()
+    if not found:
         return None
-    name = gpu_name(device, machines.gpu_specs)
+    name = gpu_name(found[0].name, machines.gpu_specs)
     spec = machines.gpu_specs.get(name)
     tflops, bandwidth = (spec.tflops, spec.bandwidth_gb_s) if spec else (100.0, 500.0)
-    return Gpu(name, count, memory, "", tflops, bandwidth)
+    return Gpu(name, len(found), int(found[0].memory_total / 2**20), "", tflops, bandwidth)
 
 
 def this_machine(config: Config, machines: Machines) -> MachineType:
@@ -138,26 +131,22 @@ def members_group(profile: str) -> int:
     return group_components(profile).get("members", 1)
 
 
-def plan(
+def plan_case(
     config: Config,
     machines: Machines,
     *,
     profile: str | None = None,
-    destination: bool | None = None,
     bucket_region: str | None = None,
     group: int | None = None,
     work: Outstanding | None = None,
     throughput: Throughput | None = None,
     runs: Sequence[MemberManifest] | None = None,
-    alternatives: bool = True,
-    today: date | None = None,
-) -> Plan:
-    """Return the plan of what is missing of an ensemble.
+) -> Case:
+    """Return what a plan is made of: what is missing of an ensemble, its sizes, speeds and prices.
 
     Parameters
     ----------
     profile : ``local``, ``coiled-gpu`` or ``googlebatch``; by default what the configuration is for
-    destination : whether to look at the destination; by default only at a folder
     bucket_region : over ``cloud.bucket_region``, to check it against the machines' region
     group : members that Snakemake puts on a machine; by default as the profile's file says
     work, throughput, runs : what is missing, the table of speeds, manifests of past members that correct it;
@@ -166,42 +155,29 @@ def plan(
     profile = profile or default_profile(config)
     if profile not in PROFILES:
         raise PlanError(f"plan: profile {profile!r}, expected one of {', '.join(PROFILES)}")
-    work = work if work is not None else outstanding(config, destination=destination)
     runs = past_manifests(config.scratch.root) if runs is None else runs
-    table = throughput or load_throughput(machines.gpu_specs)
-    table = with_runs(table, runs, machines.gpu_specs)
-    case = Case(
+    table = with_runs(throughput or load_throughput(machines.gpu_specs), runs, machines.gpu_specs)
+    return Case(
         config=config,
         machines=machines,
         throughput=table,
-        work=work,
+        work=outstanding(config) if work is None else work,
         profile=profile,
         bucket_region=bucket_region or config["cloud"]["bucket_region"],
         lead_bytes=_lead_bytes(config, table, runs),
         initial_seconds=_initial_seconds(config, machines),
         group=members_group(profile) if group is None else group,
     )
+
+
+def plan(case: Case, today: date | None = None) -> Plan:
+    """Return the plan of a case on the machines that its configuration names; `today` tells old prices."""
+    config, machines = case.config, case.machines
     machine = this_machine(config, machines) if case.local else machines.for_class("gpu", config)
     chosen = estimate(case, machine, config["cloud"]["vms"])
-    others = tuple(ranked(case)) if alternatives and not case.local and work.to_forecast else ()
-    today = today or datetime.now(UTC).date()
     used = [] if case.local else [machine, machines.for_class("cpu", config)]
-    notes = machines.price_notes(used, case.region, today) if used else []
-    total_gb = case.delivered_bytes / GB
-    return Plan(
-        case=case,
-        jobs=_jobs(case),
-        chosen=chosen,
-        alternatives=others,
-        findings=tuple(_findings(case, machine, chosen, notes)),
-        price_notes=tuple(notes),
-        storage_gb=total_gb,
-        storage_usd_month=0.0 if case.local else total_gb * machines.service("bucket_gb_month"),
-        registry_usd_month=0.0
-        if case.local
-        else sum(machines.assumptions.image_gb.values()) * machines.service("registry_gb_month"),
-        spot_chosen=bool(config["cloud"]["spot"]) and not case.local,
-    )
+    notes = machines.price_notes(used, case.region, today or datetime.now(UTC).date()) if used else []
+    return Plan(case, _jobs(case), chosen, tuple(_findings(case, machine, chosen, notes)), tuple(notes))
 
 
 def _lead_bytes(config: Config, table: Throughput, runs: Sequence[MemberManifest]) -> float:
@@ -218,7 +194,7 @@ def _initial_seconds(config: Config, machines: Machines) -> float:
     return max(3.0, machines.assumptions.initial_member_seconds * share)
 
 
-def _jobs(case: Case) -> tuple[Job, ...]:
+def _jobs(case: Case) -> tuple[JobCount, ...]:
     work = case.work
     fetched = "local" if case.checkpoint_here else "cpu"
     counts = [
@@ -230,7 +206,7 @@ def _jobs(case: Case) -> tuple[Job, ...]:
         ("sync_member", "cpu", 0 if case.config["delivery"]["streaming"] else len(work.to_deliver)),
         ("ensemble_manifest", "local", int(work.ensemble_manifest)),
     ]
-    return tuple(Job(rule, "local" if case.local else kind, count) for rule, kind, count in counts if count)
+    return tuple(JobCount(rule, "local" if case.local else kind, count) for rule, kind, count in counts if count)
 
 
 def _findings(case: Case, machine: MachineType, chosen: Estimate, notes: Sequence[str]) -> list[Finding]:
@@ -239,7 +215,7 @@ def _findings(case: Case, machine: MachineType, chosen: Estimate, notes: Sequenc
     if case.work.refusal:
         found.append(Finding("error", case.work.refusal))
     if chosen.problem and case.work.to_forecast:
-        found.append(Finding("error", chosen.problem))
+        found.append(Finding("error", chosen.problem, of_machine=True))
     settings = config["forecast"]
     if machine.gpu is not None and settings["gpu_mem_mb"] and settings["gpu_mem_mb"] < chosen.speed.peak_gpu_mb:
         found.append(
@@ -282,105 +258,3 @@ def _region_findings(case: Case) -> list[Finding]:
         else:
             found.append(Finding(level, f"cloud.regions: {mismatch}"))
     return found
-
-
-def _regions(case: Case) -> set[str]:
-    """Return the regions in which any machine has a price."""
-    return {region for machine in case.machines.types.values() for region in machine.prices}
-
-
-def ranked(case: Case, vm_counts: Sequence[int] = _VM_COUNTS, draws: int = 20) -> list[Estimate]:
-    """Return the ways to run on every GPU machine with a price in the region, cheapest first; unfit ones last.
-
-    Members are spread evenly over the machines, one group on each, whatever the profile's groups are.
-    """
-    members = len(case.work.to_forecast)
-    groups = sorted({math.ceil(members / count) for count in vm_counts if count <= members}, reverse=True)
-    ways = []
-    for name in case.machines.names("gpu"):
-        machine = case.machines.machine(name)
-        if not machine.prices or (case.region not in machine.prices and case.region in _regions(case)):
-            continue
-        for group in groups:
-            ways.append(estimate(replace(case, group=group), machine, math.ceil(members / group), draws=draws))
-    return sorted(ways, key=lambda way: (way.problem is not None, way.usd, way.wall_hours))
-
-
-@dataclass(frozen=True)
-class Pick:
-    """A way to run that meets a deadline and a budget, and what chooses it: keys, and options of Snakemake."""
-
-    way: Estimate
-    spot: bool
-    usd: float
-    hours: float
-    groups: Mapping[str, int]
-
-    def settings(self) -> dict[str, dict[str, Any]]:
-        """Return the keys of a configuration that choose it."""
-        return {"cloud": {"gpu": self.way.machine, "vms": self.way.vms, "spot": self.spot}}
-
-    def options(self) -> list[str]:
-        """Return the options of Snakemake that put as many members on a machine; none where the profile does."""
-        if not self.groups:
-            return []
-        return ["--group-components", *(f"{name}={count}" for name, count in self.groups.items())]
-
-
-def _groups(case: Case, way: Estimate) -> dict[str, int]:
-    """Return the groups of a way that are not those planned with; the command line's stand for all of the profile's."""
-    if way.members_per_vm == min(case.group, len(case.work.to_forecast)):
-        return {}
-    return {**group_components(case.profile), "members": way.members_per_vm}
-
-
-def choose(found: Plan, deadline_hours: float | None = None, budget_usd: float | None = None) -> Pick:
-    """Return the cheapest way that ends by the deadline and within the budget.
-
-    Preemptible capacity counts with its 90th percentile of time and of cost. Raises PlanError naming the nearest
-    way when none fits.
-    """
-    picks = []
-    for way in found.alternatives:
-        if way.problem is None:
-            groups = _groups(found.case, way)
-            picks.append(Pick(way, False, way.usd, way.wall_hours, groups))
-            picks.append(Pick(way, True, way.spot.usd_p90, way.spot.wall_hours_p90, groups))
-    if not picks:
-        reason = "the local profile rents none" if found.case.local else "no machine type fits the work"
-        problem = next((way.problem for way in found.alternatives if way.problem), None)
-        raise PlanError(f"plan: nothing to choose from: {reason}" + (f": {problem}" if problem else ""))
-    fits = [
-        pick
-        for pick in picks
-        if (deadline_hours is None or pick.hours <= deadline_hours) and (budget_usd is None or pick.usd <= budget_usd)
-    ]
-    if fits:
-        return min(fits, key=lambda pick: (pick.usd, pick.hours))
-    fastest, cheapest = min(picks, key=lambda pick: pick.hours), min(picks, key=lambda pick: pick.usd)
-    wanted = [
-        f"{deadline_hours:g} h" if deadline_hours is not None else "",
-        f"${budget_usd:g}" if budget_usd is not None else "",
-    ]
-    raise PlanError(
-        f"plan: nothing meets {' and '.join(filter(None, wanted))}: "
-        f"the fastest takes {fastest.hours:.1f} h for ${fastest.usd:.0f} ({fastest.way.vms} x {fastest.way.machine}), "
-        f"the cheapest ${cheapest.usd:.0f} in {cheapest.hours:.1f} h ({cheapest.way.vms} x {cheapest.way.machine})"
-    )
-
-
-__all__ = [
-    "Case",
-    "Estimate",
-    "Finding",
-    "Job",
-    "Pick",
-    "Plan",
-    "choose",
-    "crossing_price",
-    "estimate",
-    "everything",
-    "member_price",
-    "plan",
-    "ranked",
-]

@@ -34,7 +34,7 @@ class Life:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class History:
     """Billed seconds on preemptible and on ordinary capacity, the time to the end, and the preemptions."""
 
     spot_seconds: float
@@ -79,7 +79,7 @@ def _step_back(life: Life, total: int, left: float) -> int:
     return total - done // life.restart_steps * life.restart_steps
 
 
-def simulate(life: Life, preemptions_per_hour: float, spot_attempts: int, rng: random.Random) -> Outcome:
+def simulate(life: Life, preemptions_per_hour: float, spot_attempts: int, rng: random.Random) -> History:
     """Return one random history of a job's members."""
     left = list(life.steps)
     spot = wall = 0.0
@@ -89,10 +89,10 @@ def simulate(life: Life, preemptions_per_hour: float, spot_attempts: int, rng: r
         busy = busy_seconds(life, left)
         need = life.machine_seconds + busy
         if preemptions >= spot_attempts:
-            return Outcome(spot, need, wall + need, preemptions)
+            return History(spot, need, wall + need, preemptions)
         until = rng.expovariate(preemptions_per_hour / 3600) if preemptions_per_hour > 0 else float("inf")
         if until >= need:
-            return Outcome(spot + need, 0.0, wall + need, preemptions)
+            return History(spot + need, 0.0, wall + need, preemptions)
         preemptions += 1
         spot += until
         wall += until
@@ -104,7 +104,7 @@ def simulate(life: Life, preemptions_per_hour: float, spot_attempts: int, rng: r
             0 if value <= 1e-9 else min(left[i], _step_back(life, life.steps[i], value)) if i in running else left[i]
             for i, value in enumerate(after)
         ]
-    return Outcome(spot, 0.0, wall, preemptions)
+    return History(spot, 0.0, wall, preemptions)
 
 
 def _last_end(seconds: Sequence[float], machines: int) -> float:

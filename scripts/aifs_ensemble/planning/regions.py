@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import CloudError, PlanError, StorageError
 from aifs_ensemble.common.storage import open_destination
-from aifs_ensemble.planning.machines import Machines, load_machines
+from aifs_ensemble.planning.machines import Machines, machines_of
 
 LOG = logging.getLogger(__name__)
 
@@ -73,28 +73,25 @@ def continent(place: str) -> str:
     return _CONTINENTS.get(first, first)
 
 
-def mismatches(
-    config: Config, bucket_location: str | None, run_bytes: int, machines: Machines | None = None
-) -> list[Mismatch]:
+def mismatches(config: Config, bucket_location: str | None, run_bytes: int, machines: Machines) -> list[Mismatch]:
     """Return what lies away from a region in which machines may be rented.
 
     Regions away from the bucket are left out where ``delivery.allow_cross_region`` is not set and others are near.
     `run_bytes` go to the bucket in a run, and each machine pulls its image. Sizes of images and prices are those of
-    config/machines.yaml.
+    `machines`.
     """
-    table = machines or load_machines()
     cloud = config["cloud"]
     found = []
     close = [region for region in cloud["regions"] if bucket_location and near(bucket_location, region)]
     left_out = close and not config["delivery"]["allow_cross_region"]
     for region in close if left_out else cloud["regions"]:
         if bucket_location and not near(bucket_location, region):
-            found.append(_mismatch(table, "the bucket", bucket_location.lower(), region, run_bytes))
-        for kind, gigabytes in table.assumptions.image_gb.items():
+            found.append(_mismatch(machines, "the bucket", bucket_location.lower(), region, run_bytes))
+        for kind, gigabytes in machines.assumptions.image_gb.items():
             place = image_region(cloud[f"{kind}_image"])
             if place and not near(place, region):
                 pulled = round(gigabytes * 1e9) * cloud["vms"]
-                found.append(_mismatch(table, f"cloud.{kind}_image", place, region, pulled))
+                found.append(_mismatch(machines, f"cloud.{kind}_image", place, region, pulled))
     return found
 
 
@@ -110,7 +107,7 @@ def check_regions(config: Config, run_bytes: int) -> list[Mismatch]:
     Asks the destination where it is; `cloud.bucket_region` answers where it does not. Returns what was found
     and allowed.
     """
-    found = mismatches(config, bucket_location(config), run_bytes)
+    found = mismatches(config, bucket_location(config), run_bytes, machines_of(config))
     if found and not config["delivery"]["allow_cross_region"]:
         text = "; ".join(str(one) for one in found)
         raise PlanError(f"config: cloud.regions: {text}; expected one region, or delivery.allow_cross_region: true")

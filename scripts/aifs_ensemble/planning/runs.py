@@ -66,7 +66,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """What was recorded of one cycle; `metrics` has a row a member and second."""
 
     manifests: tuple[MemberManifest, ...]
@@ -84,7 +84,7 @@ def history(config: Config) -> Path:
     return Path(config["scratch"]) / "history" / config.cycle
 
 
-def read_run(config: Config, benchmarks: Path | None = Path(BENCHMARKS)) -> Run:
+def read_run(config: Config, benchmarks: Path | None = Path(BENCHMARKS)) -> RunRecord:
     """Return what scratch holds of the configuration's cycle; InputError when no member is finished there.
 
     Runs that left nothing here are fetched first with `fetch_run`.
@@ -106,7 +106,7 @@ def read_run(config: Config, benchmarks: Path | None = Path(BENCHMARKS)) -> Run:
         sampled |= {file.name: file for file in folder.glob(f"{member_name('*')}.csv")}
     names = [f"{member_name(member)}.csv" for member in sorted(manifests)]
     frames = [frame for name in names if name in sampled and not (frame := read_metrics(sampled[name])).empty]
-    return Run(
+    return RunRecord(
         manifests=tuple(manifests[member] for member in sorted(manifests)),
         metrics=pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(),
         jobs=_job_times((history(config) / "benchmarks", benchmarks), config.cycle) if benchmarks is not None else (),

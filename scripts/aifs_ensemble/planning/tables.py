@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pandas as pd
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.manifest import MemberManifest
-from aifs_ensemble.common.text import money, size, table
-from aifs_ensemble.planning.account import USES, Account
+from aifs_ensemble.common.text import duration, money, size, table
+from aifs_ensemble.initial.spread import ensemble_statistics
+from aifs_ensemble.planning.account import Account, MemberAccount, Stay
 from aifs_ensemble.planning.plan import Plan
-from aifs_ensemble.planning.plan_text import duration
-from aifs_ensemble.planning.runs import read_run
-from aifs_ensemble.planning.throughput import PHASES, card_step_seconds, phase_seconds
+from aifs_ensemble.planning.runs import Attempt, read_run
+from aifs_ensemble.planning.throughput import PHASES, Throughput, card_step_seconds, phase_seconds
 
 _GB = 1e9
 
@@ -110,6 +111,13 @@ def member_html(config: Config) -> str:
     return html_page(f"{config.model.title}, {config.cycle}", {"Members": shown})
 
 
+def spread_html(config: Config) -> str:
+    """Return the spread of the initial states on scratch over the members as an HTML page for the report."""
+    states = (config.scratch.initial(member) for member in config.members)
+    spread = ensemble_statistics(path for path in states if path.exists()).reset_index()
+    return html_page(f"Initial conditions, {config.cycle}", {"Spread over the members": spread})
+
+
 _STYLE = (
     ":root{color-scheme:light dark}"
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}"
@@ -131,73 +139,69 @@ def html_page(title: str, frames: Mapping[str, pd.DataFrame]) -> str:
 
 def account_frames(found: Account) -> dict[str, pd.DataFrame]:
     """Return every table of an account by name, numbers in seconds, bytes and USD."""
-    members = [
-        {
-            "member": member.manifest.member,
-            "machine": member.attempts[-1].machine if member.attempts else "?",
-            "seconds": member.seconds,
-            "attempts": len(member.attempts),
-            "interrupted": member.interrupted,
-            "failed": member.failed,
-            "leads": len(member.manifest.leads),
-            "fields": member.manifest.fields,
-            "bytes": member.manifest.bytes,
-            "step_seconds": median(member.manifest.step_seconds) if member.manifest.step_seconds else float("nan"),
-            "fields_per_second": _rate(member.manifest.fields, member.seconds),
-            "gb_per_second": _rate(member.manifest.bytes / _GB, member.seconds),
-            "usd": member.usd,
-        }
-        for member in found.members
-    ]
-    attempts = [
-        {
-            "member": a.member,
-            "attempt": a.number,
-            "machine": a.machine,
-            "type": a.type,
-            "region": a.region,
-            "spot": a.spot,
-            "began": pd.Timestamp(a.began, unit="s", tz="UTC"),
-            "ended": pd.Timestamp(a.ended, unit="s", tz="UTC"),
-            "outcome": a.outcome,
-            "seconds": a.seconds,
-            **{name: a.phases[name] for name in PHASES},
-            "lost": a.lost,
-        }
-        for member in found.members
-        for a in member.attempts
-    ]
-    machines = [
-        {
-            "machine": stay.machine,
-            "type": stay.rates.machine,
-            "region": stay.rates.region,
-            "spot": stay.rates.spot,
-            "assumed": "; ".join(stay.rates.assumed),
-            "began": pd.Timestamp(stay.began, unit="s", tz="UTC"),
-            "ended": pd.Timestamp(stay.ended, unit="s", tz="UTC"),
-            "seconds": stay.seconds,
-            "members": len({a.member for a in stay.attempts}),
-            **stay.uses,
-            "gpu_percent": stay.gpu_percent,
-            "usd": stay.usd,
-        }
-        for stay in found.stays
-    ]
     total = sum(found.uses.values())
+    uses = [(name, seconds, _rate(100 * seconds, total)) for name, seconds in found.uses.items()]
     return {
-        "members": pd.DataFrame(members),
-        "attempts": pd.DataFrame(attempts),
-        "machines": pd.DataFrame(machines),
-        "uses": pd.DataFrame(
-            [
-                {"use": name, "seconds": found.uses[name], "percent": _rate(100 * found.uses[name], total)}
-                for name in USES
-            ]
-        ),
-        "stages": pd.DataFrame([{"stage": name, "usd": usd} for name, usd in found.stages.items()]),
-        "costs": pd.DataFrame([{"category": name, "usd": usd} for name, usd in found.costs.items()]),
+        "members": pd.DataFrame([_member_row(member) for member in found.members]),
+        "attempts": pd.DataFrame([_attempt_row(attempt) for member in found.members for attempt in member.attempts]),
+        "machines": pd.DataFrame([_stay_row(stay) for stay in found.stays]),
+        "uses": pd.DataFrame(uses, columns=["use", "seconds", "percent"]),
+        "stages": pd.DataFrame(list(found.stages.items()), columns=["stage", "usd"]),
+        "costs": pd.DataFrame(list(found.costs.items()), columns=["category", "usd"]),
         "totals": totals_frame(found),
+    }
+
+
+def _member_row(member: MemberAccount) -> dict[str, Any]:
+    manifest = member.manifest
+    return {
+        "member": manifest.member,
+        "machine": member.attempts[-1].machine if member.attempts else "?",
+        "seconds": member.seconds,
+        "attempts": len(member.attempts),
+        "interrupted": member.interrupted,
+        "failed": member.failed,
+        "leads": len(manifest.leads),
+        "fields": manifest.fields,
+        "bytes": manifest.bytes,
+        "step_seconds": median(manifest.step_seconds) if manifest.step_seconds else float("nan"),
+        "fields_per_second": _rate(manifest.fields, member.seconds),
+        "gb_per_second": _rate(manifest.bytes / _GB, member.seconds),
+        "usd": member.usd,
+    }
+
+
+def _attempt_row(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "member": attempt.member,
+        "attempt": attempt.number,
+        "machine": attempt.machine,
+        "type": attempt.type,
+        "region": attempt.region,
+        "spot": attempt.spot,
+        "began": pd.Timestamp(attempt.began, unit="s", tz="UTC"),
+        "ended": pd.Timestamp(attempt.ended, unit="s", tz="UTC"),
+        "outcome": attempt.outcome,
+        "seconds": attempt.seconds,
+        **{name: attempt.phases[name] for name in PHASES},
+        "lost": attempt.lost,
+    }
+
+
+def _stay_row(stay: Stay) -> dict[str, Any]:
+    return {
+        "machine": stay.machine,
+        "type": stay.rates.machine,
+        "region": stay.rates.region,
+        "spot": stay.rates.spot,
+        "assumed": "; ".join(stay.rates.assumed),
+        "began": pd.Timestamp(stay.began, unit="s", tz="UTC"),
+        "ended": pd.Timestamp(stay.ended, unit="s", tz="UTC"),
+        "seconds": stay.seconds,
+        "members": len({attempt.member for attempt in stay.attempts}),
+        **stay.uses,
+        "gpu_percent": stay.gpu_percent,
+        "usd": stay.usd,
     }
 
 
@@ -261,6 +265,32 @@ def plan_against_actual(plan: Plan, found: Account) -> pd.DataFrame:
     )
 
 
+def against_baseline(found: Account, table: Throughput) -> pd.DataFrame:
+    """Return a run beside the baseline, a member of as many steps as the run's: figures and factor.
+
+    The recorded figures are scaled to the run's number of steps; money is left out where the run cost nothing.
+    """
+    baseline = table.baseline
+    manifests = [member.manifest for member in found.members]
+    steps = sum(len(m.leads) for m in manifests) / len(manifests)
+    share = steps / baseline.steps
+    seconds = sum(stay.seconds for stay in found.stays) / len(manifests)
+    loops = card_step_seconds(manifests)
+    rows = [
+        ("machine time a member, s", baseline.member_seconds * share, seconds),
+        ("step, s", baseline.member_seconds / baseline.steps, loops),
+        ("GB a member", baseline.member_gb * share, sum(m.bytes for m in manifests) / 1e9 / len(manifests)),
+    ]
+    if found.usd:
+        rows.append(("cost a member, USD", baseline.member_usd * share, found.usd / len(manifests)))
+    return pd.DataFrame(
+        [
+            {"what": what, "recorded": recorded, "this run": now, "recorded / run": recorded / now if now else None}
+            for what, recorded, now in rows
+        ]
+    )
+
+
 def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Write tables as CSV and Parquet into `folder` and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -278,10 +308,10 @@ def account_text(found: Account, compared: Mapping[str, pd.DataFrame]) -> str:
     kinds = Counter(stay.rates.label for stay in found.stays).most_common()
     stays = [f"{number} stay{'s' if number > 1 else ''} of {label}" for label, number in kinds]
     lines = [
-        f"{total['members']:.0f} members in {duration(found.hours)}, {', '.join(stays)}",
+        f"{total['members']:.0f} members in {duration(3600 * found.hours)}, {', '.join(stays)}",
         f"{money(found.usd)}, {money(total['usd_per_member'])} a member; "
         f"{total['fields_per_second']:.0f} fields/s, {total['gb_per_second']:.3g} GB/s, {size(total['bytes'])}",
-        f"card computing {total['computing_percent']:.0f} % of {duration(total['machine_hours'])}"
+        f"card computing {total['computing_percent']:.0f} % of {duration(3600 * total['machine_hours'])}"
         + (f", sampled {total['gpu_percent']:.0f} %" if not isnan(total["gpu_percent"]) else "")
         + f"; {total['interrupted']:.0f} attempts interrupted, {total['failed']:.0f} failed",
         "",

@@ -19,6 +19,7 @@ from aifs_ensemble.common.errors import ConfigError, WorkflowError
 from aifs_ensemble.common.files import read_json, write_bytes
 from aifs_ensemble.common.manifest import MemberManifest, machine_name, read_member_manifest
 from aifs_ensemble.common.names import Keys, member_name
+from aifs_ensemble.common.yaml_tables import number
 from aifs_ensemble.planning.intervals import Intervals, length, union
 from aifs_ensemble.planning.machines import Gpu
 
@@ -58,7 +59,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Size:
+class OutputSize:
     """What a model's output weighs and what encoding it costs; `bytes_per_value` is of a packed field."""
 
     model: str
@@ -91,12 +92,12 @@ class Throughput:
     """The table. `runs` are corrections from manifests, which stand over the entries."""
 
     reference: Mapping[str, Any]
-    sizes: tuple[Size, ...]
+    sizes: tuple[OutputSize, ...]
     entries: tuple[Speed, ...]
     baseline: Baseline
     runs: tuple[Speed, ...] = ()
 
-    def size(self, model: str) -> Size:
+    def size(self, model: str) -> OutputSize:
         """Return a model's size; of one not listed, that of the first listed."""
         for size in self.sizes:
             if size.model == model:
@@ -196,7 +197,7 @@ def load_throughput(specs: Mapping[str, Gpu], path: Path = TABLE) -> Throughput:
     card = specs[reference["gpu"]]
     reference |= {"tflops": card.tflops, "bandwidth_gb_s": card.bandwidth_gb_s}
     try:
-        sizes = tuple(Size(**item) for item in content["sizes"])
+        sizes = tuple(OutputSize(**item) for item in content["sizes"])
         baseline = Baseline(**content["baseline"])
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path}: sizes or baseline: {error}") from None
@@ -212,9 +213,7 @@ def _entry(item: Mapping[str, Any], path: Path | str) -> Speed:
     if missing:
         raise ConfigError(f"{path}: entry {item.get('gpu', '?')} {item.get('model', '?')}: {missing[0]} is missing")
     for key in _NUMBERS:
-        value = known.get(key, 0.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise ConfigError(f"{path}: entry {known['gpu']}: {key}: {value!r}, expected a number of at least 0")
+        number(known.get(key, 0.0), f"{path}: entry {known['gpu']}: {key}")
     return Speed(**known)
 
 
@@ -333,7 +332,7 @@ def card_step_seconds(manifests: Iterable[MemberManifest]) -> float:
     """
     loops: dict[str, Intervals] = {}
     steps = 0
-    for number, manifest in enumerate(manifests):
+    for place, manifest in enumerate(manifests):
         if not manifest.step_seconds:
             continue
         steps += len(manifest.step_seconds)
@@ -341,7 +340,7 @@ def card_step_seconds(manifests: Iterable[MemberManifest]) -> float:
         last = manifest.attempts[-1] if manifest.attempts else {}
         began = datetime.fromisoformat(str(last["began"])).timestamp() if "began" in last else 0.0
         # without a start, whoever shared the card is not known
-        machine = machine_name(manifest.machine) if "began" in last else f"unknown {number}"
+        machine = machine_name(manifest.machine) if "began" in last else f"unknown {place}"
         first = began + phases["start_up"]
         loop = phases["compute"] + phases["wait_output"] + phases["between"]
         loops.setdefault(machine, []).append((first, first + loop))

@@ -158,9 +158,14 @@ def _available(config: Config, members: Sequence[int], variable: str, lead: int)
     return shown, missing
 
 
-def _maps(config: Config, members: Sequence[int], variable: str, theme: Theme) -> Figure:
-    lead = config.leads[-1]
-    shown, missing = _available(config, members, variable, lead)
+def member_fields(config: Config, variable: str | None = None, theme: Theme = LIGHT) -> Figure:
+    """Return one map for each member of a variable at the last lead, side by side on one scale.
+
+    `variable` is ``report.field`` by default. Members without the lead are left out and named; InputError when none
+    has it.
+    """
+    variable, lead = variable or str(config["report"]["field"]), config.leads[-1]
+    shown, missing = _available(config, config.members, variable, lead)
     index = raster_index(config.model.grid)
     mask = land_mask(config)
     colors = "RdYlBu_r" if parameter_of(variable).colors == "diverging" else "viridis"
@@ -180,7 +185,7 @@ def _maps(config: Config, members: Sequence[int], variable: str, theme: Theme) -
     bar.ax.tick_params(colors=theme.faint, labelcolor=theme.faint, length=0, labelsize=8)
     bar.outline.set_visible(False)
     bar.set_label(field_units(config, next(iter(shown)), variable, lead), color=theme.faint, fontsize=9)
-    who = member_name(members[0]) if len(members) == 1 else f"{len(shown)} members"
+    who = member_name(config.members[0]) if len(config.members) == 1 else f"{len(shown)} members"
     left_out = f", without {format_members(missing)}" if missing else ""
     untrained = ", untrained model" if config.model.untrained else ""
     figure.suptitle(
@@ -192,20 +197,6 @@ def _maps(config: Config, members: Sequence[int], variable: str, theme: Theme) -
         fontweight="bold",
     )
     return figure
-
-
-def member_fields(config: Config, variable: str | None = None, theme: Theme = LIGHT) -> Figure:
-    """Return one map for each member of a variable at the last lead, side by side on one scale.
-
-    `variable` is ``report.field`` by default. Members without the lead are left out and named; InputError when none
-    has it.
-    """
-    return _maps(config, config.members, variable or config["report"]["field"], theme)
-
-
-def member_field(config: Config, member: int, variable: str | None = None, theme: Theme = LIGHT) -> Figure:
-    """Return the map of a variable of one member at the last lead."""
-    return _maps(config, (member,), variable or config["report"]["field"], theme)
 
 
 def field_figures(config: Config, variable: str | None = None) -> dict[str, Callable[[Theme], Figure]]:

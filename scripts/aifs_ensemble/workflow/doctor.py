@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import WorkflowError
+from aifs_ensemble.common.gpu import cards, driver_version
 from aifs_ensemble.common.models import check_listed
 from aifs_ensemble.workflow.preflight import check_destination
 
@@ -32,7 +33,7 @@ _SCRATCH_GB = {"coordinator": 0.1, "gpu": 20.0, "cpu": 2.0}
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One line: what was looked at, how it is, what was seen or is missing."""
 
     name: str
@@ -40,81 +41,66 @@ class Finding:
     text: str
 
 
-def examine(config: Config, role: str) -> list[Finding]:
+def examine(config: Config, role: str) -> list[CheckResult]:
     """Return what was found, in order; a check that breaks is a finding, not an error."""
-    checks: list[Callable[[Config, str], Iterator[Finding]]] = [_system, _packages]
+    checks: list[Callable[[Config, str], Iterator[CheckResult]]] = [_system, _packages]
     if role == "gpu":
         checks += [_gpu, _model, _checkpoint]
     if role == "coordinator":
         checks += [_coiled, _cloud_settings, _model]
     checks += [_scratch, _destination]
-    findings: list[Finding] = []
+    findings: list[CheckResult] = []
     for check in checks:
         try:
             findings += check(config, role)
         except Exception as error:
-            findings.append(Finding(check.__name__.strip("_"), FAILURE, " ".join(f"{error}".split())[:300]))
+            findings.append(CheckResult(check.__name__.strip("_"), FAILURE, " ".join(f"{error}".split())[:300]))
     return findings
 
 
-def _system(config: Config, role: str) -> Iterator[Finding]:
+def _system(config: Config, role: str) -> Iterator[CheckResult]:
     state = OK if sys.version_info >= (3, 11) else FAILURE
-    yield Finding("python", state, f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs")
+    yield CheckResult("python", state, f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs")
     if hasattr(os, "geteuid") and os.geteuid() == 0 and role != "coordinator":
-        yield Finding("user", WARNING, "root; the images run as another user")
+        yield CheckResult("user", WARNING, "root; the images run as another user")
 
 
-def _packages(config: Config, role: str) -> Iterator[Finding]:
+def _packages(config: Config, role: str) -> Iterator[CheckResult]:
     for name in _PACKAGES[role]:
         try:
-            yield Finding(name, OK, metadata.version(name))
+            yield CheckResult(name, OK, metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Finding(name, FAILURE, "not installed")
+            yield CheckResult(name, FAILURE, "not installed")
 
 
-def _gpu(config: Config, role: str) -> Iterator[Finding]:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception as error:
-        yield Finding("gpu", FAILURE, f"no NVIDIA driver answers ({error})")
-        return
-    try:
-        yield Finding("driver", OK, _text(pynvml.nvmlSystemGetDriverVersion()))
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            device = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(device)
-            free, total = memory.free / 2**20, memory.total / 2**20
-            needed = config["forecast"]["gpu_mem_mb"]
-            name = _text(pynvml.nvmlDeviceGetName(device))
-            text = f"{name}, {free:.0f} of {total:.0f} MiB free, a member needs {needed}"
-            yield Finding(f"gpu {index}", OK if free >= needed else FAILURE, text)
-    finally:
-        pynvml.nvmlShutdown()
+def _gpu(config: Config, role: str) -> Iterator[CheckResult]:
+    yield CheckResult("driver", OK, driver_version())
+    needed = config["forecast"]["gpu_mem_mb"]
+    if not (found := cards()):
+        yield CheckResult("gpu", FAILURE, "the driver lists no card")
+    for index, card in enumerate(found):
+        free, total = card.memory_free / 2**20, card.memory_total / 2**20
+        text = f"{card.name}, {free:.0f} of {total:.0f} MiB free, a member needs {needed}"
+        yield CheckResult(f"gpu {index}", OK if free >= needed else FAILURE, text)
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _model(config: Config, role: str) -> Iterator[Finding]:
+def _model(config: Config, role: str) -> Iterator[CheckResult]:
     check_listed(config.model, trust=config["trust_checkpoint"])
     how = "trust_checkpoint is set" if config["trust_checkpoint"] else "built here" if config.model.built else "listed"
-    yield Finding("model", OK, f"{config.model.name}, its checkpoint's digest: {how}")
+    yield CheckResult("model", OK, f"{config.model.name}, its checkpoint's digest: {how}")
 
 
-def _checkpoint(config: Config, role: str) -> Iterator[Finding]:
+def _checkpoint(config: Config, role: str) -> Iterator[CheckResult]:
     named = config["checkpoint"]
     if named is None or str(named).startswith("gs://"):
-        yield Finding("checkpoint", OK, f"{named or 'made or fetched by the workflow'}, comes with the job")
+        yield CheckResult("checkpoint", OK, f"{named or 'made or fetched by the workflow'}, comes with the job")
     elif Path(named).is_file():
-        yield Finding("checkpoint", OK, f"{named}, {Path(named).stat().st_size / 1e6:.0f} MB")
+        yield CheckResult("checkpoint", OK, f"{named}, {Path(named).stat().st_size / 1e6:.0f} MB")
     else:
-        yield Finding("checkpoint", FAILURE, f"{named}: no such file")
+        yield CheckResult("checkpoint", FAILURE, f"{named}: no such file")
 
 
-def _scratch(config: Config, role: str) -> Iterator[Finding]:
+def _scratch(config: Config, role: str) -> Iterator[CheckResult]:
     scratch = Path(config["scratch"])
     place = scratch
     while not place.exists():
@@ -126,57 +112,59 @@ def _scratch(config: Config, role: str) -> Iterator[Finding]:
             file.write(b"x")
     except OSError as error:
         # a coordinator in the cloud profiles computes nothing itself
-        yield Finding("scratch", WARNING if role == "coordinator" else FAILURE, f"{scratch}: not writable ({error})")
+        yield CheckResult(
+            "scratch", WARNING if role == "coordinator" else FAILURE, f"{scratch}: not writable ({error})"
+        )
         return
     text = f"{scratch}: {free:.1f} GB free, {needed:g} needed at least"
-    yield Finding("scratch", OK if free >= needed else FAILURE, text)
+    yield CheckResult("scratch", OK if free >= needed else FAILURE, text)
 
 
-def _destination(config: Config, role: str) -> Iterator[Finding]:
+def _destination(config: Config, role: str) -> Iterator[CheckResult]:
     if not config["destination"]:
-        yield Finding("destination", WARNING, "not set: only plans are possible")
+        yield CheckResult("destination", WARNING, "not set: only plans are possible")
         return
     if not config.cloud_destination:
         try:
             check_destination(config)
-            yield Finding("destination", OK, f"folder {config['destination']}, can be written")
+            yield CheckResult("destination", OK, f"folder {config['destination']}, can be written")
         except WorkflowError as error:
-            yield Finding("destination", FAILURE, str(error))
+            yield CheckResult("destination", FAILURE, str(error))
         return
     from aifs_ensemble.common.storage import open_destination
 
     try:
         storage = open_destination(config)
         found = storage.stat(config.keys_.ensemble_manifest)
-        yield Finding("credentials", OK, f"{storage.url} answers{', ensemble there' if found else ''}")
+        yield CheckResult("credentials", OK, f"{storage.url} answers{', ensemble there' if found else ''}")
         # Snakemake's storage plugin asks for the bucket's description before it looks for an object
-        yield Finding("bucket", OK, f"in {storage.location()}")  # type: ignore[attr-defined]
+        yield CheckResult("bucket", OK, f"in {storage.location()}")  # type: ignore[attr-defined]
     except WorkflowError as error:
-        yield Finding("credentials", FAILURE, str(error))
+        yield CheckResult("credentials", FAILURE, str(error))
 
 
-def _coiled(config: Config, role: str) -> Iterator[Finding]:
+def _coiled(config: Config, role: str) -> Iterator[CheckResult]:
     try:
         version = metadata.version("coiled")
     except metadata.PackageNotFoundError:
-        yield Finding("coiled", WARNING, "not installed: only the googlebatch and local profiles work")
+        yield CheckResult("coiled", WARNING, "not installed: only the googlebatch and local profiles work")
         return
     import dask.config
 
     token = dask.config.get("coiled.token", None) or os.environ.get("DASK_COILED__TOKEN")
     text = f"{version}, {'token set' if token else 'no token: coiled login'}"
-    yield Finding("coiled", OK if token else WARNING, text)
+    yield CheckResult("coiled", OK if token else WARNING, text)
 
 
-def _cloud_settings(config: Config, role: str) -> Iterator[Finding]:
+def _cloud_settings(config: Config, role: str) -> Iterator[CheckResult]:
     cloud = config["cloud"]
     for name in cloud["secrets"]:
         known = bool(os.environ.get(name))
-        yield Finding("secret", OK if known else FAILURE, f"{name} is {'set' if known else 'not set here'}")
+        yield CheckResult("secret", OK if known else FAILURE, f"{name} is {'set' if known else 'not set here'}")
     missing = [key for key in ("project", "gpu_image", "cpu_image") if not cloud[key]]
     price = "spot" if cloud["spot"] else "on demand"
     text = f"regions {', '.join(cloud['regions'])}; {cloud['gpu']} and {cloud['cpu']}; {price}"
     if missing:
-        yield Finding("cloud", WARNING, f"{text}; not set: {', '.join(f'cloud.{key}' for key in missing)}")
+        yield CheckResult("cloud", WARNING, f"{text}; not set: {', '.join(f'cloud.{key}' for key in missing)}")
     else:
-        yield Finding("cloud", OK, text)
+        yield CheckResult("cloud", OK, text)

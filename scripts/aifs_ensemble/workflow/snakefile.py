@@ -111,7 +111,7 @@ class Run:
         self._workflow = workflow
         self._outdated: frozenset[str] | None = None
         self._coordinates = internals.is_coordinator(workflow)
-        self.config = Config(config)
+        self.config = Config(config, internals.config_files(workflow))
         prices = self.config["cloud"]["prices"]
         # the table of prices is the coordinator's: jobs elsewhere do not have the file
         self.machines = load_machines(prices=Path(prices) if prices and self._coordinates else None)
@@ -187,7 +187,8 @@ class Run:
     def _announce_plan(self) -> None:
         """Say what the run would take and cost, in a few lines after everything else."""
         from aifs_ensemble.planning.outstanding import outstanding
-        from aifs_ensemble.planning.plan import plan
+        from aifs_ensemble.planning.plan import plan, plan_case
+        from aifs_ensemble.planning.plan_text import summary_lines
         from aifs_ensemble.planning.throughput import past_manifests
 
         provider = routing.provider(self._workflow)
@@ -195,14 +196,13 @@ class Run:
             "profile": _PROFILES.get(provider, provider),
             "work": outstanding(self.config),
             "runs": past_manifests(self.config.scratch.root),
-            "alternatives": False,
         }
-        plan(self.config, self.machines, **given)  # what is wrong is said now
+        plan(plan_case(self.config, self.machines, **given))  # what is wrong is said now
 
         def say() -> None:
             # Snakemake knows the groups of profile and command line only once the rules are read
             group = internals.group_size(self._workflow, "members")
-            _say(*plan(self.config, self.machines, group=group, **given).summary_lines())
+            _say(*summary_lines(plan(plan_case(self.config, self.machines, group=group, **given))))
 
         atexit.register(say)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +37,18 @@ def is_dry_run(workflow: Any) -> bool:
     `Workflow.dryrun` knows only afterwards, when the executor is chosen.
     """
     return bool(workflow.output_settings.dryrun)
+
+
+def config_files(workflow: Any) -> list[Path]:
+    """Return the files that the configuration was read from, later ones over earlier ones, as seen from here.
+
+    Leans on `Workflow.overwrite_configfiles`, those of the command line, and on `Workflow.configfiles`, which has those
+    of the Snakefile as well (9.27.1).
+    """
+    given = [Path(file) for file in workflow.overwrite_configfiles]
+    own = [Path(file) for file in workflow.configfiles if Path(file) not in given]
+    here = Path.cwd()
+    return [file.relative_to(here) if file.is_relative_to(here) else file for file in [*own, *given]]
 
 
 def is_lint(workflow: Any) -> bool:
@@ -164,7 +177,10 @@ def limit_resource(workflow: Any, name: str, most: int) -> None:
 
 
 def resource_limit(workflow: Any, name: str) -> int | None:
-    """Return the most of a resource that jobs may use at once, None without one. Leans on `global_resources` (9.27.1)."""
+    """Return the most of a resource that jobs may use at once; None without a limit.
+
+    Leans on `Workflow.global_resources` (9.27.1).
+    """
     # an absent resource comes as None or as one without a value
     value = getattr(workflow.global_resources.get(name), "value", None)
     return None if value is None else int(value)

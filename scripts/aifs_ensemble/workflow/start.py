@@ -12,7 +12,7 @@ from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import check_listed
 from aifs_ensemble.workflow import bucket, coordinator, routing
 from aifs_ensemble.workflow import snakemake_internals as internals
-from aifs_ensemble.workflow.coiled.records import Journal, work_of
+from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
 from aifs_ensemble.workflow.googlebatch import jobs as batch_jobs
 from aifs_ensemble.workflow.googlebatch import resources
 from aifs_ensemble.workflow.preflight import check_places
@@ -29,7 +29,7 @@ def prepare_start(workflow: Any, config: Config) -> None:
     lines = (
         [*resources.start_lines(config), *batch_jobs.left_running(config)]
         if on_batch
-        else left_open(Journal(), work_of(config))
+        else left_open(JobJournal(), work_of(config))
     )
     for line in lines:
         print(line, file=sys.stderr)  # noqa: T201
@@ -52,7 +52,7 @@ def _refuse_fixed_order() -> None:
         )
 
 
-def left_open(journal: Journal, work: dict[str, Any]) -> Iterator[str]:
+def left_open(journal: JobJournal, work: dict[str, Any]) -> Iterator[str]:
     """Yield what a run of this `work` says at its start of machines whose end is not known and nobody takes up."""
     jobs = [
         record.id

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from aifs_ensemble.common.errors import CheckpointError, DiskFullError
+from aifs_ensemble.common.http import Policy
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.model.checkpoint.digest import read_record, record_path
-from aifs_ensemble.model.checkpoint.download import Policy
 from aifs_ensemble.model.checkpoint.fetch import fetch_checkpoint, provide_checkpoint
 from doubles.gcs_server import gcs_server
 from doubles.huggingface_server import COMMIT, Fault, Hub, huggingface_hub_server
@@ -211,7 +211,7 @@ FETCH = """
     import dataclasses, sys
     sys.path.insert(0, {scripts!r})
     from pathlib import Path
-    from aifs_ensemble.model.checkpoint.download import Policy
+    from aifs_ensemble.common.http import Policy
     from aifs_ensemble.model.checkpoint.fetch import fetch_checkpoint
     from aifs_ensemble.common.models import get_model
     entry = dataclasses.replace(get_model("demo"), name="released", checkpoint={checkpoint})

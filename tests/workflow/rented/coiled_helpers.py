@@ -14,7 +14,7 @@ from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.workflow import coordinator
 from aifs_ensemble.workflow.coiled import jobs
 from aifs_ensemble.workflow.coiled.job_script import RemoteJob, parse_job
-from aifs_ensemble.workflow.coiled.records import JobRecord, Journal
+from aifs_ensemble.workflow.coiled.records import JobJournal, JobRecord
 
 from workflow.rented.conftest import ROOT, SETTINGS
 
@@ -41,14 +41,14 @@ def job(
     return parse_job(script.replace(" # --target-jobs", ""), "test")
 
 
-def rewrite(journal: Journal, job_id: str, **changes: object) -> JobRecord:
+def rewrite(journal: JobJournal, job_id: str, **changes: object) -> JobRecord:
     """Change what is on disk, whatever was there."""
     path = journal.path(job_id)
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     return journal.read(job_id)
 
 
-def forget_answer(journal: Journal, job_id: str) -> JobRecord:
+def forget_answer(journal: JobJournal, job_id: str) -> JobRecord:
     """Leave the record as a process killed between asking and being answered does."""
     requests = json.loads(journal.path(job_id).read_text())["requests"]
     return rewrite(journal, job_id, requests=[*requests[:-1], {**requests[-1], "cluster_id": None}])
@@ -66,7 +66,7 @@ def other_coordinator() -> Iterator[str]:
         process.wait()
 
 
-def finish(journal: Journal, job_id: str, config: Config, seconds: float = 20) -> JobRecord:
+def finish(journal: JobJournal, job_id: str, config: Config, seconds: float = 20) -> JobRecord:
     end = time.monotonic() + seconds
     while True:
         record = jobs.check(journal.read(job_id), config, MACHINES, journal)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.common.names import Keys, Scratch, lead_hours, parse_cycle, parse_members
 from aifs_ensemble.common.parameters import bits_for
+from aifs_ensemble.common.text import hint
 
 
 def read_files(*paths: Path) -> dict[str, Any]:
@@ -168,6 +168,5 @@ def _check_variables(config: Config) -> None:
         bits_for(model.outputs, config.forecast.packing)
     field = config.report.field
     if field not in model.outputs:
-        near = get_close_matches(field, model.outputs, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"such as {model.outputs[0]}"
-        raise ConfigError(f"config: report.field: {field!r}, expected a variable that {model.name} makes, {hint}")
+        meant = hint(field, model.outputs, f"such as {model.outputs[0]}")
+        raise ConfigError(f"config: report.field: {field!r}, expected a variable that {model.name} makes, {meant}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from aifs_ensemble.common import text
 from aifs_ensemble.common.config.schema import expected, json_schema, keys
 from aifs_ensemble.common.errors import ConfigError
 
@@ -58,8 +58,8 @@ def nearest(key: str) -> str:
     everywhere = {full.rpartition(".")[2]: full for full in reversed(known)} | here
     # a slip of the pen anywhere is likelier than a distant likeness close by
     for pool, cutoff in ((here, 0.75), (everywhere, 0.75), (here, 0.5), (everywhere, 0.5)):
-        if near := get_close_matches(name, pool, n=1, cutoff=cutoff):
-            return f"did you mean {pool[near[0]]!r}?"
+        if near := text.nearest(name, pool, cutoff=cutoff):
+            return f"did you mean {pool[near]!r}?"
     return f"known here are {', '.join(here)}"
 
 

@@ -30,10 +30,12 @@ _PICKLED_FROM = ("torch", "torch_geometric", "numpy", "omegaconf", "hydra", "ein
 class Description:
     """What a checkpoint is, as its own metadata has it.
 
-    `made_by` is the record of an untrained checkpoint that this workflow built, empty for others.
+    `name` is what errors call the file. `made_by` is the record of an untrained checkpoint that this workflow built,
+    empty for others.
     """
 
     path: Path
+    name: str
     size: int
     metadata: Mapping[str, Any] = field(repr=False)
     arrays: Mapping[str, Any] = field(repr=False)
@@ -88,27 +90,28 @@ def _version(value: Any) -> str:
     return str(value["version"] if isinstance(value, Mapping) and "version" in value else value)
 
 
-def describe_checkpoint(path: Path) -> Description:
-    """Return what a checkpoint says of itself.
+def describe_checkpoint(path: Path, name: str | None = None) -> Description:
+    """Return what a checkpoint says of itself; errors call it by its `name`, by default its path.
 
     Raises CheckpointError when there is no such file, when it is not a zip archive or not a whole one, and when it
     holds no anemoi metadata.
     """
     from anemoi.utils.checkpoints import load_metadata
 
+    name = name or str(path)
     with open(existing(path), "rb") as file:
         start = file.read(4)
     if start != _ZIP_START:
-        raise CheckpointError(f"{path}: starts with {start!r}, expected the zip archive that torch.save writes")
+        raise CheckpointError(f"{name}: starts with {start!r}, expected the zip archive that torch.save writes")
     try:
         metadata, arrays = load_metadata(str(path), supporting_arrays=True)
     except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{path}: truncated or damaged ({error}), {path.stat().st_size} bytes") from None
+        raise CheckpointError(f"{name}: truncated or damaged ({error}), {path.stat().st_size} bytes") from None
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no anemoi metadata in it, expected a checkpoint saved for inference") from None
+        raise CheckpointError(f"{name}: no anemoi metadata in it, expected a checkpoint saved for inference") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # of JSON too, or of JSON that is something else
-        raise CheckpointError(f"{path}: metadata cannot be read ({error})") from None
-    return Description(path, path.stat().st_size, metadata, arrays)
+        raise CheckpointError(f"{name}: metadata cannot be read ({error})") from None
+    return Description(path, name, path.stat().st_size, metadata, arrays)
 
 
 def _installed(module: str) -> str:
@@ -145,17 +148,17 @@ def _listing(names: Iterable[str], limit: int = 12) -> str:
 
 def check_description(description: Description, model: Model) -> None:
     """Raise CheckpointError unless a checkpoint has the grid, time step and variables of the catalogue entry."""
-    path, name = description.path, model.name
+    called, name = description.name, model.name
     grid = grid_coordinates(model.grid)
     try:
         _ = description.points, description.timestep_hours, description.anemoi.multi_step_input, description.variables
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: metadata lacks what inference needs ({type(error).__name__}: {error})"
+            f"{called}: metadata lacks what inference needs ({type(error).__name__}: {error})"
         ) from None
     if description.points != grid.points:
         raise CheckpointError(
-            f"{path}: {description.points} grid points, expected the {grid.points} of {model.grid} ({name})"
+            f"{called}: {description.points} grid points, expected the {grid.points} of {model.grid} ({name})"
         )
     for coordinate, expected in (("latitudes", grid.latitudes), ("longitudes", grid.longitudes)):
         found = getattr(description.anemoi, coordinate)
@@ -163,13 +166,13 @@ def check_description(description: Description, model: Model) -> None:
             continue
         difference = np.abs(np.asarray(found) - expected)
         if np.max(np.minimum(difference, 360 - difference)) > 1e-3:
-            raise CheckpointError(f"{path}: {coordinate} are not those of {model.grid}, the grid of {name}")
+            raise CheckpointError(f"{called}: {coordinate} are not those of {model.grid}, the grid of {name}")
     if description.timestep_hours != model.timestep_hours:
         raise CheckpointError(
-            f"{path}: time step {description.timestep_hours:g} h, expected {model.timestep_hours} h ({name})"
+            f"{called}: time step {description.timestep_hours:g} h, expected {model.timestep_hours} h ({name})"
         )
     if description.anemoi.multi_step_input != 2:
-        raise CheckpointError(f"{path}: reads {description.anemoi.multi_step_input} times, expected 2 ({name})")
+        raise CheckpointError(f"{called}: reads {description.anemoi.multi_step_input} times, expected 2 ({name})")
     _check_variables(description, model)
 
 
@@ -183,5 +186,5 @@ def _check_variables(description: Description, model: Model) -> None:
             wrong.append(f"{part} has {_listing(extra)}")
     if wrong:
         raise CheckpointError(
-            f"{description.path}: variables differ from {model.name} in models.yaml: {'; '.join(wrong)}"
+            f"{description.name}: variables differ from {model.name} in models.yaml: {'; '.join(wrong)}"
         )

@@ -6,66 +6,21 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import requests
 import urllib3
 
 from aifs_ensemble.common.errors import DiskFullError, InputError
 from aifs_ensemble.common.files import read_json, write_json
-from aifs_ensemble.common.http import Deadline, TransferError, as_transfer_error
+from aifs_ensemble.common.http import Deadline, Policy, TransferError, as_transfer_error, persist
 from aifs_ensemble.model.checkpoint.remote import Remote
 
 LOG = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _PIECE = 1 << 18
 _LOG_EVERY = 15.0
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """When a download gives up.
-
-    Attributes
-    ----------
-    deadline_seconds : for everything together, waiting for another process included
-    stall_seconds : without a byte, or with fewer than `slowest` bytes a second, before connecting anew
-    attempts : in a row that bring nothing new
-    first_wait : seconds before the second attempt, doubled before each further one up to a minute
-    """
-
-    deadline_seconds: float = 3600.0
-    stall_seconds: float = 30.0
-    slowest: float = 10_000.0
-    attempts: int = 6
-    first_wait: float = 1.0
-
-
-def persist(
-    what: Callable[[], T], policy: Policy, deadline: Deadline, *, name: str, progress: Callable[[], int] = lambda: 0
-) -> T:
-    """Return what a call returns, repeated while its TransferError says that another attempt may help.
-
-    Attempts after which `progress` has grown do not count. Raises the last TransferError, or DeadlinePassedError.
-    """
-    fruitless, reached = 0, progress()
-    while True:
-        try:
-            _ = deadline.remaining
-            return what()
-        except TransferError as error:
-            fruitless = 1 if progress() > reached else fruitless + 1
-            reached = max(reached, progress())
-            if not error.again or fruitless >= policy.attempts:
-                raise
-            wait = max(error.wait, min(policy.first_wait * 2 ** (fruitless - 1), 60.0))
-            LOG.warning("%s: %s; again in %.0f s", name, error, wait)
-            time.sleep(min(wait, deadline.remaining))
 
 
 class Download:

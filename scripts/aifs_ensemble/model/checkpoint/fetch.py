@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from aifs_ensemble.common.errors import CheckpointError, DiskFullError, StorageError
 from aifs_ensemble.common.files import atomic_writer, crc32c_file
-from aifs_ensemble.common.http import Deadline, TransferError
+from aifs_ensemble.common.http import Deadline, Policy, TransferError, persist
 from aifs_ensemble.common.models import Model, check_listed
 from aifs_ensemble.model.checkpoint.build import build_demo
 from aifs_ensemble.model.checkpoint.describe import check_description, describe_checkpoint
 from aifs_ensemble.model.checkpoint.digest import DigestRecord, compute_digest, existing, read_record, write_record
-from aifs_ensemble.model.checkpoint.download import Download, Policy, persist
+from aifs_ensemble.model.checkpoint.download import Download
 from aifs_ensemble.model.checkpoint.load import check_digest
 from aifs_ensemble.model.checkpoint.remote import Remote, hub_remote, plain_remote
 
@@ -187,10 +187,7 @@ def _checked(model: Model, part: Path, *, name: str, told: str | None, trust: bo
             raise CheckpointError(f"{name}: sha256 {digest}, expected {told} as the source says")
         if listed and digest != listed and not trust:
             raise CheckpointError(f"{name}: sha256 {digest}, expected {listed} ({model.name} in models.yaml)")
-        try:
-            check_description(describe_checkpoint(part), model)
-        except CheckpointError as error:
-            raise CheckpointError(str(error).replace(str(part), name)) from None
+        check_description(describe_checkpoint(part, name), model)
     except CheckpointError:
         part.unlink()
         part.with_suffix(".json").unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import yaml
 
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.files import write_bytes
-from aifs_ensemble.common.models import CATALOGUE, forget_catalogue, get_model
+from aifs_ensemble.common.models import CATALOGUE, get_model
 from aifs_ensemble.model.checkpoint.describe import check_description, describe_checkpoint
 from aifs_ensemble.model.checkpoint.digest import checkpoint_digest
 
@@ -34,7 +34,6 @@ def register_checkpoint(name: str, path: Path, catalogue: Path = CATALOGUE) -> s
     after = _with_value(after, name, "size", str(path.stat().st_size))
     _check_only_these_changed(before, after, name)
     write_bytes(catalogue, after.encode())
-    forget_catalogue()
     return digest
 
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aifs_ensemble.common.errors import CheckpointError
-from aifs_ensemble.common.http import TransferError
+from aifs_ensemble.common.http import RETRIABLE, TransferError
 from aifs_ensemble.common.models import Model
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_RETRIABLE = (408, 425, 429, 500, 502, 503, 504)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -96,7 +95,7 @@ def _explain(error: HfHubHTTPError, name: str, repository: str, *, has_token: bo
     from huggingface_hub import errors
 
     status = error.response.status_code
-    if status in _RETRIABLE:
+    if status in RETRIABLE:
         wait = error.response.headers.get("Retry-After", "")
         return TransferError(f"hub answers HTTP {status}", again=True, wait=float(wait) if wait.isdigit() else 0.0)
     if isinstance(error, errors.RevisionNotFoundError):

@@ -6,7 +6,7 @@ import atexit
 from pathlib import Path
 
 from aifs_ensemble.workflow import coordinator
-from aifs_ensemble.workflow.coiled.records import FOLDER, Journal
+from aifs_ensemble.workflow.coiled.records import FOLDER, JobJournal
 from aifs_ensemble.workflow.context import end_with_the_terminal, start_detached
 
 
@@ -23,7 +23,7 @@ def stop_machines_at_exit() -> None:
 
 
 def _stop_machines(owner: str, folder: Path) -> None:
-    journal = Journal(folder / FOLDER)
+    journal = JobJournal(folder / FOLDER)
     jobs = [record.id for record in journal.unfinished() if record.owner == owner]
     if not jobs:
         return

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from aifs_ensemble.common.config import Config
@@ -19,7 +20,7 @@ from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.workflow import coordinator
 from aifs_ensemble.workflow.coiled.client import coiled_cloud, deadline, find_cluster
 from aifs_ensemble.workflow.coiled.job_script import RemoteJob
-from aifs_ensemble.workflow.coiled.records import JobRecord, Journal, Request, work_of
+from aifs_ensemble.workflow.coiled.records import JobJournal, JobRecord, MachineRequest, work_of
 from aifs_ensemble.workflow.coiled.request import (
     ASK_AGAIN_SECONDS,
     UNANSWERED_SECONDS,
@@ -50,7 +51,7 @@ def submit(
     config: Config,
     machines: Machines,
     regions: Sequence[str] | Callable[[], Sequence[str]],
-    journal: Journal,
+    journal: JobJournal,
 ) -> str:
     """Ask for a machine for the job and return the job's id; jobs still running for it are taken up again.
 
@@ -84,7 +85,7 @@ def submit(
     return job_id
 
 
-def _stop_left(record: JobRecord, cloud: Any, journal: Journal) -> None:
+def _stop_left(record: JobRecord, cloud: Any, journal: JobJournal) -> None:
     """Stop machines of the same work that were to be stopped and may still run; CloudError where one cannot be."""
     for left in journal.to_stop(record.targets, record.work):
         try:
@@ -141,7 +142,7 @@ def worker_lost(jobs: Sequence[Mapping[str, Any]], workers: Sequence[Mapping[str
     return ": ".join(["preemptible machine gone before the job ended", *sorted(why)])
 
 
-def check(record: JobRecord, config: Config, machines: Machines, journal: Journal) -> JobRecord:
+def check(record: JobRecord, config: Config, machines: Machines, journal: JobJournal) -> JobRecord:
     """Look at a job, act on what is seen (try the next region, stop what is over) and return its record.
 
     What counts as success beyond the exit code is the caller's to verify.
@@ -177,7 +178,7 @@ def check(record: JobRecord, config: Config, machines: Machines, journal: Journa
     return record
 
 
-def _check_followed(record: JobRecord, config: Config, machines: Machines, journal: Journal) -> JobRecord:
+def _check_followed(record: JobRecord, config: Config, machines: Machines, journal: JobJournal) -> JobRecord:
     """Judge a job by those that make what it was asked for.
 
     Of a member, its manifest will tell; of anything else, only the success of every job and of the whole.
@@ -196,7 +197,7 @@ def _check_followed(record: JobRecord, config: Config, machines: Machines, journ
     return record
 
 
-def _look(record: JobRecord, request: Request, config: Config, cloud: Any) -> None:
+def _look(record: JobRecord, request: MachineRequest, config: Config, cloud: Any) -> None:
     """Note in the record what became of the request; one that ended while the job still runs is to be made again."""
     import coiled.batch
 
@@ -241,14 +242,14 @@ def _begun(jobs: Sequence[Mapping[str, Any]]) -> bool:
     return any(task["state"] != "pending" for job in jobs for task in job["tasks"]) or _started(jobs)
 
 
-def _machine_came(details: Mapping[str, Any], request: Request) -> bool:
+def _machine_came(details: Mapping[str, Any], request: MachineRequest) -> bool:
     """Tell whether the machine that is to run the task is there, if only to boot and to fetch its image."""
     processes = details["workers"] if request.spot else [details["scheduler"]]
     instances = [process["instance"] for process in processes if process and process["instance"]]
     return any(instance["current_state"]["state"] in _THERE for instance in instances)
 
 
-def _not_begun(request: Request, config: Config) -> tuple[str, str]:
+def _not_begun(request: MachineRequest, config: Config) -> tuple[str, str]:
     """Return what is to be made of a request whose job has not begun."""
     now, minutes = time.time(), config["cloud"]["idle_minutes"]
     if request.came and now - request.came > STARTING_SECONDS:
@@ -258,7 +259,7 @@ def _not_begun(request: Request, config: Config) -> tuple[str, str]:
     return "running", ""
 
 
-def unheard(job_id: str, error: Exception, journal: Journal) -> str:
+def unheard(job_id: str, error: Exception, journal: JobJournal) -> str:
     """Return the state of a job whose check failed on this side: running, for as long as for a silent service."""
     try:
         record = journal.read(job_id)
@@ -289,7 +290,7 @@ def _unreachable(record: JobRecord, error: Exception) -> None:
 
 
 def cancel(
-    job_ids: Sequence[str], config: Config, journal: Journal, wait_seconds: float = UNANSWERED_SECONDS + POLL_SECONDS
+    job_ids: Sequence[str], config: Config, journal: JobJournal, wait_seconds: float = UNANSWERED_SECONDS + POLL_SECONDS
 ) -> list[str]:
     """Stop the machines of jobs and return what could not be stopped, one line each.
 
@@ -298,19 +299,24 @@ def cancel(
     end = time.monotonic() + wait_seconds
     with coiled_cloud(config) as cloud:
         problems = {job_id: _stop(job_id, cloud, journal) for job_id in job_ids}
-        while (under_way := [job_id for job_id, problem in problems.items() if problem == _UNDER_WAY]) and (
+        while (under_way := [job_id for job_id, problem in problems.items() if problem and problem.under_way]) and (
             time.monotonic() < end
         ):
             LOG.info("%s: the request for a machine is under way, looked at again", ", ".join(under_way))
             time.sleep(POLL_SECONDS)
             problems |= {job_id: _stop(job_id, cloud, journal) for job_id in under_way}
-    return [f"{job_id}: not stopped ({problem})" for job_id, problem in problems.items() if problem]
+    return [f"{job_id}: not stopped ({problem.reason})" for job_id, problem in problems.items() if problem]
 
 
-_UNDER_WAY = "the request for its machine is under way"
+@dataclass(frozen=True)
+class Unstopped:
+    """Why a job's machines are not all stopped; `under_way`: the request for one is, and its machine may still come."""
+
+    reason: str
+    under_way: bool = False
 
 
-def _stop(job_id: str, cloud: Any, journal: Journal) -> str | None:
+def _stop(job_id: str, cloud: Any, journal: JobJournal) -> Unstopped | None:
     """Stop the machines of a job and of those that it follows; return why not, or None."""
     problem = None
     try:
@@ -318,13 +324,13 @@ def _stop(job_id: str, cloud: Any, journal: Journal) -> str | None:
             try:
                 record = journal.cancel(each)
             except (OSError, WorkflowError) as error:  # a full disk keeps no machine running
-                record, problem = journal.read(each), f"not written down: {error}"
+                record, problem = journal.read(each), Unstopped(f"not written down: {error}")
             for request in record.requests:
                 stop_machine(record, request, cloud)
             if problem is None:
                 journal.write(record)
             if any(request.ended is None for request in record.requests):
-                problem = problem or _UNDER_WAY
+                problem = problem or Unstopped("the request for its machine is under way", under_way=True)
     except Exception as error:
-        return " ".join(str(error).split())
+        return Unstopped(" ".join(str(error).split()))
     return problem

@@ -43,7 +43,7 @@ def work_of(config: Config) -> dict[str, Any]:
 
 
 @dataclass
-class Request:
+class MachineRequest:
     """One request for a machine: where, which cluster answers to it, and how it ended.
 
     `lost`: the last look saw its cluster without the worker that the job runs on; `came`: when a look first saw its
@@ -76,7 +76,7 @@ class JobRecord:
     resources: dict[str, Any]
     attempt: int
     regions: tuple[str, ...]
-    requests: list[Request] = field(default_factory=list)
+    requests: list[MachineRequest] = field(default_factory=list)
     state: str = "running"
     reason: str = ""
     unheard: int = 0
@@ -90,12 +90,12 @@ class JobRecord:
     ask_at: float = 0.0
 
     @property
-    def current(self) -> Request | None:
+    def current(self) -> MachineRequest | None:
         """The newest request, unless it has ended."""
         return self.requests[-1] if self.requests and self.requests[-1].ended is None else None
 
 
-class Journal:
+class JobJournal:
     """Records of jobs in a folder."""
 
     def __init__(self, folder: Path = FOLDER):
@@ -124,7 +124,7 @@ class Journal:
         if not path.exists():
             raise CloudError(f"{path}: no such job; was it submitted from another folder?")
         content = read_json(path)
-        content["requests"] = [Request(**_known(Request, request)) for request in content["requests"]]
+        content["requests"] = [MachineRequest(**_known(MachineRequest, request)) for request in content["requests"]]
         content["targets"], content["regions"] = tuple(content["targets"]), tuple(content["regions"])
         content["follows"] = tuple(content["follows"])
         return JobRecord(**_known(JobRecord, content))

@@ -17,7 +17,7 @@ from aifs_ensemble.common.errors import CloudError, ConfigError
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.workflow.coiled.client import find_cluster
 from aifs_ensemble.workflow.coiled.job_script import RemoteJob
-from aifs_ensemble.workflow.coiled.records import JobRecord, Journal, Request
+from aifs_ensemble.workflow.coiled.records import JobJournal, JobRecord, MachineRequest
 from aifs_ensemble.workflow.coiled.stock_outs import is_stock_out, next_region
 
 LOG = logging.getLogger(__name__)
@@ -110,57 +110,76 @@ def _tags(job: RemoteJob, config: Config) -> dict[str, str]:
     }
 
 
-def request_machine(record: JobRecord, config: Config, machines: Machines, cloud: Any, journal: Journal) -> None:
+def request_machine(record: JobRecord, config: Config, machines: Machines, cloud: Any, journal: JobJournal) -> None:
     """Ask for the job in the first region not tried yet, and in the next ones while none has a machine.
 
-    Each request is on disk before it is made: whatever happens between asking and being answered, the
-    cluster has a name by which `check` and `cancel` find it.
     When every region said no, the record says when to ask again. Raises CloudError when that has gone on for long
     enough, or when Coiled refused for another reason.
     """
-    import coiled.batch
-
     job = RemoteJob(record.script, record.targets, record.resources, record.attempt)
     tried = [request.region for request in record.requests[record.round :]]
-    reason = record.reason
+    reason: str | None = record.reason
     while region := next_region(record.regions, tried):
-        request = Request(region, job.spot)
         arguments = run_arguments(job, f"{record.id}-{len(record.requests) + 1}", config, machines, region)
-        record.requests.append(request)
-        journal.write(record)
-        if record.state == "cancelled" or journal.renting_stopped(record.owner):
-            request.ended = "cancelled"
-            journal.write(record)
-            if record.state == "cancelled":
-                raise CloudError(f"{record.title}: cancelled")
-            raise CloudError(f"{record.title}: no more machines for this run, stopped by coiled-cancel; start it again")
-        try:
-            request.cluster_id = int(coiled.batch.run(cloud=cloud, **arguments)["cluster_id"])
-            record.reason = ""
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            # An answer can be lost, or a later call of the client fail, after the machine was rented.
-            request.cluster_id = find_cluster(arguments["name"], cloud)
-            if request.cluster_id is None and _is_unanswered(error):
-                LOG.warning("%s: no answer (%s), a machine may have been rented: looked for again", record.id, reason)
-                journal.write(record)
-                return
-            if request.cluster_id is None:
-                request.ended = reason
-                if not is_stock_out(reason):
-                    raise CloudError(f"{record.title}: Coiled refused the job in {region}: {reason}") from error
-                LOG.warning("%s: no machine in %s (%s)", record.title, region, reason)
-                tried.append(region)
-                continue
-            LOG.warning("%s: the answer was lost (%s), found as cluster %d", record.id, reason, request.cluster_id)
+        reason = _ask(record, MachineRequest(region, job.spot), arguments, cloud, journal)
+        if reason is None:
+            return
+        LOG.warning("%s: no machine in %s (%s)", record.title, region, reason)
+        tried.append(region)
+    _wait(record, str(reason), _longest_wait(job, config))
+    journal.write(record)
+
+
+def _ask(
+    record: JobRecord, request: MachineRequest, arguments: Mapping[str, Any], cloud: Any, journal: JobJournal
+) -> str | None:
+    """Ask for a machine in one region; return why there is none, or None when one was rented or may have been.
+
+    The request is on disk before it is made: whatever happens between asking and being answered, the cluster has a
+    name by which `check` and `cancel` find it.
+    """
+    import coiled.batch
+
+    record.requests.append(request)
+    journal.write(record)
+    if record.state == "cancelled" or journal.renting_stopped(record.owner):
+        request.ended = "cancelled"
         journal.write(record)
         if record.state == "cancelled":
-            # while this process was asking
-            stop_machine(record, request, cloud)
-            journal.write(record)
-        return
-    _wait(record, reason, _longest_wait(job, config))
+            raise CloudError(f"{record.title}: cancelled")
+        raise CloudError(f"{record.title}: no more machines for this run, stopped by coiled-cancel; start it again")
+    try:
+        request.cluster_id = int(coiled.batch.run(cloud=cloud, **arguments)["cluster_id"])
+        record.reason = ""
+    except Exception as error:
+        if no_machine := _without_answer(record, request, arguments["name"], error, cloud):
+            return no_machine
     journal.write(record)
+    if record.state == "cancelled":
+        # while this process was asking
+        stop_machine(record, request, cloud)
+        journal.write(record)
+    return None
+
+
+def _without_answer(record: JobRecord, request: MachineRequest, name: str, error: Exception, cloud: Any) -> str | None:
+    """Judge a request that raised: return why its region has no machine, or None when one was or may be rented.
+
+    An answer can be lost, or a later call of the client fail, after the machine was rented. Raises CloudError when
+    Coiled refused for another reason than stock.
+    """
+    reason = " ".join(str(error).split())
+    request.cluster_id = find_cluster(name, cloud)
+    if request.cluster_id is not None:
+        LOG.warning("%s: the answer was lost (%s), found as cluster %d", record.id, reason, request.cluster_id)
+        return None
+    if _is_unanswered(error):
+        LOG.warning("%s: no answer (%s), a machine may have been rented: looked for again", record.id, reason)
+        return None
+    request.ended = reason
+    if not is_stock_out(reason):
+        raise CloudError(f"{record.title}: Coiled refused the job in {request.region}: {reason}") from error
+    return reason
 
 
 def _is_unanswered(error: BaseException) -> bool:
@@ -196,12 +215,12 @@ def _wait(record: JobRecord, reason: str, longest: float) -> None:
     LOG.warning("%s: no machine in %s, asked again in %.0f s", record.title, regions, record.ask_at - now)
 
 
-def cluster_name(record: JobRecord, request: Request) -> str:
+def cluster_name(record: JobRecord, request: MachineRequest) -> str:
     """Return the name that a request's cluster has."""
     return f"{record.id}-{record.requests.index(request) + 1}"
 
 
-def stop_machine(record: JobRecord, request: Request, cloud: Any) -> None:
+def stop_machine(record: JobRecord, request: MachineRequest, cloud: Any) -> None:
     """Stop a request's machine, if there may be one.
 
     Of a request that is under way nothing can be stopped yet: its end stays unknown, and the process that asks

@@ -60,4 +60,4 @@ def main(config, member, output):
     write_member_manifest(Path(output), manifest)
 
 
-main(Config(snakemake.config), int(snakemake.wildcards.member), snakemake.output[0])  # noqa: F821
+main(Config(snakemake.config), int(snakemake.wildcards.member), snakemake.output[0])

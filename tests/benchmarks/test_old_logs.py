@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.planning.machines import Machines
-from aifs_ensemble.planning.old_logs import bytes_in, read_old_log, seconds_in
 from aifs_ensemble.planning.throughput import Throughput
+from old_logs import bytes_in, check_baseline, main, read_old_log, seconds_in
 
 TIMES = [
     ("took 443.2 s", 443.2),
@@ -159,3 +162,51 @@ def test_a_log_of_something_else_is_one_line(tmp_path: Path, content: str) -> No
 def test_a_missing_log_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone.txt: no such file"):
         read_old_log(tmp_path / "gone.txt")
+
+
+def test_the_baseline_does_not_add_up(machines: Machines, throughput: Throughput) -> None:
+    checks = {check.recorded: check for check in check_baseline(throughput.baseline, machines)}
+    assert not checks["$0.92 for 443 s"].agrees
+    assert "$7.48 an hour" in checks["$0.92 for 443 s"].computed
+    assert not checks["$35 to $42 for 50 members"].agrees
+    assert "50 x $0.92 = $46.00" in checks["$35 to $42 for 50 members"].computed
+    assert checks["6.5 to 7 h for 50 members"].agrees
+    assert checks["$35 to $42 for 6.5 to 7 h"].agrees
+
+
+def test_a_baseline_that_adds_up_is_said_to(machines: Machines, throughput: Throughput) -> None:
+    hours = 50 * 443 / 3600
+    sound = dataclasses.replace(
+        throughput.baseline, member_usd=0.70, ensemble_usd=(34.0, 36.0), ensemble_hours=(hours, hours * 1.05)
+    )
+    assert all(check.agrees for check in check_baseline(sound, machines))
+
+
+def test_the_program_accounts_for_a_log(tmp_path: Path, root: Path) -> None:
+    log = tmp_path / "run.txt"
+    log.write_text(
+        "".join(f"Member {m}: 443 s, 15.35 GB\n" for m in range(1, 8)) + "9 members, 51.7 minutes, 107.48 GB\n"
+    )
+    command = [sys.executable, str(root / "benchmarks" / "old_logs.py"), str(log)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "7 members finished, 0 failed" in shown
+    assert "that is 7 members" in shown
+
+
+def test_the_program_checks_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--baseline"]) == 0
+    assert capsys.readouterr().out.count("DOES NOT") == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("all members: 50 members in 35 s\n", "no line names a member"), (None, "Is a directory, expected a log of past")],
+)
+def test_what_is_no_log_is_one_line(
+    content: str | None, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "README.md"
+    path.mkdir() if content is None else path.write_text(content)
+    assert main([str(path)]) == InputError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: ") and expected in line

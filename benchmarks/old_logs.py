@@ -1,19 +1,28 @@
 """Past runs from the logs that users kept (run.txt of their multi-member script), accounted for like any other.
 
+    python benchmarks/old_logs.py run.txt          # members, time and cost; what does not add up
+    python benchmarks/old_logs.py --baseline       # whether the recorded baseline agrees with itself
+
 Lenient about form: whatever line names a member and a time, in any of the usual spellings. Strict about arithmetic:
 what a log says of itself in its totals is compared with its members, and every disagreement is told.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 
-from aifs_ensemble.common.errors import InputError
-from aifs_ensemble.planning.machines import Machines
-from aifs_ensemble.planning.throughput import Baseline
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from aifs_ensemble.common.errors import InputError, WorkflowError  # noqa: E402
+from aifs_ensemble.common.text import duration, money, size, table  # noqa: E402
+from aifs_ensemble.planning.machines import Machines, load_machines  # noqa: E402
+from aifs_ensemble.planning.throughput import Baseline, load_throughput  # noqa: E402
 
 _MEMBER = re.compile(r"\b(?:members?|mem|ens|pf)[\s_#:=-]*0*(\d{1,3})\b(?![-–]\d)", re.IGNORECASE)
 _RANGE = re.compile(r"\bmembers?[\s_#:=-]*0*(\d{1,3})\s*(?:-|–|to)\s*0*(\d{1,3})\b(?!\.\d|\s*[hms])", re.IGNORECASE)
@@ -209,3 +218,94 @@ def _unusual(total: OldTotal, members: int, baseline: Baseline, where: str) -> l
         f"{where}: {members} members, but {minutes:.1f} min is {by_time:.2f} x {baseline.member_seconds:g} s and "
         f"{gigabytes:.2f} GB is {by_size:.2f} x {baseline.member_gb:g} GB: that is {number} members"
     ]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A recorded figure, what the others make of it, and whether they agree."""
+
+    recorded: str
+    computed: str
+    agrees: bool
+
+
+def check_baseline(baseline: Baseline, machines: Machines, region: str = "us-central1") -> list[Check]:
+    """Return the arithmetic of the recorded figures against each other and against the machine's price."""
+    machine = machines.machine(baseline.machine)
+    price = machine.price(region).on_demand
+    with_fee = price + machines.coiled_hour(machine)
+    hours = baseline.members * baseline.member_seconds / 3600
+    low, high = baseline.ensemble_hours
+    cheap, dear = baseline.ensemble_usd
+    implied = baseline.member_usd / baseline.member_seconds * 3600
+    total = baseline.members * baseline.member_usd
+    spare = [(end - hours) * 3600 / baseline.members for end in (low, high)]
+    return [
+        Check(
+            f"{low:g} to {high:g} h for {baseline.members} members",
+            f"{baseline.members} x {baseline.member_seconds:g} s = {hours:.2f} h, which leaves {spare[0]:.0f} to "
+            f"{spare[1]:.0f} s a member for what the {baseline.member_seconds:g} s do not hold",
+            low >= hours,
+        ),
+        Check(
+            f"${cheap:g} to ${dear:g} for {baseline.members} members",
+            f"{baseline.members} x ${baseline.member_usd:g} = ${total:.2f}; ${cheap:g} to ${dear:g} is "
+            f"${cheap / baseline.members:.2f} to ${dear / baseline.members:.2f} a member",
+            cheap <= total <= dear,
+        ),
+        Check(
+            f"${baseline.member_usd:g} for {baseline.member_seconds:g} s",
+            f"${implied:.2f} an hour; {machine.name} is ${price:.2f} on demand in {region} "
+            f"(${price * baseline.member_seconds / 3600:.2f} a member), ${with_fee:.2f} with Coiled's fee "
+            f"(${with_fee * baseline.member_seconds / 3600:.2f})",
+            implied <= with_fee * 1.05,
+        ),
+        Check(
+            f"${cheap:g} to ${dear:g} for {low:g} to {high:g} h",
+            f"${cheap / low:.2f} to ${dear / high:.2f} an hour, between the machine's price and that with the fee "
+            f"(${price:.2f} to ${with_fee:.2f})",
+            price <= cheap / low and dear / high <= with_fee,
+        ),
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the account of logs, or the check of the baseline; an error is one line and its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("logs", nargs="*", type=Path, metavar="LOG", help="logs of past runs")
+    parser.add_argument("--baseline", action="store_true", help="check the recorded baseline's arithmetic")
+    parser.add_argument("--region", default="us-central1", help="where the machine's price is taken from")
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="your own prices over config/machines.yaml")
+    args = parser.parse_args(arguments)
+    if not args.logs and not args.baseline:
+        parser.error("expected a log, or --baseline")
+    try:
+        machines = load_machines(prices=args.prices)
+        baseline = load_throughput(machines.gpu_specs).baseline
+        if args.baseline:
+            checks = check_baseline(baseline, machines, args.region)
+            rows = [("agrees" if c.agrees else "DOES NOT", c.recorded, c.computed) for c in checks]
+            print("\n".join(table(rows, ("", "recorded", "computed"))))
+        for path in args.logs:
+            print("\n".join(_log_lines(path, baseline, machines, args.region)))
+    except WorkflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _log_lines(path: Path, baseline: Baseline, machines: Machines, region: str) -> list[str]:
+    found = read_old_log(path, baseline)
+    done = [member for member in found.members if not member.failed]
+    weight = sum(member.bytes for member in done if not isnan(member.bytes))
+    usd = found.usd(machines, baseline.machine, region)
+    each = f", {money(usd / len(done))} a member" if done else ""
+    summary = (
+        f"{path}: {len(done)} members finished, {len(found.members) - len(done)} failed, {duration(found.seconds)}, "
+        f"{size(weight)}, {money(usd)} on {baseline.machine} on demand{each}"
+    )
+    return [summary, *(f"  does not add up: {problem}" for problem in found.problems)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

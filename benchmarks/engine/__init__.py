@@ -1,0 +1,1 @@
+"""The modes of the engine benchmark (benchmarks/forecast_engine.py)."""
