@@ -1,9 +1,9 @@
 # The engine benchmark on a machine of the class that cloud.gpu names (`aifs-ensemble benchmark --machines ...`).
 rule benchmark_engine:
     output:
-        PATH.between_machines(f"benchmarks/{CONFIG['cloud']['gpu']}.json"),
+        PATH.between_machines(f"benchmarks/{CONFIG.cloud.gpu}.json"),
     log:
-        f"logs/benchmark_engine/{CONFIG['cloud']['gpu']}.log",
+        f"logs/benchmark_engine/{CONFIG.cloud.gpu}.log",
     conda:
         "../envs/gpu.yaml"
     resources:

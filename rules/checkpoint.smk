@@ -1,5 +1,5 @@
 # The model's checkpoint: built (demo), fetched once, or the user's own.
-if not CONFIG["checkpoint"]:
+if not CONFIG.checkpoint:
 
     rule checkpoint_prepare:
         output:

@@ -15,11 +15,11 @@ rule forecast_member:
         "members"
     conda:
         "../envs/gpu.yaml"
-    threads: CONFIG["forecast"]["encoders"]
+    threads: CONFIG.forecast.encoders
     resources:
         machine="gpu",
         mem_mb=12000 if CONFIG.model.grid == "N320" else 2000,
-        gpu_mem_mb=CONFIG["forecast"]["gpu_mem_mb"],
+        gpu_mem_mb=CONFIG.forecast.gpu_mem_mb,
         runtime=120,
     script:
         "../scripts/forecast_member.py"

@@ -9,7 +9,7 @@ rule plan:
         "../scripts/plan.py"
 
 
-if not RUN.rented and CONFIG["destination"]:
+if not RUN.rented and CONFIG.destination:
 
     rule report_members:
         input:

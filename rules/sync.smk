@@ -1,5 +1,5 @@
 # Delivery where the forecast job does not stream, and the ensemble's manifest.
-if not CONFIG["delivery"]["streaming"]:
+if not CONFIG.delivery.streaming:
 
     rule sync_member:
         input:

@@ -664,17 +664,17 @@ def test_locations_are_expanded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PLACE", "gs://bucket")
     file = {"source": "file", "file": {"path": ["~/a_{member:03d}.grib", "${HOME}/b.grib"]}}
     config = Config(bench.config(destination="$PLACE/x", scratch="~/s", initial_conditions=file))
-    assert (config["destination"], config["scratch"]) == ("gs://bucket/x", f"{bench.folder}/s")
+    assert (config.destination, config.given.scratch) == ("gs://bucket/x", f"{bench.folder}/s")
     paths = [f"{bench.folder}/a_{{member:03d}}.grib", f"{bench.folder}/b.grib"]
-    assert config["initial_conditions"]["file"]["path"] == paths
+    assert config.initial_conditions.file.path == paths
 
 
 def test_whole_numbers_may_have_a_point(bench: Bench) -> None:
     config = Config(bench.config(lead_hours=48.0, members=3.0, forecast={"packing": {"t": 12.0}}))
     assert config.leads[-1] == 48
     assert config.members == (3,)
-    assert config["forecast"]["packing"] == {"t": 12}
-    assert all(type(number) is int for number in (config["lead_hours"], config["forecast"]["packing"]["t"]))
+    assert config.forecast.packing == {"t": 12}
+    assert all(type(number) is int for number in (config.lead_hours, config.forecast.packing["t"]))
 
 
 def test_good_input_makes_what_bad_input_does_not(bench: Bench) -> None:

@@ -110,7 +110,7 @@ provide_checkpoint(model, checkpoint)
 request = ForecastRequest.from_config(config, 1, checkpoint=checkpoint)
 manifest = run_forecast(request)
 assert [lead.lead for lead in manifest.leads] == [6, 12] and manifest.fields == 2 * len(model.outputs)
-spec = output_spec(model, cycle, 1, ensemble_size=config["ensemble_size"], bits=request.bits)
+spec = output_spec(model, cycle, 1, ensemble_size=config.ensemble_size, bits=request.bits)
 path = config.scratch.lead(1, 12)
 assert not (wrong := check_lead(path, spec, 12)), wrong
 for param in ("blh", "sst", "eva"):

@@ -62,9 +62,9 @@ class Loaded:
         from aifs_ensemble.model.stepper import prepare_environment, resolve_device
 
         config = configuration(args)
-        settings = dict(config["forecast"])
+        settings = config.forecast.model_dump()
         settings |= {"compile": compiled, "deterministic": deterministic}
-        raw = dict(config)
+        raw = config.to_dict()
         raw["forecast"] = settings
         self.request = ForecastRequest.from_config(Config(raw), 1, checkpoint=checkpoint_path(args))
         prepare_environment(device=args.device, deterministic=deterministic)

@@ -115,7 +115,7 @@ def run_once(case: Case, folder: Path, emulator: str) -> None:
     """
     os.environ["STORAGE_EMULATOR_HOST"] = emulator
     config = case.config(folder)
-    storage = open_storage(str(config["destination"]), SETTINGS)
+    storage = open_storage(str(config.destination), SETTINGS)
     code = 0
     try:
         _stream(case, config, storage) if case.streaming else _batch(case, config, storage)
@@ -148,7 +148,7 @@ def _stream(case: Case, config: Config, storage: Storage) -> None:
                 time.sleep(0.02)
                 done[lead] = _publish(case, config, lead)
                 delivery.lead_published(done[lead], work.leads)
-            if lead % config["forecast"]["restart_hours"] == 0:
+            if lead % config.forecast.restart_hours == 0:
                 path = work.restarts / f"{lead_name(lead)}.safetensors"
                 write_bytes(path, random.Random(lead).randbytes(300_000))
                 delivery.restart_written(lead, path)
@@ -237,20 +237,20 @@ def _wait_for(kill: Kill, process: BaseProcess, progress: Callable[[], int]) -> 
 def _lose_manifest(case: Case, folder: Path) -> None:
     """Remove the manifest at the destination of a member that is delivered, and everything on scratch."""
     config = case.config(folder)
-    open_storage(str(config["destination"]), SETTINGS).delete(config.keys_.manifest(MEMBER))
+    open_storage(str(config.destination), SETTINGS).delete(config.objects.manifest(MEMBER))
     shutil.rmtree(folder / "scratch")
 
 
 def differences(case: Case, folder: Path) -> list[str]:
     """Return how the destination differs from what the source says it must be."""
     config = case.config(folder)
-    storage = open_storage(str(config["destination"]))
+    storage = open_storage(str(config.destination))
     manifest = read_member_manifest(config.scratch.manifest(MEMBER))
     source = case.config(folder / "again")  # the same seed gives the same leads
     records = [_publish(case, source, lead) for lead in source.leads]
     leads = source.scratch.work(MEMBER) / "leads"
     data = {f.name: (leads / f.name).read_bytes() for r in records for f in (r.grib, r.index)}
-    keys = config.keys_
+    keys = config.objects
     expected = {keys.manifest(MEMBER): config.scratch.manifest(MEMBER).read_bytes()}
     prefix = f"{config.cycle}/forecasts/"
     if case.layout != "blocks":

@@ -28,8 +28,8 @@ def test_the_destination_equals_scratch(tmp_path: Path, destination: str) -> Non
     manifest = make_member(config, 1)
     receipt = deliver_member(config, 1)
     found = content(destination)
-    assert json.loads(found.pop(config.keys_.receipt(1)))["content_digest"] == manifest.content_digest
-    assert found.pop(config.keys_.manifest(1)) == config.scratch.manifest(1).read_bytes()
+    assert json.loads(found.pop(config.objects.receipt(1)))["content_digest"] == manifest.content_digest
+    assert found.pop(config.objects.manifest(1)) == config.scratch.manifest(1).read_bytes()
     assert found == expected_objects(config, manifest)
     assert receipt.bytes == manifest.bytes
     assert json.loads(config.scratch.receipt(1).read_text())["sent_bytes"] == receipt.sent_bytes > manifest.bytes
@@ -65,7 +65,7 @@ def test_what_an_unfinished_run_left_is_replaced(tmp_path: Path, destination: st
     config = make_config(tmp_path / "scratch", destination)
     make_member(config, 1)
     deliver_member(config, 1)
-    open_storage(destination).delete(config.keys_.manifest(1))
+    open_storage(destination).delete(config.objects.manifest(1))
     other = make_config(tmp_path / "other", destination)
     manifest = make_member(other, 1, content=1)
     deliver_member(other, 1)
@@ -112,7 +112,7 @@ def test_blocks_hold_their_leads_and_are_not_made_twice(tmp_path: Path, destinat
     leads = expected_objects(config, manifest)
     deliver_member(config, 1)
     found = content(destination)
-    keys = config.keys_
+    keys = config.objects
     for start, end in ((0, 12), (12, 24), (24, 30)):
         members = [data for key, data in leads.items() if key.endswith("grib2") and start < int(key[-9:-6]) <= end]
         block = found.pop(keys.block(1, start, end))
@@ -147,8 +147,8 @@ def test_a_damaged_local_file_is_named_and_nothing_finished_is_left(tmp_path: Pa
     with pytest.raises(VerificationError, match=r"h012\.grib2: crc32c .*, expected "):
         deliver_member(config, 1)
     storage = open_storage(destination)
-    assert storage.stat(config.keys_.manifest(1)) is None
-    assert storage.stat(config.keys_.lead(1, 12)) is None
+    assert storage.stat(config.objects.manifest(1)) is None
+    assert storage.stat(config.objects.lead(1, 12)) is None
     assert not config.scratch.receipt(1).exists()
     assert path.exists()  # no local copy went
 

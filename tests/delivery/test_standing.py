@@ -36,7 +36,7 @@ H012 = "aifs_ens_forecast_20250819_0000_member001_h012.grib2"
 
 def computed(config: Config) -> None:
     """Make the member on scratch, with the settings of the configuration in its manifest."""
-    settings = {name: config["forecast"][name] for name in ("accumulate", "chunks")}
+    settings = {name: getattr(config.forecast, name) for name in ("accumulate", "chunks")}
     write_member_manifest(config.scratch.manifest(1), replace(make_member(config, 1), settings=settings))
 
 
@@ -57,28 +57,28 @@ def without_scratch(config: Config) -> None:
 
 def without_lead(config: Config) -> None:
     delivered(config)
-    open_destination(config).delete(config.keys_.lead(1, 12))
+    open_destination(config).delete(config.objects.lead(1, 12))
 
 
 def with_short_lead(config: Config) -> None:
     delivered(config)
-    open_destination(config).put_bytes(b"GRIB", config.keys_.lead(1, 12), overwrite=True)
+    open_destination(config).put_bytes(b"GRIB", config.objects.lead(1, 12), overwrite=True)
 
 
 def with_bad_manifest(config: Config) -> None:
     delivered(config)
-    open_destination(config).put_bytes(b"{", config.keys_.manifest(1), overwrite=True)
+    open_destination(config).put_bytes(b"{", config.objects.manifest(1), overwrite=True)
 
 
 def without_receipt(config: Config) -> None:
     delivered(config)
-    open_destination(config).delete(config.keys_.receipt(1))
+    open_destination(config).delete(config.objects.receipt(1))
 
 
 def without_manifest(config: Config) -> None:
     """As Snakemake leaves a group one of whose members failed."""
     without_scratch(config)
-    open_destination(config).delete(config.keys_.manifest(1))
+    open_destination(config).delete(config.objects.manifest(1))
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Told:
     capsys: pytest.CaptureFixture[str]
 
     def said(self, text: str) -> str:
-        return text.replace("{}", str(self.config["destination"]))
+        return text.replace("{}", str(self.config.destination))
 
     def command(self, *arguments: str) -> tuple[int, str]:
         """Return the exit code of a command and what it printed."""
@@ -242,8 +242,8 @@ def test_plan_of_a_dry_run(told: Told) -> None:
 def test_run(told: Told) -> None:
     config = told.config
     bucket = open_destination(config) if config.cloud_destination else None
-    base = "" if bucket else f"{config['destination']}/"
-    manifest, receipt = (base + key(1) for key in (config.keys_.manifest, config.keys_.receipt))
+    base = "" if bucket else f"{config.destination}/"
+    manifest, receipt = (base + key(1) for key in (config.objects.manifest, config.objects.receipt))
     if told.case.run == "refused":
         with pytest.raises(VerificationError, match="what is delivered is never overwritten") as error:
             outdated(config, [manifest], bucket, receipts={manifest: receipt})
@@ -251,7 +251,7 @@ def test_run(told: Told) -> None:
         return
     again = outdated(config, [manifest], bucket, receipts={manifest: receipt})
     assert again == ([manifest] if told.case.run == "again" else [])
-    there = open_destination(config).stat(config.keys_.manifest(1)) is not None
+    there = open_destination(config).stat(config.objects.manifest(1)) is not None
     assert there == (told.case.run != "absent")
 
 
@@ -291,7 +291,7 @@ def test_ensemble(told: Told, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_judgement_of_a_rented_job(told: Told) -> None:
     wrong = undelivered(told.config, [1])
-    address = open_destination(told.config).address(told.config.keys_.manifest(1))
+    address = open_destination(told.config).address(told.config.objects.manifest(1))
     assert wrong == ({1: f"{address}: {told.said(told.case.reason)}"} if told.case.reason else {})
 
 

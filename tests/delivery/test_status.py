@@ -28,7 +28,7 @@ def config(root, tmp_path):
 
 def deliver(config, member, **over):
     """Deliver a member from another scratch than the configuration's."""
-    elsewhere = Config({**config, "scratch": f"{config['scratch']}-{member}", **over})
+    elsewhere = Config({**config.to_dict(), "scratch": f"{config.given.scratch}-{member}", **over})
     make_member(elsewhere, member)
     deliver_member(elsewhere, member)
 
@@ -112,7 +112,8 @@ def test_table(config, capsys, root):
     from aifs_ensemble.cli import main
 
     deliver(config, 1)
-    settings = [*(f"{key}={config[key]}" for key in ("destination", "scratch")), "members=1-3", "lead_hours=24"]
+    places = [f"destination={config.destination}", f"scratch={config.given.scratch}"]
+    settings = [*places, "members=1-3", "lead_hours=24"]
     arguments = ["status", "--configfile", str(root / "config" / "config.yaml"), "--config", *settings]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
@@ -122,7 +123,7 @@ def test_table(config, capsys, root):
 
 
 def test_a_local_run_is_read_from_scratch(config, tmp_path):
-    here = Config({**config, "scratch": str(tmp_path / "scratch"), "members": "1-4"})
+    here = Config({**config.to_dict(), "scratch": str(tmp_path / "scratch"), "members": "1-4"})
 
     def state(member):
         return statuses_of(here)[member - 1]
@@ -157,7 +158,7 @@ def test_watching_through_a_pipe_prints_the_table_each_time(config, capsys, monk
         deliver(config, member, lead_hours=hours)
 
     monkeypatch.setattr(time, "sleep", nap)
-    settings = [f"destination={config['destination']}", f"scratch={tmp_path}", "members=1-2", "lead_hours=24"]
+    settings = [f"destination={config.destination}", f"scratch={tmp_path}", "members=1-2", "lead_hours=24"]
     arguments = ["--configfile", str(root / "config" / "config.yaml"), "--config", *settings]
     assert main(["status", "--watch", "5", *arguments]) == 0
     shown = capsys.readouterr().out

@@ -57,17 +57,17 @@ def config(tmp_path: Path, destination: str) -> Config:
 
 
 def test_every_lead_then_the_manifest(config: Config) -> None:
-    again = make_config(config.scratch.root / "again", config["destination"], members="1")
+    again = make_config(config.scratch.root / "again", config.destination, members="1")
     expected = expected_objects(again, make_member(again, 1, SIZE))
     delivery = entered(StreamingDelivery(config, 1))
     done: dict[int, LeadRecord] = {}
     delivery.started(1, 4, 0)
     forecast(config, delivery, config.leads, done)
     delivery.finished(finish_member(config, 1, list(done.values())))
-    storage = open_storage(config["destination"])
+    storage = open_storage(config.destination)
     found = {info.key: storage.get_bytes(info.key) for info in storage.list("")}
-    assert found.pop(config.keys_.manifest(1)) == config.scratch.manifest(1).read_bytes()
-    assert found.pop(config.keys_.receipt(1))
+    assert found.pop(config.objects.manifest(1)) == config.scratch.manifest(1).read_bytes()
+    assert found.pop(config.objects.receipt(1))
     assert found == expected  # and no restart state is left
     assert delivery.receipt is not None
     assert delivery.receipt.freed_bytes == sum(len(data) for data in expected.values())
@@ -82,7 +82,7 @@ def test_a_lost_machine_goes_on_from_the_newest_resume_point(config: Config) -> 
     delivery.started(1, 4, 0)
     forecast(config, delivery, (6, 12, 18), done)
     delivery.failed(KeyboardInterrupt())
-    storage = open_storage(config["destination"])
+    storage = open_storage(config.destination)
     kept = [info.key.rpartition("/")[2] for info in storage.list(f"{config.cycle}/restarts/")]
     assert kept == ["h012.json", "h012.safetensors", "h018.json", "h018.safetensors"]
 
@@ -96,7 +96,7 @@ def test_a_lost_machine_goes_on_from_the_newest_resume_point(config: Config) -> 
     assert sorted(work.finished(config.leads, local=False)) == [6, 12, 18]
 
     # a lead that the destination lost since: the older resume point before it serves
-    storage.delete(config.keys_.lead(1, 18))
+    storage.delete(config.objects.lead(1, 18))
     shutil.rmtree(config.scratch.root)
     assert restore_member(config, 1).restart == 12
 
@@ -106,7 +106,7 @@ def test_nobody_goes_on_from_the_last_lead_so_its_restart_state_is_not_sent(conf
     delivery.started(1, 4, 0)
     forecast(config, delivery, config.leads, {})
     delivery.failed(KeyboardInterrupt())
-    kept = [info.key.rpartition("/")[2] for info in open_storage(config["destination"]).list("")]
+    kept = [info.key.rpartition("/")[2] for info in open_storage(config.destination).list("")]
     assert "h018.safetensors" in kept and "h024.safetensors" not in kept
 
 
@@ -194,15 +194,15 @@ def test_the_forecast_waits_for_a_state_that_is_an_interval_old(
     waiting.join(timeout=60)
     assert not waiting.is_alive()
     if published:
-        assert storage.stat(config.keys_.resume_point(1, 6)) is not None
+        assert storage.stat(config.objects.resume_point(1, 6)) is not None
     delivery.failed(KeyboardInterrupt())
 
 
 def test_a_finished_member_is_known_on_another_machine(config: Config) -> None:
     manifest = make_member(config, 1)
     deliver_member(config, 1)
-    storage = open_storage(config["destination"])
-    storage.delete(config.keys_.manifest(1))  # a declared output, removed when another member of the group failed
+    storage = open_storage(config.destination)
+    storage.delete(config.objects.manifest(1))  # a declared output, removed when another member of the group failed
     shutil.rmtree(config.scratch.root)
     restored = restore_member(config, 1)
     assert restored.finished
@@ -224,7 +224,7 @@ def test_what_the_destination_lost_is_forgotten(config: Config) -> None:
     done: dict[int, LeadRecord] = {}
     forecast(config, delivery, (6, 12), done)
     delivery.failed(KeyboardInterrupt())
-    open_storage(config["destination"]).delete(config.keys_.index(1, 6))
+    open_storage(config.destination).delete(config.objects.index(1, 6))
     assert [record.lead for record in restore_member(config, 1).leads] == [12]
     assert list(work_of(config).delivered.read()) == [12]
 
@@ -322,14 +322,14 @@ def test_an_earlier_runs_links_are_not_taken_for_this_runs_leads(config: Config)
 
 
 def test_leads_of_a_longer_run_are_not_delivered(config: Config) -> None:
-    longer = make_config(config.scratch.root, config["destination"], members="1", lead_hours=36)
+    longer = make_config(config.scratch.root, config.destination, members="1", lead_hours=36)
     records = {lead: publish_lead(longer, 1, lead, SIZE) for lead in longer.leads}
     delivery = entered(StreamingDelivery(config, 1))
     delivery.started(1, 4, 4)
     delivery.finished(finish_member(config, 1, [records[lead] for lead in config.leads]))
-    found = [info.key for info in open_storage(config["destination"]).list(f"{config.cycle}/forecasts/")]
+    found = [info.key for info in open_storage(config.destination).list(f"{config.cycle}/forecasts/")]
     assert len(found) == 8
-    assert config.keys_.lead(1, 36) not in found
+    assert config.objects.lead(1, 36) not in found
 
 
 @pytest.mark.parametrize("layout", ["leads", "blocks", "both"])
@@ -346,7 +346,7 @@ def test_a_delivered_member_whose_manifest_went_is_finished_again_elsewhere(
     forecast(config, first, config.leads, done)
     first.finished(finish_member(config, 1, list(done.values())))
     before = {info.key: info.generation for info in storage.list(f"{config.cycle}/forecasts/")}
-    storage.delete(config.keys_.manifest(1))
+    storage.delete(config.objects.manifest(1))
     shutil.rmtree(config.scratch.root)
     assert restore_member(config, 1).finished
     again = entered(StreamingDelivery(config, 1))
@@ -380,7 +380,7 @@ def test_what_is_removed_at_the_destination_meanwhile_is_noticed(config: Config,
     delivery.started(1, 4, 0)
     forecast(config, delivery, (6, 12, 18), done)
     delivery._queue.wait()
-    open_storage(config["destination"]).delete(config.keys_.lead(1, 6))
+    open_storage(config.destination).delete(config.objects.lead(1, 6))
     if not local:
         delivery._remove_delivered()
     forecast(config, delivery, (24,), done)
@@ -403,8 +403,8 @@ def test_restart_states_are_kept_without_hard_links(config: Config, monkeypatch:
     delivery.started(1, 4, 0)
     forecast(config, delivery, (6,), {})
     delivery.failed(KeyboardInterrupt())
-    names = [info.key for info in open_storage(config["destination"]).list(f"{config.cycle}/restarts/")]
-    assert names == [config.keys_.resume_point(1, 6), config.keys_.restart(1, 6)]
+    names = [info.key for info in open_storage(config.destination).list(f"{config.cycle}/restarts/")]
+    assert names == [config.objects.resume_point(1, 6), config.objects.restart(1, 6)]
 
 
 def test_a_lead_made_again_is_not_removed_because_its_earlier_version_was_delivered(config: Config) -> None:
@@ -423,8 +423,8 @@ def test_a_lead_made_again_is_not_removed_because_its_earlier_version_was_delive
 def test_after_mending_only_the_damaged_lead_is_made_again(config: Config, same_machine: bool) -> None:
     make_member(config, 1)
     deliver_member(config, 1)
-    storage = open_storage(config["destination"])
-    storage.put_bytes(b"damaged", config.keys_.lead(1, 12), overwrite=True)
+    storage = open_storage(config.destination)
+    storage.put_bytes(b"damaged", config.objects.lead(1, 12), overwrite=True)
     assert verify_member(config, 1, mend=True).state == "damaged"
     assert verify_member(config, 1).state == "absent"
     if not same_machine:

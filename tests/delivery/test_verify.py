@@ -60,8 +60,8 @@ def test_damage_on_scratch_is_named_and_only_that_lead_forgotten(config: Config,
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "one byte", "no manifest content"])
 def test_damage_at_the_destination_is_named_and_mended_by_a_new_delivery(config: Config, how: str) -> None:
-    storage = open_storage(config["destination"])
-    keys = config.keys_
+    storage = open_storage(config.destination)
+    keys = config.objects
     key = keys.lead(1, 18)
     data = storage.get_bytes(key)
     if how == "missing":
@@ -94,22 +94,22 @@ def test_a_bucket_is_verified_without_downloads(tmp_path: Path, gcs, bucket) -> 
 def test_the_ensemble_is_complete_short_or_failed_and_never_silently_short(
     config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    storage = open_storage(config["destination"])
+    storage = open_storage(config.destination)
     status = write_ensemble_manifest(config, tmp_path / "copy.json")
     assert (status.state, status.delivered, status.missing) == ("complete", (1, 2), ())
-    assert storage.get_bytes(config.keys_.success).decode().startswith("20250819_0000: complete, 2 of 2 members")
+    assert storage.get_bytes(config.objects.success).decode().startswith("20250819_0000: complete, 2 of 2 members")
     assert json.loads((tmp_path / "copy.json").read_text()) == read_ensemble_manifest(config)
 
-    storage.delete(config.keys_.lead(2, 12))
+    storage.delete(config.objects.lead(2, 12))
     failed = write_ensemble_manifest(config)
     assert (failed.state, failed.missing) == ("failed", (2,))
-    assert storage.stat(config.keys_.success) is None
+    assert storage.stat(config.objects.success) is None
     assert "member 2 does not count" in caplog.text
 
-    accepted = make_config(config.scratch.root, config["destination"], min_members=1)
+    accepted = make_config(config.scratch.root, config.destination, min_members=1)
     short = write_ensemble_manifest(accepted)
     assert short.state == "short"
-    assert "short, 1 of 2 members, missing 2" in storage.get_bytes(config.keys_.success).decode()
+    assert "short, 1 of 2 members, missing 2" in storage.get_bytes(config.objects.success).decode()
     content = read_ensemble_manifest(accepted)
     assert content is not None
     assert (content["state"], content["missing"]) == ("short", "2")
@@ -119,10 +119,10 @@ def test_the_ensemble_is_complete_short_or_failed_and_never_silently_short(
 
 
 def test_members_that_were_never_delivered_are_named(config: Config) -> None:
-    more = make_config(config.scratch.root, config["destination"], members="1-4")
+    more = make_config(config.scratch.root, config.destination, members="1-4")
     with pytest.raises(VerificationError, match=r"2 sound members, expected at least 4; absent: 3-4"):
         verify_ensemble(more)
-    assert verify_ensemble(make_config(config.scratch.root, config["destination"], members="1-4", min_members=2))
+    assert verify_ensemble(make_config(config.scratch.root, config.destination, members="1-4", min_members=2))
 
 
 def test_deep_decodes_what_only_looks_right(config: Config) -> None:
@@ -177,8 +177,8 @@ def test_commands(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_gc_shows_orphans_and_removes_them_when_told(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage = open_storage(config["destination"])
-    keys = config.keys_
+    storage = open_storage(config.destination)
+    keys = config.objects
     stray = [keys.lead(7, 6), keys.lead(1, 30), keys.restart(1, 12)]
     for key in [*stray, f"{config.cycle}/products/member009.png"]:
         storage.put_bytes(b"x", key)
@@ -201,7 +201,7 @@ def gc_keys(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     """Return the keys that gc shows."""
     capsys.readouterr()
     assert run_cli(config, tmp_path, "gc", *arguments) == 0
-    address = open_storage(config["destination"]).address("")
+    address = open_storage(config.destination).address("")
     lines = capsys.readouterr().out.splitlines()[:-1]
     return {line.split("  ")[0].removeprefix(address) for line in lines}
 
@@ -211,8 +211,8 @@ def test_gc_leaves_a_member_alone_of_which_anything_is_young(
 ) -> None:
     """A member resumed after days has leads that are old and that nothing names yet."""
     config = make_config(tmp_path / "scratch", str(tmp_path / "destination"))
-    storage = open_storage(config["destination"])
-    keys = config.keys_
+    storage = open_storage(config.destination)
+    keys = config.objects
     for key in (keys.lead(1, 6), keys.restart(1, 6), keys.lead(2, 6), keys.restart(2, 6)):
         storage.put_bytes(b"x", key)
         os.utime(tmp_path / "destination" / key, (0, 0))
@@ -223,7 +223,7 @@ def test_gc_leaves_a_member_alone_of_which_anything_is_young(
 def test_gc_leaves_what_a_receipt_vouches_for(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    open_storage(config["destination"]).delete(config.keys_.manifest(1))
+    open_storage(config.destination).delete(config.objects.manifest(1))
     assert gc_keys(config, tmp_path, capsys, "--older-hours", "0") == set()
 
 
@@ -255,8 +255,8 @@ def test_gc_of_a_finished_run_lets_it_be_made_again(tmp_path: Path, destination:
 
 
 def test_a_missing_receipt_is_named_as_the_ensemble_needs_it(config: Config) -> None:
-    storage = open_storage(config["destination"])
-    storage.delete(config.keys_.receipt(1))
+    storage = open_storage(config.destination)
+    storage.delete(config.objects.receipt(1))
     assert write_ensemble_manifest(config).missing == (1,)
     with pytest.raises(VerificationError, match=r"member001: .*receipts/member001\.json: missing"):
         verify_ensemble(config)
@@ -281,9 +281,9 @@ def test_a_member_is_judged_by_the_layout_in_which_it_was_delivered(
 
 def test_a_sound_run_of_fewer_leads_is_short_and_left_alone(config: Config) -> None:
     write_ensemble_manifest(config)
-    storage = open_storage(config["destination"])
+    storage = open_storage(config.destination)
     before = {info.key for info in storage.list("")}
-    today = make_config(config.scratch.root, config["destination"], lead_hours=36)
+    today = make_config(config.scratch.root, config.destination, lead_hours=36)
     for place in ("scratch", "destination"):
         check = verify_member(today, 1, place=place, mend=True)
         assert (check.state, check.problems) == ("short", {0: "ends at 24 h, 36 h are asked for"})
@@ -306,10 +306,10 @@ def test_short_members_are_told_with_each_reason() -> None:
 
 def test_a_member_that_is_not_there_leaves_success_alone(config: Config) -> None:
     write_ensemble_manifest(config)
-    storage = open_storage(config["destination"])
+    storage = open_storage(config.destination)
     assert finished_run(config, storage, [9]) == []
     found = [orphan.info.key for orphan in finished_run(config, storage, [1])]
-    assert found[0] == config.keys_.success and config.keys_.manifest(1) in found
+    assert found[0] == config.objects.success and config.objects.manifest(1) in found
 
 
 def test_what_another_machine_delivered_is_no_damage_on_scratch(tmp_path: Path, destination: str) -> None:
@@ -325,12 +325,12 @@ def test_success_goes_before_the_manifest_that_it_does_not_belong_to(tmp_path: P
     config = make_config(tmp_path / "scratch", str(tmp_path / "destination"))
     make_member(config, 1)
     deliver_member(config, 1)
-    write_ensemble_manifest(make_config(tmp_path / "scratch", config["destination"], min_members=1))
-    success = tmp_path / "destination" / config.keys_.success
+    write_ensemble_manifest(make_config(tmp_path / "scratch", config.destination, min_members=1))
+    success = tmp_path / "destination" / config.objects.success
     assert "short" in success.read_text()
     make_member(config, 2)
     deliver_member(config, 2)
-    blocked = tmp_path / "destination" / config.keys_.ensemble_manifest
+    blocked = tmp_path / "destination" / config.objects.ensemble_manifest
     blocked.unlink()
     (blocked / "in the way").mkdir(parents=True)
     with pytest.raises(StorageError):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import eccodes
 import numpy as np
+from aifs_ensemble.common.config.sections import Idealised
 from aifs_ensemble.common.models import get_model
 from aifs_ensemble.common.parameters import FieldName, has_row
 from aifs_ensemble.fields.grids import grid_coordinates
@@ -33,7 +34,7 @@ def member_fields(grid: str, time: datetime, cycle_time: datetime, member: int) 
         time,
         cycle_time=cycle_time,
         member=member,
-        settings={"seed": 0, "amplitude": 1.0},
+        settings=Idealised(),
     )
 
 

@@ -45,7 +45,7 @@ def test_the_second_machine_compiles_nothing(tmp_path: Path, root: Path) -> None
             build_member(config, 1, initial)
         # the second machine makes the member again
         (tmp_path / "destination" / config.cycle).rename(tmp_path / "kept") if machine == "second" else None
-        command = [sys.executable, "-c", RUN, json.dumps(dict(config)), str(initial), str(checkpoint)]
+        command = [sys.executable, "-c", RUN, json.dumps(config.to_dict()), str(initial), str(checkpoint)]
         environment = {**os.environ, "PYTHONPATH": str(root / "scripts")}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -92,7 +92,7 @@ def test_the_next_machine_goes_on_with_what_the_last_one_left(delivered: Callabl
         path = config.scratch.metrics(1)
         with MetricsDelivery(config, 1), MetricsSampler(path, 12, interval=0.02):
             wait_for(path, (lengths[-1] if lengths else 0) + 3)
-        there = open_destination(config).get_bytes(config.keys_.metrics(1))
+        there = open_destination(config).get_bytes(config.objects.metrics(1))
         assert there == path.read_bytes(), "the last rows did not arrive"
         lengths.append(len(rows_of(path)))
     assert lengths[1] >= lengths[0] + 3
@@ -102,7 +102,7 @@ def test_the_next_machine_goes_on_with_what_the_last_one_left(delivered: Callabl
 def test_a_machine_that_dies_leaves_its_metrics(delivered: Callable[[str], Config]) -> None:
     """They arrive while it works, not at the end."""
     config = delivered("dies")
-    path, there = config.scratch.metrics(1), Path(config["destination"]) / config.keys_.metrics(1)
+    path, there = config.scratch.metrics(1), Path(config.destination) / config.objects.metrics(1)
     with MetricsDelivery(config, 1, interval=0.05), MetricsSampler(path, 12, interval=0.02):
         wait_for(there, 3)
 

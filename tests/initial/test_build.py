@@ -12,6 +12,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.config.sections import Idealised
 from aifs_ensemble.common.errors import DownloadError, InputError
 from aifs_ensemble.common.names import parse_cycle
 from aifs_ensemble.common.parameters import parameter_of
@@ -58,7 +59,7 @@ def test_idealised_state_passes_every_check_on_the_real_grid(make_config, tmp_pa
     names = config.model.inputs
     fields = [
         idealised_fields(
-            grid, config.model.levels, time, cycle_time=CYCLE, member=7, settings={"seed": 3, "amplitude": 2.0}
+            grid, config.model.levels, time, cycle_time=CYCLE, member=7, settings=Idealised(seed=3, amplitude=2.0)
         )
         for time in (CYCLE - timedelta(hours=6), CYCLE)
     ]
@@ -198,7 +199,7 @@ def test_kill_in_any_phase_then_rerun_gives_the_same_bytes(
     path = tmp_path / "out" / "m1"
 
     def run(at):
-        command = [sys.executable, "-c", BUILD.format(at=at), json.dumps(dict(config)), str(path)]
+        command = [sys.executable, "-c", BUILD.format(at=at), json.dumps(config.to_dict()), str(path)]
         environment = os.environ | {"PYTHONPATH": str(root / "scripts")}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from aifs_ensemble.common.config.sections import EcmwfOpenData
 from aifs_ensemble.common.errors import ConfigError, DownloadError, InputError
 from aifs_ensemble.common.names import parse_cycle
 from aifs_ensemble.common.parameters import FieldName
@@ -15,7 +16,7 @@ from aifs_ensemble.fields.grib_reader import decode, split_messages
 from aifs_ensemble.initial.download import Downloader, FieldRequest
 from doubles.opendata_server import Fault, serve
 
-SETTINGS = {"resolution": "0p25", "attempts": 2, "deadline_seconds": 30, "stall_seconds": 0.5}
+SETTINGS = EcmwfOpenData(attempts=2, deadline_seconds=30, stall_seconds=0.5)
 NAMES = ("10u", "2t", "msl", "sp", "tcw")
 REQUEST = FieldRequest(parse_cycle("20250819_0000"), "enfo", "pf", tuple(FieldName(n, "sfc") for n in NAMES), 1)
 GRIB, INDEX = r"\.grib2$", r"\.index$"
@@ -158,7 +159,7 @@ def test_index_of_another_file_is_caught(replica, tmp_path):
 
 @pytest.mark.timeout(30)
 def test_trickle_ends_at_the_deadline(replica, tmp_path):
-    settings = SETTINGS | {"deadline_seconds": 1.5}
+    settings = SETTINGS.model_copy(update={"deadline_seconds": 1.5})
     with (
         serve(replica, Fault(GRIB, trickle=0.1)) as slow,
         pytest.raises(DownloadError, match=r"deadline of 1\.5 s passed"),

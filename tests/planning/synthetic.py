@@ -101,7 +101,7 @@ def manifest(cfg: Config, member: int, pieces: Sequence[Piece], lead_bytes: int 
     )
     last = pieces[-1]
     told = _attempt(last)
-    settings = cfg["forecast"]
+    settings = cfg.forecast
     return MemberManifest(
         model=cfg.model.name,
         untrained=cfg.model.untrained,
@@ -110,8 +110,8 @@ def manifest(cfg: Config, member: int, pieces: Sequence[Piece], lead_bytes: int 
         ensemble_size=50,
         grid=cfg.model.grid,
         leads=leads,
-        settings={name: settings[name] for name in ("precision", "compile", "deterministic")},
-        device="NVIDIA A100-SXM4-80GB" if settings["device"] == "cuda" else "cpu",
+        settings={name: getattr(settings, name) for name in ("precision", "compile", "deterministic")},
+        device="NVIDIA A100-SXM4-80GB" if settings.device == "cuda" else "cpu",
         machine=told["machine"],
         timings=told["timings"],
         step_seconds=tuple([last.compute / len(leads)] * len(leads)),

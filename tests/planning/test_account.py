@@ -289,8 +289,8 @@ def test_fetching_brings_manifests_and_metrics_from_the_destination(tmp_path: Pa
     synthetic.write_run(elsewhere, {1: [Piece(0.0)], 2: [Piece(10.0)]})
     for member in (1, 2):
         for key, file in (
-            (config.keys_.manifest(member), elsewhere.scratch.manifest(member)),
-            (config.keys_.metrics(member), elsewhere.scratch.metrics(member)),
+            (config.objects.manifest(member), elsewhere.scratch.manifest(member)),
+            (config.objects.metrics(member), elsewhere.scratch.metrics(member)),
         ):
             there = tmp_path / "there" / key
             there.parent.mkdir(parents=True, exist_ok=True)
@@ -351,7 +351,7 @@ def test_every_account_adds_up(machines: Machines, members: dict[int, list[Piece
     assert (found.usd == 0) == (profile == "local")
     for stay in found.stays if profile != "local" else ():
         attempt = stay.attempts[0]
-        kind = attempt.type if attempt.type in machines.types else config["cloud"]["gpu"]
+        kind = attempt.type if attempt.type in machines.types else config.cloud.gpu
         price = machines.machine(kind).price(attempt.region if attempt.region in ("europe-west4",) else "us-central1")
         charged = price.spot if (spot if attempt.spot is None else attempt.spot) else price.on_demand
         assert stay.costs["gpu compute"] == pytest.approx((stay.seconds + 150) / 3600 * charged)

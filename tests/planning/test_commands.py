@@ -18,7 +18,7 @@ from planning import synthetic
 def configfile(tmp_path: Path) -> str:
     """The operational configuration on an empty scratch."""
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(dict(synthetic.config(tmp_path / "scratch"))))
+    file.write_text(yaml.safe_dump(synthetic.config(tmp_path / "scratch").to_dict()))
     return str(file)
 
 

@@ -31,7 +31,7 @@ def small(tmp_path: Path, **over: object) -> Config:
 def finish(config: Config, member: int, *, at_destination: bool) -> None:
     """Make a member look computed on scratch, or deliver it from another one."""
     if at_destination:
-        config = Config({**config, "scratch": f"{config['scratch']}-of-another-machine"})
+        config = Config({**config.to_dict(), "scratch": f"{config.given.scratch}-of-another-machine"})
         make_member(config, member)
         deliver_member(config, member)
         return
@@ -43,7 +43,7 @@ def test_of_nothing_everything_is_missing(tmp_path: Path) -> None:
     config = small(tmp_path)
     assert outstanding(config).members == everything(config).members
     assert outstanding(config).steps == 5 * 8
-    assert not Path(config["destination"]).exists()
+    assert not Path(config.destination).exists()
 
 
 def test_computed_members_are_only_delivered(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_started_member_goes_on_from_its_restart_state(tmp_path: Path) -> None
 
 def test_restart_states_at_the_destination_count_too(tmp_path: Path) -> None:
     config = small(tmp_path)
-    file = Path(config["destination"]) / config.keys_.restart(3, 36)
+    file = Path(config.destination) / config.objects.restart(3, 36)
     file.parent.mkdir(parents=True)
     file.touch()
     assert {work.member: work.steps for work in outstanding(config).members}[3] == 2
@@ -98,7 +98,7 @@ def test_a_damaged_manifest_counts_as_missing(tmp_path: Path, damage: str, caplo
     finish(config, 1, at_destination=False)
     finish(config, 2, at_destination=True)
     config.scratch.manifest(1).write_text(damage)
-    (Path(config["destination"]) / config.keys_.manifest(2)).write_text(damage)
+    (Path(config.destination) / config.objects.manifest(2)).write_text(damage)
     with caplog.at_level(logging.WARNING):
         assert len(outstanding(config).to_forecast) == 5
     assert caplog.text.count("counted as missing") == 2

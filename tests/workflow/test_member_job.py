@@ -42,8 +42,8 @@ def test_a_restore_that_fails_is_told(config: Config) -> None:
     """The destination lists a receipt that it cannot give: what is delivered is not known."""
     make_member(config, 1)
     deliver_member(config, 1)
-    open_destination(config).delete(config.keys_.manifest(1))
-    receipt = Path(config["destination"]) / config.keys_.receipt(1)
+    open_destination(config).delete(config.objects.manifest(1))
+    receipt = Path(config.destination) / config.objects.receipt(1)
     receipt.unlink()
     receipt.mkdir()
     state, error = status_after(config, StorageError)
@@ -51,7 +51,7 @@ def test_a_restore_that_fails_is_told(config: Config) -> None:
 
 
 def test_too_little_room_is_told(config: Config) -> None:
-    tight = Config({**config, "delivery": {**config["delivery"], "scratch_budget_mb": 1e-6}})
+    tight = Config({**config.to_dict(), "delivery": {**config.delivery.model_dump(), "scratch_budget_mb": 1e-6}})
     state, error = status_after(tight, PlanError)
     assert state == "failed" and "scratch_budget_mb" in error
 
@@ -69,5 +69,5 @@ def test_nothing_listens_before_it_is_entered(config: Config) -> None:
     ]  # fmt: skip
     for each in found:
         each.failed(ValueError("before the start"))
-    assert not Path(config["scratch"]).exists()
+    assert not config.scratch.root.exists()
     assert [status.error for status in read_statuses(config)] == ["ValueError: before the start"]

@@ -47,8 +47,8 @@ def config(tmp_path: Path, destination: str) -> Config:
 
 def look(config: Config, **asked: Any) -> list[str]:
     """Return what is outdated at the destination, by the paths of a folder or the keys of a bucket."""
-    now = make_config(config.scratch.root, config["destination"], **asked)
-    base = now.cycle if now.cloud_destination else f"{now['destination']}/{now.cycle}"
+    now = make_config(config.scratch.root, config.destination, **asked)
+    base = now.cycle if now.cloud_destination else f"{now.destination}/{now.cycle}"
     receipts = {f"{base}/{name}": f"{base}/{name.replace('manifests', 'receipts')}" for name in MANIFESTS[:3]}
     paths = [f"{base}/{name}" for name in MANIFESTS]
     found = outdated(now, paths, open_destination(now) if now.cloud_destination else None, receipts=receipts)
@@ -64,7 +64,7 @@ def test_what_is_asked_for_now(case: str, config: Config) -> None:
 @pytest.mark.parametrize("content", [b"", b"[1]", b'{"schema": "x"}'], ids=["empty", "a list", "another kind"])
 def test_a_damaged_manifest_is_outdated(content: bytes, config: Config) -> None:
     storage = open_destination(config)
-    for key in (config.keys_.manifest(2), config.keys_.ensemble_manifest):
+    for key in (config.objects.manifest(2), config.objects.ensemble_manifest):
         storage.put_bytes(content, key, overwrite=True)
     assert look(config) == ["manifest.json", "manifests/member002.json"]
 
@@ -97,7 +97,7 @@ def test_a_delivered_member_of_other_settings_is_refused_and_one_on_scratch_is_m
     path = str(made.scratch.manifest(1))
     write_member_manifest(made.scratch.manifest(1), manifest)
     deliver_member(made, 1)
-    there, receipt = (f"{made['destination']}/{key(1)}" for key in (made.keys_.manifest, made.keys_.receipt))
+    there, receipt = (f"{made['destination']}/{key(1)}" for key in (made.objects.manifest, made.objects.receipt))
     assert outdated(config, [path]) == [path]
     with pytest.raises(VerificationError, match=re.escape(f"made with {expected}")) as error:
         outdated(config, [there], receipts={there: receipt})

@@ -34,7 +34,7 @@ def paths(place: str, **changes: Any) -> Paths:
 def test_places_of_files(place: str) -> None:
     path, at_destination = paths(place), PLACES[place][2]
     between = CYCLE if place == "rented" else f"scratch/{CYCLE}"
-    keys = path.config.keys_
+    keys = path.config.objects
     assert path.delivered(keys.ensemble_manifest) == f"{at_destination}/manifest.json"
     assert path.manifest() == f"{at_destination}/manifests/{MEMBER}.json"
     assert path.between_machines(keys.initial_cycle) == f"{between}/initial/cycle.json"

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.planning.runs import fetch_run
 
     if args.fetch:
-        print(f"fetched {fetch_run(config)} manifests from {config['destination']}")
+        print(f"fetched {fetch_run(config)} manifests from {config.destination}")
     settings = {"benchmarks": args.benchmarks, "formats": args.formats, "profile": machines_of(args), "spot": args.spot}
     print(write_account(config, args.output, **settings))
     return 0

@@ -106,7 +106,7 @@ def _call(command: Sequence[str]) -> None:
 def price_lines(config: Config, machines: Machines, path: Path = TABLE) -> list[str]:
     """Return what a member and a forecast day of the configuration's model cost on each GPU machine type."""
     throughput = load_throughput(machines.gpu_specs, path)
-    region = config["cloud"]["regions"][0]
+    region = config.cloud.regions[0]
     rows = []
     for name in machines.names("gpu"):
         machine = machines.machine(name)
@@ -114,7 +114,7 @@ def price_lines(config: Config, machines: Machines, path: Path = TABLE) -> list[
             continue
         speed = throughput.for_config(config, machine.gpu)
         usual, spot = (member_price(config, machines, machine, speed, spot=kind) for kind in (False, True))
-        days = config["lead_hours"] / 24
+        days = config.lead_hours / 24
         rows.append(
             (
                 name,
@@ -135,4 +135,4 @@ def price_lines(config: Config, machines: Machines, path: Path = TABLE) -> list[
         )
     rows.sort(key=lambda row: float(row[3][1:]))
     headers = ("machine", "card", "s/step", "a member", "spot", "a day", "spot ", "speed")
-    return [f"{config.model.name}, {config['lead_hours']} h, {region}, machine and disks:", *table(rows, headers)]
+    return [f"{config.model.name}, {config.lead_hours} h, {region}, machine and disks:", *table(rows, headers)]

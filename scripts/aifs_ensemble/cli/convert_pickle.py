@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         check_output("--folder", args.folder)
     if args.member is not None and len(args.pickles) != 1:
         raise InputError("--member: goes with a single file")
-    for pickled, member in _members(args, config["ensemble_size"]):
+    for pickled, member in _members(args, config.ensemble_size):
         path = config.scratch.initial(member)
         if args.folder is not None:
             path = args.folder / path.name

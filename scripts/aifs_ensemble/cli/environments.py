@@ -34,6 +34,6 @@ def run(args: argparse.Namespace) -> int:
         if args.register:
             title = f"{args.prefix}-{name}"
             container = args.container[number] if args.container else None
-            register(environment, title, config["cloud"]["workspace"], container)
+            register(environment, title, config.cloud.workspace, container)
             print(f"registered {title}; set cloud.{environment.machine_class}_image: {title}")
     return 0

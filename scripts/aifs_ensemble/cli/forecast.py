@@ -57,7 +57,7 @@ def check_named(args: argparse.Namespace, model: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the members; the first that fails ends the command."""
     config = config_from(args)
-    members = config.members if args.members is None else parse_members(args.members, config["ensemble_size"])
+    members = config.members if args.members is None else parse_members(args.members, config.ensemble_size)
     if args.initial and len(members) > 1:
         raise WorkflowError(f"--initial: {args.initial} is one member's, expected one of {len(members)} members")
     check_named(args, config.model.name)

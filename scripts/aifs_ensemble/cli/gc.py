@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.older_hours <= MOST_HOURS:
         raise ConfigError(f"--older-hours: {args.older_hours:g}, expected hours, 0 to {MOST_HOURS}")
     storage = open_destination(config)
-    members = parse_members(args.finished, config["ensemble_size"]) if args.finished else ()
+    members = parse_members(args.finished, config.ensemble_size) if args.finished else ()
     if members:
         orphans = finished_run(config, storage, members)
     else:

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.workflow.preflight import check_scratch_folder
 
     config = config_from(args)
-    members = config.members if args.members is None else parse_members(args.members, config["ensemble_size"])
+    members = config.members if args.members is None else parse_members(args.members, config.ensemble_size)
     if not args.statistics_only:
         check_scratch_folder(config)
     paths = [config.scratch.initial(member) for member in members]

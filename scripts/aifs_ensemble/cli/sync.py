@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     finished = [member for member in config.members if config.scratch.manifest(member).exists()]
     if not finished:
         raise ConfigError(
-            f"{config.scratch.base / 'manifests'}: no finished member, expected some of {config['members']}"
+            f"{config.scratch.base / 'manifests'}: no finished member, expected some of {config.given.members}"
         )
     receipts: list[Receipt] = []
     failed: dict[int, WorkflowError] = {}

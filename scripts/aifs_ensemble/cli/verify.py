@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
         for line in one.lines():
             print(f"  {one.place}: {line}")
     check.require_sound(mended=args.mend)
-    if "destination" in places and config["destination"]:
+    if "destination" in places and config.destination:
         check.require_members(config)
     return 0

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
+from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import encode_crc32c
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord
 from aifs_ensemble.common.names import block_file, index_file
@@ -46,14 +46,14 @@ class Block:
         return "".join(lines).encode()
 
 
-def wants_leads(config: Mapping[str, Any]) -> bool:
+def wants_leads(config: Config) -> bool:
     """Tell whether the destination keeps one file per lead."""
-    return config["delivery"]["layout"] in ("leads", "both")
+    return config.delivery.layout in ("leads", "both")
 
 
-def wants_blocks(config: Mapping[str, Any]) -> bool:
+def wants_blocks(config: Config) -> bool:
     """Tell whether the destination gets blocks."""
-    return config["delivery"]["layout"] in ("blocks", "both")
+    return config.delivery.layout in ("blocks", "both")
 
 
 def make_blocks(cycle: str, member: int, records: Iterable[LeadRecord], hours: int) -> list[Block]:

@@ -85,7 +85,7 @@ def write_ensemble_manifest(config: Config, path: Path | None = None) -> Ensembl
 
 def _leave(config: Config, storage: Storage, status: EnsembleStatus, content: bytes) -> None:
     """Write manifest and ``_SUCCESS``, which never stands beside a manifest that it does not belong to."""
-    keys = config.keys_
+    keys = config.objects
     success = f"{status}\n".encode()
     try:
         stands = storage.get_bytes(keys.success) == success
@@ -101,7 +101,7 @@ def _leave(config: Config, storage: Storage, status: EnsembleStatus, content: by
 def read_ensemble_manifest(config: Config, storage: Storage | None = None) -> Mapping[str, Any] | None:
     """Return the ensemble's manifest at the destination, or None."""
     storage = storage or open_destination(config)
-    return remote_json(storage, config.keys_.ensemble_manifest)
+    return remote_json(storage, config.objects.ensemble_manifest)
 
 
 def asked_for(config: Config) -> dict[str, Any]:
@@ -113,9 +113,9 @@ def asked_for(config: Config) -> dict[str, Any]:
         "grid": config.model.grid,
         "wanted": format_members(config.members),
         "min_members": config.min_members,
-        "ensemble_size": config["ensemble_size"],
+        "ensemble_size": config.ensemble_size,
         "lead_hours": list(config.leads),
-        "layout": config["delivery"]["layout"],
+        "layout": config.delivery.layout,
     }
 
 
@@ -137,7 +137,7 @@ def _member_entry(config: Config, storage: Storage, standing: Standing) -> dict[
     manifest, receipt = standing.manifest, standing.receipt
     assert manifest is not None
     assert receipt is not None
-    info = storage.stat(config.keys_.manifest(standing.member))
+    info = storage.stat(config.objects.manifest(standing.member))
     return {
         "member": standing.member,
         "manifest": info_json(info) if info else None,

@@ -63,7 +63,7 @@ def find_orphans(config: Config, storage: Storage, older_than: timedelta) -> lis
 
 def finished_run(config: Config, storage: Storage, members: Iterable[int]) -> list[Orphan]:
     """Return every object of finished members, what vouches for the others first."""
-    keys = config.keys_
+    keys = config.objects
     found = []
     for member in members:
         vouching = [storage.stat(key) for key in (keys.manifest(member), keys.receipt(member))]

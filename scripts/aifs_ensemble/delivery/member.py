@@ -85,7 +85,7 @@ class MemberDelivery:
     def __init__(self, config: Config, member: int, storage: Storage | None = None):
         self.config = config
         self.member = member
-        self.keys = config.keys_
+        self.keys = config.objects
         self.scratch = config.scratch
         self.storage = storage or open_destination(config)
         self.folder = f"{config.cycle}/forecasts"
@@ -154,7 +154,7 @@ class MemberDelivery:
             member=self.member,
             cycle=self.config.cycle,
             destination=self.storage.url,
-            layout=self.config["delivery"]["layout"],
+            layout=self.config.delivery.layout,
             content_digest=manifest.content_digest,
             objects=tuple(objects),
         )
@@ -212,7 +212,7 @@ class MemberDelivery:
         """Return the files that the manifest at the destination vouches for, by name."""
         if self.remote is None:
             return {}
-        hours = self.config["delivery"]["block_hours"]
+        hours = self.config.delivery.block_hours
         files = [file for record in self.remote.leads for file in (record.grib, record.index)]
         files += [block.grib for block in layouts.make_blocks(self.config.cycle, self.member, self.remote.leads, hours)]
         return {file.name: file for file in files}
@@ -239,7 +239,7 @@ class MemberDelivery:
         """
         longer = self._longer(manifest)
         receipt = self._receipt
-        wanted = ((longer or manifest).content_digest, self.config["delivery"]["layout"])
+        wanted = ((longer or manifest).content_digest, self.config.delivery.layout)
         found: list[ObjectInfo | None] = [None]
         if receipt is not None and (receipt["content_digest"], receipt["layout"]) == wanted:
             with ThreadPoolExecutor(self.storage.settings.threads) as pool:
@@ -270,7 +270,7 @@ class MemberDelivery:
         if layouts.wants_leads(self.config):
             objects += [self.send_file(file) for record in manifest.leads for file in (record.grib, record.index)]
         if layouts.wants_blocks(self.config):
-            hours = self.config["delivery"]["block_hours"]
+            hours = self.config.delivery.block_hours
             blocks = layouts.make_blocks(self.config.cycle, self.member, manifest.leads, hours)
             with ThreadPoolExecutor(self.storage.settings.threads, thread_name_prefix="block") as pool:
                 for pair in pool.map(self._send_block, blocks):
@@ -313,7 +313,7 @@ class MemberDelivery:
     def _finished(self, receipt: Receipt, manifest: MemberManifest) -> Receipt:
         """Write the local receipt, free scratch when asked to, and say what moved."""
         freed = 0
-        if not self.config["keep_scratch"]:
+        if not self.config.keep_scratch:
             for record in manifest.leads:  # by which `verify` knows why a local copy is gone
                 self.note_delivered(record)
             freed = remove_leads(self.scratch, self.member, manifest.leads, indexes=True)

@@ -22,7 +22,7 @@ class MetricsDelivery(Observer):
     """
 
     def __init__(self, config: Config, member: int, storage: Storage | None = None, *, interval: float = INTERVAL):
-        self._path, self._key = config.scratch.metrics(member), config.keys_.metrics(member)
+        self._path, self._key = config.scratch.metrics(member), config.objects.metrics(member)
         name = f"metrics of member {member}"
         self._kept = KeptObject(config, name, self._key, self._content, storage, interval=interval)
 

@@ -25,7 +25,7 @@ def member_objects(config: Config, storage: Storage, member: int) -> dict[str, O
 
 def lead_prefix(config: Config, member: int) -> str:
     """Return what the keys of a member's leads, blocks and indexes begin with."""
-    return config.keys_.lead(member, 0).rpartition("_")[0] + "_"
+    return config.objects.lead(member, 0).rpartition("_")[0] + "_"
 
 
 def remote_json(storage: Storage, key: str) -> Mapping[str, Any] | None:
@@ -67,7 +67,7 @@ def _json_object(data: bytes, name: str) -> Mapping[str, Any]:
 
 def remote_manifest(config: Config, storage: Storage, member: int) -> MemberManifest | None:
     """Return the member's manifest at the destination, None when there is none or it is damaged (which is logged)."""
-    key = config.keys_.manifest(member)
+    key = config.objects.manifest(member)
     try:
         return parse_manifest(storage.get_bytes(key), storage.address(key))
     except MissingError:
@@ -79,7 +79,7 @@ def remote_manifest(config: Config, storage: Storage, member: int) -> MemberMani
 
 def remote_receipt(config: Config, storage: Storage, member: int) -> Mapping[str, Any] | None:
     """Return the member's receipt at the destination, None when there is none or it is damaged (which is logged)."""
-    key = config.keys_.receipt(member)
+    key = config.objects.receipt(member)
     try:
         receipt = parse_receipt(storage.get_bytes(key))
     except MissingError:

@@ -50,7 +50,7 @@ def restore_member(config: Config, member: int, storage: Storage | None = None) 
     again. Raises VerificationError when the member was delivered with other settings, StorageError when the destination
     does not answer.
     """
-    if not config["destination"]:
+    if not config.destination:
         return Restored(member, ())
     storage = storage or open_destination(config)
     work = WorkFolder(config.scratch.work(member), config.cycle, member)
@@ -116,7 +116,7 @@ def _delivered_before(config: Config, standing: Standing, objects: _Objects) -> 
 
 def _resume_point(config: Config, storage: Storage, work: WorkFolder, objects: _Objects) -> Restored | None:
     """Return the newest restart state at the destination before which every lead is there, fetched."""
-    keys = config.keys_
+    keys = config.objects
     folder = keys.restart(work.member, 0).rpartition("/")[0]
     listed = {info.key for info in storage.list(f"{folder}/")}
     for lead in sorted(config.leads, reverse=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def check_scratch(config: Config, needed: float, *, held: float = 0, mounts: Pat
     A container's own layer is refused for more than a demonstration, unless the environment says that it lies on a
     disk rented for scratch. With a scratch budget, that is the room there is. Returns the file system.
     """
-    scratch = Path(config["scratch"])
+    scratch = config.scratch.root
     system = file_system(scratch, mounts)
     if system.overlay and needed > OVERLAY_MOST and environment.LAYER_ON_RENTED_DISK not in os.environ:
         raise PlanError(
@@ -117,7 +117,7 @@ def check_scratch(config: Config, needed: float, *, held: float = 0, mounts: Pat
             f"config: scratch: {scratch} has {_gb(max(free, 0))} to give on {system.mount} ({system.kind}), "
             f"expected {_gb(needed - held)}"
         )
-    budget = config["delivery"]["scratch_budget_mb"]
+    budget = config.delivery.scratch_budget_mb
     if budget is not None and needed > budget * MB:
         raise PlanError(f"config: delivery.scratch_budget_mb: {budget:g}, expected at least {needed / MB:.0f}")
     return system
@@ -155,10 +155,10 @@ def room_needed(
     """
     running = min(at_once, members)
     member = len(config.leads)
-    if config["keep_scratch"]:
+    if config.keep_scratch:
         leads = members * member
-    elif config["delivery"]["streaming"]:
-        leads = running * min(member, config["delivery"]["threads"] + WAITING_LEADS)
+    elif config.delivery.streaming:
+        leads = running * min(member, config.delivery.threads + WAITING_LEADS)
     elif rented:
         leads = members * member
     else:
@@ -166,7 +166,7 @@ def room_needed(
         leads = min(members, 2 * running) * member
     if to_make is not None:
         leads = min(leads, to_make)
-    restarts = (config["forecast"]["restarts_kept"] + 1) * sizes.restart
+    restarts = (config.forecast.restarts_kept + 1) * sizes.restart
     return leads * sizes.lead + running * (sizes.state + restarts)
 
 
@@ -180,8 +180,8 @@ class ScratchBudget:
     @classmethod
     def of(cls, config: Config) -> ScratchBudget:
         """Return the budget that a configuration sets."""
-        limit = config["delivery"]["scratch_budget_mb"]
-        return cls(Path(config["scratch"]), None if limit is None else int(limit * MB))
+        limit = config.delivery.scratch_budget_mb
+        return cls(config.scratch.root, None if limit is None else int(limit * MB))
 
     def short(self, more: int) -> int:
         """Return how many bytes are wanting for `more` bytes, 0 when there is room."""
@@ -249,10 +249,10 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def no_room(config: Mapping[str, object], wanting: int) -> DiskFullError:
+def no_room(config: Config, wanting: int) -> DiskFullError:
     """Return the error for a scratch that stayed full although everything delivered was removed."""
     return DiskFullError(
-        f"config: scratch: {config['scratch']}: {_gb(wanting)} wanting with nothing delivered left to remove"
+        f"config: scratch: {config.given.scratch}: {_gb(wanting)} wanting with nothing delivered left to remove"
     )
 
 

@@ -129,7 +129,7 @@ def at_destination(
 
     `checked` fills in the checksum of an object that the listing does not know (`Storage.with_crc32c` reads it).
     """
-    keys = config.keys_
+    keys = config.objects
     manifest, receipt = (_content(storage, key) for key in (keys.manifest(member), keys.receipt(member)))
     objects = member_objects(config, storage, member) if objects is None else objects
     return judge(
@@ -182,7 +182,7 @@ class Destination:
 
     def standing(self, member: int) -> Standing:
         """Return what the destination has of a member."""
-        keys = self.config.keys_
+        keys = self.config.objects
         return judge(
             self.config,
             member,
@@ -227,7 +227,7 @@ def judge(
         return Standing(member, place, name, DAMAGED, reason, receipt=delivered, problems={0: reason})
     problems = _problems(config, manifest, receipt, delivered, objects, checked) if receipt else {}
     differ = tuple(member_differences(config, manifest))
-    layout = config["delivery"]["layout"]
+    layout = config.delivery.layout
     if differ:
         state, reason = OTHER_SETTINGS, f"made with {'; '.join(differ)}"
     elif problems:

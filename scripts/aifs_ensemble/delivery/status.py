@@ -90,7 +90,7 @@ class StatusObserver(Observer):
             host=platform.node(),
             job=os.environ.get(environment.JOB, ""),
         )
-        key, name = config.keys_.status(member), f"status of member {member}"
+        key, name = config.objects.status(member), f"status of member {member}"
         self._kept = KeptObject(config, name, key, self._content, storage, interval=interval)
 
     def __enter__(self) -> Self:
@@ -141,7 +141,7 @@ def read_statuses(config: Config, destination: Destination | None = None) -> lis
 
 def _read(config: Config, destination: Destination, member: int) -> MemberStatus:
     """Return what the destination says of a member: its standing, unless a job has said something since."""
-    keys = config.keys_
+    keys = config.objects
     status = MemberStatus(member, WAITING, steps=len(config.leads))
     try:
         content = destination.content(keys.status(member))

@@ -52,7 +52,7 @@ class StreamingDelivery(Observer):
         self._storage = storage or open_destination(config)
         self._budget = ScratchBudget.of(config)
         self._work = config.scratch.work(member)
-        self._ledger = Ledger(config.leads, config["forecast"]["restarts_kept"])
+        self._ledger = Ledger(config.leads, config.forecast.restarts_kept)
         self._queue = SendQueue(self._storage.settings.threads)
         self._opening: Future[MemberDelivery] | None = None
         self._closing = False
@@ -80,12 +80,12 @@ class StreamingDelivery(Observer):
         self._raise_error()
         self._enqueue(record)
         self._make_room(record)
-        before = record.lead - self.config["forecast"]["restart_hours"]
+        before = record.lead - self.config.forecast.restart_hours
         self._queue.wait_for(lambda: not self._ledger.overdue(before))
 
     def restart_written(self, lead: int, path: Path) -> None:
         """Queue a restart state when these are mirrored; a link keeps it while the forecast tidies up."""
-        if not self.config["delivery"]["mirror_restarts"] or lead == self.config.leads[-1]:
+        if not self.config.delivery.mirror_restarts or lead == self.config.leads[-1]:
             return
         kept = self._work / "mirror" / path.name
         kept.parent.mkdir(parents=True, exist_ok=True)

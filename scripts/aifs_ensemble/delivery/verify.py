@@ -119,7 +119,7 @@ class EnsembleCheck:
                 members = format_members(check.member for check in short)
                 which.append(f"short: {members} ({grouped({check.member: check.reason for check in short})})")
             raise VerificationError(
-                f"{config['destination']}/{config.cycle}: {sound} sound members, expected at least "
+                f"{config.destination}/{config.cycle}: {sound} sound members, expected at least "
                 f"{config.min_members}; {'; '.join(which)}"
             )
 
@@ -134,7 +134,7 @@ def verify_ensemble(
     places = tuple(places)
     check = check_ensemble(config, deep=deep, mend=mend, places=places)
     check.require_sound(mended=mend)
-    if DESTINATION in places and config["destination"]:
+    if DESTINATION in places and config.destination:
         check.require_members(config)
     return check
 
@@ -143,13 +143,13 @@ def check_ensemble(
     config: Config, *, deep: bool = False, mend: bool = False, places: Iterable[str] = PLACES
 ) -> EnsembleCheck:
     """Return the comparison of every member with its manifests, in the places asked for."""
-    storage = open_destination(config) if DESTINATION in places and config["destination"] else None
+    storage = open_destination(config) if DESTINATION in places and config.destination else None
     if storage is not None:
         next(storage.list(f"{config.cycle}/"), None)  # a bucket that is not there is no ensemble without members
     wanted = [place for place in places if place != DESTINATION or storage is not None]
     jobs = [(member, place) for place in wanted for member in config.members]
     run = partial(_check_one, config, storage=storage, deep=deep, mend=mend)
-    with ThreadPoolExecutor(config["delivery"]["threads"]) as pool:
+    with ThreadPoolExecutor(config.delivery.threads) as pool:
         return EnsembleCheck(tuple(pool.map(run, jobs)))
 
 
@@ -260,14 +260,14 @@ def _spec(config: Config, manifest: MemberManifest) -> OutputSpec:
     """Return how the messages of a member must be written; its settings are those of the configuration."""
     from aifs_ensemble.fields.grib_encoder import output_spec
 
-    forecast = config["forecast"]
+    forecast = config.forecast
     return output_spec(
         config.model,
         config.cycle,
         manifest.member,
         ensemble_size=manifest.ensemble_size,
-        bits=bits_for(config.model.outputs, forecast["packing"]),
-        accumulate=forecast["accumulate"],
+        bits=bits_for(config.model.outputs, forecast.packing),
+        accumulate=forecast.accumulate,
     )
 
 
@@ -280,11 +280,11 @@ def _lead_bytes(
         return paths[0].read_bytes() if paths else None
     assert storage is not None
     with suppress(MissingError):  # delivered as blocks
-        return storage.get_bytes(config.keys_.lead(check.member, record.lead))
-    for block in make_blocks(config.cycle, check.member, records, config["delivery"]["block_hours"]):
+        return storage.get_bytes(config.objects.lead(check.member, record.lead))
+    for block in make_blocks(config.cycle, check.member, records, config.delivery.block_hours):
         if record in block.leads:
             before = sum(other.grib.size for other in block.leads if other.lead < record.lead)
-            key = config.keys_.block(check.member, block.start, block.end)
+            key = config.objects.block(check.member, block.start, block.end)
             return storage.get_range(key, before, record.grib.size)
     return None
 
@@ -296,7 +296,7 @@ def _index_bytes(config: Config, check: MemberCheck, record: LeadRecord, storage
         return paths[0].read_bytes() if paths else None
     assert storage is not None
     with suppress(MissingError):
-        return storage.get_bytes(config.keys_.index(check.member, record.lead))
+        return storage.get_bytes(config.objects.index(check.member, record.lead))
     return None
 
 
@@ -334,7 +334,7 @@ def _mend_destination(config: Config, check: MemberCheck, storage: Storage) -> N
     The receipt stays for the sound leads, so that a machine with an empty scratch need not make these again.
     Damaged objects stay until the next delivery replaces them: nothing vouches for them any more.
     """
-    keys = config.keys_
+    keys = config.objects
     for key in (keys.success, keys.manifest(check.member)):
         storage.delete(key)
     _shorten_receipt(config, check, storage)
@@ -345,7 +345,7 @@ def _mend_destination(config: Config, check: MemberCheck, storage: Storage) -> N
 
 def _shorten_receipt(config: Config, check: MemberCheck, storage: Storage) -> None:
     """Leave the receipt of a damaged member with its sound leads; with blocks alone it goes."""
-    key = config.keys_.receipt(check.member)
+    key = config.objects.receipt(check.member)
     receipt = remote_receipt(config, storage, check.member)
     if receipt is None or receipt["layout"] == "blocks":  # a block gives back none of its leads
         storage.delete(key)

@@ -61,7 +61,7 @@ class ForecastRequest:
 
         ConfigError when neither `checkpoint` nor the configuration names a checkpoint file on this machine.
         """
-        section = config["forecast"]
+        section = config.forecast
         return cls(
             model=config.model,
             checkpoint=checkpoint or _local_checkpoint(config),
@@ -72,16 +72,16 @@ class ForecastRequest:
             work=config.scratch.work(member),
             forecasts=config.scratch.forecasts(),
             manifest=config.scratch.manifest(member),
-            ensemble_size=config["ensemble_size"],
+            ensemble_size=config.ensemble_size,
             settings=ForecastSettings.of(config),
-            trust=config["trust_checkpoint"],
-            local_leads=config["declare_leads"] and not config["delivery"]["streaming"],
-            device=section["device"],
-            cuda_graph=section["cuda_graph"],
-            encoders=section["encoders"],
-            restart_hours=section["restart_hours"],
-            restarts_kept=section["restarts_kept"],
-            progress=section["progress"],
+            trust=config.trust_checkpoint,
+            local_leads=config.declare_leads and not config.delivery.streaming,
+            device=section.device,
+            cuda_graph=section.cuda_graph,
+            encoders=section.encoders,
+            restart_hours=section.restart_hours,
+            restarts_kept=section.restarts_kept,
+            progress=section.progress,
         )
 
     @property
@@ -109,10 +109,10 @@ class ForecastRequest:
 
 
 def _local_checkpoint(config: Config) -> Path:
-    named = config["checkpoint"]
+    named = config.checkpoint
     if named and "://" not in named:
         return Path(named)
-    return Path(config["scratch"]) / checkpoint_file(config.model.name)
+    return config.scratch.root / checkpoint_file(config.model.name)
 
 
 def read_initial(request: ForecastRequest) -> State:

@@ -71,19 +71,19 @@ def _asked(config: Config) -> tuple[dict[str, Any], dict[str, int]]:
     """Return what a configuration asks of a member but for its source, and the bits per value."""
     asked = ForecastSettings.of(config).record(config.model)
     bits = asked.pop("packing")
-    model = {"model": config.model.name, "grid": config.model.grid, "ensemble_size": config["ensemble_size"]}
+    model = {"model": config.model.name, "grid": config.model.grid, "ensemble_size": config.ensemble_size}
     return {**model, **asked}, bits
 
 
 def _source_settings(config: Config) -> dict[str, Any]:
     """Return the settings of the source that decide its fields."""
-    initial = config["initial_conditions"]
-    return {key: initial["idealised"][key] for key in _IDEALISED} if initial["source"] == "idealised" else {}
+    initial = config.initial_conditions
+    return {key: getattr(initial.idealised, key) for key in _IDEALISED} if initial.source == "idealised" else {}
 
 
 def settings_digest(config: Config) -> str:
     """Return a digest of what `member_differences` compares: with another one, members do not agree."""
-    source = [config["initial_conditions"]["source"], _source_settings(config)]
+    source = [config.initial_conditions.source, _source_settings(config)]
     return sha256(json.dumps([*_asked(config), source], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -103,7 +103,7 @@ def member_differences(config: Config, manifest: MemberManifest) -> list[str]:
 def source_differences(config: Config, provenance: Mapping[str, Any]) -> list[str]:
     """Return how the source of an initial state differs from the one asked for; converted pickles serve any."""
     source = provenance.get("source") or {}
-    kind, asked = source.get("kind"), config["initial_conditions"]["source"]
+    kind, asked = source.get("kind"), config.initial_conditions.source
     if kind in (None, "pickle"):
         return []
     if kind != asked:

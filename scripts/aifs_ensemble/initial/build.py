@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 
 def open_source(config: Config) -> Source:
     """Return the source that the configuration names."""
-    kind = config["initial_conditions"]["source"]
+    kind = config.initial_conditions.source
     if kind == "idealised":
         return IdealisedSource(config)
     if kind == "file":
@@ -72,7 +72,7 @@ def build_member(config: Config, member: int, path: Path) -> State:
 
 def assemble(config: Config, member: int, inputs: Inputs) -> State:
     """Return the checked state of one member from a source's fields."""
-    model, settings = config.model, config["initial_conditions"]
+    model, settings = config.model, config.initial_conditions
     where = f"{config.cycle} {member_name(member)}"
     origin = f"{where}{_from_files(inputs)}"
     times = input_times(config)
@@ -82,9 +82,7 @@ def assemble(config: Config, member: int, inputs: Inputs) -> State:
     fields = []
     derived: dict[str, str] = {}
     for time in times:
-        complete, formulas = _complete(
-            {**inputs.fields[time], **shared}, model.inputs, settings["derive"], origin, time
-        )
+        complete, formulas = _complete({**inputs.fields[time], **shared}, model.inputs, settings.derive, origin, time)
         fields.append(complete)
         derived |= formulas
     state = State(
@@ -98,7 +96,7 @@ def assemble(config: Config, member: int, inputs: Inputs) -> State:
         provenance={**inputs.provenance, "derived": derived},
     )
     _refuse_not_finite(state, where)
-    state.provenance["checks"] = checks.judge(checks.run_checks(state, constant), settings["checks"], where)
+    state.provenance["checks"] = checks.judge(checks.run_checks(state, constant), settings.checks, where)
     return state
 
 

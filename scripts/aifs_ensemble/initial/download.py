@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import requests
 
+from aifs_ensemble.common.config.sections import EcmwfOpenData
 from aifs_ensemble.common.errors import DownloadError, InputError
 from aifs_ensemble.common.http import (
     CONNECTIONS,
@@ -127,15 +127,15 @@ class Downloader:
     cache : folder of the range cache
     """
 
-    def __init__(self, sources: list[str], settings: Mapping[str, Any], cache: Path):
+    def __init__(self, sources: list[str], settings: EcmwfOpenData, cache: Path):
         check_sources(sources)
         self.sources = list(sources)
-        self.resolution: str = settings["resolution"]
+        self.resolution: str = settings.resolution
         self.cache = RangeCache(cache)
         self.policy = Policy(
-            deadline_seconds=settings["deadline_seconds"],
-            stall_seconds=settings["stall_seconds"],
-            attempts=settings["attempts"],
+            deadline_seconds=settings.deadline_seconds,
+            stall_seconds=settings.stall_seconds,
+            attempts=settings.attempts,
             first_wait=0.5,
             longest_wait=20.0,
             patience=60.0,  # a server that asks for a longer pause is left for the next source

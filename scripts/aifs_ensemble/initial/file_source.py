@@ -33,14 +33,14 @@ class FileSource:
 
     def __init__(self, config: Config):
         self.config = config
-        path = config["initial_conditions"]["file"]["path"]
+        path = config.initial_conditions.file.path
         self.patterns: list[str] = [path] if isinstance(path, str) else list(path)
         self.times = input_times(config)
         self.regridder = Regridder(config.model.grid, config.cache)
 
     @cached_property
     def _wanted(self) -> set[str]:
-        allowed = self.config["initial_conditions"]["derive"]
+        allowed = self.config.initial_conditions.derive
         inputs = self.config.model.inputs
         return {*inputs, *derive.needed_for(inputs, allowed)}
 

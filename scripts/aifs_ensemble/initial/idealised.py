@@ -11,7 +11,6 @@ plausible. Members differ by a sum of smooth waves that is geostrophic, hydrosta
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.config.sections import Idealised
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
 from aifs_ensemble.initial import derive
 from aifs_ensemble.initial.constants import GRAVITY, VAPOUR_RATIO, VIRTUAL
@@ -208,7 +208,7 @@ def idealised_fields(
     *,
     cycle_time: datetime,
     member: int,
-    settings: Mapping[str, Any],
+    settings: Idealised,
 ) -> dict[str, Field]:
     """Return every input variable of AIFS ENS at `time`, float64 ``(value,)`` each, in the model's units.
 
@@ -218,9 +218,9 @@ def idealised_fields(
     settings : ``seed`` and ``amplitude`` of the members' perturbations
     """
     sphere = _Sphere(np.deg2rad(grid.latitudes), np.deg2rad(grid.longitudes))
-    random = _seed(settings["seed"], f"{cycle_time:%Y%m%d%H}", member)
+    random = _seed(settings.seed, f"{cycle_time:%Y%m%d%H}", member)
     hours = (time - cycle_time).total_seconds() / 3600
-    waves = _waves(sphere, random, hours, settings["amplitude"])
+    waves = _waves(sphere, random, hours, settings.amplitude)
     upper = _levels(sphere, waves, levels)
     return upper | _surface(sphere, waves, time, upper)
 
@@ -238,7 +238,7 @@ class IdealisedSource:
     def read(self, member: int) -> Inputs:
         """Return one member's fields, all variables at both times."""
         config = self.config
-        settings = config["initial_conditions"]["idealised"]
+        settings = config.initial_conditions.idealised
         grid, levels = grid_coordinates(config.model.grid), config.model.levels
         fields = {}
         for time in input_times(config):
@@ -252,5 +252,5 @@ class IdealisedSource:
         return {
             "kind": "idealised",
             "case": "Jablonowski and Williamson (2006), moist, seeded perturbations",
-            **self.config["initial_conditions"]["idealised"],
+            **self.config.initial_conditions.idealised.model_dump(),
         }

@@ -47,9 +47,9 @@ class OpenDataSource:
 
     def __init__(self, config: Config):
         self.config = config
-        settings = config["initial_conditions"]["ecmwf_open_data"]
+        settings = config.initial_conditions.ecmwf_open_data
         self.cache = config.cache
-        self.downloader = Downloader(settings["sources"], settings, self.cache / "opendata")
+        self.downloader = Downloader(settings.sources, settings, self.cache / "opendata")
         self.regridder = Regridder(config.model.grid, self.cache)
 
     def prepare(self) -> dict[str, Any]:

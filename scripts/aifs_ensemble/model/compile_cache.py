@@ -84,8 +84,8 @@ class CompileCache(Observer):
     @classmethod
     def of(cls, config: Config) -> CompileCache:
         """Return the cache of a configuration, shared where members are delivered as they are computed."""
-        shared = config["delivery"]["streaming"]
-        root = Path(config["scratch"]) / "cache" / "compiled"
+        shared = config.delivery.streaming
+        root = config.scratch.root / "cache" / "compiled"
         return cls(root, cache_name(card_name(), config), (lambda: open_destination(config)) if shared else None)
 
     def started(self, member: int, leads: int, done: int) -> None:

@@ -31,5 +31,5 @@ class Numerics:
     @classmethod
     def of(cls, config: Config) -> Self:
         """Return the settings of a configuration, also of a subclass that adds some of the same section."""
-        section = config["forecast"]
-        return cls(**{field.name: section[field.name] for field in fields(cls)})
+        section = config.forecast
+        return cls(**{field.name: getattr(section, field.name) for field in fields(cls)})

@@ -247,7 +247,7 @@ def account(
     if not attempts:
         raise InputError(f"{config.cycle}: the manifests name no attempt, nothing can be accounted for")
     pricing = Pricing(config, machines, profile or default_profile(config), spot)
-    idle = config["cloud"]["idle_minutes"] * 60
+    idle = config.cloud.idle_minutes * 60
     stays = [_stay(part, run.metrics, pricing.forecast(part[0])) for part in group_stays(attempts, idle)]
     if not pricing.free:
         _check_cards(stays, run, machines)

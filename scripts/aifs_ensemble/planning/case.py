@@ -43,9 +43,9 @@ class Case:
     @cached_property
     def region(self) -> str:
         """The region that a run tries first; the first one listed where it would refuse them all."""
-        listed = self.config["cloud"]["regions"]
+        listed = self.config.cloud.regions
         try:
-            return usable_regions(listed, self.bucket_region, self.config["delivery"]["allow_cross_region"])[0]
+            return usable_regions(listed, self.bucket_region, self.config.delivery.allow_cross_region)[0]
         except CloudError:
             return str(listed[0])
 
@@ -81,16 +81,16 @@ class Case:
         """
         size = self.throughput.size(self.config.model.name)
         by_memory = int(machine.memory_mb // max(size.host_mb, 1))
-        by_processors = max(1, machine.vcpus // self.config["forecast"]["encoders"])
+        by_processors = max(1, machine.vcpus // self.config.forecast.encoders)
         if machine.gpu is None:
             return max(1, min(by_memory, by_processors))
-        wanted = self.config["forecast"]["gpu_mem_mb"] or self.speed(machine).peak_gpu_mb or machine.gpu.memory_mb
+        wanted = self.config.forecast.gpu_mem_mb or self.speed(machine).peak_gpu_mb or machine.gpu.memory_mb
         return min(int(machine.gpu.memory_mb // wanted) * machine.gpu.count, by_memory, by_processors)
 
     def step_seconds(self, machine: MachineType, at_once: int) -> float:
         """Return the seconds between two steps of a machine: its card's, or its encoders' where these take longer."""
         size = self.throughput.size(self.config.model.name)
-        cores = min(self.config["forecast"]["encoders"] * max(at_once, 1), max(machine.vcpus - 1, 1))
+        cores = min(self.config.forecast.encoders * max(at_once, 1), max(machine.vcpus - 1, 1))
         encoding = self.fields * size.encode_core_seconds_per_field / cores
         cards = machine.gpu.count if machine.gpu else 1
         return max(self.speed(machine).step_seconds / cards, encoding)

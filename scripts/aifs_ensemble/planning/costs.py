@@ -58,7 +58,7 @@ def cpu_stage(case: Case) -> CpuStage:
     wait = 0.0 if case.local else assume.vm_wait_seconds
     cores = (os.cpu_count() or 1) if case.local else case.machines.for_class("cpu", case.config).vcpus
     states = math.ceil(sum(work.initial for work in case.work.members) / cores) + case.work.shared_initial
-    synced = 0 if case.config["delivery"]["streaming"] else len(case.work.to_deliver)
+    synced = 0 if case.config.delivery.streaming else len(case.work.to_deliver)
     sync_seconds = len(case.config.leads) * case.lead_bytes / 1e6 / assume.sync_mb_s
     # (machines, seconds of each, one after the other on each); stages follow one another
     stages = [
@@ -113,8 +113,8 @@ def _writes(case: Case) -> float:
     """Return the objects written to the bucket: GRIB, index, restart states, and a few a member."""
     config = case.config
     files = float(len(case.work.to_deliver) * (2 * len(config.leads) + 4))
-    if config["delivery"]["mirror_restarts"]:
-        files += case.work.steps * config.model.timestep_hours / config["forecast"]["restart_hours"]
+    if config.delivery.mirror_restarts:
+        files += case.work.steps * config.model.timestep_hours / config.forecast.restart_hours
     return files
 
 
@@ -128,7 +128,7 @@ def crossing_price(machines: Machines, region: str, bucket_region: str | None) -
 
 def member_price(config: Config, machines: Machines, machine: MachineType, speed: Speed, *, spot: bool) -> float:
     """Return USD of a member on a machine that others keep busy: its steps on the card, machine and disks."""
-    price = machine.price(str(config["cloud"]["regions"][0]))
+    price = machine.price(config.cloud.regions[0])
     hour = (price.spot if spot else price.on_demand) + machines.disk_hour(machine)
     cards = machine.gpu.count if machine.gpu else 1
     return len(config.leads) * speed.step_seconds / cards / 3600 * hour

@@ -86,7 +86,7 @@ def lives(case: Case, machine: MachineType) -> list[Life]:
     speed, at_once = case.speed(machine), case.at_once(machine)
     pull = 0.0 if case.local else assume.image_gb["gpu"] * 1000 / assume.image_pull_mb_s
     start = 0.0 if case.local else assume.vm_boot_seconds + pull + assume.idle_tail_seconds
-    restart = case.config["forecast"]["restart_hours"] // case.config.model.timestep_hours
+    restart = case.config.forecast.restart_hours // case.config.model.timestep_hours
     usual = Life(
         steps=(),
         at_once=max(at_once, 1),
@@ -94,7 +94,7 @@ def lives(case: Case, machine: MachineType) -> list[Life]:
         overhead_seconds=speed.startup_seconds + speed.drain_seconds,
         machine_seconds=start + speed.cold_seconds,
         wait_seconds=0.0 if case.local else assume.vm_wait_seconds,
-        restart_steps=restart if case.config["delivery"]["mirror_restarts"] else None,
+        restart_steps=restart if case.config.delivery.mirror_restarts else None,
     )
     return [replace(usual, steps=tuple(steps[i : i + size])) for i in range(0, len(steps), size)]
 
@@ -144,7 +144,7 @@ def _on_spot(
 
     Coiled runs a spot machine's task beside a small scheduler, which is always on demand.
     """
-    attempts, chances = case.config["cloud"]["spot_attempts"], case.machines.assumptions.preemptions_per_hour
+    attempts, chances = case.config.cloud.spot_attempts, case.machines.assumptions.preemptions_per_hour
     if attempts and case.profile == "googlebatch":
         attempts = sys.maxsize  # its plugin knows no attempts: all of a run's are preemptible
     scheduler = 0.0
@@ -184,7 +184,7 @@ def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tu
         config, replace(sizes, lead=case.lead_bytes), members, at_once, rented=not case.local, to_make=to_make
     )
     room = machine.scratch_gb * GB - reserve(machine.scratch_gb * GB)
-    budget = config["delivery"]["scratch_budget_mb"]
+    budget = config.delivery.scratch_budget_mb
     return peak, min(room, budget * MB) if budget else room
 
 
@@ -194,7 +194,7 @@ def _problem(case: Case, machine: MachineType, found: Fit, longest: float) -> st
     if case.profile == "googlebatch" and machine.gpu is not None and machine.gpu.count > 1:
         return f"{machine.name} has {machine.gpu.count} cards, the googlebatch plugin asks for one"
     if found.at_once < 1 and machine.gpu is not None:
-        wanted = case.config["forecast"]["gpu_mem_mb"] or found.speed.peak_gpu_mb
+        wanted = case.config.forecast.gpu_mem_mb or found.speed.peak_gpu_mb
         if wanted > machine.gpu.memory_mb:
             measured = f" ({found.speed.peak_gpu_mb:,.0f} measured)" if found.speed.peak_gpu_mb < wanted else ""
             return (
@@ -203,13 +203,13 @@ def _problem(case: Case, machine: MachineType, found: Fit, longest: float) -> st
             )
         return f"{size.host_mb:,.0f} MB of memory for a member, {machine.name} has {machine.memory_mb:,}"
     if found.scratch_peak_bytes > found.scratch_bytes:
-        budget = case.config["delivery"]["scratch_budget_mb"]
+        budget = case.config.delivery.scratch_budget_mb
         who = (
             "delivery.scratch_budget_mb leaves"
             if budget and budget * MB <= found.scratch_bytes
             else f"{machine.name} has"
         )
         return f"scratch peak {found.scratch_peak_bytes / GB:,.1f} GB, {who} {found.scratch_bytes / GB:,.1f} GB"
-    if not case.local and longest > case.config["cloud"]["max_hours"]:
-        return f"{longest:.1f} h on one machine, cloud.max_hours stops it after {case.config['cloud']['max_hours']:g} h"
+    if not case.local and longest > case.config.cloud.max_hours:
+        return f"{longest:.1f} h on one machine, cloud.max_hours stops it after {case.config.cloud.max_hours:g} h"
     return None

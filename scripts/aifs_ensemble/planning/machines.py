@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.text import hint
 from aifs_ensemble.common.yaml_tables import check_keys, number, read_table
@@ -137,11 +138,11 @@ class Machines:
             raise ConfigError(f"cloud: machine type {name!r} is not in {self.path.name}, {hint(name, self.types)}")
         return self.types[name]
 
-    def for_class(self, machine_class: str, config: Mapping[str, Any] | None = None) -> MachineType:
+    def for_class(self, machine_class: str, config: Config | None = None) -> MachineType:
         """Return the machine type of class ``gpu`` or ``cpu`` that the configuration (or else this table) names."""
         if machine_class not in CLASSES:
             raise ConfigError(f"machines.yaml: class {machine_class!r}, expected one of {', '.join(CLASSES)}")
-        name = self.classes[machine_class] if config is None else config["cloud"][machine_class]
+        name = self.classes[machine_class] if config is None else getattr(config.cloud, machine_class)
         machine = self.machine(name)
         if machine.machine_class != machine_class:
             raise ConfigError(
@@ -234,9 +235,9 @@ def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:
     )
 
 
-def machines_of(config: Mapping[str, Any]) -> Machines:
+def machines_of(config: Config) -> Machines:
     """Return the machine table with the configuration's own prices (``cloud.prices``) over it."""
-    prices = config["cloud"]["prices"]
+    prices = config.cloud.prices
     return load_machines(prices=Path(prices) if prices else None)
 
 

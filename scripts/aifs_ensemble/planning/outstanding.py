@@ -64,7 +64,7 @@ def everything(config: Config) -> Outstanding:
     """Return the work of an ensemble of which nothing exists yet."""
     steps = len(config.leads)
     members = tuple(MemberWork(member, steps, deliver=True, initial=True) for member in config.members)
-    return Outstanding(members, True, config["checkpoint"] is None, True, ())
+    return Outstanding(members, True, config.checkpoint is None, True, ())
 
 
 def outstanding(config: Config, *, destination: bool | None = None) -> Outstanding:
@@ -76,7 +76,7 @@ def outstanding(config: Config, *, destination: bool | None = None) -> Outstandi
     """
     scratch = config.scratch
     look = destination if destination is not None else not config.cloud_destination
-    there = Destination(config) if look and config["destination"] else None
+    there = Destination(config) if look and config.destination else None
     delivered = there.standings() if there else {member: noted_here(config, member) for member in config.members}
     computed = {member: on_scratch(config, member) for member in config.members}
     remote_restarts = _restarts_at(there) if there else {}
@@ -86,16 +86,16 @@ def outstanding(config: Config, *, destination: bool | None = None) -> Outstandi
     members = tuple(
         _work(config, computed[member], delivered[member], remote_restarts.get(member, 0)) for member in config.members
     )
-    shared = any(work.initial for work in members) and not (scratch.root / config.keys_.initial_cycle).exists()
+    shared = any(work.initial for work in members) and not (scratch.root / config.objects.initial_cycle).exists()
     built = scratch.root / checkpoint_file(config.model.name)
-    has_manifest = there is not None and config.keys_.ensemble_manifest in there.listed
+    has_manifest = there is not None and config.objects.ensemble_manifest in there.listed
     refused = {member: one.reason for member, one in delivered.items() if one.state == OTHER_SETTINGS}
     return Outstanding(
         members,
         shared_initial=shared,
-        checkpoint=config["checkpoint"] is None and any(work.steps for work in members) and not built.exists(),
+        checkpoint=config.checkpoint is None and any(work.steps for work in members) and not built.exists(),
         ensemble_manifest=any(work.deliver or work.steps for work in members) or not has_manifest,
-        looked_at=(str(scratch.base), str(config["destination"])) if there else (str(scratch.base),),
+        looked_at=(str(scratch.base), str(config.destination)) if there else (str(scratch.base),),
         manifests=tuple(one.manifest for one in computed.values() if one.done and one.manifest),
         refusal=refusal(refused) if refused else None,
     )
@@ -125,7 +125,7 @@ def _restarts_at(destination: Destination) -> dict[int, int]:
     """Return the lead of each member's newest restart state at the destination."""
     config = destination.config
     restarts: dict[int, int] = {}
-    by_folder = {config.keys_.restart(member, 6).rpartition("/")[0]: member for member in config.members}
+    by_folder = {config.objects.restart(member, 6).rpartition("/")[0]: member for member in config.members}
     for key in destination.listed:
         folder, _, name = key.rpartition("/")
         lead = parse_restart_file(name)

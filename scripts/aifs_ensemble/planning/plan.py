@@ -97,7 +97,7 @@ def _own_gpu(machines: Machines) -> Gpu | None:
 
 def this_machine(config: Config, machines: Machines) -> MachineType:
     """Return the machine that this runs on, as a machine type without a price."""
-    folder = Path(config["scratch"]).absolute()
+    folder = config.scratch.root.absolute()
     while not folder.exists():
         folder = folder.parent
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
@@ -108,15 +108,15 @@ def this_machine(config: Config, machines: Machines) -> MachineType:
         memory_mb=int(memory),
         scratch_gb=shutil.disk_usage(folder).free / GB,
         scratch_kind="local disk",
-        gpu=None if config["forecast"]["device"] == "cpu" else _own_gpu(machines),
+        gpu=None if config.forecast.device == "cpu" else _own_gpu(machines),
         prices={},
     )
 
 
 def default_profile(config: Config) -> str:
     """Return the profile that a configuration is for: a cloud one when it asks for a GPU, and not for a folder."""
-    folder = bool(config["destination"]) and not config.cloud_destination  # rented machines share no files
-    return "coiled-gpu" if config["forecast"]["device"] == "cuda" and not folder else "local"
+    folder = bool(config.destination) and not config.cloud_destination  # rented machines share no files
+    return "coiled-gpu" if config.forecast.device == "cuda" and not folder else "local"
 
 
 def group_components(profile: str) -> dict[str, int]:
@@ -163,7 +163,7 @@ def plan_case(
         throughput=table,
         work=outstanding(config) if work is None else work,
         profile=profile,
-        bucket_region=bucket_region or config["cloud"]["bucket_region"],
+        bucket_region=bucket_region or config.cloud.bucket_region,
         lead_bytes=_lead_bytes(config, table, runs),
         initial_seconds=_initial_seconds(config, machines),
         group=members_group(profile) if group is None else group,
@@ -174,7 +174,7 @@ def plan(case: Case, today: date | None = None) -> Plan:
     """Return the plan of a case on the machines that its configuration names; `today` tells old prices."""
     config, machines = case.config, case.machines
     machine = this_machine(config, machines) if case.local else machines.for_class("gpu", config)
-    chosen = estimate(case, machine, config["cloud"]["vms"])
+    chosen = estimate(case, machine, config.cloud.vms)
     used = [] if case.local else [machine, machines.for_class("cpu", config)]
     notes = machines.price_notes(used, case.region, today or datetime.now(UTC).date()) if used else []
     return Plan(case, _jobs(case), chosen, tuple(_findings(case, machine, chosen, notes)), tuple(notes))
@@ -203,7 +203,7 @@ def _jobs(case: Case) -> tuple[JobCount, ...]:
         ("initial_member", "cpu", sum(member.initial for member in work.members)),
         ("initial_members", "cpu", int(any(member.initial for member in work.members))),
         ("forecast_member", "gpu", len(work.to_forecast)),
-        ("sync_member", "cpu", 0 if case.config["delivery"]["streaming"] else len(work.to_deliver)),
+        ("sync_member", "cpu", 0 if case.config.delivery.streaming else len(work.to_deliver)),
         ("ensemble_manifest", "local", int(work.ensemble_manifest)),
     ]
     return tuple(JobCount(rule, "local" if case.local else kind, count) for rule, kind, count in counts if count)
@@ -216,12 +216,12 @@ def _findings(case: Case, machine: MachineType, chosen: Estimate, notes: Sequenc
         found.append(Finding("error", case.work.refusal))
     if chosen.problem and case.work.to_forecast:
         found.append(Finding("error", chosen.problem, of_machine=True))
-    settings = config["forecast"]
-    if machine.gpu is not None and settings["gpu_mem_mb"] and settings["gpu_mem_mb"] < chosen.speed.peak_gpu_mb:
+    settings = config.forecast
+    if machine.gpu is not None and settings.gpu_mem_mb and settings.gpu_mem_mb < chosen.speed.peak_gpu_mb:
         found.append(
             Finding(
                 "warning",
-                f"forecast.gpu_mem_mb: {settings['gpu_mem_mb']:,}, a member took {chosen.speed.peak_gpu_mb:,.0f} MB "
+                f"forecast.gpu_mem_mb: {settings.gpu_mem_mb:,}, a member took {chosen.speed.peak_gpu_mb:,.0f} MB "
                 f"on {chosen.speed.gpu} (precision {chosen.speed.precision}, compile {chosen.speed.compile})",
             )
         )
@@ -237,7 +237,7 @@ def _findings(case: Case, machine: MachineType, chosen: Estimate, notes: Sequenc
 
 def _region_findings(case: Case) -> list[Finding]:
     config = case.config
-    level = "warning" if config["delivery"]["allow_cross_region"] else "error"
+    level = "warning" if config.delivery.allow_cross_region else "error"
     found = []
     for kind in ("gpu", "cpu"):
         machine = case.machines.for_class(kind, config)
@@ -246,9 +246,9 @@ def _region_findings(case: Case) -> list[Finding]:
             if other is None:
                 raise PlanError(f"plan: no price of {machine.name} in machines.yaml, add one with cloud.prices")
             found.append(Finding("warning", f"no price of {machine.name} in {case.region}: priced as in {other}"))
-    if config["destination"] is None:
+    if config.destination is None:
         found.append(Finding("warning", "destination is not set: this plans, a run would refuse"))
-    if not config["delivery"]["streaming"]:
+    if not config.delivery.streaming:
         found.append(Finding("warning", "delivery.streaming: false: this plans, a run on rented machines would refuse"))
     for mismatch in mismatches(config, case.bucket_region, int(case.delivered_bytes), case.machines):
         if case.bucket_region is None and mismatch.region != case.region:

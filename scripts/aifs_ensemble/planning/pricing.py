@@ -52,7 +52,7 @@ class Pricing:
     @property
     def region(self) -> str:
         """The region that stands for one not recorded."""
-        return str(self.config["cloud"]["regions"][0])
+        return self.config.cloud.regions[0]
 
     def forecast(self, attempt: Attempt) -> Rates:
         """Return the rates of the machine that an attempt ran on."""
@@ -75,7 +75,7 @@ class Pricing:
 
     def egress_gb(self, region: str) -> float:
         """Return what a GB costs on its way from a region to the bucket, USD."""
-        return 0.0 if self.free else crossing_price(self.machines, region, self.config["cloud"]["bucket_region"])
+        return 0.0 if self.free else crossing_price(self.machines, region, self.config.cloud.bucket_region)
 
     def _rates(self, machine: MachineType, region: str, spot: bool | None, assumed: list[str]) -> Rates:
         priced = region if region in machine.prices else self.region if self.region in machine.prices else ""
@@ -85,7 +85,7 @@ class Pricing:
         if priced != region:
             assumed.append(f"region {_instead(region, 'without a price')}{priced}")
         if spot is None:
-            spot = bool(self.config["cloud"]["spot"]) if self.spot is None else self.spot
+            spot = self.config.cloud.spot if self.spot is None else self.spot
             assumed.append("spot" if spot else "on demand")
         assume, price = self.machines.assumptions, machine.price(priced)
         management = 0.0

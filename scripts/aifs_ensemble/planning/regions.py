@@ -80,17 +80,17 @@ def mismatches(config: Config, bucket_location: str | None, run_bytes: int, mach
     `run_bytes` go to the bucket in a run, and each machine pulls its image. Sizes of images and prices are those of
     `machines`.
     """
-    cloud = config["cloud"]
+    cloud = config.cloud
     found = []
-    close = [region for region in cloud["regions"] if bucket_location and near(bucket_location, region)]
-    left_out = close and not config["delivery"]["allow_cross_region"]
-    for region in close if left_out else cloud["regions"]:
+    close = [region for region in cloud.regions if bucket_location and near(bucket_location, region)]
+    left_out = close and not config.delivery.allow_cross_region
+    for region in close if left_out else cloud.regions:
         if bucket_location and not near(bucket_location, region):
             found.append(_mismatch(machines, "the bucket", bucket_location.lower(), region, run_bytes))
         for kind, gigabytes in machines.assumptions.image_gb.items():
-            place = image_region(cloud[f"{kind}_image"])
+            place = image_region(getattr(cloud, f"{kind}_image"))
             if place and not near(place, region):
-                pulled = round(gigabytes * 1e9) * cloud["vms"]
+                pulled = round(gigabytes * 1e9) * cloud.vms
                 found.append(_mismatch(machines, f"cloud.{kind}_image", place, region, pulled))
     return found
 
@@ -108,7 +108,7 @@ def check_regions(config: Config, run_bytes: int) -> list[Mismatch]:
     and allowed.
     """
     found = mismatches(config, bucket_location(config), run_bytes, machines_of(config))
-    if found and not config["delivery"]["allow_cross_region"]:
+    if found and not config.delivery.allow_cross_region:
         text = "; ".join(str(one) for one in found)
         raise PlanError(f"config: cloud.regions: {text}; expected one region, or delivery.allow_cross_region: true")
     return found
@@ -123,10 +123,10 @@ def bucket_location(config: Config) -> str | None:
     try:
         location: str | None = getattr(open_destination(config), "location", lambda: None)()
     except StorageError as error:
-        location = config["cloud"]["bucket_region"]
+        location = config.cloud.bucket_region
         if location is None:
             raise StorageError(f"{error}; or set cloud.bucket_region") from error
-        LOG.warning("%s: taken to be in %s, as cloud.bucket_region says (%s)", config["destination"], location, error)
+        LOG.warning("%s: taken to be in %s, as cloud.bucket_region says (%s)", config.destination, location, error)
     return location
 
 
@@ -153,4 +153,4 @@ def usable_regions(regions: Sequence[str], bucket_location: str | None, allow_cr
 def regions_of_run(config: Config) -> tuple[str, ...]:
     """Return the regions in which a run asks for machines, in order; a bucket is asked where it is."""
     location = bucket_location(config) if config.cloud_destination else None
-    return usable_regions(config["cloud"]["regions"], location, config["delivery"]["allow_cross_region"])
+    return usable_regions(config.cloud.regions, location, config.delivery.allow_cross_region)

@@ -81,7 +81,7 @@ class RunRecord:
 
 def history(config: Config) -> Path:
     """Return where manifests and metrics fetched from the destination are kept, outside what a run looks at."""
-    return Path(config["scratch"]) / "history" / config.cycle
+    return config.scratch.root / "history" / config.cycle
 
 
 def read_run(config: Config, benchmarks: Path | None = Path(BENCHMARKS)) -> RunRecord:

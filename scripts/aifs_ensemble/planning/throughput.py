@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, WorkflowError
 from aifs_ensemble.common.files import read_json, write_bytes
 from aifs_ensemble.common.manifest import MemberManifest, machine_name, read_member_manifest
@@ -112,11 +113,11 @@ class Throughput:
         found = self._find(key)
         return found if found is not None else self._estimate(key, card)
 
-    def for_config(self, config: Mapping[str, Any], gpu: Gpu | None) -> Speed:
+    def for_config(self, config: Config, gpu: Gpu | None) -> Speed:
         """Return the speed of a configuration's model, precision and compilation on a card."""
-        settings = config["forecast"]
-        compiled, deterministic = bool(settings["compile"]), bool(settings["deterministic"])
-        return self.speed(config["model"], gpu, str(settings["precision"]), compiled, deterministic)
+        settings = config.forecast
+        compiled, deterministic = bool(settings.compile), bool(settings.deterministic)
+        return self.speed(config.model.name, gpu, str(settings.precision), compiled, deterministic)
 
     def _find(self, key: tuple[str, str, str, bool, bool]) -> Speed | None:
         for pool in (self.runs, self.entries):

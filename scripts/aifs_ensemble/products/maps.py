@@ -53,11 +53,11 @@ def lead_path(config: Config, member: int, lead: int) -> Path:
     here = config.scratch.lead(member, lead)
     if here.exists():
         return here
-    if config["destination"] and not config.cloud_destination:
-        there = Path(config["destination"]) / config.keys_.lead(member, lead)
+    if config.destination and not config.cloud_destination:
+        there = Path(config.destination) / config.objects.lead(member, lead)
         if there.exists():
             return there
-    raise InputError(f"{here}: no such file, nor in the destination {config['destination']}")
+    raise InputError(f"{here}: no such file, nor in the destination {config.destination}")
 
 
 def _request(variable: str) -> dict[str, str]:
@@ -164,7 +164,7 @@ def member_fields(config: Config, variable: str | None = None, theme: Theme = LI
     `variable` is ``report.field`` by default. Members without the lead are left out and named; InputError when none
     has it.
     """
-    variable, lead = variable or str(config["report"]["field"]), config.leads[-1]
+    variable, lead = variable or str(config.report.field), config.leads[-1]
     shown, missing = _available(config, config.members, variable, lead)
     index = raster_index(config.model.grid)
     mask = land_mask(config)

@@ -13,9 +13,9 @@ import atexit
 import functools
 import os
 import sys
-from collections.abc import Mapping
 from typing import Any
 
+from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, StorageError
 from aifs_ensemble.workflow import snakemake_internals as internals
 
@@ -23,9 +23,9 @@ PROVIDER = "gcs"
 _DESCRIBED_SECONDS = 20.0
 
 
-def bucket_problem(config: Mapping[str, Any]) -> str | None:
+def bucket_problem(config: Config) -> str | None:
     """Return why jobs cannot run on other machines with this configuration, or None when they can."""
-    destination = config["destination"]
+    destination = config.destination
     if not destination:
         return (
             "config: destination is not set, so this profile only plans (-n): name your bucket once, "
@@ -38,7 +38,7 @@ def bucket_problem(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def use_bucket(workflow: Any, config: Mapping[str, Any]) -> bool:
+def use_bucket(workflow: Any, config: Config) -> bool:
     """Make the destination the workflow's default storage; return whether jobs run on other machines.
 
     Call it in the Snakefile before the rules are included. Where files are shared (local profile)
@@ -61,7 +61,7 @@ def use_bucket(workflow: Any, config: Mapping[str, Any]) -> bool:
         # Snakemake refuses even a dry-run that shares no files and names no storage.
         internals.share_files(workflow)
         return True
-    if not planning and not config["delivery"]["streaming"]:
+    if not planning and not config.delivery.streaming:
         raise ConfigError(
             "config: delivery.streaming: false, expected true: machines that are rented keep nothing when they end"
         )
@@ -70,23 +70,23 @@ def use_bucket(workflow: Any, config: Mapping[str, Any]) -> bool:
             if not planning or provider(workflow) == "googlebatch":
                 raise ConfigError(problem)
             # after the jobs and the plan, where it is seen
-            atexit.register(print, f"planned without looking into {config['destination']}: {problem}", file=sys.stderr)
+            atexit.register(print, f"planned without looking into {config.destination}: {problem}", file=sys.stderr)
             internals.share_files(workflow)
             return True
-        internals.use_default_storage(workflow, PROVIDER, str(config["destination"]).rstrip("/"))
+        internals.use_default_storage(workflow, PROVIDER, str(config.destination).rstrip("/"))
     return True
 
 
-def refuse_without_bucket(config: Mapping[str, Any]) -> None:
+def refuse_without_bucket(config: Config) -> None:
     """Raise ConfigError unless the destination is a bucket; for `onstart`, which a dry-run never reaches."""
     problem = bucket_problem(config)
     if problem:
         raise ConfigError(problem)
 
 
-def _refuse_local_checkpoint(config: Mapping[str, Any]) -> None:
+def _refuse_local_checkpoint(config: Config) -> None:
     """Raise ConfigError for a checkpoint that is a file here: Snakemake would run all its forecasts here, too."""
-    named = config["checkpoint"]
+    named = config.checkpoint
     if named and not str(named).startswith("gs://"):
         raise ConfigError(
             f"config: checkpoint: {named!r} is a file of this machine, expected gs://BUCKET/OBJECT or null: "
@@ -94,7 +94,7 @@ def _refuse_local_checkpoint(config: Mapping[str, Any]) -> None:
         )
 
 
-def _out_of_reach(workflow: Any, config: Mapping[str, Any], *, planning: bool) -> str | None:
+def _out_of_reach(workflow: Any, config: Config, *, planning: bool) -> str | None:
     """Return why this machine cannot look into the bucket, where the storage plugin would fail with a stack, or None.
 
     Gives the plugin the project it requires, from the configuration or the usual variable.
@@ -110,7 +110,7 @@ def _out_of_reach(workflow: Any, config: Mapping[str, Any], *, planning: bool) -
     except StorageError as error:
         return str(error)
     given = internals.storage_plugin_settings(workflow, PROVIDER)
-    given.project = config["cloud"]["project"] or given.project or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    given.project = config.cloud.project or given.project or os.environ.get("GOOGLE_CLOUD_PROJECT")
     if not given.project:
         return "config: cloud.project is missing: a gs:// destination needs your Google Cloud project"
     # the plugin requires a project and makes its client without it

@@ -21,7 +21,7 @@ def closing_lines(config: Config, *, finished: bool) -> Iterator[str]:
         from aifs_ensemble.planning.tables import member_table
 
         yield from member_table(config).splitlines()
-    if not finished and config["destination"]:
+    if not finished and config.destination:
         from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
 
         try:
@@ -47,13 +47,13 @@ def _where(config: Config) -> Iterator[str]:
         yield f"forecasts of members {format_members(absent)} are in {config.scratch.forecasts()}, not delivered"
     others = {member: one.text for member, one in waiting.items() if member not in absent}
     if others:
-        yield f"members {format_members(others)} are at {config['destination']}, not as asked for: {grouped(others)}"
-    if config["destination"] and (not made or len(absent) < len(made)):
-        yield f"files are in {config['destination']}/{config.cycle}"
+        yield f"members {format_members(others)} are at {config.destination}, not as asked for: {grouped(others)}"
+    if config.destination and (not made or len(absent) < len(made)):
+        yield f"files are in {config.destination}/{config.cycle}"
 
 
 def _delivered(config: Config) -> Iterable[Standing]:
     """Return the standing of every member at the destination, without asking a bucket."""
-    if config.cloud_destination or not config["destination"]:
+    if config.cloud_destination or not config.destination:
         return [noted_here(config, member) for member in config.members]
     return Destination(config).standings().values()

@@ -75,7 +75,7 @@ def _packages(config: Config, role: str) -> Iterator[CheckResult]:
 
 def _gpu(config: Config, role: str) -> Iterator[CheckResult]:
     yield CheckResult("driver", OK, driver_version())
-    needed = config["forecast"]["gpu_mem_mb"]
+    needed = config.forecast.gpu_mem_mb
     if not (found := cards()):
         yield CheckResult("gpu", FAILURE, "the driver lists no card")
     for index, card in enumerate(found):
@@ -85,13 +85,13 @@ def _gpu(config: Config, role: str) -> Iterator[CheckResult]:
 
 
 def _model(config: Config, role: str) -> Iterator[CheckResult]:
-    check_listed(config.model, trust=config["trust_checkpoint"])
-    how = "trust_checkpoint is set" if config["trust_checkpoint"] else "built here" if config.model.built else "listed"
+    check_listed(config.model, trust=config.trust_checkpoint)
+    how = "trust_checkpoint is set" if config.trust_checkpoint else "built here" if config.model.built else "listed"
     yield CheckResult("model", OK, f"{config.model.name}, its checkpoint's digest: {how}")
 
 
 def _checkpoint(config: Config, role: str) -> Iterator[CheckResult]:
-    named = config["checkpoint"]
+    named = config.checkpoint
     if named is None or str(named).startswith("gs://"):
         yield CheckResult("checkpoint", OK, f"{named or 'made or fetched by the workflow'}, comes with the job")
     elif Path(named).is_file():
@@ -101,7 +101,7 @@ def _checkpoint(config: Config, role: str) -> Iterator[CheckResult]:
 
 
 def _scratch(config: Config, role: str) -> Iterator[CheckResult]:
-    scratch = Path(config["scratch"])
+    scratch = config.scratch.root
     place = scratch
     while not place.exists():
         place = place.parent
@@ -121,13 +121,13 @@ def _scratch(config: Config, role: str) -> Iterator[CheckResult]:
 
 
 def _destination(config: Config, role: str) -> Iterator[CheckResult]:
-    if not config["destination"]:
+    if not config.destination:
         yield CheckResult("destination", WARNING, "not set: only plans are possible")
         return
     if not config.cloud_destination:
         try:
             check_destination(config)
-            yield CheckResult("destination", OK, f"folder {config['destination']}, can be written")
+            yield CheckResult("destination", OK, f"folder {config.destination}, can be written")
         except WorkflowError as error:
             yield CheckResult("destination", FAILURE, str(error))
         return
@@ -135,7 +135,7 @@ def _destination(config: Config, role: str) -> Iterator[CheckResult]:
 
     try:
         storage = open_destination(config)
-        found = storage.stat(config.keys_.ensemble_manifest)
+        found = storage.stat(config.objects.ensemble_manifest)
         yield CheckResult("credentials", OK, f"{storage.url} answers{', ensemble there' if found else ''}")
         # Snakemake's storage plugin asks for the bucket's description before it looks for an object
         yield CheckResult("bucket", OK, f"in {storage.location()}")  # type: ignore[attr-defined]
@@ -157,13 +157,13 @@ def _coiled(config: Config, role: str) -> Iterator[CheckResult]:
 
 
 def _cloud_settings(config: Config, role: str) -> Iterator[CheckResult]:
-    cloud = config["cloud"]
-    for name in cloud["secrets"]:
+    cloud = config.cloud
+    for name in cloud.secrets:
         known = bool(os.environ.get(name))
         yield CheckResult("secret", OK if known else FAILURE, f"{name} is {'set' if known else 'not set here'}")
-    missing = [key for key in ("project", "gpu_image", "cpu_image") if not cloud[key]]
-    price = "spot" if cloud["spot"] else "on demand"
-    text = f"regions {', '.join(cloud['regions'])}; {cloud['gpu']} and {cloud['cpu']}; {price}"
+    missing = [key for key in ("project", "gpu_image", "cpu_image") if not getattr(cloud, key)]
+    price = "spot" if cloud.spot else "on demand"
+    text = f"regions {', '.join(cloud.regions)}; {cloud.gpu} and {cloud.cpu}; {price}"
     if missing:
         yield CheckResult("cloud", WARNING, f"{text}; not set: {', '.join(f'cloud.{key}' for key in missing)}")
     else:

@@ -37,7 +37,7 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
             stack.enter_context(one_card())
         observers = listeners(config, member)
         try:
-            if config["delivery"]["streaming"]:
+            if config.delivery.streaming:
                 check_room(config, MembersHere.told(), beside_others=True)
                 restore_member(config, member)
             for observer in observers:
@@ -53,10 +53,10 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
 
 def listeners(config: Config, member: int) -> list[Observer]:
     """Return what listens to a member's forecast; nothing of it works before it is entered."""
-    streams = config["delivery"]["streaming"]
+    streams = config.delivery.streaming
     found: list[Observer] = [MetricsDelivery(config, member)] if streams else []
     found.append(MetricsSampler(config.scratch.metrics(member), config.leads[-1]))
-    if config["forecast"]["compile"]:
+    if config.forecast.compile:
         found.append(CompileCache.of(config))
     if streams:
         found += [StatusObserver(config, member), StreamingDelivery(config, member)]

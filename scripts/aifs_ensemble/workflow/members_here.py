@@ -29,8 +29,8 @@ class MembersHere:
         members = len(config.members)
         if internals.is_remote_job(workflow):
             members = internals.jobs_asked_for(workflow, FORECAST_RULE)
-        at_once = internals.cores(workflow) // config["forecast"]["encoders"]
-        wanted, memory = config["forecast"]["gpu_mem_mb"], internals.resource_limit(workflow, "gpu_mem_mb")
+        at_once = internals.cores(workflow) // config.forecast.encoders
+        wanted, memory = config.forecast.gpu_mem_mb, internals.resource_limit(workflow, "gpu_mem_mb")
         if wanted and memory:
             at_once = min(at_once, memory // wanted)
         return cls(max(members, 1), max(min(at_once, members), 1))

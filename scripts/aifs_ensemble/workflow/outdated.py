@@ -50,7 +50,7 @@ def outdated(
     if there is None:
         content = _files({*paths, *receipts.values()})
         # a folder is listed too; of a bucket, these are the copies that this machine keeps
-        folder = bool(config["destination"]) and not config.cloud_destination
+        folder = bool(config.destination) and not config.cloud_destination
         objects = Destination(config).listed if folder and set(receipts) & set(content) else None
     else:
         wanted = sorted({*paths, *receipts.values()} & set(there.listed))

@@ -33,7 +33,7 @@ def check_room(config: Config, here: MembersHere, *, beside_others: bool = False
     """
     needed = room_needed(config, member_sizes(config), here.members, here.at_once)
     held: float = 0
-    if config["keep_scratch"]:
+    if config.keep_scratch:
         held = room_held(config)
     elif beside_others:
         held = min(room_held(config), needed * (here.at_once - 1) / here.at_once)
@@ -49,11 +49,11 @@ def check_start(config: Config, rules: Collection[str], here: MembersHere) -> No
 
     An archive that is only verified, or reported on, may be read-only.
     """
-    if config["destination"] is None:
+    if config.destination is None:
         raise ConfigError("config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]")
     if {*rules} - {"verify", "plan"}:
         check_scratch_folder(config)
-    delivers = "forecast_member" if config["delivery"]["streaming"] else "sync_member"
+    delivers = "forecast_member" if config.delivery.streaming else "sync_member"
     if {*rules} & {delivers, "ensemble_manifest"}:
         check_destination(config)
         check_bucket(config)
@@ -62,7 +62,7 @@ def check_start(config: Config, rules: Collection[str], here: MembersHere) -> No
 
 def check_destination(config: Config, *, write: bool = True) -> None:
     """Raise StorageError unless a folder can be written to, or made; a bucket is not looked at."""
-    named = config["destination"]
+    named = config.destination
     if not named or config.cloud_destination:
         return
     if problem := folder_problem(Path(named), write=write):
@@ -77,8 +77,9 @@ def check_bucket(config: Config) -> None:
 
 def check_scratch_folder(config: Config, *, write: bool = True) -> None:
     """Raise ConfigError unless scratch is a folder that can be written to, or made."""
-    if problem := folder_problem(Path(config["scratch"]), write=write):
-        raise ConfigError(f"config: scratch: {config['scratch']!r}, expected a folder that can be written: {problem}")
+    if problem := folder_problem(config.scratch.root, write=write):
+        scratch = config.given.scratch
+        raise ConfigError(f"config: scratch: {scratch!r}, expected a folder that can be written: {problem}")
 
 
 def check_places(config: Config) -> None:

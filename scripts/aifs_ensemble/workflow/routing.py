@@ -28,8 +28,8 @@ def provisioning(config: Config, attempt: int) -> str:
 
     Preemptible first, if at all; after ``cloud.spot_attempts`` attempts that ended early, on demand.
     """
-    cloud = config["cloud"]
-    return SPOT if cloud["spot"] and attempt <= cloud["spot_attempts"] else STANDARD
+    cloud = config.cloud
+    return SPOT if cloud.spot and attempt <= cloud.spot_attempts else STANDARD
 
 
 def provider(workflow: Any) -> str:
@@ -69,7 +69,7 @@ def settle_googlebatch(workflow: Any, config: Config) -> None:
     say (for the logs of jobs), and with ``cloud.spot`` ``--preemptible-rules`` and ``--preemptible-retries``, unless
     these were given.
     """
-    internals.set_executor_project(workflow, config["cloud"]["project"])
+    internals.set_executor_project(workflow, config.cloud.project)
     if resources.asks_for_spot(config):
         internals.make_preemptible(
             workflow, (rule.name for rule in workflow.rules if internals.rule_resource(rule, "machine") is not None)
@@ -93,6 +93,6 @@ def _limit_gpu_memory(workflow: Any, config: Config, machines: Machines) -> None
     gpu = machines.for_class("gpu", config).gpu
     if gpu is not None:
         # what is left on each of several cards is no room for one more member
-        wanted = config["forecast"]["gpu_mem_mb"] or gpu.memory_mb
+        wanted = config.forecast.gpu_mem_mb or gpu.memory_mb
         room = gpu.memory_mb if gpu.count == 1 else gpu.count * (gpu.memory_mb // wanted) * wanted
         internals.limit_resource(workflow, "gpu_mem_mb", room)

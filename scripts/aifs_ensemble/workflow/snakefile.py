@@ -49,40 +49,40 @@ class Paths:
         """Return a file at the destination; of a bucket that this machine syncs to, the copy on scratch."""
         if self.rented:
             return key
-        if self.config.cloud_destination or not self.config["destination"]:
+        if self.config.cloud_destination or not self.config.destination:
             return str(self.config.scratch.copy(key))
-        return f"{self.config['destination']}/{key}"
+        return f"{self.config.destination}/{key}"
 
     def receipt(self, member: str) -> str:
         """Return what says how a member is delivered: at the destination, or the copy on scratch of a bucket's."""
         if self.config.cloud_destination and not self.rented:
             return str(self.config.scratch.receipt(member))
-        return self.delivered(self.config.keys_.receipt(member))
+        return self.delivered(self.config.objects.receipt(member))
 
     def manifest(self) -> str:
         """Return the manifest of each member at the destination."""
-        return self.delivered(self.config.keys_.manifest(EACH))
+        return self.delivered(self.config.objects.manifest(EACH))
 
     def forecast_outputs(self) -> list[str]:
         """Return what each member's forecast declares, its manifest first.
 
         Where the forecast streams, that is all: every declared object costs requests before anything runs.
         """
-        if self.config["delivery"]["streaming"]:
+        if self.config.delivery.streaming:
             return [self.manifest()]
-        leads = self.config.leads if self.config["declare_leads"] else ()
+        leads = self.config.leads if self.config.declare_leads else ()
         scratch = self.config.scratch
         return [str(scratch.manifest(EACH)), *(str(scratch.lead(EACH, lead)) for lead in leads)]
 
     def sync_outputs(self) -> list[str]:
         """Return what the delivery of each member declares, its manifest first."""
-        declared = self.config["declare_leads"] and not self.config.cloud_destination
-        leads = self.config.leads if declared and self.config["delivery"]["layout"] != "blocks" else ()
-        return [self.manifest(), *(self.delivered(self.config.keys_.lead(EACH, lead)) for lead in leads)]
+        declared = self.config.declare_leads and not self.config.cloud_destination
+        leads = self.config.leads if declared and self.config.delivery.layout != "blocks" else ()
+        return [self.manifest(), *(self.delivered(self.config.objects.lead(EACH, lead)) for lead in leads)]
 
     def member_files(self) -> list[str]:
         """Return what says that each member is delivered; where leads are declared, a missing one is missed."""
-        return self.forecast_outputs() if self.config["delivery"]["streaming"] else self.sync_outputs()
+        return self.forecast_outputs() if self.config.delivery.streaming else self.sync_outputs()
 
     def log(self, rule: str, member: str = "") -> str:
         """Return the log of a rule's job."""
@@ -112,7 +112,7 @@ class Run:
         self._outdated: frozenset[str] | None = None
         self._coordinates = internals.is_coordinator(workflow)
         self.config = Config(config, internals.config_files(workflow))
-        prices = self.config["cloud"]["prices"]
+        prices = self.config.cloud.prices
         # the table of prices is the coordinator's: jobs elsewhere do not have the file
         self.machines = load_machines(prices=Path(prices) if prices and self._coordinates else None)
         self.rented = bucket.use_bucket(workflow, self.config)
@@ -122,12 +122,12 @@ class Run:
             preflight.check_destination(self.config, write=False)
             preflight.check_scratch_folder(self.config, write=False)
         self.path = Paths(self.config, self.rented)
-        self.keys = self.config.keys_
+        self.keys = self.config.objects
         self.members = [f"{member:03d}" for member in self.config.members]
 
     def checkpoint(self) -> Any:
         """Return the checkpoint as an input: the user's own, or where it is built or fetched."""
-        named = self.config["checkpoint"]
+        named = self.config.checkpoint
         if named and self.blind:
             return []
         if named and str(named).startswith("gs://"):

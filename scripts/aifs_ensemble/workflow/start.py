@@ -24,7 +24,7 @@ def prepare_start(workflow: Any, config: Config) -> None:
     _refuse_fixed_order()
     check_places(config)
     if internals.rules_to_run(workflow) & {"checkpoint_prepare", "forecast_member"}:
-        check_listed(config.model, trust=config["trust_checkpoint"])
+        check_listed(config.model, trust=config.trust_checkpoint)
     on_batch = routing.provider(workflow) == "googlebatch"
     lines = (
         [*resources.start_lines(config), *batch_jobs.left_running(config)]

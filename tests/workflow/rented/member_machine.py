@@ -22,6 +22,6 @@ def forecast(settings: str, member: int, initial: str, checkpoint: str, log: str
     torch.set_num_threads(1)
     logging.basicConfig(filename=log, level=logging.INFO, force=True)
     config = Config(json.loads(settings))
-    manifest = Path(config["scratch"]) / "out" / f"member{member:03d}.json"
+    manifest = config.scratch.root / "out" / f"member{member:03d}.json"
     manifest.parent.mkdir(parents=True)
     run_member(config, member, initial_state=Path(initial), checkpoint=Path(checkpoint), manifest=manifest)

@@ -86,7 +86,7 @@ class Preemptions:
 
 def manifests(config: Config) -> dict[int, dict]:
     storage = open_destination(config)
-    return {m: json.loads(storage.get_bytes(config.keys_.manifest(m))) for m in config.members}
+    return {m: json.loads(storage.get_bytes(config.objects.manifest(m))) for m in config.members}
 
 
 def losses(clusters: Iterable[Cluster], config: Config) -> list[tuple[int, int]]:
@@ -138,7 +138,7 @@ def test_twenty_preemptions(whole: Project, coiled: CoiledServer):
 
 def attempt(context, config: Config, scratch: Path, member: int, inputs: tuple[Path, Path]):
     """Start a member on a machine that has nothing but its inputs; return the process and its log."""
-    content = json.loads(json.dumps(dict(config)))
+    content = json.loads(json.dumps(config.to_dict()))
     content["scratch"] = str(scratch)
     scratch.mkdir(parents=True)
     log = scratch / "log"

@@ -153,8 +153,8 @@ def test_profile(name):
     assert content["configfile"] == ["config/config.yaml", "config/operational.yaml"]
     operational = settings(members="1-50")
     machines = -(-len(operational.members) // content["group-components"]["members"])
-    assert machines == content["jobs"] == operational["cloud"]["vms"], "groups, jobs and cloud.vms disagree"
-    assert content["retries"] > operational["cloud"]["spot_attempts"]
+    assert machines == content["jobs"] == operational.cloud.vms, "groups, jobs and cloud.vms disagree"
+    assert content["retries"] > operational.cloud.spot_attempts
 
 
 def clean_env(tmp_path: Path) -> dict[str, str]:

@@ -33,7 +33,7 @@ def test_a_failed_member_costs_itself_alone(whole: Project, coiled: CoiledServer
     """Two members share a machine and one has no readable initial state; then members and leads are added."""
     settings = {"destination": f"gs://{BUCKET}/whole", "delivery": {"streaming": True}, "lead_hours": 12}
     config = whole.configure(members="1-2", **settings)
-    storage, state = open_destination(config), config.keys_.initial(2)
+    storage, state = open_destination(config), config.objects.initial(2)
     code, output = whole.run(*ARGUMENTS, "--until", "initial_members")
     assert code == 0, output
     sound = storage.get_bytes(state)
@@ -59,13 +59,13 @@ def test_a_failed_member_costs_itself_alone(whole: Project, coiled: CoiledServer
     code, output = whole.run(*ARGUMENTS)
     assert code == 0, output
     assert made(coiled, config, since=before) == {1: [18], 2: [18], 3: [6, 12, 18]}
-    ensemble = json.loads(storage.get_bytes(config.keys_.ensemble_manifest))
+    ensemble = json.loads(storage.get_bytes(config.objects.ensemble_manifest))
     assert (ensemble["state"], ensemble["wanted"], ensemble["lead_hours"]) == ("complete", "1-3", [6, 12, 18])
     code, output = whole.run(*ARGUMENTS)
     assert code == 0 and "Nothing to be done" in output, output
 
     # a damaged lead is found by a CPU machine, which reads no lead
-    lead = config.keys_.lead(1, 6)
+    lead = config.objects.lead(1, 6)
     storage.put_bytes(b"damaged", lead, overwrite=True)
     before = len(coiled.clusters)
     code, output = whole.run(*ARGUMENTS, "--retries", "0", "verify")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +57,7 @@ def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
             base[key] = deepcopy(value)
 
 
-class _Subscripts(Mapping[str, Any]):
-    """TEMPORARY: ``config["forecast"]["chunks"]`` beside ``config.forecast.chunks``, until no caller has the former."""
-
-    given: Values
-
-    @cached_property
-    def _raw(self) -> dict[str, Any]:
-        return self.given.model_dump()
-
-    def __getitem__(self, key: str) -> Any:
-        return self._raw[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._raw)
-
-    def __len__(self) -> int:
-        return len(self._raw)
-
-
-class Config(_Subscripts):
+class Config:
     """A checked configuration, read-only.
 
     Keys are attributes: those of a section through it (``config.forecast.chunks``), those of none directly
@@ -137,11 +117,6 @@ class Config(_Subscripts):
     def to_dict(self) -> dict[str, Any]:
         """Return keys and values as given, with defaults: what JSON and YAML take, and ``Config`` takes again."""
         return self.given.model_dump()
-
-    @property
-    def keys_(self) -> Keys:
-        """TEMPORARY: the name of ``objects`` before."""
-        return self.objects
 
     @property
     def cache(self) -> Path:

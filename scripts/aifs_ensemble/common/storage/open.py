@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
+from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.locations import check_destination
 from aifs_ensemble.common.storage.base import Storage, TransferSettings
@@ -24,24 +23,24 @@ def open_storage(url: str, settings: TransferSettings | None = None) -> Storage:
     return FolderStorage(url, settings)
 
 
-def transfer_settings(config: Mapping[str, Any]) -> TransferSettings:
+def transfer_settings(config: Config) -> TransferSettings:
     """Return the transfer settings of a configuration."""
-    delivery = config["delivery"]
+    delivery = config.delivery
     return TransferSettings(
-        threads=delivery["threads"],
-        resumable_above=int(delivery["resumable_above_mb"] * 2**20),
-        deadline=delivery["deadline_seconds"],
+        threads=delivery.threads,
+        resumable_above=int(delivery.resumable_above_mb * 2**20),
+        deadline=delivery.deadline_seconds,
     )
 
 
-def open_destination(config: Mapping[str, Any], *, within: float | None = None) -> Storage:
+def open_destination(config: Config, *, within: float | None = None) -> Storage:
     """Return the storage that the configuration delivers to; ConfigError when none is set.
 
     `within` is for a look that must not wait as long as a delivery: seconds over its deadline, if that is longer.
     """
-    if not config["destination"]:
+    if not config.destination:
         raise ConfigError("config: destination is not set, expected a folder or gs://bucket[/prefix]")
     settings = transfer_settings(config)
     if within is not None:
         settings = replace(settings, deadline=min(within, settings.deadline))
-    return open_storage(str(config["destination"]), settings)
+    return open_storage(str(config.destination), settings)

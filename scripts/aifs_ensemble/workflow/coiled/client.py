@@ -27,7 +27,7 @@ def coiled_cloud(config: Config) -> Iterator[Any]:
     require_token()
     import coiled
 
-    with coiled.Cloud(workspace=config["cloud"]["workspace"]) as cloud:
+    with coiled.Cloud(workspace=config.cloud.workspace) as cloud:
         yield cloud
 
 

@@ -251,7 +251,7 @@ def _machine_came(details: Mapping[str, Any], request: MachineRequest) -> bool:
 
 def _not_begun(request: MachineRequest, config: Config) -> tuple[str, str]:
     """Return what is to be made of a request whose job has not begun."""
-    now, minutes = time.time(), config["cloud"]["idle_minutes"]
+    now, minutes = time.time(), config.cloud.idle_minutes
     if request.came and now - request.came > STARTING_SECONDS:
         return "failed", f"its machine came, and the job did not start within {(now - request.came) / 60:.0f} minutes"
     if not request.came and now - request.requested > 60 * minutes:

@@ -32,13 +32,13 @@ _NO_MORE = "no-more-machines"
 def work_of(config: Config) -> dict[str, Any]:
     """Return what tells a job from one of the same targets in another run: targets name the member and no more."""
     return {
-        "destination": str(config["destination"] or "").rstrip("/"),
+        "destination": (config.destination or "").rstrip("/"),
         "cycle": config.cycle,
         "model": config.model.name,
-        "checkpoint": config["checkpoint"],
+        "checkpoint": config.checkpoint,
         "lead_hours": config.leads[-1],
         "settings": settings.settings_digest(config),
-        "layout": [config["delivery"][key] for key in ("layout", "block_hours")],
+        "layout": [getattr(config.delivery, key) for key in ("layout", "block_hours")],
     }
 
 

@@ -54,21 +54,21 @@ def host_setup(config: Config) -> str:
 
     Coiled's own cluster timeout does the same from outside; this one needs nobody to be reachable.
     """
-    minutes = int(config["cloud"]["max_hours"] * 60) + 30
+    minutes = int(config.cloud.max_hours * 60) + 30
     return f"#!/bin/bash\nshutdown -P +{minutes} 'aifs-ensemble: longest lifetime reached' || true\n"
 
 
 def run_arguments(job: RemoteJob, job_id: str, config: Config, machines: Machines, region: str) -> dict[str, Any]:
     """Return the arguments of ``coiled.batch.run`` for a job in a region."""
-    cloud = config["cloud"]
-    machine = machines.machine(cloud[job.machine_class])
-    image = cloud[f"{job.machine_class}_image"]
+    cloud = config.cloud
+    machine = machines.machine(getattr(cloud, job.machine_class))
+    image = getattr(cloud, f"{job.machine_class}_image")
     if not image:
         raise ConfigError(
             f"config: cloud.{job.machine_class}_image is missing: a container image (with a / in its name) or a Coiled "
             "software environment made by `aifs-ensemble environments`"
         )
-    seconds = int(cloud["max_hours"] * 3600)
+    seconds = int(cloud.max_hours * 3600)
     disk = BOOT_DISK_GB + -(-int(job.resources.get("disk_mb", 0)) // 1000)
     cluster: dict[str, Any] = {"cluster_timeout": f"{seconds + 1800} seconds"}
     if job.spot:
@@ -88,7 +88,7 @@ def run_arguments(job: RemoteJob, job_id: str, config: Config, machines: Machine
         # A single task runs on the scheduler's machine, and that one is never preemptible. Asking for spot
         # there would silently rent on demand, so the task gets a worker and the scheduler a small machine.
         "task_on_scheduler": False if job.spot else None,
-        "scheduler_vm_type": [cloud["cpu"]] if job.spot else None,
+        "scheduler_vm_type": [cloud.cpu] if job.spot else None,
         "disk_size": str(disk),
         "env": {environment.JOB: job_id, "PYTHONUNBUFFERED": "1"},
         "secret_env": config_secrets(config),
@@ -106,7 +106,7 @@ def _tags(job: RemoteJob, config: Config) -> dict[str, str]:
         "cycle": config.cycle,
         "rule": "+".join(job.rules),
         "workflow": "aifs-ensemble",
-        **config["cloud"]["labels"],
+        **config.cloud.labels,
     }
 
 
@@ -198,8 +198,8 @@ def _is_unanswered(error: BaseException) -> bool:
 
 def _longest_wait(job: RemoteJob, config: Config) -> float:
     """Return for how many seconds a job asks again; a preemptible one not for long, its next attempts are on demand."""
-    cloud = config["cloud"]
-    return 60.0 * cloud["idle_minutes"] if job.spot else 3600.0 * cloud["wait_hours"]
+    cloud = config.cloud
+    return 60.0 * cloud.idle_minutes if job.spot else 3600.0 * cloud.wait_hours
 
 
 def _wait(record: JobRecord, reason: str, longest: float) -> None:
@@ -239,9 +239,9 @@ def stop_machine(record: JobRecord, request: MachineRequest, cloud: Any) -> None
     request.ended = "cancelled"
 
 
-def config_secrets(config: Mapping[str, Any]) -> dict[str, str]:
+def config_secrets(config: Config) -> dict[str, str]:
     """Return the variables that ``cloud.secrets`` names with their values here; ConfigError for one that is not set."""
-    names = config["cloud"]["secrets"]
+    names = config.cloud.secrets
     absent = [name for name in names if not os.environ.get(name)]
     if absent:
         raise ConfigError(f"config: cloud.secrets: {', '.join(absent)} not set in this environment, expected a value")

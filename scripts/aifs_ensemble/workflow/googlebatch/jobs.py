@@ -36,20 +36,20 @@ def live_jobs(config: Config, cycle: str | None, owner: str | None = None) -> li
 
     Raises ConfigError without a project, CloudError when Batch does not answer or refuses.
     """
-    project = config["cloud"]["project"] or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    project = config.cloud.project or os.environ.get("GOOGLE_CLOUD_PROJECT")
     if not project:
         raise ConfigError("config: cloud.project is missing: Google Batch keeps jobs by project")
     from google.api_core.exceptions import GoogleAPIError
 
     found, silent = [], {}
     with _batch_client() as client:
-        for region in config["cloud"]["regions"]:
+        for region in config.cloud.regions:
             try:
                 # compared here: what a filter of the service understands is not documented for labels
                 found += list(client.list_jobs(parent=f"projects/{project}/locations/{region}"))
             except GoogleAPIError as error:
                 silent[region] = error
-        if len(silent) == len(config["cloud"]["regions"]):
+        if len(silent) == len(config.cloud.regions):
             raise next(iter(silent.values()))
     for region, why in silent.items():
         LOG.warning("jobs in %s are unknown: Google Batch: %s", region, " ".join(str(why).split()))

@@ -54,9 +54,9 @@ def resources(config: Config, machines: Machines, machine_class: str, *, on_mach
 
     `on_machine`: a job reads them on its own machine, where no other is asked for.
     """
-    cloud = config["cloud"]
+    cloud = config.cloud
     machine = machines.for_class(machine_class, config)
-    image = cloud[f"{machine_class}_image"]
+    image = getattr(cloud, f"{machine_class}_image")
     if config.cloud_destination and (not image or "/" not in image):
         raise ConfigError(
             f"config: cloud.{machine_class}_image: {image!r}, expected a container image for Google Batch"
@@ -72,9 +72,9 @@ def resources(config: Config, machines: Machines, machine_class: str, *, on_mach
         "googlebatch_boot_disk_type": disk_type,
         "googlebatch_cpu_milli": str(1000 * machine.vcpus),
         "googlebatch_memory": str(_usable_memory(machine)),
-        "googlebatch_max_run_duration": f"{round(3600 * cloud['max_hours'])}s",
+        "googlebatch_max_run_duration": f"{round(3600 * cloud.max_hours)}s",
         "googlebatch_labels": labels(config, machine_class),
-        "googlebatch_region": config["cloud"]["regions"][0] if on_machine else _region(config),
+        "googlebatch_region": config.cloud.regions[0] if on_machine else _region(config),
     }
     if machine.gpu is not None:
         if machine.gpu.count > 1:
@@ -84,14 +84,14 @@ def resources(config: Config, machines: Machines, machine_class: str, *, on_mach
             )
         asked["nvidia_gpu"] = machine.gpu.googlebatch
     for name in ("project", "service_account", "network", "subnetwork"):
-        if cloud[name]:
-            asked[f"googlebatch_{name}"] = cloud[name]
+        if getattr(cloud, name):
+            asked[f"googlebatch_{name}"] = getattr(cloud, name)
     return asked
 
 
 def asks_for_spot(config: Config) -> bool:
     """Return whether machines are preemptible: all attempts or none, since the plugin knows rules and no attempts."""
-    return bool(config["cloud"]["spot"] and config["cloud"]["spot_attempts"])
+    return bool(config.cloud.spot and config.cloud.spot_attempts)
 
 
 def start_lines(config: Config) -> Iterator[str]:
@@ -101,7 +101,7 @@ def start_lines(config: Config) -> Iterator[str]:
             "cloud.spot: on Google Batch every attempt is preemptible, whatever cloud.spot_attempts: its plugin knows "
             "no attempts. A run with cloud.spot: false goes on from there on demand"
         )
-    kept = [name for name in config["cloud"]["secrets"] if name != "HF_TOKEN"]
+    kept = [name for name in config.cloud.secrets if name != "HF_TOKEN"]
     if kept:
         yield (
             f"cloud.secrets: {', '.join(kept)} stay here: Google Batch shows a job's variables to whoever may read it, "
@@ -130,7 +130,7 @@ def _region(config: Config) -> Callable[..., str]:
 def labels(config: Config, machine_class: str) -> str:
     """Return the labels of a job as the plugin reads them; those that jobs are found by stand over the user's."""
     named = {
-        **config["cloud"]["labels"],
+        **config.cloud.labels,
         "workflow": "aifs-ensemble",
         "cycle": config.cycle,
         "machine": machine_class,

@@ -45,7 +45,7 @@ def make(storage, key, content, member):
 def main(config, member, output):
     if mounts := os.environ.get("SMALL_MOUNTS"):
         check_scratch(config, OVERLAY_MOST + 1, mounts=Path(mounts))
-    storage, keys, records, made = open_destination(config), config.keys_, [], []
+    storage, keys, records, made = open_destination(config), config.objects, [], []
     for lead in config.leads:
         grib, new = make(storage, keys.lead(member, lead), f"{member} {lead}\n".encode() * 50, member)
         index, _ = make(storage, keys.index(member, lead), json.dumps([member, lead]).encode(), member)
@@ -55,7 +55,7 @@ def main(config, member, output):
         fail_if_asked(member)
     print(f"member {member}: made {made}", flush=True)
     manifest = MemberManifest(
-        config.model.name, True, config.cycle, member, config["ensemble_size"], config.model.grid, tuple(records)
+        config.model.name, True, config.cycle, member, config.ensemble_size, config.model.grid, tuple(records)
     )
     write_member_manifest(Path(output), manifest)
 
