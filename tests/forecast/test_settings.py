@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import digest
-from aifs_ensemble.forecast.request import ForecastRequest
-from aifs_ensemble.forecast.settings import ForecastSettings, member_settings, settings_digest
+from aifs_ensemble.forecast.request import ForecastRequest, member_settings
+from aifs_ensemble.forecast.settings import ForecastSettings, settings_digest
 from aifs_ensemble.forecast.work_folder import KnownFile
 from aifs_ensemble.model.compile_cache import cache_name
 from delivery.members import make_config

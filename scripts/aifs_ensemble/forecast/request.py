@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.files import digest
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import checkpoint_file, parse_cycle
 from aifs_ensemble.fields.state import State, read_state
 from aifs_ensemble.forecast.restarts import as_utc
 from aifs_ensemble.forecast.settings import ForecastSettings
+from aifs_ensemble.forecast.work_folder import KnownFile
 from aifs_ensemble.model import noise
 
 
@@ -113,6 +117,24 @@ def _local_checkpoint(config: Config) -> Path:
     if named and "://" not in named:
         return Path(named)
     return config.scratch.root / checkpoint_file(config.model.name)
+
+
+def member_settings(request: ForecastRequest, files: Mapping[str, KnownFile], device: str) -> dict[str, Any]:
+    """Return everything that decides the content of the leads, JSON-compatible: the fingerprint is its digest."""
+    model = request.model
+    return {
+        "model": model.name,
+        "grid": model.grid,
+        "cycle": request.cycle,
+        "member": request.member,
+        "ensemble_size": request.ensemble_size,
+        "checkpoint": files["checkpoint"].sha256,
+        "initial_state": files["initial_state"].sha256,
+        "variables": digest({"outputs": model.outputs, "accumulated": model.accumulated, "name": model.grib_model}),
+        "seed": noise.SCHEME,
+        "device": device,
+        **request.settings.record(model),
+    }
 
 
 def read_initial(request: ForecastRequest) -> State:

@@ -22,9 +22,8 @@ from aifs_ensemble.common.this_machine import machine, versions
 from aifs_ensemble.fields.state import state_digest
 from aifs_ensemble.forecast.progress import ProgressLog
 from aifs_ensemble.forecast.publish import member_manifest, publish
-from aifs_ensemble.forecast.request import ForecastRequest, read_initial
+from aifs_ensemble.forecast.request import ForecastRequest, member_settings, read_initial
 from aifs_ensemble.forecast.restarts import RestartStore
-from aifs_ensemble.forecast.settings import member_settings
 from aifs_ensemble.forecast.timings import Timings
 from aifs_ensemble.forecast.work_folder import KnownFile, WorkFolder
 from aifs_ensemble.model.checkpoint.digest import checkpoint_digest

@@ -10,19 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.files import digest
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.parameters import bits_for
-from aifs_ensemble.forecast.work_folder import KnownFile
-from aifs_ensemble.model import noise
 from aifs_ensemble.model.numerics import Numerics
-
-if TYPE_CHECKING:
-    from aifs_ensemble.forecast.request import ForecastRequest
 
 _IDEALISED = ("seed", "amplitude")
 
@@ -47,24 +41,6 @@ class ForecastSettings(Numerics):
     def record(self, model: Model) -> dict[str, Any]:
         """Return the settings as a manifest holds them, JSON-compatible: `packing` has every variable of the model."""
         return {**asdict(self), "packing": self.bits(model)}
-
-
-def member_settings(request: ForecastRequest, files: Mapping[str, KnownFile], device: str) -> dict[str, Any]:
-    """Return everything that decides the content of the leads, JSON-compatible: the fingerprint is its digest."""
-    model = request.model
-    return {
-        "model": model.name,
-        "grid": model.grid,
-        "cycle": request.cycle,
-        "member": request.member,
-        "ensemble_size": request.ensemble_size,
-        "checkpoint": files["checkpoint"].sha256,
-        "initial_state": files["initial_state"].sha256,
-        "variables": digest({"outputs": model.outputs, "accumulated": model.accumulated, "name": model.grib_model}),
-        "seed": noise.SCHEME,
-        "device": device,
-        **request.settings.record(model),
-    }
 
 
 def _asked(config: Config) -> tuple[dict[str, Any], dict[str, int]]:
