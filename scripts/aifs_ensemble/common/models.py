@@ -12,7 +12,7 @@ from typing import Any
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.parameters import TABLE, accumulated, check_variables
 from aifs_ensemble.common.text import hint
-from aifs_ensemble.common.yaml_tables import check_keys, read_table
+from aifs_ensemble.common.yaml_tables import check_row, read_table
 
 CATALOGUE = Path(__file__).parents[3] / "config" / "models.yaml"
 
@@ -100,11 +100,11 @@ _CHECKPOINT = dict.fromkeys(("repository", "revision", "file", "url", "sha256"),
 
 def _check(entry: Any, where: str, parameters: Path) -> None:
     """Raise ConfigError naming the first thing that is wrong with an entry of the catalogue."""
-    check_keys(entry, where, _KEYS, _OPTIONAL)
+    check_row(entry, where, _KEYS, _OPTIONAL)
     variables, checkpoint = entry["variables"], entry["checkpoint"]
-    check_keys(variables, f"{where}: variables", _VARIABLES, {})
-    check_keys(variables["prognostic"], f"{where}: variables.prognostic", _PROGNOSTIC, {})
-    check_keys(checkpoint, f"{where}: checkpoint", {}, _CHECKPOINT)
+    check_row(variables, f"{where}: variables", _VARIABLES, {})
+    check_row(variables["prognostic"], f"{where}: variables.prognostic", _PROGNOSTIC, {})
+    check_row(checkpoint, f"{where}: checkpoint", {}, _CHECKPOINT)
     if not any(checkpoint.get(key) for key in ("build", "repository", "url")):
         raise ConfigError(f"{where}: checkpoint needs one of build, repository, url")
     if checkpoint.get("repository") and not checkpoint.get("file"):

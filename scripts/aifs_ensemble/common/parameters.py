@@ -15,7 +15,7 @@ from typing import Any
 
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.text import hint
-from aifs_ensemble.common.yaml_tables import check_keys, read_table
+from aifs_ensemble.common.yaml_tables import check_row, read_table
 
 TABLE = Path(__file__).parents[3] / "config" / "parameters.yaml"
 FEWEST_BITS, MOST_BITS = 8, 24
@@ -121,9 +121,9 @@ _CHOICES = {"missing": ("sea", "land", None), "colors": ("diverging", "sequentia
 
 def _row(where: str, name: str, family: str, row: Any) -> Parameter:
     """Return a row of the table, checked."""
-    check_keys(row, where, _ROW, _ROW_OPTIONAL)
+    check_row(row, where, _ROW, _ROW_OPTIONAL)
     grib = row["grib"]
-    check_keys(grib, f"{where}: grib", _GRIB, {"typeOfLevel": str} if family == "surface" else {})
+    check_row(grib, f"{where}: grib", _GRIB, {"typeOfLevel": str} if family == "surface" else {})
     for key, choices in _CHOICES.items():
         if row.get(key, choices[-1]) not in choices:
             raise ConfigError(f"{where}: {key}: {row[key]!r}, expected {' or '.join(map(str, filter(None, choices)))}")
@@ -193,7 +193,7 @@ def _check_bits(what: str, bits: Any) -> None:
 def read_parameters(path: Path = TABLE) -> Mapping[str, Mapping[str, Parameter]]:
     """Return the rows by family (``pressure``, ``soil``, ``surface``) and name; ConfigError naming what is wrong."""
     content = read_table(path, "a table of parameters")
-    check_keys(content, path.name, dict.fromkeys(_LEVTYPES, dict), {})
+    check_row(content, path.name, dict.fromkeys(_LEVTYPES, dict), {})
     return {
         family: {
             str(name): _row(f"{path.name}: {family}: {name}", str(name), family, row)

@@ -31,28 +31,24 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
-def check_keys(
-    value: Any,
-    where: str,
-    needed: Iterable[str] | Kinds = (),
-    optional: Iterable[str] | Kinds = (),
-) -> None:
-    """Raise ConfigError for what is no mapping, and for a key that is missing, unknown or of another type.
-
-    `needed` and `optional` name the keys; as mappings they give the type of each, or a tuple of types.
-    """
-    kinds = {key: kind for keys in (needed, optional) if isinstance(keys, Mapping) for key, kind in keys.items()}
-    known = [*needed, *optional]
+def check_keys(value: Any, where: str, needed: Iterable[str] = (), optional: Iterable[str] = ()) -> None:
+    """Raise ConfigError for what is no mapping, for an unknown key (naming the nearest) and for a missing one."""
+    needed, optional = tuple(needed), tuple(optional)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: {value!r}, expected keys and values")
     for key in value:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}, {hint(key, known)}")
+        if key not in needed and key not in optional:
+            raise ConfigError(f"{where}: unknown key {key!r}, {hint(key, needed + optional)}")
     if missing := [key for key in needed if key not in value]:
         raise ConfigError(f"{where}: {missing[0]} is missing")
-    for key, kind in kinds.items():
-        if key in value:
-            _check_kind(value[key], f"{where}: {key}", kind if isinstance(kind, tuple) else (kind,))
+
+
+def check_row(value: Any, where: str, needed: Kinds, optional: Kinds) -> None:
+    """Raise ConfigError as `check_keys` does, and for a value that is not of its key's type (or types)."""
+    check_keys(value, where, needed, optional)
+    known = {**needed, **optional}
+    for key, item in value.items():
+        _check_kind(item, f"{where}: {key}", known[key] if isinstance(known[key], tuple) else (known[key],))
 
 
 def _check_kind(value: Any, where: str, kinds: tuple[type, ...]) -> None:
