@@ -172,9 +172,9 @@ def test_a_map_for_each_member_on_one_scale(fields: Config) -> None:
 
 
 def test_the_map_of_one_member_names_it(fields: Config) -> None:
-    assert "member002" in texts(member_fields(Config({**fields, "members": "2"}), "t_500"))
+    assert "member002" in texts(member_fields(Config({**fields.to_dict(), "members": "2"}), "t_500"))
     with pytest.raises(InputError, match="no member has t_500 at 24 h"):
-        member_fields(Config({**fields, "members": "4"}), "t_500")
+        member_fields(Config({**fields.to_dict(), "members": "4"}), "t_500")
     with pytest.raises(InputError, match="no member has t_850"):
         member_fields(fields, "t_850")
 

@@ -60,7 +60,7 @@ def snakemake_on(machine: Any, config: Config, targets: int) -> SimpleNamespace:
 
 def planned(config: Config, profile: str) -> tuple[float, int]:
     """GB that a plan says are needed, and members at once."""
-    found = planning.plan(config, load_machines(), profile=profile, group=GROUP, runs=[], alternatives=False)
+    found = planning.plan(planning.plan_case(config, load_machines(), profile=profile, group=GROUP, runs=[]))
     said = re.match(r"scratch peak ([\d,.]+) GB, delivery\.scratch_budget_mb leaves", found.chosen.problem or "")
     assert said, found.chosen.problem
     return float(said[1].replace(",", "")), found.chosen.at_once
