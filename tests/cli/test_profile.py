@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from aifs_ensemble.cli import build_parser, command_names, load, main
-from aifs_ensemble.cli._common import config_files, config_from, machines_of
+from aifs_ensemble.cli._common import config_files, config_from, plan_profile
 from workflow.project import Project
 
 PLAIN = ["config/config.yaml"]
@@ -37,7 +37,7 @@ def test_a_profile_names_files_and_machines(
 ) -> None:
     monkeypatch.chdir(root)
     args = parsed(*arguments)
-    assert (config_files(args), machines_of(args)) == ([Path(file) for file in files], machines)
+    assert (config_files(args), plan_profile(args)) == ([Path(file) for file in files], machines)
 
 
 def test_a_profile_of_ones_own_is_found_in_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ def test_a_profile_of_ones_own_is_found_in_the_users_folder(tmp_path: Path, monk
     (folder / "config.yaml").write_text("jobs: 1\n")
     (folder / "config.v8+.yaml").write_text("configfile: one.yaml\ndefault-resources: {provider: coiled, mem_mb: 1}\n")
     args = parsed("--profile", "mine")
-    assert (config_files(args), machines_of(args)) == ([Path("one.yaml")], "coiled-gpu")
+    assert (config_files(args), plan_profile(args)) == ([Path("one.yaml")], "coiled-gpu")
 
 
 def test_an_unknown_profile_is_said_in_one_line(
@@ -120,8 +120,10 @@ def test_a_profile_of_ones_own_plans_like_snakemake(tmp_path: Path) -> None:
     profile = yaml.safe_load((project.folder / "profiles" / "coiled-gpu" / "config.yaml").read_text())
     (project.folder / "few.yaml").write_text("members: 1-3\nlead_hours: 24\n")
     profile["configfile"].append("few.yaml")
+    profile["group-components"] = ["members=2"]
     (project.folder / "few").mkdir()
     (project.folder / "few" / "config.yaml").write_text(yaml.safe_dump(profile))
     ours = project.command("plan", "--profile", "few")
     assert lines(ours.stdout) == lines(project.run("-n", profile="few"))
     assert "3 of 3 members to forecast" in ours.stdout
+    assert "2 members each" in ours.stdout

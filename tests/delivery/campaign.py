@@ -8,7 +8,7 @@ then lose scratch and the manifest at the destination, as when Snakemake clears 
 and are started once more. In the end the destination must equal the source byte for byte, and nothing else may be
 there. A command too:
 
-    PYTHONPATH=scripts:tests python -m storage.campaign --schedules 240
+    PYTHONPATH=scripts:tests python -m delivery.campaign --schedules 240
 """
 
 from __future__ import annotations

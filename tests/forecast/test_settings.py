@@ -86,7 +86,7 @@ def test_the_keys_of_a_manifests_settings_stay_in_their_order() -> None:
 
 @pytest.mark.parametrize("setting", [field.name for field in fields(ForecastSettings)])
 def test_every_setting_of_the_list_decides(setting: str) -> None:
-    """Fingerprint and agreement follow the list, so a setting that is added to it counts in both."""
+    """Fingerprint and comparison follow the list, so a setting that is added to it counts in both."""
     usual, other = config_of("demo"), config_of("demo", **{setting: OTHERS[setting]})
     assert fingerprint(usual)[setting] != fingerprint(other)[setting]
     assert settings_digest(usual) != settings_digest(other)

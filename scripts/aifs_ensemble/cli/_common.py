@@ -38,9 +38,14 @@ def config_files(args: argparse.Namespace) -> list[Path]:
     return args.configfile or of_profile or [DEFAULT_CONFIG]
 
 
-def machines_of(args: argparse.Namespace) -> str | None:
+def plan_profile(args: argparse.Namespace) -> str | None:
     """Return on whose machines the profile runs jobs, None without one."""
-    return _profile.machines_of(args.profile) if args.profile else None
+    return _profile.plan_profile(args.profile) if args.profile else None
+
+
+def members_group(args: argparse.Namespace) -> int | None:
+    """Return how many members the profile puts on a machine, None without one."""
+    return _profile.members_group(args.profile) if args.profile else None
 
 
 def config_from(args: argparse.Namespace) -> Config:

@@ -61,8 +61,21 @@ def configfiles(name: str) -> list[Path]:
     return [Path(file) for file in ([named] if isinstance(named, str) else named)]
 
 
-def machines_of(name: str) -> str:
+def plan_profile(name: str) -> str:
     """Return on whose machines a profile runs jobs, as plans name it: ``local``, ``coiled-gpu`` or ``googlebatch``."""
-    given = read_files(profile_file(name)).get("default-resources") or []
-    resources = given if isinstance(given, dict) else dict(str(item).partition("=")[::2] for item in given)
-    return _OF_PROVIDER.get(str(resources.get("provider")), "local")
+    return _OF_PROVIDER.get(_pairs(name, "default-resources").get("provider", ""), "local")
+
+
+def members_group(name: str) -> int:
+    """Return how many members a profile puts on a machine. ConfigError for what is no number."""
+    text = _pairs(name, "group-components").get("members", "1")
+    if not text.isdecimal():
+        raise ConfigError(f"--profile: {name}: group-components: members: {text!r}, expected a number")
+    return int(text)
+
+
+def _pairs(name: str, key: str) -> dict[str, str]:
+    """Return what a profile sets for a key, as keys and values or as a list of ``KEY=VALUE``."""
+    given = read_files(profile_file(name)).get(key) or []
+    pairs = given if isinstance(given, dict) else dict(str(item).partition("=")[::2] for item in given)
+    return {part: str(value) for part, value in pairs.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from, machines_of
+from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from, plan_profile
 
 HELP = "time and cost of a run, after it"
 
@@ -28,6 +28,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.fetch:
         print(f"fetched {fetch_run(config)} manifests from {config.destination}")
-    settings = {"benchmarks": args.benchmarks, "formats": args.formats, "profile": machines_of(args), "spot": args.spot}
+    settings = {
+        "benchmarks": args.benchmarks,
+        "formats": args.formats,
+        "profile": plan_profile(args),
+        "spot": args.spot,
+    }
     print(write_account(config, args.output, **settings))
     return 0

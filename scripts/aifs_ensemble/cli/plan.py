@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from aifs_ensemble.cli._common import add_config_arguments, config_files, config_from
+from aifs_ensemble.cli._common import add_config_arguments, config_files, config_from, members_group, plan_profile
 from aifs_ensemble.common.text import duration, money
 from aifs_ensemble.planning.choice import Pick, choose, ranked
 from aifs_ensemble.planning.machines import machines_of
@@ -36,7 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     config = config_from(args)
     machines, work = machines_of(config), outstanding(config, destination=args.destination)
-    case = plan_case(config, machines, profile=args.profile, bucket_region=args.bucket_region, work=work)
+    case = plan_case(
+        config,
+        machines,
+        profile=plan_profile(args),
+        group=members_group(args),
+        bucket_region=args.bucket_region,
+        work=work,
+    )
     found, ways = plan(case), ranked(case)
     wanted = args.deadline is not None or args.budget is not None
     pick = choose(case, ways, args.deadline, args.budget) if wanted and work.to_forecast else None

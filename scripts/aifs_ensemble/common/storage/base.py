@@ -142,7 +142,7 @@ class Storage(ABC):
     ) -> ObjectInfo:
         """Concatenate objects into a new one at the destination, without sending them again.
 
-        `crc32c` is the checksum expected of the whole (`layouts.combine_crc32c`). Otherwise as `put_file`.
+        `crc32c` is the checksum expected of the whole. Otherwise as `put_file`.
         """
 
     def give_up(self) -> None:

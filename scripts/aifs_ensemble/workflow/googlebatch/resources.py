@@ -17,7 +17,7 @@ The plugin is used as it is. What goes wrong with it is avoided by what it is as
 - Environment variables of a job are printed with it, and whoever may read the job reads them: secrets are not sent
   (the one job that needs one, the download of a checkpoint, is the coordinator's).
 - No local SSD is attached, and the container mounts no disk: scratch is on its own layer, on a boot disk made
-  larger by the machine's scratch (`routing` tells `scratch_space` so).
+  larger by the machine's scratch (`workflow.routing` tells `delivery.scratch` so).
 
 Left as they are: spot is PREEMPTIBLE, by rule (`routing` names them), and knows no attempts; a job that waits
 for a machine waits without end; a coordinator that was killed does not take its jobs up again.
