@@ -89,9 +89,9 @@ def test_plan_start_and_job_say_the_same(
     machine = load_machines().for_class("gpu", config)
     gigabytes, at_once = planned(config, "coiled-gpu")
     MembersHere.of(snakemake_on(machine, config, min(GROUP, len(config.members))), config).tell_jobs()
-    told = MembersHere.told()
-    assert told == MembersHere(min(GROUP, len(config.members)), at_once)
-    assert refused(config, told, beside_others=True) == pytest.approx(gigabytes, abs=0.06)
+    here = MembersHere.from_environment()
+    assert here == MembersHere(min(GROUP, len(config.members)), at_once)
+    assert refused(config, here, beside_others=True) == pytest.approx(gigabytes, abs=0.06)
 
 
 def test_members_that_share_a_machine_ask_for_the_room_of_all(tmp_path: Path) -> None:
@@ -143,4 +143,4 @@ def test_a_budget_of_mb_is_of_a_million_bytes_in_plan_and_job(tmp_path: Path) ->
 def test_a_variable_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(environment.MEMBERS_HERE, text)
     with pytest.raises(ConfigError, match=f"{environment.MEMBERS_HERE}: .*expected two numbers"):
-        MembersHere.told()
+        MembersHere.from_environment()

@@ -111,6 +111,25 @@ def test_a_job_is_neither_the_coordinator_nor_a_dry_run(run: Run, monkeypatch: p
     assert run(text, *command)[0] == {**job, "rented": True}
 
 
+ASKED = """
+def asked(wildcards):
+    see(c=internals.jobs_asked_for(workflow, "c"), a=internals.jobs_asked_for(workflow, "a"))
+    return []
+
+rule c:
+    input: asked
+    output: "c_{n}.txt"
+    shell: "touch {output}"
+"""
+
+
+def test_a_process_knows_how_many_jobs_of_a_rule_it_was_started_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(LIBRARY))
+    command = ["-c1", "--mode", "remote", "--target-jobs", "c:n=1", "c:n=2", "--nolock", "--allowed-rules", "c", "-F"]
+    assert run(ASKED, *command)[0] == {"c": 2, "a": 0}
+    assert run(ASKED, "-n", "c_1.txt")[0] == {"c": 0, "a": 0}
+
+
 CLASH = """
 from pathlib import Path
 from aifs_ensemble.common.errors import ConfigError
@@ -217,12 +236,20 @@ def test_resources_are_read_from_rules_and_added_to_them(run: Run, tmp_path: Pat
 
 def test_a_limit_holds_unless_the_command_line_gives_one(run: Run) -> None:
     text = (
+        'before = internals.resource_limit(workflow, "gpu_mem_mb")\n'
         'internals.limit_resource(workflow, "gpu_mem_mb", 5)\n'
-        'see(most=workflow.global_resources["gpu_mem_mb"] if isinstance(workflow.global_resources["gpu_mem_mb"], int) '
-        'else workflow.global_resources["gpu_mem_mb"].value)\n'
+        'see(before=before, most=internals.resource_limit(workflow, "gpu_mem_mb"))\n'
     )
-    assert run(text, "-n") == [{"most": 5}]
-    assert run(text, "-n", "--resources", "gpu_mem_mb=3") == [{"most": 3}]
+    assert run(text, "-n") == [{"before": None, "most": 5}]
+    assert run(text, "-n", "--resources", "gpu_mem_mb=3") == [{"before": 3, "most": 3}]
+
+
+def test_files_of_the_configuration_are_those_of_snakefile_and_command_line(run: Run, tmp_path: Path) -> None:
+    for name in ("own.yaml", "given.yaml"):
+        (tmp_path / name).write_text("x: 1\n")
+    text = 'configfile: "own.yaml"\nsee(files=[str(file) for file in internals.config_files(workflow)])\n'
+    assert run(text, "-n") == [{"files": ["own.yaml"]}]
+    assert run(text, "-n", "--configfile", "given.yaml") == [{"files": ["own.yaml", "given.yaml"]}]
 
 
 FORCE = """

@@ -247,7 +247,7 @@ _GPU_KEYS = ("name", "count", "memory_mb", "googlebatch", "tflops", "bandwidth_g
 
 
 def _own_sources(over: Mapping[str, Any], name: str) -> None:
-    """Refuse a price of one's own that names no list: it would keep source and date of the price it replaces."""
+    """Require every user price to name its price list; else it would inherit the date of the price it overrides."""
     groups = {"machines." + str(key): value for key, value in over.get("machines", {}).items()}
     for where, group in groups.items():
         if not isinstance(group, Mapping):

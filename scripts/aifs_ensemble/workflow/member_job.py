@@ -38,7 +38,7 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
         observers = listeners(config, member)
         try:
             if config.delivery.streaming:
-                check_room(config, MembersHere.told(), beside_others=True)
+                check_room(config, MembersHere.from_environment(), beside_others=True)
                 restore_member(config, member)
             for observer in observers:
                 stack.enter_context(observer)

@@ -40,7 +40,7 @@ class MembersHere:
         os.environ[environment.MEMBERS_HERE] = f"{self.members} {self.at_once}"
 
     @classmethod
-    def told(cls) -> MembersHere:
+    def from_environment(cls) -> MembersHere:
         """Return the numbers that were left to this job."""
         text = os.environ.get(environment.MEMBERS_HERE, "1 1")
         try:
