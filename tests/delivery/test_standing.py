@@ -209,7 +209,7 @@ def told(request: pytest.FixtureRequest, tmp_path: Path, destination: str, capsy
     case.make(make_config(tmp_path / "scratch", destination, members="1", **case.made))
     config = make_config(tmp_path / "scratch", destination, members="1", **case.asked)
     file = tmp_path / "config.yaml"
-    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    file.write_text(json.dumps({key: value for key, value in config.to_dict().items() if value is not None}))
     return Told(case, config, file, capsys)
 
 
