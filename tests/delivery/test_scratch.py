@@ -49,7 +49,7 @@ def test_blocks_have_the_names_that_users_know(tmp_path: Path) -> None:
 
 def test_a_block_of_too_many_leads_is_refused(tmp_path: Path) -> None:
     delivery = {"layout": "both", "block_hours": 240}
-    with pytest.raises(ConfigError, match=r"delivery\.block_hours: 240, expected at most 192"):
+    with pytest.raises(ConfigError, match=r"delivery\.block_hours: 240, expected integer, at least 6, at most 192"):
         make_config(tmp_path, str(tmp_path / "x"), lead_hours=240, members="1", delivery=delivery)
 
 

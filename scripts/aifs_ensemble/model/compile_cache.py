@@ -33,7 +33,7 @@ LOG = logging.getLogger(__name__)
 PREFIX = "compile-cache"
 _VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 # Modules beside this one whose sources decide what is compiled: `accelerated` with what it imports from here.
-KERNELS = ("accelerated", "attention", "conditional_norm", "graph_attention")
+KERNELS = ("accelerated", "attention", "conditional_norm", "cuda_graph", "graph_attention")
 _PATIENCE_SECONDS = 60.0
 
 

@@ -117,7 +117,7 @@ def test_bad_files(demo: Model, demo_path: Path, tmp_path: Path, case: str) -> N
         ({"timestep_hours": 12}, "time step 6 h, expected 12 h"),
         ({"surface": ("2t",)}, "prognostic has 10u, 10v, 2d, msl, skt, sp, tcw"),
         ({"constant": ("lsm",)}, "constant has sdor, slor, z"),
-        ({"levels": (500,)}, "prognostic has q_100, q_1000"),
+        ({"pressure": {"q": (500,)}}, "prognostic has q_100, q_1000"),
         ({"diagnostic": ("tp", "waves")}, "diagnostic lacks waves"),
     ],
 )
