@@ -108,7 +108,7 @@ def _whole_here(config: Config, member: int) -> bool:
         manifest = read_member_manifest(config.scratch.manifest(member))
     except WorkflowError:
         return False
-    files = (file for record in manifest.leads for file in (record.grib, record.index))
+    files = (file for record in manifest.leads for file in record.files)
     return all(lead_file_paths(config.scratch, member, file) for file in files)
 
 

@@ -213,7 +213,7 @@ class MemberDelivery:
         if self.remote is None:
             return {}
         hours = self.config.delivery.block_hours
-        files = [file for record in self.remote.leads for file in (record.grib, record.index)]
+        files = [file for record in self.remote.leads for file in record.files]
         files += [block.grib for block in layouts.make_blocks(self.config.cycle, self.member, self.remote.leads, hours)]
         return {file.name: file for file in files}
 
@@ -268,7 +268,7 @@ class MemberDelivery:
         """Return the objects that the layout keeps, blocks made where they are missing."""
         objects = []
         if layouts.wants_leads(self.config):
-            objects += [self.send_file(file) for record in manifest.leads for file in (record.grib, record.index)]
+            objects += [self.send_file(file) for record in manifest.leads for file in record.files]
         if layouts.wants_blocks(self.config):
             hours = self.config.delivery.block_hours
             blocks = layouts.make_blocks(self.config.cycle, self.member, manifest.leads, hours)
@@ -306,7 +306,7 @@ class MemberDelivery:
         """Remove the leads where only blocks are wanted, now that the receipt names these."""
         if layouts.wants_leads(self.config):
             return
-        keys = [self.key(file) for record in manifest.leads for file in (record.grib, record.index)]
+        keys = [self.key(file) for record in manifest.leads for file in record.files]
         with ThreadPoolExecutor(self.storage.settings.threads, thread_name_prefix="remove") as pool:
             list(pool.map(self.storage.delete, [key for key in keys if key in self.there]))
 

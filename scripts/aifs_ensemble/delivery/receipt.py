@@ -98,7 +98,7 @@ def vouched_files(manifest: MemberManifest, receipt: Mapping[str, Any] | None) -
     """
     files = {file.name: file for file in receipt_files(receipt)}
     if receipt is None or receipt["layout"] != "blocks":
-        files |= {file.name: file for record in manifest.leads for file in (record.grib, record.index)}
+        files |= {file.name: file for record in manifest.leads for file in record.files}
     return list(files.values())
 
 

@@ -269,7 +269,7 @@ def _problems(
         problems[0] = f"{name}: of other content than the manifest"
     if objects is None:
         return problems
-    lead_of = {file.name: record.lead for record in manifest.leads for file in (record.grib, record.index)}
+    lead_of = {file.name: record.lead for record in manifest.leads for file in record.files}
     for file in vouched_files(manifest, delivered):
         wrong = _object_problem(objects.get(f"{config.cycle}/forecasts/{file.name}"), file, checked)
         if wrong:

@@ -308,7 +308,7 @@ def _mend_scratch(config: Config, check: MemberCheck) -> None:
     for lead, record in work.journal.read().items():
         if lead in check.problems:
             for folder in (scratch.forecasts(), work.leads):
-                for file in (record.grib, record.index):
+                for file in record.files:
                     if (folder / file.name).exists() and check_file(folder, file):
                         _move_aside(folder / file.name, work.root / "damaged")
             if check_leads(work.leads, [record]):
@@ -351,7 +351,7 @@ def _shorten_receipt(config: Config, check: MemberCheck, storage: Storage) -> No
         storage.delete(key)
         return
     damaged = [lead_record(item) for item in receipt["leads"] if item["lead"] in check.problems]
-    names = {file.name for record in damaged for file in (record.grib, record.index)}
+    names = {file.name for record in damaged for file in record.files}
     shorter = {
         **receipt,
         "content_digest": None,  # of no finished member

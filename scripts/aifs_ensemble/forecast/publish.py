@@ -62,7 +62,7 @@ def publish(
     request.forecasts.mkdir(parents=True, exist_ok=True)
     request.manifest.unlink(missing_ok=True)
     for record in records:
-        for file in (record.grib, record.index):
+        for file in record.files:
             source = work.leads / file.name
             if source.exists():  # else delivered, and removed since
                 link(source, request.forecasts / file.name)

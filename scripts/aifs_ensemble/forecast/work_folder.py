@@ -236,7 +236,7 @@ class WorkFolder:
 
     def remove_leftovers(self, records: Iterable[LeadRecord]) -> None:
         """Remove every file of the leads folder that is in none of the `records`."""
-        known = {file.name for record in records for file in (record.grib, record.index)}
+        known = {file.name for record in records for file in record.files}
         remove_leftovers(self.leads)
         remove_leftovers(self.root)
         for path in self.leads.iterdir():
