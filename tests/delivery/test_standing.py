@@ -21,7 +21,8 @@ from aifs_ensemble.delivery.restore import restore_member
 from aifs_ensemble.delivery.standing import Destination, at_destination, undelivered
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.outstanding import outstanding
-from aifs_ensemble.planning.plan import plan
+from aifs_ensemble.planning.plan import plan, plan_case
+from aifs_ensemble.planning.plan_text import summary_lines
 from aifs_ensemble.workflow.closing import closing_lines
 from aifs_ensemble.workflow.outdated import outdated
 
@@ -209,7 +210,7 @@ def told(request: pytest.FixtureRequest, tmp_path: Path, destination: str, capsy
     case.make(make_config(tmp_path / "scratch", destination, members="1", **case.made))
     config = make_config(tmp_path / "scratch", destination, members="1", **case.asked)
     file = tmp_path / "config.yaml"
-    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    file.write_text(json.dumps({key: value for key, value in config.to_dict().items() if value is not None}))
     return Told(case, config, file, capsys)
 
 
@@ -234,9 +235,9 @@ def test_plan(told: Told) -> None:
 
 def test_plan_of_a_dry_run(told: Told) -> None:
     config = told.config
-    found = plan(config, load_machines(), profile="local", work=outstanding(config), runs=(), alternatives=False)
+    found = plan(plan_case(config, load_machines(), profile="local", work=outstanding(config), runs=()))
     if told.known_here():
-        assert plan_says("\n".join(found.summary_lines())) == told.case.plan
+        assert plan_says("\n".join(summary_lines(found))) == told.case.plan
 
 
 def test_run(told: Told) -> None:

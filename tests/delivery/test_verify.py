@@ -156,7 +156,7 @@ def test_deep_compares_every_key_of_every_message(tmp_path: Path, destination: s
 
 def run_cli(config: Config, tmp_path: Path, *arguments: str) -> int:
     path = tmp_path / "config.yaml"
-    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    path.write_text(json.dumps({key: value for key, value in config.to_dict().items() if value is not None}))
     return main([*arguments, "--configfile", str(path)])
 
 
