@@ -47,7 +47,7 @@ def find_orphans(config: Config, storage: Storage, older_than: timedelta) -> lis
     about it is younger, all of it is left alone.
     """
     limit = datetime.now(UTC) - older_than
-    folders = {name: list(storage.list(f"{config.cycle}/{name}/")) for name in ("forecasts", "restarts", "status")}
+    folders = {name: list(storage.list(config.objects.folder(name))) for name in ("forecasts", "restarts", "status")}
     active = {
         member_in(info.key)
         for listed in folders.values()

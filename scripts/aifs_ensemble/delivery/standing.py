@@ -124,23 +124,18 @@ def at_destination(
     member: int,
     checked: Check | None = None,
     objects: Mapping[str, ObjectInfo] | None = None,
+    read: Callable[[str], bytes | None] | None = None,
 ) -> Standing:
     """Return what the destination has of one member: its manifest, its receipt and one listing (`objects`, if known).
 
-    `checked` fills in the checksum of an object that the listing does not know (`Storage.with_crc32c` reads it).
+    `checked` fills in the checksum of an object that the listing does not know (`Storage.with_crc32c` reads it), `read`
+    returns the content of a small object, None when there is none.
     """
-    keys = config.objects
-    manifest, receipt = (_content(storage, key) for key in (keys.manifest(member), keys.receipt(member)))
+    read = read or partial(_content, storage)
+    keys = (config.objects.manifest(member), config.objects.receipt(member))
+    (name, manifest), receipt = ((storage.address(key), read(key)) for key in keys)
     objects = member_objects(config, storage, member) if objects is None else objects
-    return judge(
-        config,
-        member,
-        storage.address(keys.manifest(member)),
-        manifest,
-        (storage.address(keys.receipt(member)), receipt),
-        objects,
-        checked,
-    )
+    return judge(config, member, name, manifest, receipt, objects, checked)
 
 
 def _content(storage: Storage, key: str) -> bytes | None:
@@ -182,15 +177,7 @@ class Destination:
 
     def standing(self, member: int) -> Standing:
         """Return what the destination has of a member."""
-        keys = self.config.objects
-        return judge(
-            self.config,
-            member,
-            self.storage.address(keys.manifest(member)),
-            self.content(keys.manifest(member)),
-            (self.storage.address(keys.receipt(member)), self.content(keys.receipt(member))),
-            self.listed,
-        )
+        return at_destination(self.config, self.storage, member, objects=self.listed, read=self.content)
 
     def standings(self) -> dict[int, Standing]:
         """Return what the destination has of every member of the configuration, read side by side."""
@@ -271,7 +258,7 @@ def _problems(
         return problems
     lead_of = {file.name: record.lead for record in manifest.leads for file in record.files}
     for file in vouched_files(manifest, delivered):
-        wrong = _object_problem(objects.get(f"{config.cycle}/forecasts/{file.name}"), file, checked)
+        wrong = _object_problem(objects.get(config.objects.published(file.name)), file, checked)
         if wrong:
             problems.setdefault(lead_of.get(file.name, 0), wrong)
     return problems
