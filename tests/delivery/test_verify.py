@@ -48,7 +48,7 @@ def test_damage_on_scratch_is_named_and_only_that_lead_forgotten(config: Config,
     scratch = config.scratch
     damage(scratch.lead(2, 12), how)
     with pytest.raises(VerificationError, match=r"members 2 damaged: member002 h012: .*h012\.grib2: "):
-        verify_ensemble(config, places=["scratch"])
+        check_ensemble(config, mend=True, places=["scratch"]).require_sound(mended=True)
     work = WorkFolder(scratch.work(2), config.cycle, 2)
     # the link went, the work copy is sound: nothing to compute
     assert sorted(work.journal.read()) == ([6, 12, 18, 24] if how == "missing" else [6, 18, 24])

@@ -161,7 +161,7 @@ def test_a_map_for_each_member_on_one_scale(fields: Config) -> None:
     values = read_field(fields, 3, "t_500", 24)
     assert values.max() == pytest.approx(263, abs=0.1)
     assert field_units(fields, 1, "t_500", 24) == "K"
-    figure = member_fields(fields, "t_500", DARK)
+    figure = member_fields(fields, DARK)
     assert inked(figure, DARK) > 0.5
     assert "3 members, without 4, untrained model" in texts(figure)
     images = [image for axis in figure.axes for image in axis.images]
@@ -172,11 +172,11 @@ def test_a_map_for_each_member_on_one_scale(fields: Config) -> None:
 
 
 def test_the_map_of_one_member_names_it(fields: Config) -> None:
-    assert "member002" in texts(member_fields(Config({**fields.to_dict(), "members": "2"}), "t_500"))
+    assert "member002" in texts(member_fields(Config({**fields.to_dict(), "members": "2"}), LIGHT))
     with pytest.raises(InputError, match="no member has t_500 at 24 h"):
-        member_fields(Config({**fields.to_dict(), "members": "4"}), "t_500")
+        member_fields(Config({**fields.to_dict(), "members": "4"}), LIGHT)
     with pytest.raises(InputError, match="no member has t_850"):
-        member_fields(fields, "t_850")
+        member_fields(Config({**fields.to_dict(), "report": {"field": "t_850"}}), LIGHT)
 
 
 # tables

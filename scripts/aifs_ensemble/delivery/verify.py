@@ -116,17 +116,14 @@ class EnsembleCheck:
             )
 
 
-def verify_ensemble(
-    config: Config, *, deep: bool = False, mend: bool = True, places: Iterable[str] = PLACES
-) -> EnsembleCheck:
-    """Compare every member with its manifests; VerificationError naming damaged leads, or members not delivered.
+def verify_ensemble(config: Config) -> EnsembleCheck:
+    """Compare every member with its manifests, and make damaged members unfinished.
 
-    Fewer sound members than `min_members` at the destination are an error too.
+    Raises VerificationError naming damaged leads, members not delivered, or fewer sound members than `min_members`.
     """
-    places = tuple(places)
-    check = check_ensemble(config, deep=deep, mend=mend, places=places)
-    check.require_sound(mended=mend)
-    if DESTINATION in places and config.destination:
+    check = check_ensemble(config, mend=True)
+    check.require_sound(mended=True)
+    if config.destination:
         check.require_members(config)
     return check
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import format_members, index_file, member_name
 from aifs_ensemble.common.parameters import parameter_of
-from aifs_ensemble.common.themes import DPI, LIGHT, WIDTH, Theme
+from aifs_ensemble.common.themes import DPI, WIDTH, Theme
 from aifs_ensemble.fields.grib_encoder import grib_parameter
 from aifs_ensemble.fields.grib_index import read_fields, read_index, read_messages, select
 from aifs_ensemble.fields.grids import grid_coordinates
@@ -158,13 +158,12 @@ def _available(config: Config, members: Sequence[int], variable: str, lead: int)
     return shown, missing
 
 
-def member_fields(config: Config, variable: str | None = None, theme: Theme = LIGHT) -> Figure:
-    """Return one map for each member of a variable at the last lead, side by side on one scale.
+def member_fields(config: Config, theme: Theme) -> Figure:
+    """Return one map for each member of the variable ``report.field`` at the last lead, side by side on one scale.
 
-    `variable` is ``report.field`` by default. Members without the lead are left out and named; InputError when none
-    has it.
+    Members without the lead are left out and named; InputError when none has it.
     """
-    variable, lead = variable or str(config.report.field), config.leads[-1]
+    variable, lead = config.report.field, config.leads[-1]
     shown, missing = _available(config, config.members, variable, lead)
     index = raster_index(config.model.grid)
     mask = land_mask(config)
@@ -197,8 +196,3 @@ def member_fields(config: Config, variable: str | None = None, theme: Theme = LI
         fontweight="bold",
     )
     return figure
-
-
-def field_figures(config: Config, variable: str | None = None) -> dict[str, Callable[[Theme], Figure]]:
-    """Return the maps of all members by name, for `themes.save`."""
-    return {"fields": lambda theme: member_fields(config, variable, theme)}
