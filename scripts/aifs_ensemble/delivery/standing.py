@@ -6,7 +6,6 @@ whether it has the objects that these name. The bytes themselves are read only b
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,8 +28,6 @@ from aifs_ensemble.delivery.receipt import (
 from aifs_ensemble.forecast.settings import member_differences
 from aifs_ensemble.forecast.work_folder import WorkFolder
 
-LOG = logging.getLogger(__name__)
-
 SCRATCH, DESTINATION = "scratch", "destination"
 
 ABSENT = "absent"  # nothing of the member is there
@@ -52,7 +49,7 @@ class Standing:
     """What one place has of a member, against what the configuration asks for.
 
     `name` is the manifest's address, `reason` says why the member is not as asked for (empty if it is), `problems` what
-    is damaged by lead (lead 0: manifest, receipt or a block), `settings_differ` e.g. ``chunks 1, not 2``.
+    is damaged by lead (lead 0: manifest, receipt or a block).
     """
 
     member: int
@@ -63,7 +60,6 @@ class Standing:
     manifest: MemberManifest | None = None
     receipt: Mapping[str, Any] | None = None
     problems: Mapping[int, str] = field(default_factory=dict)
-    settings_differ: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -213,9 +209,8 @@ def judge(
         reason = " ".join(str(error).split())
         return Standing(member, place, name, DAMAGED, reason, receipt=delivered, problems={0: reason})
     problems = _problems(config, manifest, receipt, delivered, objects, checked) if receipt else {}
-    differ = tuple(member_differences(config, manifest))
     layout = config.delivery.layout
-    if differ:
+    if differ := member_differences(config, manifest):
         state, reason = OTHER_SETTINGS, f"made with {'; '.join(differ)}"
     elif problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -226,7 +221,7 @@ def judge(
         state, reason = OTHER_LAYOUT, f"delivered in layout {delivered['layout']}, {layout} is asked for"
     else:
         state, reason = COMPUTED if receipt is None else DELIVERED, ""
-    return Standing(member, place, name, state, reason, manifest, delivered, problems, differ)
+    return Standing(member, place, name, state, reason, manifest, delivered, problems)
 
 
 def short_of(config: Config, records: Iterable[LeadRecord]) -> str:

@@ -162,7 +162,8 @@ class WorkFolder:
         recorded = self.recorded_settings()
         if recorded is not None:
             return recorded != settings
-        return self._has_records() and digest(settings) not in self._restart_fingerprints()
+        made = self.journal.read() or self.delivered.read()
+        return bool(made) and digest(settings) not in self._restart_fingerprints()
 
     def adopt(self, settings: Mapping[str, Any], files: Mapping[str, KnownFile]) -> bool:
         """Make the folder one of `settings`; return False if content of other settings was removed for it.
@@ -191,9 +192,6 @@ class WorkFolder:
         }
         write_json(self._fingerprint, content)
         return kept
-
-    def _has_records(self) -> bool:
-        return bool(self.journal.read() or self.delivered.read())
 
     def _restart_fingerprints(self) -> set[str]:
         found = set()
