@@ -18,13 +18,7 @@ from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest
 from aifs_ensemble.common.names import format_members, lead_name
 from aifs_ensemble.common.storage import MissingError, ObjectInfo, Storage, open_destination
-from aifs_ensemble.delivery.receipt import (
-    lead_prefix,
-    member_objects,
-    parse_manifest,
-    parse_receipt,
-    vouched_files,
-)
+from aifs_ensemble.delivery.receipt import lead_prefix, member_objects, parse_manifest, parse_receipt, vouched_files
 from aifs_ensemble.forecast.settings import member_differences
 from aifs_ensemble.forecast.work_folder import WorkFolder
 
