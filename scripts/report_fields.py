@@ -1,10 +1,11 @@
 """Draw one map of each member at the last lead."""
 
+from functools import partial
 from pathlib import Path
 
 from _adapter import rule
 from aifs_ensemble.common.themes import save
-from aifs_ensemble.products.maps import field_figures
+from aifs_ensemble.products.maps import member_fields
 
 with rule(snakemake) as config:
-    save(field_figures(config), Path(snakemake.output[0]), ["png"])
+    save({"fields": partial(member_fields, config)}, Path(snakemake.output[0]), ["png"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def finish_member(config: Config, member: int, records: list[LeadRecord]) -> Mem
     scratch = config.scratch
     scratch.forecasts().mkdir(parents=True, exist_ok=True)
     for record in records:
-        for file in (record.grib, record.index):
+        for file in record.files:
             source, target = scratch.work(member) / "leads" / file.name, scratch.forecasts() / file.name
             if source.exists():
                 target.unlink(missing_ok=True)
@@ -95,13 +94,8 @@ def expected_objects(config: Config, manifest: MemberManifest) -> dict[str, byte
     return {
         f"{config.cycle}/forecasts/{file.name}": (folder / file.name).read_bytes()
         for record in manifest.leads
-        for file in (record.grib, record.index)
+        for file in record.files
     }
-
-
-def record_json(record: LeadRecord) -> str:
-    """Return a record as a line of a journal."""
-    return json.dumps(asdict(record)) + "\n"
 
 
 def make_real_member(config: Config, member: int, accumulate: str = "from_start") -> MemberManifest:

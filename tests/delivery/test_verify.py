@@ -11,7 +11,7 @@ from aifs_ensemble.cli import main
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import StorageError, VerificationError
 from aifs_ensemble.common.storage import open_storage
-from aifs_ensemble.delivery.ensemble import read_ensemble_manifest, write_ensemble_manifest
+from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
 from aifs_ensemble.delivery.leftovers import finished_run
 from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.standing import grouped
@@ -48,7 +48,7 @@ def test_damage_on_scratch_is_named_and_only_that_lead_forgotten(config: Config,
     scratch = config.scratch
     damage(scratch.lead(2, 12), how)
     with pytest.raises(VerificationError, match=r"members 2 damaged: member002 h012: .*h012\.grib2: "):
-        verify_ensemble(config, places=["scratch"])
+        check_ensemble(config, mend=True, places=["scratch"]).require_sound(mended=True)
     work = WorkFolder(scratch.work(2), config.cycle, 2)
     # the link went, the work copy is sound: nothing to compute
     assert sorted(work.journal.read()) == ([6, 12, 18, 24] if how == "missing" else [6, 18, 24])
@@ -98,7 +98,7 @@ def test_the_ensemble_is_complete_short_or_failed_and_never_silently_short(
     status = write_ensemble_manifest(config, tmp_path / "copy.json")
     assert (status.state, status.delivered, status.missing) == ("complete", (1, 2), ())
     assert storage.get_bytes(config.objects.success).decode().startswith("20250819_0000: complete, 2 of 2 members")
-    assert json.loads((tmp_path / "copy.json").read_text()) == read_ensemble_manifest(config)
+    assert (tmp_path / "copy.json").read_bytes() == storage.get_bytes(config.objects.ensemble_manifest)
 
     storage.delete(config.objects.lead(2, 12))
     failed = write_ensemble_manifest(config)
@@ -110,8 +110,7 @@ def test_the_ensemble_is_complete_short_or_failed_and_never_silently_short(
     short = write_ensemble_manifest(accepted)
     assert short.state == "short"
     assert "short, 1 of 2 members, missing 2" in storage.get_bytes(config.objects.success).decode()
-    content = read_ensemble_manifest(accepted)
-    assert content is not None
+    content = json.loads(storage.get_bytes(config.objects.ensemble_manifest))
     assert (content["state"], content["missing"]) == ("short", "2")
     objects = content["members"][0]["objects"]
     assert len(objects) == 8

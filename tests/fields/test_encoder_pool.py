@@ -64,7 +64,7 @@ def test_leads_come_whole_in_order_and_verified(tmp_path: Path) -> None:
     assert [record.lead for record in records] == list(leads)
     assert all(record.messages == len(FEW) for record in records)
     assert check_leads(tmp_path, records) == {}
-    assert files(tmp_path) == sorted(f.name for record in records for f in (record.grib, record.index))
+    assert files(tmp_path) == sorted(f.name for record in records for f in record.files)
     assert [problem for lead in leads for problem in check_lead(tmp_path / lead_file(CYCLE, 3, lead), spec, lead)] == []
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from aifs_ensemble.cli import main
 from aifs_ensemble.common.names import index_file, lead_file
-from aifs_ensemble.fields.grib_check import check_grib, check_index, check_lead, messages
+from aifs_ensemble.fields.grib_check import check_lead, check_messages, messages
 
 from fields.members import CYCLE, FEW, make_spec, write_member
 
@@ -109,18 +109,21 @@ def test_a_field_missing_or_in_the_wrong_place_is_found(ensemble: Path, tmp_path
 
 def test_check_of_any_grib(ensemble: Path) -> None:
     path = ensemble / lead_file(CYCLE, 1, 6)
-    names = [message.name for message in messages(path)]
-    assert {"t 500", "sot 1", "tp", "100u"} <= set(names)
-    assert check_grib(path, params=names, steps=[6], keys={"stream": "enfo"}) == []
-    problems = check_grib(path, params=[*names[1:], "gh 500"], steps=[6, 12], values=False)
-    assert problems == [f"{path}: missing gh 500", f"{path}: not expected {names[0]}", f"{path}: step 12 missing"]
+    found = list(messages(path, values=True))
+    assert {"t 500", "sot 1", "tp", "100u"} <= {message.name for message in found}
+    assert check_messages(path, found, {"stream": "enfo"}) == []
+    assert check_messages(path, found[:1], {"stream": "oper"}) == [
+        f"{path}: {found[0].name}: stream is 'enfo', expected 'oper'"
+    ]
+    assert check_messages(path, [], {}) == [f"{path}: no GRIB message"]
 
 
 def test_twice_the_same_field_is_found(lead: Path) -> None:
-    lead.write_bytes(2 * lead.read_bytes())
-    problems = check_grib(lead, params=[message.name for message in messages(lead)])
-    assert f"{lead}: t 500 of member 1 at step 12: 2 times" in problems
-    assert any("7 entries, expected the 14 messages" in problem for problem in check_index(lead))
+    index = lead.with_name(index_file(lead.name))
+    entries = f"{index}: 7 entries, expected the 14 messages of {lead.name}"
+    data, spec = 2 * lead.read_bytes(), make_spec(FEW, member=1)
+    assert check_lead(lead, spec, 12, data=data, index=index.read_bytes()) == [entries]
+    assert check_lead(lead, spec, 12, data=data) == [f"{lead}: 14 messages, expected 7"]
 
 
 def test_inspect_shows_a_lead(ensemble: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,7 +117,7 @@ def test_manifest_says_what_was_made_and_how(whole: Whole, model: Model) -> None
     manifest = read_member_manifest(request.manifest)
     assert [record.lead for record in manifest.leads] == list(LEADS)
     assert check_leads(request.forecasts, manifest.leads) == {}
-    assert {file.name for record in manifest.leads for file in (record.grib, record.index)} == set(files)
+    assert {file.name for record in manifest.leads for file in record.files} == set(files)
     assert manifest.fields == len(LEADS) * len(model.outputs)
     assert manifest.untrained and manifest.model == "demo" and manifest.grid == "N32"
     assert manifest.seed["scheme"] == "sha256/1" and manifest.seed["first_step"] == request.seed(1)

@@ -20,7 +20,7 @@ from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.runs import read_run
-from aifs_ensemble.products.maps import field_units, member_fields, raster_index, read_field
+from aifs_ensemble.products.maps import member_fields, raster_index, read_field
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -160,10 +160,10 @@ def fields(tmp_path: Path) -> Config:
 def test_a_map_for_each_member_on_one_scale(fields: Config) -> None:
     values = read_field(fields, 3, "t_500", 24)
     assert values.max() == pytest.approx(263, abs=0.1)
-    assert field_units(fields, 1, "t_500", 24) == "K"
-    figure = member_fields(fields, "t_500", DARK)
+    figure = member_fields(fields, DARK)
     assert inked(figure, DARK) > 0.5
     assert "3 members, without 4, untrained model" in texts(figure)
+    assert figure.axes[-1].get_xlabel() == "K"  # of the bar
     images = [image for axis in figure.axes for image in axis.images]
     assert len(images) == 3
     assert len({(image.norm.vmin, image.norm.vmax) for image in images}) == 1
@@ -172,11 +172,11 @@ def test_a_map_for_each_member_on_one_scale(fields: Config) -> None:
 
 
 def test_the_map_of_one_member_names_it(fields: Config) -> None:
-    assert "member002" in texts(member_fields(Config({**fields.to_dict(), "members": "2"}), "t_500"))
+    assert "member002" in texts(member_fields(Config({**fields.to_dict(), "members": "2"}), LIGHT))
     with pytest.raises(InputError, match="no member has t_500 at 24 h"):
-        member_fields(Config({**fields.to_dict(), "members": "4"}), "t_500")
+        member_fields(Config({**fields.to_dict(), "members": "4"}), LIGHT)
     with pytest.raises(InputError, match="no member has t_850"):
-        member_fields(fields, "t_850")
+        member_fields(Config({**fields.to_dict(), "report": {"field": "t_850"}}), LIGHT)
 
 
 # tables

@@ -97,7 +97,7 @@ def test_a_delivered_member_of_other_settings_is_refused_and_one_on_scratch_is_m
     path = str(made.scratch.manifest(1))
     write_member_manifest(made.scratch.manifest(1), manifest)
     deliver_member(made, 1)
-    there, receipt = (f"{made['destination']}/{key(1)}" for key in (made.objects.manifest, made.objects.receipt))
+    there, receipt = (f"{made.destination}/{key(1)}" for key in (made.objects.manifest, made.objects.receipt))
     assert outdated(config, [path]) == [path]
     with pytest.raises(VerificationError, match=re.escape(f"made with {expected}")) as error:
         outdated(config, [there], receipts={there: receipt})

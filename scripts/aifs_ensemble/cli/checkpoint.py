@@ -96,10 +96,7 @@ def _facts(description: Description) -> list[tuple[str, str]]:
         ("grid", f"{description.points} points"),
         ("time step", f"{description.timestep_hours:g} h"),
         ("variables", ", ".join(parts)),
-        (
-            "made with",
-            ", ".join(versions) or "not recorded",
-        ),
+        ("made with", ", ".join(versions) or "not recorded"),
         ("differs here", environment_difference(description) or "no"),
     ]
 

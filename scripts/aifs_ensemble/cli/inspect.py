@@ -8,7 +8,7 @@ from pathlib import Path
 from aifs_ensemble.common.errors import InputError, VerificationError
 from aifs_ensemble.common.names import index_file
 from aifs_ensemble.common.text import hint
-from aifs_ensemble.fields.grib_check import Message, check_index, check_name, is_lead, messages
+from aifs_ensemble.fields.grib_check import Message, check_index, check_messages, check_name, is_lead, messages
 
 HELP = "show and check GRIB files"
 
@@ -48,9 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _problems(path: Path, found: list[Message]) -> list[str]:
-    problems = [] if found else [f"{path}: no GRIB message"]
-    problems += [f"{path}: {m.name}: {m.missing} values missing or not finite" for m in found if m.missing]
-    problems += check_name(path, found)
+    problems = [*check_messages(path, found, {}), *check_name(path, found)]
     if is_lead(path) or path.with_name(index_file(path.name)).exists():
         problems += check_index(path, found)
     return problems

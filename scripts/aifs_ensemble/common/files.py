@@ -50,21 +50,17 @@ def temporary(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_writer(path: Path, *, durable: bool = False, keep_equal: bool = False) -> Iterator[BinaryIO]:
+def atomic_writer(path: Path, *, keep_equal: bool = False) -> Iterator[BinaryIO]:
     """Write a file that gets its final name only once it is whole.
 
-    With `durable` its bytes are on the device before the rename. With `keep_equal` a file that has the same bytes
-    already stays, and so does its time. Raises DiskFullError naming the file when there is no room; whatever was
-    half-written is removed.
+    With `keep_equal` a file that has the same bytes already stays, and so does its time. Raises DiskFullError naming
+    the file when there is no room; whatever was half-written is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = temporary(path)
     try:
         with open(part, "wb") as file:
             yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
         if keep_equal and path.is_file() and filecmp.cmp(part, path, shallow=False):
             part.unlink()
         else:

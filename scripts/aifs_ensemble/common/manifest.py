@@ -36,6 +36,11 @@ class LeadRecord:
     index: FileRecord
     messages: int
 
+    @property
+    def files(self) -> tuple[FileRecord, FileRecord]:
+        """The GRIB file and its index."""
+        return self.grib, self.index
+
 
 @dataclass(frozen=True)
 class MemberManifest:
@@ -77,7 +82,7 @@ class MemberManifest:
     @property
     def content_digest(self) -> str:
         """SHA-256 over every file's name, size and checksum: equal exactly when the content is."""
-        lines = [f"{f.name} {f.size} {f.crc32c}\n" for record in self.leads for f in (record.grib, record.index)]
+        lines = [f"{f.name} {f.size} {f.crc32c}\n" for record in self.leads for f in record.files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -84,12 +84,7 @@ _KEYS = {
     "anemoi_models": str,
 }
 _OPTIONAL = {"grib_process": int}
-_VARIABLES = {
-    "prognostic": dict,
-    "constant": list,
-    "computed": list,
-    "diagnostic": list,
-}
+_VARIABLES = {"prognostic": dict, "constant": list, "computed": list, "diagnostic": list}
 _PROGNOSTIC = {"surface": list, "soil": list, "pressure": dict}
 _CHECKPOINT = dict.fromkeys(("repository", "revision", "file", "url", "sha256"), (str, type(None))) | {
     "build": dict,

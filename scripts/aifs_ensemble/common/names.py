@@ -205,14 +205,22 @@ class Keys:
 
     cycle: str
 
+    def folder(self, part: str) -> str:
+        """What the keys of one kind begin with, such as ``manifests``."""
+        return f"{self.cycle}/{part}/"
+
+    def published(self, name: str) -> str:
+        """The key of a lead, a block or an index, by the name of its file."""
+        return self.folder("forecasts") + name
+
     def lead(self, member: int | str, lead: int) -> str:
-        return f"{self.cycle}/forecasts/{lead_file(self.cycle, member, lead)}"
+        return self.published(lead_file(self.cycle, member, lead))
 
     def index(self, member: int | str, lead: int) -> str:
         return index_file(self.lead(member, lead))
 
     def block(self, member: int | str, start: int, end: int) -> str:
-        return f"{self.cycle}/forecasts/{block_file(self.cycle, member, start, end)}"
+        return self.published(block_file(self.cycle, member, start, end))
 
     def manifest(self, member: int | str) -> str:
         return f"{self.cycle}/manifests/{member_name(member)}.json"
@@ -226,8 +234,12 @@ class Keys:
     def metrics(self, member: int | str) -> str:
         return f"{self.cycle}/metrics/{member_name(member)}.csv"
 
+    def restarts(self, member: int | str) -> str:
+        """What the keys of a member's restart states and resume points begin with."""
+        return f"{self.cycle}/restarts/{member_name(member)}/"
+
     def restart(self, member: int | str, lead: int) -> str:
-        return f"{self.cycle}/restarts/{member_name(member)}/{restart_file(lead)}"
+        return self.restarts(member) + restart_file(lead)
 
     def resume_point(self, member: int | str, lead: int) -> str:
         """Beside a mirrored restart state: the leads delivered when it was."""

@@ -209,9 +209,9 @@ def split_variable(variable: str) -> tuple[str, int]:
     return (match[1], int(match[2])) if match else (variable, 0)
 
 
-def has_row(variable: str, path: Path = TABLE) -> bool:
+def has_row(variable: str) -> bool:
     """Return whether the table has a row for a variable of a model."""
-    return _find(variable, path) is not None
+    return _find(variable, TABLE) is not None
 
 
 def _find(variable: str, path: Path) -> tuple[Parameter, int] | None:
@@ -286,9 +286,7 @@ def accumulated(variables: Iterable[str], path: Path = TABLE) -> tuple[str, ...]
     return tuple(sorted(name for name in variables if find_variable(name, path)[0].accumulates))
 
 
-def bits_for(
-    variables: Iterable[str], overrides: Mapping[str, int] | None = None, path: Path = TABLE
-) -> dict[str, int]:
+def bits_for(variables: Iterable[str], overrides: Mapping[str, int] | None = None) -> dict[str, int]:
     """Return the bits per value of each variable.
 
     `overrides` are by variable (``t_500``) or parameter (``t``), the former going first. Raises
@@ -303,8 +301,8 @@ def bits_for(
         _check_bits(f"config: forecast.packing.{key}", bits)
     chosen = {}
     for name in names:
-        own = find_variable(name, path)[0].bits
+        own = parameter_of(name).bits
         if own is None:
-            raise ConfigError(f"{name!r} is written, expected bits in its row of {path.name}")
+            raise ConfigError(f"{name!r} is written, expected bits in its row of {TABLE.name}")
         chosen[name] = overrides.get(name, overrides.get(split_variable(name)[0], own))
     return chosen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +13,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import json_bytes, write_bytes
 from aifs_ensemble.common.manifest import ENSEMBLE_SCHEMA, ensemble_state
 from aifs_ensemble.common.names import format_members
-from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.storage.base import MissingError, Storage, info_json
-from aifs_ensemble.delivery.receipt import remote_json
 from aifs_ensemble.delivery.standing import Destination, Standing
 
 LOG = logging.getLogger(__name__)
@@ -96,12 +93,6 @@ def _leave(config: Config, storage: Storage, status: EnsembleStatus, content: by
     storage.put_bytes(content, keys.ensemble_manifest, overwrite=True)
     if status.state != "failed":
         storage.put_bytes(success, keys.success, overwrite=True)
-
-
-def read_ensemble_manifest(config: Config, storage: Storage | None = None) -> Mapping[str, Any] | None:
-    """Return the ensemble's manifest at the destination, or None."""
-    storage = storage or open_destination(config)
-    return remote_json(storage, config.objects.ensemble_manifest)
 
 
 def asked_for(config: Config) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def find_orphans(config: Config, storage: Storage, older_than: timedelta) -> lis
     about it is younger, all of it is left alone.
     """
     limit = datetime.now(UTC) - older_than
-    folders = {name: list(storage.list(f"{config.cycle}/{name}/")) for name in ("forecasts", "restarts", "status")}
+    folders = {name: list(storage.list(config.objects.folder(name))) for name in ("forecasts", "restarts", "status")}
     active = {
         member_in(info.key)
         for listed in folders.values()
@@ -108,7 +108,7 @@ def _whole_here(config: Config, member: int) -> bool:
         manifest = read_member_manifest(config.scratch.manifest(member))
     except WorkflowError:
         return False
-    files = (file for record in manifest.leads for file in (record.grib, record.index))
+    files = (file for record in manifest.leads for file in record.files)
     return all(lead_file_paths(config.scratch, member, file) for file in files)
 
 

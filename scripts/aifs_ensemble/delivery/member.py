@@ -88,7 +88,6 @@ class MemberDelivery:
         self.keys = config.objects
         self.scratch = config.scratch
         self.storage = storage or open_destination(config)
-        self.folder = f"{config.cycle}/forecasts"
         self.began = time.perf_counter()
         self._before = self.storage.counts
         self._lock = threading.Lock()
@@ -100,9 +99,9 @@ class MemberDelivery:
         self._vouched = self._vouched_files()
         self._work = WorkFolder(self.scratch.work(member), config.cycle, member)
 
-    def key(self, file: FileRecord | str) -> str:
+    def key(self, file: FileRecord) -> str:
         """Return the key of a published file."""
-        return f"{self.folder}/{file if isinstance(file, str) else file.name}"
+        return self.keys.published(file.name)
 
     def send_lead(self, record: LeadRecord) -> None:
         """Bring one lead and its index to the destination, and note in the work folder that they are there."""
@@ -122,7 +121,8 @@ class MemberDelivery:
         other = self._replaceable(file)
         paths = lead_file_paths(self.scratch, self.member, file)
         if not paths:
-            raise VerificationError(f"{file.name}: neither on scratch nor at {self.storage.address(self.folder)}")
+            folder = self.storage.address(key).rpartition("/")[0]
+            raise VerificationError(f"{file.name}: neither on scratch nor at {folder}")
         for path in paths[:-1]:
             with suppress(VerificationError):  # of another run: the next copy
                 return self._found(self.storage.put_file(path, key, crc32c=file.crc32c, replacing=other))
@@ -171,19 +171,14 @@ class MemberDelivery:
 
     def remove_restarts(self) -> None:
         """Remove the member's restart states at the destination: it needs them no more."""
-        folder = self.keys.restart(self.member, 0).rpartition("/")[0]
-        self.storage.tidy(f"{folder}/")
-        for info in list(self.storage.list(f"{folder}/")):
+        prefix = self.keys.restarts(self.member)
+        self.storage.tidy(prefix)
+        for info in list(self.storage.list(prefix)):
             self.storage.delete(info.key)
 
     def carried(self) -> dict[str, str]:
         """Return the small files of the work folder by name."""
-        found = {}
-        for name in WORK_FILES:
-            path = self._work.root / name
-            if path.exists():
-                found[name] = path.read_text()
-        return found
+        return {name: path.read_text() for name in WORK_FILES if (path := self._work.root / name).exists()}
 
     def _present(self, file: FileRecord) -> ObjectInfo | None:
         """Return the object of a file when it is at the destination with the right content."""
@@ -213,7 +208,7 @@ class MemberDelivery:
         if self.remote is None:
             return {}
         hours = self.config.delivery.block_hours
-        files = [file for record in self.remote.leads for file in (record.grib, record.index)]
+        files = [file for record in self.remote.leads for file in record.files]
         files += [block.grib for block in layouts.make_blocks(self.config.cycle, self.member, self.remote.leads, hours)]
         return {file.name: file for file in files}
 
@@ -268,7 +263,7 @@ class MemberDelivery:
         """Return the objects that the layout keeps, blocks made where they are missing."""
         objects = []
         if layouts.wants_leads(self.config):
-            objects += [self.send_file(file) for record in manifest.leads for file in (record.grib, record.index)]
+            objects += [self.send_file(file) for record in manifest.leads for file in record.files]
         if layouts.wants_blocks(self.config):
             hours = self.config.delivery.block_hours
             blocks = layouts.make_blocks(self.config.cycle, self.member, manifest.leads, hours)
@@ -289,7 +284,7 @@ class MemberDelivery:
                 )
             )
         index = block.index([self._index(record) for record in block.leads])
-        info = self.storage.put_bytes(index, self.key(block.index_name), overwrite=True)
+        info = self.storage.put_bytes(index, self.keys.published(block.index_name), overwrite=True)
         return grib, self._found(info)
 
     def _index(self, record: LeadRecord) -> bytes:
@@ -306,7 +301,7 @@ class MemberDelivery:
         """Remove the leads where only blocks are wanted, now that the receipt names these."""
         if layouts.wants_leads(self.config):
             return
-        keys = [self.key(file) for record in manifest.leads for file in (record.grib, record.index)]
+        keys = [self.key(file) for record in manifest.leads for file in record.files]
         with ThreadPoolExecutor(self.storage.settings.threads, thread_name_prefix="remove") as pool:
             list(pool.map(self.storage.delete, [key for key in keys if key in self.there]))
 

@@ -7,7 +7,6 @@ from typing import Self
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.observers import Observer
-from aifs_ensemble.common.storage import Storage
 from aifs_ensemble.delivery.kept_object import KeptObject
 
 INTERVAL = 30.0
@@ -21,10 +20,10 @@ class MetricsDelivery(Observer):
     when that was.
     """
 
-    def __init__(self, config: Config, member: int, storage: Storage | None = None, *, interval: float = INTERVAL):
+    def __init__(self, config: Config, member: int, *, interval: float = INTERVAL):
         self._path, self._key = config.scratch.metrics(member), config.objects.metrics(member)
         name = f"metrics of member {member}"
-        self._kept = KeptObject(config, name, self._key, self._content, storage, interval=interval)
+        self._kept = KeptObject(config, name, self._key, self._content, interval=interval)
 
     def __enter__(self) -> Self:
         try:

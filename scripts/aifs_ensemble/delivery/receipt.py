@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
@@ -16,6 +16,7 @@ from aifs_ensemble.common.storage import MissingError, ObjectInfo, Storage
 LOG = logging.getLogger(__name__)
 
 RECEIPT_SCHEMA = "aifs-ensemble/receipt/1"
+T = TypeVar("T")
 
 
 def member_objects(config: Config, storage: Storage, member: int) -> dict[str, ObjectInfo]:
@@ -30,8 +31,12 @@ def lead_prefix(config: Config, member: int) -> str:
 
 def remote_json(storage: Storage, key: str) -> Mapping[str, Any] | None:
     """Return the JSON object under `key`, None when there is none or it is damaged (which is logged)."""
+    return _remote(storage, key, _json_object)
+
+
+def _remote(storage: Storage, key: str, parse: Callable[[bytes, str], T]) -> T | None:
     try:
-        return _json_object(storage.get_bytes(key), storage.address(key))
+        return parse(storage.get_bytes(key), storage.address(key))
     except MissingError:
         return None
     except VerificationError as error:
@@ -67,14 +72,7 @@ def _json_object(data: bytes, name: str) -> Mapping[str, Any]:
 
 def remote_manifest(config: Config, storage: Storage, member: int) -> MemberManifest | None:
     """Return the member's manifest at the destination, None when there is none or it is damaged (which is logged)."""
-    key = config.objects.manifest(member)
-    try:
-        return parse_manifest(storage.get_bytes(key), storage.address(key))
-    except MissingError:
-        return None
-    except VerificationError as error:
-        LOG.warning("%s, counts as missing", error)
-        return None
+    return _remote(storage, config.objects.manifest(member), parse_manifest)
 
 
 def remote_receipt(config: Config, storage: Storage, member: int) -> Mapping[str, Any] | None:
@@ -98,7 +96,7 @@ def vouched_files(manifest: MemberManifest, receipt: Mapping[str, Any] | None) -
     """
     files = {file.name: file for file in receipt_files(receipt)}
     if receipt is None or receipt["layout"] != "blocks":
-        files |= {file.name: file for record in manifest.leads for file in (record.grib, record.index)}
+        files |= {file.name: file for record in manifest.leads for file in record.files}
     return list(files.values())
 
 

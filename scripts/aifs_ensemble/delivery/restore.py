@@ -19,7 +19,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import StorageError, VerificationError
 from aifs_ensemble.common.files import read_json, write_bytes
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, lead_record
-from aifs_ensemble.common.names import file_name, lead_name
+from aifs_ensemble.common.names import file_name, lead_name, restart_file
 from aifs_ensemble.common.storage import ObjectInfo, Storage, open_destination
 from aifs_ensemble.delivery.receipt import member_objects, receipt_files, remote_json
 from aifs_ensemble.delivery.standing import DAMAGED, OTHER_SETTINGS, Standing, at_destination, refusal, short_of
@@ -75,7 +75,7 @@ def restore_member(config: Config, member: int, storage: Storage | None = None) 
             member, len(restored.leads), storage.url, lead_name(restored.restart) if restored.restart else "them",
         )  # fmt: skip
     if restored.leads or known:
-        _write_delivered(work, restored.leads)
+        work.delivered.write(sorted(restored.leads, key=lambda record: record.lead))
     return restored
 
 
@@ -117,8 +117,7 @@ def _delivered_before(config: Config, standing: Standing, objects: _Objects) -> 
 def _resume_point(config: Config, storage: Storage, work: WorkFolder, objects: _Objects) -> Restored | None:
     """Return the newest restart state at the destination before which every lead is there, fetched."""
     keys = config.objects
-    folder = keys.restart(work.member, 0).rpartition("/")[0]
-    listed = {info.key for info in storage.list(f"{folder}/")}
+    listed = {info.key for info in storage.list(keys.restarts(work.member))}
     for lead in sorted(config.leads, reverse=True):
         if not {keys.restart(work.member, lead), keys.resume_point(work.member, lead)} <= listed:
             continue
@@ -130,7 +129,7 @@ def _resume_point(config: Config, storage: Storage, work: WorkFolder, objects: _
             LOG.warning("member %d: a lead before restart %s is missing or differs", work.member, lead_name(lead))
             continue
         try:
-            storage.get_file(keys.restart(work.member, lead), work.restarts / f"{lead_name(lead)}.safetensors")
+            storage.get_file(keys.restart(work.member, lead), work.restarts / restart_file(lead))
         except StorageError as error:
             LOG.warning("restart state not brought back: %s", error)
             continue
@@ -157,8 +156,3 @@ def _write_work_files(root: Path, files: Mapping[str, str]) -> None:
     for name in WORK_FILES:
         if name in files and not (root / name).exists():
             write_bytes(root / name, files[name].encode())
-
-
-def _write_delivered(work: WorkFolder, records: Iterable[LeadRecord]) -> None:
-    lines = [json.dumps(asdict(record)) + "\n" for record in sorted(records, key=lambda record: record.lead)]
-    write_bytes(work.root / "delivered.jsonl", "".join(lines).encode())

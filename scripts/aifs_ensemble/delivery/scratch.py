@@ -221,7 +221,7 @@ def remove_leads(scratch: Scratch, member: int, records: Iterable[LeadRecord], *
         work = scratch.work(member) / "leads"
         if _size(work / record.grib.name) in (None, record.grib.size):
             folders.append(work)
-        for file in (record.grib, record.index) if indexes else (record.grib,):
+        for file in record.files if indexes else (record.grib,):
             held = [path for folder in folders if (path := folder / file.name).exists()]
             for path in held:
                 path.unlink(missing_ok=True)

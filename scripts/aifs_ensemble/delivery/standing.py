@@ -6,7 +6,6 @@ whether it has the objects that these name. The bytes themselves are read only b
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,17 +18,9 @@ from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest
 from aifs_ensemble.common.names import format_members, lead_name
 from aifs_ensemble.common.storage import MissingError, ObjectInfo, Storage, open_destination
-from aifs_ensemble.delivery.receipt import (
-    lead_prefix,
-    member_objects,
-    parse_manifest,
-    parse_receipt,
-    vouched_files,
-)
+from aifs_ensemble.delivery.receipt import lead_prefix, member_objects, parse_manifest, parse_receipt, vouched_files
 from aifs_ensemble.forecast.settings import member_differences
 from aifs_ensemble.forecast.work_folder import WorkFolder
-
-LOG = logging.getLogger(__name__)
 
 SCRATCH, DESTINATION = "scratch", "destination"
 
@@ -52,7 +43,7 @@ class Standing:
     """What one place has of a member, against what the configuration asks for.
 
     `name` is the manifest's address, `reason` says why the member is not as asked for (empty if it is), `problems` what
-    is damaged by lead (lead 0: manifest, receipt or a block), `settings_differ` e.g. ``chunks 1, not 2``.
+    is damaged by lead (lead 0: manifest, receipt or a block).
     """
 
     member: int
@@ -63,7 +54,6 @@ class Standing:
     manifest: MemberManifest | None = None
     receipt: Mapping[str, Any] | None = None
     problems: Mapping[int, str] = field(default_factory=dict)
-    settings_differ: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -124,23 +114,18 @@ def at_destination(
     member: int,
     checked: Check | None = None,
     objects: Mapping[str, ObjectInfo] | None = None,
+    read: Callable[[str], bytes | None] | None = None,
 ) -> Standing:
     """Return what the destination has of one member: its manifest, its receipt and one listing (`objects`, if known).
 
-    `checked` fills in the checksum of an object that the listing does not know (`Storage.with_crc32c` reads it).
+    `checked` fills in the checksum of an object that the listing does not know (`Storage.with_crc32c` reads it), `read`
+    returns the content of a small object, None when there is none.
     """
-    keys = config.objects
-    manifest, receipt = (_content(storage, key) for key in (keys.manifest(member), keys.receipt(member)))
+    read = read or partial(_content, storage)
+    keys = (config.objects.manifest(member), config.objects.receipt(member))
+    (name, manifest), receipt = ((storage.address(key), read(key)) for key in keys)
     objects = member_objects(config, storage, member) if objects is None else objects
-    return judge(
-        config,
-        member,
-        storage.address(keys.manifest(member)),
-        manifest,
-        (storage.address(keys.receipt(member)), receipt),
-        objects,
-        checked,
-    )
+    return judge(config, member, name, manifest, receipt, objects, checked)
 
 
 def _content(storage: Storage, key: str) -> bytes | None:
@@ -182,15 +167,7 @@ class Destination:
 
     def standing(self, member: int) -> Standing:
         """Return what the destination has of a member."""
-        keys = self.config.objects
-        return judge(
-            self.config,
-            member,
-            self.storage.address(keys.manifest(member)),
-            self.content(keys.manifest(member)),
-            (self.storage.address(keys.receipt(member)), self.content(keys.receipt(member))),
-            self.listed,
-        )
+        return at_destination(self.config, self.storage, member, objects=self.listed, read=self.content)
 
     def standings(self) -> dict[int, Standing]:
         """Return what the destination has of every member of the configuration, read side by side."""
@@ -226,9 +203,8 @@ def judge(
         reason = " ".join(str(error).split())
         return Standing(member, place, name, DAMAGED, reason, receipt=delivered, problems={0: reason})
     problems = _problems(config, manifest, receipt, delivered, objects, checked) if receipt else {}
-    differ = tuple(member_differences(config, manifest))
     layout = config.delivery.layout
-    if differ:
+    if differ := member_differences(config, manifest):
         state, reason = OTHER_SETTINGS, f"made with {'; '.join(differ)}"
     elif problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -239,7 +215,7 @@ def judge(
         state, reason = OTHER_LAYOUT, f"delivered in layout {delivered['layout']}, {layout} is asked for"
     else:
         state, reason = COMPUTED if receipt is None else DELIVERED, ""
-    return Standing(member, place, name, state, reason, manifest, delivered, problems, differ)
+    return Standing(member, place, name, state, reason, manifest, delivered, problems)
 
 
 def short_of(config: Config, records: Iterable[LeadRecord]) -> str:
@@ -269,9 +245,9 @@ def _problems(
         problems[0] = f"{name}: of other content than the manifest"
     if objects is None:
         return problems
-    lead_of = {file.name: record.lead for record in manifest.leads for file in (record.grib, record.index)}
+    lead_of = {file.name: record.lead for record in manifest.leads for file in record.files}
     for file in vouched_files(manifest, delivered):
-        wrong = _object_problem(objects.get(f"{config.cycle}/forecasts/{file.name}"), file, checked)
+        wrong = _object_problem(objects.get(config.objects.published(file.name)), file, checked)
         if wrong:
             problems.setdefault(lead_of.get(file.name, 0), wrong)
     return problems

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import platform
 import time
@@ -40,7 +39,6 @@ from aifs_ensemble.delivery.standing import (
 )
 from aifs_ensemble.forecast.work_folder import INTERRUPTED, WorkFolder
 
-LOG = logging.getLogger(__name__)
 SCHEMA = "aifs-ensemble/member-status/1"
 # What a job says of itself; beside these, the words of a member's standing.
 STARTING, RUNNING, FAILED, WAITING = "starting", "running", "failed", "waiting"

@@ -181,8 +181,7 @@ class StreamingDelivery(Observer):
 
     def _remove_old_points(self, delivery: MemberDelivery) -> None:
         """Remove the restart states that the resume points left replace, and whatever earlier attempts left."""
-        folder = delivery.keys.restart(self.member, 0).rpartition("/")[0]
-        listed = list(self._storage.list(f"{folder}/"))
+        listed = list(self._storage.list(delivery.keys.restarts(self.member)))
         with self._queue.changed:  # after the listing: a state that came since is in neither
             states = self._ledger.states
         names = (delivery.keys.restart, delivery.keys.resume_point)

@@ -8,33 +8,25 @@ receipt go, and the damaged leads are forgotten in the work folder.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
-from aifs_ensemble.common.files import json_bytes, write_bytes
-from aifs_ensemble.common.manifest import (
-    LeadRecord,
-    MemberManifest,
-    check_file,
-    check_leads,
-    lead_record,
-    read_member_manifest,
-)
+from aifs_ensemble.common.files import json_bytes
+from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, check_file, check_leads, lead_record
 from aifs_ensemble.common.names import file_name, format_members, lead_name, member_name
 from aifs_ensemble.common.parameters import bits_for
 from aifs_ensemble.common.storage import MissingError, Storage, open_destination
 from aifs_ensemble.delivery.blocks import make_blocks
-from aifs_ensemble.delivery.receipt import forget_delivery, remote_manifest, remote_receipt, vouched_files
+from aifs_ensemble.delivery.receipt import forget_delivery, remote_receipt, vouched_files
 from aifs_ensemble.delivery.scratch import lead_file_paths
 from aifs_ensemble.delivery.standing import (
     ABSENT,
@@ -50,7 +42,7 @@ from aifs_ensemble.delivery.standing import (
     on_scratch,
     refusal,
 )
-from aifs_ensemble.forecast.work_folder import LeadJournal, WorkFolder
+from aifs_ensemble.forecast.work_folder import WorkFolder
 
 if TYPE_CHECKING:
     from aifs_ensemble.fields.grib_encoder import OutputSpec
@@ -124,17 +116,14 @@ class EnsembleCheck:
             )
 
 
-def verify_ensemble(
-    config: Config, *, deep: bool = False, mend: bool = True, places: Iterable[str] = PLACES
-) -> EnsembleCheck:
-    """Compare every member with its manifests; VerificationError naming damaged leads, or members not delivered.
+def verify_ensemble(config: Config) -> EnsembleCheck:
+    """Compare every member with its manifests, and make damaged members unfinished.
 
-    Fewer sound members than `min_members` at the destination are an error too.
+    Raises VerificationError naming damaged leads, members not delivered, or fewer sound members than `min_members`.
     """
-    places = tuple(places)
-    check = check_ensemble(config, deep=deep, mend=mend, places=places)
-    check.require_sound(mended=mend)
-    if DESTINATION in places and config.destination:
+    check = check_ensemble(config, mend=True)
+    check.require_sound(mended=True)
+    if config.destination:
         check.require_members(config)
     return check
 
@@ -175,12 +164,15 @@ def verify_member(
     With `deep` some leads are decoded, all of their messages. With `mend` a damaged member becomes unfinished.
     """
     if place == SCRATCH:
-        check = _check_scratch(config, member)
+        standing = on_scratch(config, member)
+        check = _check_scratch(config, standing)
     else:
         storage = storage or open_destination(config)
-        check = _check_destination(config, member, storage)
-    if deep and check.state in (SOUND, SHORT):
-        check = _decode_some(config, check, storage)
+        standing = at_destination(config, storage, member, storage.with_crc32c)
+        files = vouched_files(standing.manifest, standing.receipt) if standing.manifest else ()
+        check = _check(standing, standing.problems, sum(file.size for file in files))
+    if deep and standing.manifest and check.state in (SOUND, SHORT):
+        check = _decode_some(config, check, standing.manifest, storage)
     if mend and check.state == DAMAGED:
         if place == SCRATCH:
             _mend_scratch(config, check)
@@ -190,12 +182,11 @@ def verify_member(
     return check
 
 
-def _check_scratch(config: Config, member: int) -> MemberCheck:
+def _check_scratch(config: Config, standing: Standing) -> MemberCheck:
     """Compare the files of a member with its manifest, but those that went because their delivery was verified."""
-    standing = on_scratch(config, member)
     if standing.manifest is None:
         return _check(standing, standing.problems, 0)
-    records = [r for r in standing.manifest.leads if not _removed(config, member, r)]
+    records = [r for r in standing.manifest.leads if not _removed(config, standing.member, r)]
     problems = check_leads(config.scratch.forecasts(), records)
     return _check(standing, problems, sum(r.grib.size + r.index.size for r in records))
 
@@ -205,13 +196,6 @@ def _removed(config: Config, member: int, record: LeadRecord) -> bool:
     if lead_file_paths(config.scratch, member, record.grib):
         return False
     return WorkFolder(config.scratch.work(member), config.cycle, member).delivered.read().get(record.lead) == record
-
-
-def _check_destination(config: Config, member: int, storage: Storage) -> MemberCheck:
-    """Compare the objects of a member with its manifest and its receipt, in the layout in which it was delivered."""
-    standing = at_destination(config, storage, member, storage.with_crc32c)
-    files = vouched_files(standing.manifest, standing.receipt) if standing.manifest else ()
-    return _check(standing, standing.problems, sum(file.size for file in files))
 
 
 def _check(standing: Standing, problems: Mapping[int, str], size: int) -> MemberCheck:
@@ -224,17 +208,10 @@ def _check(standing: Standing, problems: Mapping[int, str], size: int) -> Member
     return MemberCheck(standing.member, standing.place, state, problems, size, reason=standing.reason)
 
 
-def _decode_some(config: Config, check: MemberCheck, storage: Storage | None) -> MemberCheck:
+def _decode_some(config: Config, check: MemberCheck, manifest: MemberManifest, storage: Storage | None) -> MemberCheck:
     """Check every message of a few leads, the same ones each time."""
     from aifs_ensemble.fields.grib_check import check_lead
 
-    if check.place == SCRATCH:
-        manifest: MemberManifest | None = read_member_manifest(config.scratch.manifest(check.member))
-    else:
-        assert storage is not None
-        manifest = remote_manifest(config, storage, check.member)
-    if manifest is None:  # removed meanwhile
-        return check
     spec = _spec(config, manifest)
     chosen = random.Random(f"{config.cycle} {check.member}").sample(
         manifest.leads, min(DEEP_LEADS, len(manifest.leads))
@@ -245,7 +222,7 @@ def _decode_some(config: Config, check: MemberCheck, storage: Storage | None) ->
         data = _lead_bytes(config, check, record, manifest.leads, storage)
         if data is None:
             continue
-        index = _index_bytes(config, check, record, storage)
+        index = _file_bytes(config, check, record.index, storage)
         wrong = check_lead(Path(record.grib.name), spec, record.lead, data=data, index=index)
         decoded += record.messages
         if wrong:
@@ -275,12 +252,10 @@ def _lead_bytes(
     config: Config, check: MemberCheck, record: LeadRecord, records: Iterable[LeadRecord], storage: Storage | None
 ) -> bytes | None:
     """Return the GRIB of a lead: a file, an object or a piece of a block; None when its local copy went."""
-    if check.place == SCRATCH:
-        paths = lead_file_paths(config.scratch, check.member, record.grib)
-        return paths[0].read_bytes() if paths else None
+    data = _file_bytes(config, check, record.grib, storage)
+    if data is not None or check.place == SCRATCH:
+        return data
     assert storage is not None
-    with suppress(MissingError):  # delivered as blocks
-        return storage.get_bytes(config.objects.lead(check.member, record.lead))
     for block in make_blocks(config.cycle, check.member, records, config.delivery.block_hours):
         if record in block.leads:
             before = sum(other.grib.size for other in block.leads if other.lead < record.lead)
@@ -289,14 +264,14 @@ def _lead_bytes(
     return None
 
 
-def _index_bytes(config: Config, check: MemberCheck, record: LeadRecord, storage: Storage | None) -> bytes | None:
-    """Return the index of a lead, None when it went with the lead, into a block or from scratch."""
+def _file_bytes(config: Config, check: MemberCheck, file: FileRecord, storage: Storage | None) -> bytes | None:
+    """Return a lead's file of the place that is checked, None when it went: into a block, or from scratch."""
     if check.place == SCRATCH:
-        paths = lead_file_paths(config.scratch, check.member, record.index)
+        paths = lead_file_paths(config.scratch, check.member, file)
         return paths[0].read_bytes() if paths else None
     assert storage is not None
     with suppress(MissingError):
-        return storage.get_bytes(config.objects.index(check.member, record.lead))
+        return storage.get_bytes(config.objects.published(file.name))
     return None
 
 
@@ -308,12 +283,12 @@ def _mend_scratch(config: Config, check: MemberCheck) -> None:
     for lead, record in work.journal.read().items():
         if lead in check.problems:
             for folder in (scratch.forecasts(), work.leads):
-                for file in (record.grib, record.index):
+                for file in record.files:
                     if (folder / file.name).exists() and check_file(folder, file):
                         _move_aside(folder / file.name, work.root / "damaged")
             if check_leads(work.leads, [record]):
                 forgotten.append(lead)
-    _forget(work.root / "journal.jsonl", work.journal, forgotten)
+    work.journal.forget(forgotten)
     scratch.manifest(check.member).unlink(missing_ok=True)
     scratch.receipt(check.member).unlink(missing_ok=True)
 
@@ -339,7 +314,7 @@ def _mend_destination(config: Config, check: MemberCheck, storage: Storage) -> N
         storage.delete(key)
     _shorten_receipt(config, check, storage)
     work = WorkFolder(config.scratch.work(check.member), config.cycle, check.member)
-    _forget(work.root / "delivered.jsonl", work.delivered, check.problems)
+    work.delivered.forget(check.problems)
     forget_delivery(config, check.member)
 
 
@@ -351,7 +326,7 @@ def _shorten_receipt(config: Config, check: MemberCheck, storage: Storage) -> No
         storage.delete(key)
         return
     damaged = [lead_record(item) for item in receipt["leads"] if item["lead"] in check.problems]
-    names = {file.name for record in damaged for file in (record.grib, record.index)}
+    names = {file.name for record in damaged for file in record.files}
     shorter = {
         **receipt,
         "content_digest": None,  # of no finished member
@@ -359,11 +334,3 @@ def _shorten_receipt(config: Config, check: MemberCheck, storage: Storage) -> No
         "objects": [item for item in receipt["objects"] if file_name(item["key"]) not in names],
     }
     storage.put_bytes(json_bytes(shorter), key, overwrite=True)
-
-
-def _forget(path: Path, journal: LeadJournal, leads: Iterable[int]) -> None:
-    """Drop leads from a journal, in one step."""
-    if path.exists():
-        records = {lead: record for lead, record in journal.read().items() if lead not in set(leads)}
-        lines = [json.dumps(asdict(record)) + "\n" for record in records.values()]
-        write_bytes(path, "".join(lines).encode())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,71 +150,30 @@ def _opened(path: Path, data: bytes | None) -> IO[bytes]:
         raise InputError(f"{path}: {error.strerror}, expected a GRIB file") from None
 
 
-def check_grib(
-    path: Path,
-    *,
-    params: Sequence[str] | None = None,
-    keys: Mapping[str, Any] | None = None,
-    steps: Iterable[int] | None = None,
-    values: bool = True,
-) -> list[str]:
-    """Return what is wrong with a GRIB file.
-
-    `params` are the names that it must hold, such as ``t 500`` or ``2t``, each once per member and step;
-    `keys` what every message must say; `steps` the end steps that must occur, and no others. With
-    `values`, fields with NaN or infinite values, or missing ones where the parameter may miss none, are wrong too.
-    """
-    keys = keys or {}
-    try:
-        found = list(messages(path, keys, values=values))
-    except InputError as error:
-        return [str(error)]
-    return _check_messages(path, found, params, keys, steps)
-
-
-def _check_messages(
-    path: Path,
-    found: Sequence[Message],
-    params: Sequence[str] | None,
-    keys: Mapping[str, Any],
-    steps: Iterable[int] | None,
-) -> list[str]:
+def check_messages(path: Path, found: Sequence[Message], keys: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the messages of a file: none, other values of `keys`, values missing or not finite."""
     wrong = [] if found else [f"{path}: no GRIB message"]
     for message in found:
-        wrong.extend(
-            f"{path}: {message.name}: {key} is {message.keys[key]!r}, expected {value!r}"
-            for key, value in keys.items()
-            if message.keys[key] != value
-        )
+        wrong += _different(path, message.name, message, keys)
         if message.missing:
             wrong.append(f"{path}: {message.name}: {message.missing} values missing or not finite")
-    if params is not None:
-        wrong.extend(_check_params(path, found, params))
-    if steps is not None:
-        has, wanted = {message.keys["endStep"] for message in found}, set(steps)
-        wrong.extend(f"{path}: step {step} missing" for step in sorted(wanted - has))
-        wrong.extend(f"{path}: step {step} not expected" for step in sorted(has - wanted))
     return wrong
 
 
-def _check_params(path: Path, found: Sequence[Message], params: Sequence[str]) -> list[str]:
-    counts = Counter((m.name, m.keys["number"], m.keys["stepRange"]) for m in found)
-    wrong = [f"{path}: {name} of member {n} at step {s}: {c} times" for (name, n, s), c in counts.items() if c > 1]
-    has = {message.name for message in found}
-    missing, extra = sorted(set(params) - has), sorted(has - set(params))
-    if missing:
-        wrong.append(f"{path}: missing {', '.join(missing)}")
-    if extra:
-        wrong.append(f"{path}: not expected {', '.join(extra)}")
-    return wrong
+def _different(path: Path, name: str, message: Message, expected: Mapping[str, Any]) -> list[str]:
+    """Return which keys of a message, called `name`, are not as expected."""
+    return [
+        f"{path}: {name}: {key} is {message.keys[key]!r}, expected {value!r}"
+        for key, value in expected.items()
+        if message.keys[key] != value
+    ]
 
 
-def check_index(path: Path, found: Sequence[Message] | None = None, content: bytes | None = None) -> list[str]:
-    """Return where the index beside a GRIB file (or with the bytes `content`) and the file differ."""
+def check_index(path: Path, found: Sequence[Message], content: bytes | None = None) -> list[str]:
+    """Return where the index beside a GRIB file (or with the bytes `content`) and the messages found there differ."""
     index = path.with_name(index_file(path.name))
     try:
         entries = read_index(index) if content is None else parse_index(content, index)
-        found = list(messages(path)) if found is None else found
     except InputError as error:
         return [str(error)]
     if len(entries) != len(found):
@@ -268,13 +226,7 @@ def check_name(path: Path, found: Sequence[Message]) -> list[str]:
 
 
 def check_lead(
-    path: Path,
-    spec: OutputSpec,
-    lead: int,
-    *,
-    values: bool = True,
-    data: bytes | None = None,
-    index: bytes | None = None,
+    path: Path, spec: OutputSpec, lead: int, *, data: bytes | None = None, index: bytes | None = None
 ) -> list[str]:
     """Return what is wrong with one lead of a member: every message, every key, its index.
 
@@ -283,10 +235,14 @@ def check_lead(
     shared = {key: value for key, value in member_keys(spec).items() if key not in _NOT_READ_BACK}
     shared["packingType"] = "grid_ccsds"
     try:
-        found = list(messages(path, (*shared, "typeOfStatisticalProcessing"), values=values, data=data))
+        found = list(messages(path, (*shared, "typeOfStatisticalProcessing"), values=True, data=data))
     except InputError as error:
         return [str(error)]
-    wrong = _check_messages(path, found, None, shared, [lead])
+    wrong = check_messages(path, found, shared)
+    steps = {message.keys["endStep"] for message in found}
+    if lead not in steps:
+        wrong.append(f"{path}: step {lead} missing")
+    wrong += [f"{path}: step {step} not expected" for step in sorted(steps - {lead})]
     if data is None or index is not None:
         wrong += check_index(path, found, index)
     if wrong:
@@ -305,9 +261,5 @@ def check_lead(
             "typeOfStatisticalProcessing": 1 if variable in spec.accumulated else None,
         }
         expected |= {} if parameter.level is None else {"level": parameter.level}
-        wrong.extend(
-            f"{path}: {variable}: {key} is {message.keys[key]!r}, expected {value!r}"
-            for key, value in expected.items()
-            if message.keys[key] != value
-        )
+        wrong += _different(path, variable, message, expected)
     return wrong

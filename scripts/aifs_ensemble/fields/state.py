@@ -59,7 +59,7 @@ class State:
         return self.fields[:, self.variables.index(name)]
 
 
-def write_state(path: Path, state: State, *, durable: bool = False, keep_equal: bool = False) -> None:
+def write_state(path: Path, state: State, *, keep_equal: bool = False) -> None:
     """Write a state atomically; with `keep_equal` a file of the same bytes stays, with its time."""
     header = {
         "schema": SCHEMA,
@@ -73,7 +73,7 @@ def write_state(path: Path, state: State, *, durable: bool = False, keep_equal: 
     }
     tensors = {"fields": np.ascontiguousarray(state.fields, np.float32)}
     tensors |= {name: np.ascontiguousarray(array, np.float32) for name, array in state.extra.items()}
-    with atomic_writer(path, durable=durable, keep_equal=keep_equal) as file:
+    with atomic_writer(path, keep_equal=keep_equal) as file:
         _write_tensors(file, tensors, header)
 
 

@@ -11,6 +11,7 @@ from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.common.text import duration
 
 LOG = logging.getLogger(__name__)
+INTERVAL = 15.0
 
 
 class Progress(Observer):
@@ -50,12 +51,11 @@ class Progress(Observer):
 
 
 class ProgressLog(Progress):
-    """Progress as lines in the log, at most one in `seconds` and none for members that are over sooner."""
+    """Progress as lines in the log, at most one in `INTERVAL` and none for members that are over sooner."""
 
-    def __init__(self, seconds: float = 15.0):
+    def __init__(self) -> None:
         super().__init__()
-        self._seconds = seconds
-        self._next = monotonic() + seconds
+        self._next = monotonic() + INTERVAL
 
     def started(self, member: int, leads: int, done: int) -> None:
         super().started(member, leads, done)
@@ -64,7 +64,7 @@ class ProgressLog(Progress):
     def lead_published(self, record: LeadRecord, folder: Path) -> None:
         super().lead_published(record, folder)
         if monotonic() >= self._next:
-            self._next = monotonic() + self._seconds
+            self._next = monotonic() + INTERVAL
             LOG.info("%s", self.line)
 
     def restart_written(self, lead: int, path: Path) -> None:

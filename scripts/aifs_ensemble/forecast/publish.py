@@ -35,11 +35,7 @@ def member_manifest(
         ensemble_size=request.ensemble_size,
         grid=request.model.grid,
         leads=tuple(records),
-        seed={
-            "scheme": noise.SCHEME,
-            "of": ["model", "cycle", "member", "step"],
-            "first_step": request.seed(1),
-        },
+        seed={"scheme": noise.SCHEME, "of": ["model", "cycle", "member", "step"], "first_step": request.seed(1)},
         checkpoint={"name": Path(files["checkpoint"].path).name, "sha256": files["checkpoint"].sha256},
         initial_conditions={**known.get("initial_conditions", {}), "sha256": files["initial_state"].sha256},
         versions=known.get("versions", {}),
@@ -62,7 +58,7 @@ def publish(
     request.forecasts.mkdir(parents=True, exist_ok=True)
     request.manifest.unlink(missing_ok=True)
     for record in records:
-        for file in (record.grib, record.index):
+        for file in record.files:
             source = work.leads / file.name
             if source.exists():  # else delivered, and removed since
                 link(source, request.forecasts / file.name)

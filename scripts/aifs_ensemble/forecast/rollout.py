@@ -6,7 +6,6 @@ pass of one step and the places of the variables. Nothing here waits for the dev
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
@@ -22,8 +21,6 @@ from aifs_ensemble.fields.state import State
 from aifs_ensemble.model.determinism import places_written_once
 from aifs_ensemble.model.forcings import ComputedForcings, ForcingsAhead
 from aifs_ensemble.model.stepper import Stepper, TensorPlaces
-
-LOG = logging.getLogger(__name__)
 
 
 class Rollout:

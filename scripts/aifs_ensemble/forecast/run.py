@@ -7,7 +7,6 @@ from the nearest restart state before it; a finished member returns at once, wit
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,8 +26,6 @@ from aifs_ensemble.forecast.restarts import RestartStore
 from aifs_ensemble.forecast.timings import Timings
 from aifs_ensemble.forecast.work_folder import KnownFile, WorkFolder
 from aifs_ensemble.model.checkpoint.digest import checkpoint_digest
-
-LOG = logging.getLogger(__name__)
 
 
 def run_forecast(request: ForecastRequest, observers: Sequence[Observer] = ()) -> MemberManifest:
@@ -75,7 +72,8 @@ def _bring_to_end(request: ForecastRequest, work: WorkFolder, observers: Observe
         settings, files, whole = _take_stock(request, work, timings)
         missing = [lead for lead in request.leads if lead not in whole]
         observers.tell(Observer.started, request.member, len(request.leads), len(whole))
-        store = restart_store(request, digest(settings))
+        fingerprint = digest(settings)
+        store = RestartStore(work.restarts, request.model, request.cycle, request.member, fingerprint, request.sums)
         attempt = work.begin_attempt({"began": _now(), "machine": machine(), "versions": versions()}) if missing else 0
         if missing:
             with _attempted(work, attempt):
@@ -100,12 +98,6 @@ def _attempted(work: WorkFolder, attempt: int) -> Iterator[None]:
     except BaseException as error:
         work.record_attempt(attempt, {"ended": _now(), "outcome": f"{type(error).__name__}: {error}"[:500]})
         raise
-
-
-def restart_store(request: ForecastRequest, fingerprint: str) -> RestartStore:
-    """Return the member's restart states."""
-    folder = request.work / "restarts"
-    return RestartStore(folder, request.model, request.cycle, request.member, fingerprint, request.sums)
 
 
 def _take_stock(

@@ -19,7 +19,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -29,12 +29,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from aifs_ensemble.common.errors import InputError, WorkflowError
-from aifs_ensemble.common.files import JsonLines, digest, read_json, remove_leftovers, write_json
-from aifs_ensemble.common.manifest import (
-    LeadRecord,
-    check_leads,
-    lead_record,
-)
+from aifs_ensemble.common.files import JsonLines, digest, read_json, remove_leftovers, write_bytes, write_json
+from aifs_ensemble.common.manifest import LeadRecord, check_leads, lead_record
 from aifs_ensemble.common.names import index_file, lead_file
 
 LOG = logging.getLogger(__name__)
@@ -67,6 +63,15 @@ class LeadJournal:
     def append(self, record: LeadRecord) -> None:
         """Add a lead whose files have their final names."""
         self._lines.append(asdict(record))
+
+    def write(self, records: Iterable[LeadRecord]) -> None:
+        """Write the journal anew, in one step."""
+        write_bytes(self._lines.path, b"".join(json.dumps(asdict(r)).encode() + b"\n" for r in records))
+
+    def forget(self, leads: Collection[int]) -> None:
+        """Drop leads, in one step."""
+        if self._lines.path.exists():
+            self.write(record for lead, record in self.read().items() if lead not in leads)
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,8 @@ class WorkFolder:
         recorded = self.recorded_settings()
         if recorded is not None:
             return recorded != settings
-        return self._has_records() and digest(settings) not in self._restart_fingerprints()
+        made = self.journal.read() or self.delivered.read()
+        return bool(made) and digest(settings) not in self._restart_fingerprints()
 
     def adopt(self, settings: Mapping[str, Any], files: Mapping[str, KnownFile]) -> bool:
         """Make the folder one of `settings`; return False if content of other settings was removed for it.
@@ -186,9 +192,6 @@ class WorkFolder:
         }
         write_json(self._fingerprint, content)
         return kept
-
-    def _has_records(self) -> bool:
-        return bool(self.journal.read() or self.delivered.read())
 
     def _restart_fingerprints(self) -> set[str]:
         found = set()
@@ -236,7 +239,7 @@ class WorkFolder:
 
     def remove_leftovers(self, records: Iterable[LeadRecord]) -> None:
         """Remove every file of the leads folder that is in none of the `records`."""
-        known = {file.name for record in records for file in (record.grib, record.index)}
+        known = {file.name for record in records for file in record.files}
         remove_leftovers(self.leads)
         remove_leftovers(self.root)
         for path in self.leads.iterdir():

@@ -1,7 +1,4 @@
-"""Initial states of a cycle: what members share, one member's state, and the ensemble's spread.
-
-The workflow calls `prepare_cycle`, `build_member` and `ensemble_statistics`.
-"""
+"""Initial states of a cycle: what members share, and one member's state."""
 
 from __future__ import annotations
 
@@ -23,9 +20,6 @@ from aifs_ensemble.fields.state import State, write_state
 from aifs_ensemble.initial import checks, derive
 from aifs_ensemble.initial.idealised import IdealisedSource
 from aifs_ensemble.initial.source import Inputs, Source, Values, input_times
-from aifs_ensemble.initial.spread import ensemble_statistics
-
-__all__ = ["assemble", "build_member", "ensemble_statistics", "open_source", "prepare_cycle"]
 
 LOG = logging.getLogger(__name__)
 

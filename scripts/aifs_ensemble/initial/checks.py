@@ -115,10 +115,7 @@ def _surface_pressure(view: _View) -> Iterator[Outcome]:
     expected = derive.surface_pressure(view.fields["msl"], view.fields["z"], view.fields["2t"])
     difference = view.fields["sp"] / expected - 1
     high = view.fields["z"] > HIGH_GROUND * GRAVITY
-    for where, mask, limit in (
-        ("", None, SURFACE_PRESSURE),
-        (" on high ground", high, SURFACE_PRESSURE_HIGH_GROUND),
-    ):
+    for where, mask, limit in (("", None, SURFACE_PRESSURE), (" on high ground", high, SURFACE_PRESSURE_HIGH_GROUND)):
         found = view.rms(difference, mask)
         hint = " (is it a copy of msl?)" if found > limit and np.allclose(view.fields["sp"], view.fields["msl"]) else ""
         name = f"sp against msl and orography{where}"

@@ -7,7 +7,6 @@ GRIB works as it comes. What the files lack is only ever filled as ``initial_con
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Collection, Iterator
 from datetime import datetime
@@ -22,8 +21,6 @@ from aifs_ensemble.common.parameters import variable_name
 from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
 from aifs_ensemble.initial import derive
 from aifs_ensemble.initial.source import Inputs, Regridder, Values, in_model_units, input_times
-
-LOG = logging.getLogger(__name__)
 
 _BLOCK = 32  # fields decoded and interpolated at once: bounds memory
 

@@ -202,13 +202,7 @@ def _column_water(levels: dict[str, Field]) -> Field:
 
 
 def idealised_fields(
-    grid: Grid,
-    levels: tuple[int, ...],
-    time: datetime,
-    *,
-    cycle_time: datetime,
-    member: int,
-    settings: Idealised,
+    grid: Grid, levels: tuple[int, ...], time: datetime, *, cycle_time: datetime, member: int, settings: Idealised
 ) -> dict[str, Field]:
     """Return every input variable of AIFS ENS at `time`, float64 ``(value,)`` each, in the model's units.
 

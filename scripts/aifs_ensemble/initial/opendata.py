@@ -123,10 +123,7 @@ class OpenDataSource:
             grid=self.config.model.grid,
             cycle=self.config.cycle,
             member=0,
-            provenance={
-                "requests": [answer.provenance for answer in answers],
-                "interpolation": regridder.provenance,
-            },
+            provenance={"requests": [answer.provenance for answer in answers], "interpolation": regridder.provenance},
         )
         write_state(path, state)
         return state

@@ -17,7 +17,6 @@ Weights are held in the precision of the products. Sums, norms and softmax are i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,8 +31,6 @@ from aifs_ensemble.model.attention import window_attention
 from aifs_ensemble.model.conditional_norm import add_norm, pack
 from aifs_ensemble.model.cuda_graph import RecordedPass
 from aifs_ensemble.model.determinism import places_written_once
-
-LOG = logging.getLogger(__name__)
 
 
 class NotAcceleratedError(Exception):

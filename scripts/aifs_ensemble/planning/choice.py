@@ -12,15 +12,10 @@ from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.estimates import Estimate, estimate
 from aifs_ensemble.planning.plan import group_components
 
-_VM_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)
+_VM_COUNTS = range(1, 9)
 
 
-def _regions(case: Case) -> set[str]:
-    """Return the regions in which any machine has a price."""
-    return {region for machine in case.machines.types.values() for region in machine.prices}
-
-
-def ranked(case: Case, vm_counts: Sequence[int] = _VM_COUNTS, draws: int = 20) -> list[Estimate]:
+def ranked(case: Case) -> list[Estimate]:
     """Return the ways to run on every GPU machine with a price in the region, cheapest first; unfit ones last.
 
     Members are spread evenly over the machines, one group on each, whatever the profile's groups are. None where
@@ -29,14 +24,15 @@ def ranked(case: Case, vm_counts: Sequence[int] = _VM_COUNTS, draws: int = 20) -
     members = len(case.work.to_forecast)
     if case.local or not members:
         return []
-    groups = sorted({math.ceil(members / count) for count in vm_counts if count <= members}, reverse=True)
+    priced = {region for machine in case.machines.types.values() for region in machine.prices}
+    groups = sorted({math.ceil(members / count) for count in _VM_COUNTS if count <= members}, reverse=True)
     ways = []
     for name in case.machines.names("gpu"):
         machine = case.machines.machine(name)
-        if not machine.prices or (case.region not in machine.prices and case.region in _regions(case)):
+        if not machine.prices or (case.region not in machine.prices and case.region in priced):
             continue
         for group in groups:
-            ways.append(estimate(replace(case, group=group), machine, math.ceil(members / group), draws=draws))
+            ways.append(estimate(replace(case, group=group), machine, math.ceil(members / group), draws=20))
     return sorted(ways, key=lambda way: (way.problem is not None, way.usd, way.wall_hours))
 
 

@@ -12,15 +12,7 @@ from aifs_ensemble.planning.machines import Machines, MachineType
 from aifs_ensemble.planning.regions import continent, near
 from aifs_ensemble.planning.throughput import Speed
 
-CATEGORIES = (
-    "gpu compute",
-    "cpu compute",
-    "disks",
-    "image pulls",
-    "network",
-    "storage operations",
-    "management",
-)
+CATEGORIES = ("gpu compute", "cpu compute", "disks", "image pulls", "network", "storage operations", "management")
 GB = 1e9
 _MANIFEST_SECONDS = 5.0
 
@@ -78,13 +70,7 @@ def cpu_stage(case: Case) -> CpuStage:
 
 
 def costs_by_category(
-    case: Case,
-    machine: MachineType,
-    cpu: CpuStage,
-    gpu: Rented,
-    *,
-    cpu_spot: bool = False,
-    schedulers: float = 0.0,
+    case: Case, machine: MachineType, cpu: CpuStage, gpu: Rented, *, cpu_spot: bool = False, schedulers: float = 0.0
 ) -> dict[str, float]:
     """Return USD by category; `schedulers` is what those beside spot machines cost."""
     if case.local:

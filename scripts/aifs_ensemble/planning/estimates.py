@@ -68,16 +68,6 @@ class Estimate:
         return sum(self.spot_costs.values())
 
 
-@dataclass(frozen=True)
-class Fit:
-    """What a machine holds of the work: members at once, the speed of its card, and scratch in bytes."""
-
-    at_once: int
-    speed: Speed
-    scratch_peak_bytes: float
-    scratch_bytes: float
-
-
 def lives(case: Case, machine: MachineType) -> list[Life]:
     """Return the jobs on machines of one type: each a group of Snakemake's, the last shorter. Here it is one job."""
     assume = case.machines.assumptions
@@ -111,9 +101,9 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
     usual = spread(jobs, 0.0, 1, (0.0, 0.0), machines=together)
     on_demand = Rented(usual.spot_hours, usual.spot_hours * case.price(machine).on_demand, len(jobs))
     spot, spot_costs, spot_range = _on_spot(case, machine, jobs, together, cpu, draws)
-    fit = Fit(at_once, speed, *_scratch(case, machine, size, max(at_once, 1)))
+    peak, room = _scratch(case, machine, size, max(at_once, 1))
     longest = max((job.machine_seconds + busy_seconds(job) for job in jobs), default=0.0) / 3600
-    return Estimate(
+    found = Estimate(
         machine=machine.name,
         region="" if case.local else case.region,
         groups=len(jobs),
@@ -131,10 +121,10 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
         spot_costs=spot_costs,
         spot=spot,
         spot_range=spot_range,
-        scratch_peak_bytes=fit.scratch_peak_bytes,
-        scratch_bytes=fit.scratch_bytes,
-        problem=_problem(case, machine, fit, longest),
+        scratch_peak_bytes=peak,
+        scratch_bytes=room,
     )
+    return replace(found, problem=_problem(case, machine, found, longest))
 
 
 def _on_spot(
@@ -188,7 +178,7 @@ def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tu
     return peak, min(room, budget * MB) if budget else room
 
 
-def _problem(case: Case, machine: MachineType, found: Fit, longest: float) -> str | None:
+def _problem(case: Case, machine: MachineType, found: Estimate, longest: float) -> str | None:
     """Return why a machine cannot do the work, or None; `longest` is the hours of the longest job."""
     size = case.throughput.size(case.config.model.name)
     if case.profile == "googlebatch" and machine.gpu is not None and machine.gpu.count > 1:

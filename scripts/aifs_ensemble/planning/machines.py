@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.config import Config, merge
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.text import hint
 from aifs_ensemble.common.yaml_tables import check_keys, number, read_table
@@ -203,7 +203,7 @@ def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{prices.name}: {key}: {value!r}, expected keys and values")
         _own_sources(over, prices.name)
-        _merge(content.setdefault("prices", {}), over)
+        merge(content.setdefault("prices", {}), over)
     name = path.name
     check_keys(content, name, ("classes", "machine_types", "prices", "assumptions"))
     table = content["prices"]
@@ -259,14 +259,6 @@ def _own_sources(over: Mapping[str, Any], name: str) -> None:
                 raise ConfigError(f"{name}: {where}.{key}: {price!r}, expected keys and values")
             if "list" not in price:
                 raise ConfigError(f"{name}: {where}.{key}: list is missing, the one of `lists` that the price is from")
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = value
 
 
 def _price_list(name: str, item: Any, where: str) -> PriceList:

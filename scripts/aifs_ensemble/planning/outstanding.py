@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.manifest import MemberManifest
-from aifs_ensemble.common.names import checkpoint_file, parse_restart_file
+from aifs_ensemble.common.names import checkpoint_file, file_name, parse_restart_file
 from aifs_ensemble.delivery.standing import (
     DAMAGED,
     OTHER_SETTINGS,
@@ -125,11 +125,10 @@ def _restarts_at(destination: Destination) -> dict[int, int]:
     """Return the lead of each member's newest restart state at the destination."""
     config = destination.config
     restarts: dict[int, int] = {}
-    by_folder = {config.objects.restart(member, 6).rpartition("/")[0]: member for member in config.members}
+    member_of = {config.objects.restarts(member): member for member in config.members}
     for key in destination.listed:
-        folder, _, name = key.rpartition("/")
-        lead = parse_restart_file(name)
-        if lead is not None and folder in by_folder:
-            member = by_folder[folder]
+        name = file_name(key)
+        lead, member = parse_restart_file(name), member_of.get(key.removesuffix(name))
+        if lead is not None and member is not None:
             restarts[member] = max(restarts.get(member, 0), lead)
     return restarts

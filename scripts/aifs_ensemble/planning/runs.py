@@ -125,7 +125,7 @@ def fetch_run(config: Config) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for part in ("manifests", "metrics"):
-        for info in store.list(f"{config.cycle}/{part}/"):
+        for info in store.list(config.objects.folder(part)):
             name = file_name(info.key)
             if member_in(name):
                 store.get_file(info.key, folder / name)

@@ -129,9 +129,7 @@ _STYLE = (
 
 def html_page(title: str, frames: Mapping[str, pd.DataFrame]) -> str:
     """Return tables under headings as one HTML page."""
-    parts = [
-        f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>",
-    ]
+    parts = [f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"]
     for name, frame in frames.items():
         parts.append(f"<h2>{name}</h2>{frame.to_html(index=False, border=0)}")
     return "\n".join(parts)

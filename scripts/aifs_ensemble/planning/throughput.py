@@ -383,13 +383,13 @@ def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Ite
     return replace(table, runs=tuple(runs))
 
 
-def past_manifests(scratch_root: Path, limit: int = RUNS_READ) -> list[MemberManifest]:
+def past_manifests(scratch_root: Path) -> list[MemberManifest]:
     """Return the newest member manifests under a scratch folder; damaged ones are passed over."""
     patterns = (Keys("*").manifest("*"), f"history/*/{member_name('*')}.json")
     files = [file for pattern in patterns for file in scratch_root.glob(pattern)]
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     found = []
-    for file in files[:limit]:
+    for file in files[:RUNS_READ]:
         try:
             found.append(read_member_manifest(file))
         except WorkflowError:

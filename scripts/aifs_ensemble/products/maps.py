@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import eccodes
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -22,11 +21,11 @@ from matplotlib.image import AxesImage
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
-from aifs_ensemble.common.names import format_members, index_file, member_name
+from aifs_ensemble.common.names import format_members, member_name
 from aifs_ensemble.common.parameters import parameter_of
-from aifs_ensemble.common.themes import DPI, LIGHT, WIDTH, Theme
+from aifs_ensemble.common.themes import DPI, WIDTH, Theme
 from aifs_ensemble.fields.grib_encoder import grib_parameter
-from aifs_ensemble.fields.grib_index import read_fields, read_index, read_messages, select
+from aifs_ensemble.fields.grib_index import read_fields
 from aifs_ensemble.fields.grids import grid_coordinates
 
 Field = npt.NDArray[np.float32]
@@ -76,17 +75,6 @@ def read_field(config: Config, member: int, variable: str, lead: int) -> Field:
     if values.size != points:
         raise InputError(f"{path}: {values.size} points, expected the {points} of {config.model.grid}")
     return values
-
-
-def field_units(config: Config, member: int, variable: str, lead: int) -> str:
-    """Return the units of a field as its GRIB message tells them."""
-    path = lead_path(config, member, lead)
-    entries = select(read_index(path.with_name(index_file(path.name))), **_request(variable))
-    handle = eccodes.codes_new_from_message(read_messages(path, entries[:1])[0])
-    try:
-        return str(eccodes.codes_get(handle, "units"))
-    finally:
-        eccodes.codes_release(handle)
 
 
 def land_mask(config: Config) -> Field | None:
@@ -158,17 +146,17 @@ def _available(config: Config, members: Sequence[int], variable: str, lead: int)
     return shown, missing
 
 
-def member_fields(config: Config, variable: str | None = None, theme: Theme = LIGHT) -> Figure:
-    """Return one map for each member of a variable at the last lead, side by side on one scale.
+def member_fields(config: Config, theme: Theme) -> Figure:
+    """Return one map for each member of the variable ``report.field`` at the last lead, side by side on one scale.
 
-    `variable` is ``report.field`` by default. Members without the lead are left out and named; InputError when none
-    has it.
+    Members without the lead are left out and named; InputError when none has it.
     """
-    variable, lead = variable or str(config.report.field), config.leads[-1]
+    variable, lead = config.report.field, config.leads[-1]
     shown, missing = _available(config, config.members, variable, lead)
     index = raster_index(config.model.grid)
     mask = land_mask(config)
-    colors = "RdYlBu_r" if parameter_of(variable).colors == "diverging" else "viridis"
+    parameter = parameter_of(variable)
+    colors = "RdYlBu_r" if parameter.colors == "diverging" else "viridis"
     look = _Look(theme, None if mask is None else mask[index], _limits(shown), colors)
     columns = math.ceil(math.sqrt(len(shown)))
     rows = math.ceil(len(shown) / columns)
@@ -184,7 +172,7 @@ def member_fields(config: Config, variable: str | None = None, theme: Theme = LI
     bar = figure.colorbar(image, ax=axes, orientation="horizontal", shrink=0.5, aspect=40, pad=0.02)
     bar.ax.tick_params(colors=theme.faint, labelcolor=theme.faint, length=0, labelsize=8)
     bar.outline.set_visible(False)
-    bar.set_label(field_units(config, next(iter(shown)), variable, lead), color=theme.faint, fontsize=9)
+    bar.set_label(parameter.grib_units, color=theme.faint, fontsize=9)
     who = member_name(config.members[0]) if len(config.members) == 1 else f"{len(shown)} members"
     left_out = f", without {format_members(missing)}" if missing else ""
     untrained = ", untrained model" if config.model.untrained else ""
@@ -197,8 +185,3 @@ def member_fields(config: Config, variable: str | None = None, theme: Theme = LI
         fontweight="bold",
     )
     return figure
-
-
-def field_figures(config: Config, variable: str | None = None) -> dict[str, Callable[[Theme], Figure]]:
-    """Return the maps of all members by name, for `themes.save`."""
-    return {"fields": lambda theme: member_fields(config, variable, theme)}

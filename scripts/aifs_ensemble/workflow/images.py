@@ -60,9 +60,9 @@ def parse_pins(lines: Iterable[str], name: str) -> dict[str, str]:
     return pins
 
 
-def read_environment(name: str, folder: Path = FOLDER) -> Environment:
+def read_environment(name: str) -> Environment:
     """Return an environment from its lock; ConfigError when there is none."""
-    path = folder / f"{name}.lock"
+    path = FOLDER / f"{name}.lock"
     if not path.exists():
         raise ConfigError(f"{path}: no such lock, known are {', '.join(CLASSES)}")
     return Environment(name, parse_pins(path.read_text().splitlines(), str(path)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from aifs_ensemble.forecast.run import run_forecast
 from aifs_ensemble.model.compile_cache import CompileCache
 from aifs_ensemble.workflow.members_here import MembersHere
 from aifs_ensemble.workflow.preflight import check_room
-
-LOG = logging.getLogger(__name__)
 
 
 def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: Path, manifest: Path) -> MemberManifest:

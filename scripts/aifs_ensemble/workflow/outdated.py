@@ -28,11 +28,7 @@ _MEMBER = re.compile(r"member(\d+)\.json")
 
 
 def outdated(
-    config: Config,
-    paths: Iterable[str],
-    storage: Storage | None = None,
-    *,
-    receipts: Mapping[str, str] | None = None,
+    config: Config, paths: Iterable[str], storage: Storage | None = None, *, receipts: Mapping[str, str] | None = None
 ) -> list[str]:
     """Return those of `paths` that hold something else than the configuration asks for; absent ones are not named.
 

@@ -72,7 +72,7 @@ def check_destination(config: Config, *, write: bool = True) -> None:
 def check_bucket(config: Config) -> None:
     """Raise StorageError unless the bucket of a gs:// destination answers, within a minute."""
     if config.cloud_destination:
-        next(open_destination(config, within=60.0).list(f"{config.cycle}/manifests/"), None)
+        next(open_destination(config, within=60.0).list(config.objects.folder("manifests")), None)
 
 
 def check_scratch_folder(config: Config, *, write: bool = True) -> None:

@@ -26,8 +26,6 @@ from aifs_ensemble.model.checkpoint.load import check_digest, load_model
 from aifs_ensemble.model.checkpoint.unpickle import find
 from anemoi.utils.checkpoints import load_metadata, save_metadata
 
-METADATA = "archive/anemoi-metadata/anemoi.json"
-
 
 def altered(original: Path, to: Path, **entries: bytes | None) -> Path:
     """Copy a checkpoint with entries of its archive, by the last part of their name, replaced or left out."""

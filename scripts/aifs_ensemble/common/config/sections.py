@@ -1,4 +1,4 @@
-"""The keys of the configuration, a class a section: type, bounds, default and meaning of each.
+"""The keys of the configuration, a class a section: type, bounds, default, and below each what it means.
 
 config/config.schema.json and the tables of config/README.md are written from these classes by the module ``schema``.
 YAML and Snakemake's command line change values: texts become numbers, numbers texts. The types here undo that, and
@@ -69,61 +69,56 @@ class Section(BaseModel):
     """Keys that stand together; read-only, and none but these."""
 
     # built with the whole configuration, not each by itself: a dry-run waits for it
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True
+    )
 
 
 class EcmwfOpenData(Section):
     """Downloads from ECMWF's open data."""
 
-    sources: list[str] = Field(
-        default=["google", "aws", "azure", "ecmwf"],
-        min_length=1,
-        description="Sources in order of preference: names known to ecmwf-opendata, or base URLs.",
-    )
-    resolution: Literal["0p25", "0p4-beta"] = Field(default="0p25", description="Resolution folder of the service.")
-    attempts: Whole = Field(default=3, ge=1, description="Tries per source before the next source.")
-    deadline_seconds: Number = Field(default=1800, gt=0, description="Time for all downloads of one member.")
-    stall_seconds: Number = Field(
-        default=30, gt=0, description="A transfer with no new byte for so long is abandoned and tried again."
-    )
+    sources: list[str] = Field(default=["google", "aws", "azure", "ecmwf"], min_length=1)
+    """Sources in order of preference: names known to ecmwf-opendata, or base URLs."""
+    resolution: Literal["0p25", "0p4-beta"] = "0p25"
+    """Resolution folder of the service."""
+    attempts: Whole = Field(default=3, ge=1)
+    """Tries per source before the next source."""
+    deadline_seconds: Number = Field(default=1800, gt=0)
+    """Time for all downloads of one member."""
+    stall_seconds: Number = Field(default=30, gt=0)
+    """A transfer with no new byte for so long is abandoned and tried again."""
 
 
 class FileSource(Section):
     """A GRIB file of the user's."""
 
-    path: Annotated[str | list[str], AfterValidator(locations.input_files)] = Field(
-        default="",
-        description="GRIB file or files with both times; {member}, {member:03d} and {cycle} are filled in. "
-        "Needed with source: file.",
-    )
+    path: Annotated[str | list[str], AfterValidator(locations.input_files)] = ""
+    """GRIB file or files with both times; {member}, {member:03d} and {cycle} are filled in. Needed with source:
+    file."""
 
 
 class Idealised(Section):
     """Idealised initial states."""
 
-    seed: Whole = Field(default=0, ge=0, description="Seed of the members' perturbations.")
-    amplitude: Number = Field(default=1.0, ge=0, description="Factor on the members' perturbations.")
+    seed: Whole = Field(default=0, ge=0)
+    """Seed of the members' perturbations."""
+    amplitude: Number = Field(default=1.0, ge=0)
+    """Factor on the members' perturbations."""
 
 
 class InitialConditions(Section):
     """Where initial states come from."""
 
-    source: Literal["idealised", "ecmwf-open-data", "file"] = Field(
-        description="Where initial conditions come from; idealised needs no network."
-    )
+    source: Literal["idealised", "ecmwf-open-data", "file"]
+    """Where initial conditions come from; idealised needs no network."""
     derive: Annotated[list[Literal["sp", "2d", "z"]], AfterValidator(_different)] = Field(
-        default=[],
-        json_schema_extra={"uniqueItems": True},
-        description="Fields that may be derived by a documented formula when the source lacks them. "
-        "Nothing else is ever filled.",
+        default=[], json_schema_extra={"uniqueItems": True}
     )
-    checks: Literal["error", "warn"] = Field(
-        default="error", description="What an implausible input does: stop the member, or warn and record it."
-    )
-    cache: Annotated[Nullable[str], AfterValidator(locations.place("initial_conditions.cache"))] = Field(
-        default=None, description="Folder for downloaded ranges, constants and interpolation weights. "
-        "null: {scratch}/cache.",
-    )  # fmt: skip
+    """Fields that may be derived by a documented formula when the source lacks them. Nothing else is ever filled."""
+    checks: Literal["error", "warn"] = "error"
+    """What an implausible input does: stop the member, or warn and record it."""
+    cache: Annotated[Nullable[str], AfterValidator(locations.place("initial_conditions.cache"))] = None
+    """Folder for downloaded ranges, constants and interpolation weights. null: {scratch}/cache."""
     ecmwf_open_data: EcmwfOpenData = Field(default={}, validate_default=True)
     file: FileSource = Field(default={}, validate_default=True)
     idealised: Idealised = Field(default={}, validate_default=True)
@@ -132,230 +127,146 @@ class InitialConditions(Section):
 class Forecast(Section):
     """How a member is computed and encoded."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: cuda where a GPU is visible, else cpu."
-    )
-    precision: Annotated[Literal["16", "bf16", "32"], BeforeValidator(lambda v: str(v) if type(v) is int else v)] = (
-        Field(default="32", description="Autocast precision of the forward pass.")
-    )
-    compile: Flag = Field(
-        default=False,
-        description="Compile the model's parts with torch.compile; costs time at the start of the first member on a "
-        "machine.",
-    )
-    deterministic: Flag = Field(
-        default=True, description="Reruns and resumes give the same bits on the same GPU model."
-    )
-    chunks: Whole = Field(
-        default=1,
-        ge=1,
-        description="Chunks of the mapper computation in encoder and decoder of the model: more chunks, less GPU "
-        "memory, slower.",
-    )
-    cuda_graph: Flag = Field(
-        default=False,
-        description="With compile on a GPU: record the compiled forward pass as a CUDA graph and start it with one "
-        "call a step, which spares the host most of its work. On an H100: 2 GB less a member, 1 % faster, the same "
-        "bytes.",
-    )
-    encoders: Whole = Field(
-        default=2,
-        ge=1,
-        le=64,
-        description="GRIB encoder processes of a member, also the threads that Snakemake counts for it: processors "
-        "divided by encoders is the most that run at once.",
-    )
-    accumulate: Literal["from_start", "per_step"] = Field(
-        default="from_start",
-        description="Accumulated fields, such as precipitation, since the start of the forecast, as ECMWF does, or "
-        "over each step.",
-    )
-    packing: dict[str, Bits] = Field(
-        default={},
-        description="Bits per value by parameter (t) or variable (t_500), over the table of parameters.",
-    )
-    restart_hours: Whole = Field(
-        default=72,
-        ge=6,
-        multiple_of=6,
-        description="Lead time between restart states: what a killed member loses at most.",
-    )
-    restarts_kept: Whole = Field(default=2, ge=1, description="Restart states kept per member while it runs.")
-    gpu_mem_mb: Whole = Field(
-        default=0,
-        ge=0,
-        description="GPU memory of one member, which decides how many share a card. 0: none needed (CPU).",
-    )
-    progress: Flag = Field(default=True, description="Write a line per lead, with time to go, to the log.")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where a GPU is visible, else cpu."""
+    precision: Annotated[Literal["16", "bf16", "32"], BeforeValidator(lambda v: str(v) if type(v) is int else v)] = "32"
+    """Autocast precision of the forward pass."""
+    compile: Flag = False
+    """Compile the model's parts with torch.compile; costs time at the start of the first member on a machine."""
+    deterministic: Flag = True
+    """Reruns and resumes give the same bits on the same GPU model."""
+    chunks: Whole = Field(default=1, ge=1)
+    """Chunks of the mapper computation in encoder and decoder of the model: more chunks, less GPU memory, slower."""
+    cuda_graph: Flag = False
+    """With compile on a GPU: record the compiled forward pass as a CUDA graph and start it with one call a step, which
+    spares the host most of its work. On an H100: 2 GB less a member, 1 % faster, the same bytes."""
+    encoders: Whole = Field(default=2, ge=1, le=64)
+    """GRIB encoder processes of a member, also the threads that Snakemake counts for it: processors divided by encoders
+    is the most that run at once."""
+    accumulate: Literal["from_start", "per_step"] = "from_start"
+    """Accumulated fields, such as precipitation, since the start of the forecast, as ECMWF does, or over each step."""
+    packing: dict[str, Bits] = {}
+    """Bits per value by parameter (t) or variable (t_500), over the table of parameters."""
+    restart_hours: Whole = Field(default=72, ge=6, multiple_of=6)
+    """Lead time between restart states: what a killed member loses at most."""
+    restarts_kept: Whole = Field(default=2, ge=1)
+    """Restart states kept per member while it runs."""
+    gpu_mem_mb: Whole = Field(default=0, ge=0)
+    """GPU memory of one member, which decides how many share a card. 0: none needed (CPU)."""
+    progress: Flag = True
+    """Write a line per lead, with time to go, to the log."""
 
 
 class Delivery(Section):
     """How leads reach the destination."""
 
-    streaming: Flag = Field(
-        default=False,
-        description="The forecast job delivers each lead while the next computes. Needed by the cloud profiles.",
-    )
-    layout: Literal["leads", "blocks", "both"] = Field(
-        default="leads", description="One file per lead, blocks of block_hours, or both."
-    )
-    block_hours: Whole = Field(default=72, ge=6, le=MOST_BLOCK_HOURS, multiple_of=6, description="Length of a block.")
-    threads: Whole = Field(default=8, ge=1, le=64, description="Parallel transfers.")
-    resumable_above_mb: Number = Field(
-        default=8,
-        gt=0,
-        le=64,
-        description="Size above which an upload is chunked and resumable; smaller files are held in memory whole.",
-    )
-    deadline_seconds: Number = Field(
-        default=900, gt=0, description="Time within which one file's delivery must succeed, retries included."
-    )
-    scratch_budget_mb: Nullable[Positive] = Field(
-        default=None,
-        description="Room the run may take on scratch, MB of 1e6 bytes. null: what is free, less a reserve.",
-    )
-    mirror_restarts: Flag = Field(
-        default=False,
-        description="Keep restart states at the destination too (preemptible machines). Set it with cloud.spot.",
-    )
-    allow_cross_region: Flag = Field(
-        default=False,
-        description="Run although bucket, images and machines are in different regions; traffic between them is "
-        "billed.",
-    )
+    streaming: Flag = False
+    """The forecast job delivers each lead while the next computes. Needed by the cloud profiles."""
+    layout: Literal["leads", "blocks", "both"] = "leads"
+    """One file per lead, blocks of block_hours, or both."""
+    block_hours: Whole = Field(default=72, ge=6, le=MOST_BLOCK_HOURS, multiple_of=6)
+    """Length of a block."""
+    threads: Whole = Field(default=8, ge=1, le=64)
+    """Parallel transfers."""
+    resumable_above_mb: Number = Field(default=8, gt=0, le=64)
+    """Size above which an upload is chunked and resumable; smaller files are held in memory whole."""
+    deadline_seconds: Number = Field(default=900, gt=0)
+    """Time within which one file's delivery must succeed, retries included."""
+    scratch_budget_mb: Nullable[Positive] = None
+    """Room the run may take on scratch, MB of 1e6 bytes. null: what is free, less a reserve."""
+    mirror_restarts: Flag = False
+    """Keep restart states at the destination too (preemptible machines). Set it with cloud.spot."""
+    allow_cross_region: Flag = False
+    """Run although bucket, images and machines are in different regions; traffic between them is billed."""
 
 
 class Cloud(Section):
     """Rented machines."""
 
-    project: Nullable[str] = Field(default=None, description="Google Cloud project.")
-    regions: list[str] = Field(
-        default=["us-central1"],
-        min_length=1,
-        description="Compute regions in order of preference; the next is tried when one has no machine.",
-    )
-    gpu: str = Field(
-        default="a2-ultragpu-1g", description="Machine type of GPU rules, an entry of config/machines.yaml."
-    )
-    cpu: str = Field(
-        default="n2-standard-2", description="Machine type of CPU rules, an entry of config/machines.yaml."
-    )
-    vms: Whole = Field(
-        default=8,
-        ge=1,
-        description="GPU machines at once, as the plan counts them; members are spread over them in groups. Keep it "
-        "equal to jobs of the profile.",
-    )
-    prices: Annotated[Nullable[str], AfterValidator(locations.place("cloud.prices"))] = Field(
-        default=None,
-        description="YAML file whose prices stand over those of config/machines.yaml (the form of its key prices).",
-    )
-    bucket_region: Nullable[str] = Field(
-        default=None,
-        description="Region of the bucket: for plans, which do not ask it, and where it does not answer during a run.",
-    )
-    spot: Flag = Field(default=False, description="Rent preemptible machines first.")
-    spot_attempts: Whole = Field(
-        default=2,
-        ge=0,
-        description="Attempts of a job on preemptible machines before it runs on demand; on Google Batch all attempts "
-        "are preemptible.",
-    )
-    workspace: Nullable[str] = Field(default=None, description="Coiled workspace. null: your default one.")
-    gpu_image: Nullable[str] = Field(
-        default=None, description="Container image or Coiled software environment of GPU rules."
-    )
-    cpu_image: Nullable[str] = Field(
-        default=None, description="Container image or Coiled software environment of CPU rules."
-    )
-    service_account: Nullable[str] = Field(
-        default=None,
-        description="Identity of the machines (Google Batch; on Coiled it is set up with the workspace).",
-    )
-    network: Nullable[str] = Field(default=None, description="VPC network of the machines (Google Batch).")
-    subnetwork: Nullable[str] = Field(default=None, description="Subnetwork of the machines (Google Batch).")
-    secrets: list[Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(
-        default=[],
-        description="Names of environment variables, such as HF_TOKEN, that Coiled's machines get with the "
-        "coordinator's values. To Google Batch none are sent, see docs/cloud.md.",
-    )
-    max_hours: Number = Field(default=6, gt=0, description="Lifetime after which a machine stops whatever happens.")
-    idle_minutes: Number = Field(
-        default=10,
-        gt=0,
-        description="Wait for a machine in a region before the next one is tried; and the gap after which an account "
-        "counts a new stay.",
-    )
-    wait_hours: Number = Field(
-        default=6,
-        ge=0,
-        description="How long a job on Coiled asks again, every two minutes, for a machine that no region has; on "
-        "preemptible machines idle_minutes instead. 0: it fails at once.",
-    )
-    labels: dict[str, str] = Field(default={}, description="Labels on every machine, for the bill.")
+    project: Nullable[str] = None
+    """Google Cloud project."""
+    regions: list[str] = Field(default=["us-central1"], min_length=1)
+    """Compute regions in order of preference; the next is tried when one has no machine."""
+    gpu: str = "a2-ultragpu-1g"
+    """Machine type of GPU rules, an entry of config/machines.yaml."""
+    cpu: str = "n2-standard-2"
+    """Machine type of CPU rules, an entry of config/machines.yaml."""
+    vms: Whole = Field(default=8, ge=1)
+    """GPU machines at once, as the plan counts them; members are spread over them in groups. Keep it equal to jobs of
+    the profile."""
+    prices: Annotated[Nullable[str], AfterValidator(locations.place("cloud.prices"))] = None
+    """YAML file whose prices stand over those of config/machines.yaml (the form of its key prices)."""
+    bucket_region: Nullable[str] = None
+    """Region of the bucket: for plans, which do not ask it, and where it does not answer during a run."""
+    spot: Flag = False
+    """Rent preemptible machines first."""
+    spot_attempts: Whole = Field(default=2, ge=0)
+    """Attempts of a job on preemptible machines before it runs on demand; on Google Batch all attempts are
+    preemptible."""
+    workspace: Nullable[str] = None
+    """Coiled workspace. null: your default one."""
+    gpu_image: Nullable[str] = None
+    """Container image or Coiled software environment of GPU rules."""
+    cpu_image: Nullable[str] = None
+    """Container image or Coiled software environment of CPU rules."""
+    service_account: Nullable[str] = None
+    """Identity of the machines (Google Batch; on Coiled it is set up with the workspace)."""
+    network: Nullable[str] = None
+    """VPC network of the machines (Google Batch)."""
+    subnetwork: Nullable[str] = None
+    """Subnetwork of the machines (Google Batch)."""
+    secrets: list[Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]] = []
+    """Names of environment variables, such as HF_TOKEN, that Coiled's machines get with the coordinator's values. To
+    Google Batch none are sent, see docs/cloud.md."""
+    max_hours: Number = Field(default=6, gt=0)
+    """Lifetime after which a machine stops whatever happens."""
+    idle_minutes: Number = Field(default=10, gt=0)
+    """Wait for a machine in a region before the next one is tried; and the gap after which an account counts a new
+    stay."""
+    wait_hours: Number = Field(default=6, ge=0)
+    """How long a job on Coiled asks again, every two minutes, for a machine that no region has; on preemptible machines
+    idle_minutes instead. 0: it fails at once."""
+    labels: dict[str, str] = {}
+    """Labels on every machine, for the bill."""
 
 
 class Report(Section):
     """The report of a run."""
 
-    field: str = Field(
-        default="t_500",
-        description="Variable shown for each member in the report: a name of the model such as t_500, 2t, msl.",
-    )
+    field: str = "t_500"
+    """Variable shown for each member in the report: a name of the model such as t_500, 2t, msl."""
 
 
 class Values(Section):
     """The whole configuration as a user gives it: keys of no section, and the sections."""
 
-    model: str = Field(description="Entry of config/models.yaml: demo, aifs-ens-size (both untrained) or aifs-ens-1.0.")
-    checkpoint: Annotated[Nullable[str], AfterValidator(locations.checkpoint)] = Field(
-        default=None,
-        description="Path or gs:// URL of the checkpoint file (with rented machines the latter). null: built "
-        "(untrained models) or fetched as the catalogue says.",
-    )
-    trust_checkpoint: Flag = Field(
-        default=False,
-        description="Load a checkpoint whose digest is not in the model catalogue. Unpickling runs code: only for "
-        "files you trust.",
-    )
-    cycle: Annotated[str, BeforeValidator(_cycle)] = Field(
-        description='Initial time, "YYYYMMDD_HHMM" in quotes, UTC; the hour is 00, 06, 12 or 18.'
-    )
-    members: Annotated[str | int | list[Any], BeforeValidator(_whole)] = Field(
-        description="Members to run: 1-50, or 1,5,10-12, or a list. There is no member 0: the control is not run."
-    )
-    ensemble_size: Whole = Field(
-        default=50,
-        ge=1,
-        le=999,
-        description="Written to GRIB as numberOfForecastsInEnsemble; no member may be above it.",
-    )
-    min_members: Nullable[Count] = Field(
-        default=None,
-        description="Members with which a short ensemble still counts (_SUCCESS), and says that it is short; "
-        "snakemake ends with 1 all the same, because members failed. null: all of them.",
-    )
-    lead_hours: Whole = Field(
-        ge=6,
-        le=960,
-        multiple_of=6,
-        description="Last lead time in hours; every 6-hour step up to it is delivered.",
-    )
-    scratch: Annotated[str, AfterValidator(locations.place("scratch"))] = Field(
-        description="Folder on a large local disk (or in memory) where everything is made first, and checked."
-    )
-    destination: Annotated[Nullable[str], AfterValidator(locations.destination)] = Field(
-        default=None,
-        description="Folder or gs://bucket[/prefix] that receives the ensemble. null only plans, a run is refused.",
-    )
-    keep_scratch: Flag = Field(
-        default=True, description="Keep local copies of leads after their delivery was verified."
-    )
-    declare_leads: Flag = Field(
-        default=True,
-        description="Declare every lead's GRIB as an output (local), so that snakemake makes one by its name, or only "
-        "the member's manifest (buckets, where every declared object costs requests).",
-    )
+    model: str
+    """Entry of config/models.yaml: demo, aifs-ens-size (both untrained) or aifs-ens-1.0."""
+    checkpoint: Annotated[Nullable[str], AfterValidator(locations.checkpoint)] = None
+    """Path or gs:// URL of the checkpoint file (with rented machines the latter). null: built (untrained models) or
+    fetched as the catalogue says."""
+    trust_checkpoint: Flag = False
+    """Load a checkpoint whose digest is not in the model catalogue. Unpickling runs code: only for files you trust."""
+    cycle: Annotated[str, BeforeValidator(_cycle)]
+    """Initial time, "YYYYMMDD_HHMM" in quotes, UTC; the hour is 00, 06, 12 or 18."""
+    members: Annotated[str | int | list[Any], BeforeValidator(_whole)]
+    """Members to run: 1-50, or 1,5,10-12, or a list. There is no member 0: the control is not run."""
+    ensemble_size: Whole = Field(default=50, ge=1, le=999)
+    """Written to GRIB as numberOfForecastsInEnsemble; no member may be above it."""
+    min_members: Nullable[Count] = None
+    """Members with which a short ensemble still counts (_SUCCESS), and says that it is short; snakemake ends with 1 all
+    the same, because members failed. null: all of them."""
+    lead_hours: Whole = Field(ge=6, le=960, multiple_of=6)
+    """Last lead time in hours; every 6-hour step up to it is delivered."""
+    scratch: Annotated[str, AfterValidator(locations.place("scratch"))]
+    """Folder on a large local disk (or in memory) where everything is made first, and checked."""
+    destination: Annotated[Nullable[str], AfterValidator(locations.destination)] = None
+    """Folder or gs://bucket[/prefix] that receives the ensemble. null only plans, a run is refused."""
+    keep_scratch: Flag = True
+    """Keep local copies of leads after their delivery was verified."""
+    declare_leads: Flag = True
+    """Declare every lead's GRIB as an output (local), so that snakemake makes one by its name, or only the member's
+    manifest (buckets, where every declared object costs requests)."""
     initial_conditions: InitialConditions
     forecast: Forecast = Field(default={}, validate_default=True)
     delivery: Delivery = Field(default={}, validate_default=True)

@@ -140,10 +140,10 @@ def environment_difference(description: Description) -> str:
     )
 
 
-def _listing(names: Iterable[str], limit: int = 12) -> str:
+def _listing(names: Iterable[str]) -> str:
     ordered = sorted(names)
-    rest = len(ordered) - limit
-    return ", ".join(ordered[:limit]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(ordered) - 12
+    return ", ".join(ordered[:12]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def check_description(description: Description, model: Model) -> None:

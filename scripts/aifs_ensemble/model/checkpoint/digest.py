@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aifs_ensemble.common.errors import CheckpointError, InputError
 from aifs_ensemble.common.files import read_json, write_json
-
-LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -30,18 +30,16 @@ LOG = logging.getLogger(__name__)
 _BUCKET_PIECE = 32 << 20
 
 
-def provide_checkpoint(
-    model: Model, path: Path, *, source: str | None = None, trust: bool = False, policy: Policy | None = None
-) -> DigestRecord:
+def provide_checkpoint(model: Model, path: Path, *, trust: bool = False, policy: Policy | None = None) -> DigestRecord:
     """Make sure that `path` is a checkpoint of a model: keep it, build it or fetch it.
 
-    A file that is there and right is kept as it is. With a `source`, or where the catalogue has no
-    ``checkpoint.build``, it is fetched. Raises as `fetch_checkpoint` does, and CheckpointError at once, before a
+    A file that is there and right is kept as it is. Where the catalogue has no ``checkpoint.build``, it is fetched.
+    Raises as `fetch_checkpoint` does, and CheckpointError at once, before a
     gigabyte is fetched and a GPU rented, when `load_model` would refuse the file for want of a digest in the catalogue.
     """
     check_listed(model, trust=trust)
-    if source or not model.built:
-        return fetch_checkpoint(model, path, source=source, trust=trust, policy=policy)
+    if not model.built:
+        return fetch_checkpoint(model, path, trust=trust, policy=policy)
     policy = policy or Policy()
     with _alone(path, Deadline(policy.deadline_seconds)):
         try:

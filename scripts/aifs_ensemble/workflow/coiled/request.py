@@ -102,12 +102,7 @@ def run_arguments(job: RemoteJob, job_id: str, config: Config, machines: Machine
 
 
 def _tags(job: RemoteJob, config: Config) -> dict[str, str]:
-    return {
-        "cycle": config.cycle,
-        "rule": "+".join(job.rules),
-        "workflow": "aifs-ensemble",
-        **config.cloud.labels,
-    }
+    return {"cycle": config.cycle, "rule": "+".join(job.rules), "workflow": "aifs-ensemble", **config.cloud.labels}
 
 
 def request_machine(record: JobRecord, config: Config, machines: Machines, cloud: Any, journal: JobJournal) -> None:
