@@ -72,8 +72,8 @@ def test_the_configuration_is_the_profiles_and_the_command_line_goes_over_it(
     assert (config.forecast.chunks, config.forecast.encoders) == (4, 4)
 
 
-# the coordinator's configuration is left to the first three, and the others need none
-WITHOUT = {"coiled-cancel", "coiled-status", "coiled-submit", "checkpoint", "inspect"}
+# the coordinator's configuration is left to the first two, and the others need none
+WITHOUT = {"coiled-status", "coiled-submit", "checkpoint", "inspect"}
 
 
 def configuration_options(command: str) -> dict[str, tuple[object, ...]]:

@@ -150,21 +150,22 @@ CASES = {
         f"other settings: {ACCUMULATE}", WAITS, asked=PER_STEP, reason="absent",
     ),
     "lead missing": Case(
-        without_lead, "computed", "sound", "damaged", "deliver", "again", SENT, f"{OTHERWISE}damaged: {H012}: missing",
+        without_lead, f"damaged: {H012}: missing", "sound", "damaged", "deliver", "again", SENT,
+        f"{OTHERWISE}damaged: {H012}: missing",
         unseen=True, reason=f"damaged: {H012}: missing",
     ),
     "lead cut": Case(
-        with_short_lead, "computed", "sound", "damaged", "deliver", "again", SENT,
+        with_short_lead, f"damaged: {H012}: 4 bytes, expected 3000", "sound", "damaged", "deliver", "again", SENT,
         f"{OTHERWISE}damaged: {H012}: 4 bytes, expected 3000", unseen=True,
         reason=f"damaged: {H012}: 4 bytes, expected 3000",
     ),
     "manifest damaged": Case(
-        with_bad_manifest, "computed", "sound", "damaged", "deliver", "again", SENT,
+        with_bad_manifest, "damaged: {}/20250819_0000/manifests/member001.json: not JSON", "sound", "damaged", "deliver", "again", SENT,
         f"{OTHERWISE}damaged: {{}}/20250819_0000/manifests/member001.json: not JSON", unseen=True,
         reason="damaged: {}/20250819_0000/manifests/member001.json: not JSON",
     ),
     "receipt missing": Case(
-        without_receipt, "computed", "sound", "damaged", "deliver", "again", SENT,
+        without_receipt, "damaged: {}/20250819_0000/receipts/member001.json: missing", "sound", "damaged", "deliver", "again", SENT,
         f"{OTHERWISE}damaged: {{}}/20250819_0000/receipts/member001.json: missing", unseen=True,
         reason="damaged: {}/20250819_0000/receipts/member001.json: missing",
     ),

@@ -12,6 +12,7 @@ from aifs_ensemble.common.config import Config, merge, read_files, read_yaml
 from aifs_ensemble.common.config.schema import takes_text
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.files import folder_problem
+from aifs_ensemble.workflow.context import current
 
 DEFAULT_CONFIG = Path("config/config.yaml")
 
@@ -64,3 +65,14 @@ def config_from(args: argparse.Namespace) -> Config:
             value = {part: value}
         merge(raw, {key.split(".")[0]: value})
     return Config(raw, files)
+
+
+def config_of_run(args: argparse.Namespace, profile: str) -> Config:
+    """Return the configuration that the arguments name; without any, that of the run which starts this command.
+
+    A person who names no profile means `profile`.
+    """
+    if not (args.profile or args.configfile or args.config):
+        return current()
+    args.profile = args.profile or profile
+    return config_from(args)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.workflow.context import current
+from aifs_ensemble.cli._common import add_config_arguments, config_of_run
 from aifs_ensemble.workflow.googlebatch.jobs import delete_jobs, live_jobs
 
 HELP = "stop jobs on Google Batch"
@@ -22,11 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what is there, one line each, and delete it unless asked to look only."""
-    if args.profile or args.configfile or args.config:
-        args.profile = args.profile or "googlebatch"
-        config = config_from(args)
-    else:  # that of the run which starts this command at its end, or the profile's
-        config = current()
+    config = config_of_run(args, "googlebatch")
     cycle = args.cycle or config.cycle
     jobs = live_jobs(config, None if cycle == "all" else cycle, args.coordinator)
     for job in jobs:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 
+from aifs_ensemble.cli._common import add_config_arguments, config_of_run
 from aifs_ensemble.common.errors import CloudError
 from aifs_ensemble.workflow import coordinator
 from aifs_ensemble.workflow.coiled.jobs import cancel
 from aifs_ensemble.workflow.coiled.records import JobJournal
-from aifs_ensemble.workflow.context import current
 
 HELP = "stop jobs on Coiled"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the jobs' ids."""
+    """Add the configuration and the jobs' ids."""
+    add_config_arguments(parser)
     parser.add_argument(
         "jobs",
         nargs="*",
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
             f"the run of {coordinator.describe(name)} rents no more machines; start it again to go on", file=sys.stderr
         )
     jobs = args.jobs or [record.id for record in journal.unfinished()]
-    problems = cancel(jobs, current(), journal) if jobs else []
+    problems = cancel(jobs, config_of_run(args, "coiled-gpu"), journal) if jobs else []
     if problems:
         raise CloudError("; ".join(problems))
     print(f"{len(jobs)} jobs stopped", file=sys.stderr)

@@ -23,7 +23,7 @@ from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest
 from aifs_ensemble.common.names import member_name
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.storage.base import ConflictError, ObjectInfo, Storage, info_json
-from aifs_ensemble.delivery import blocks as layouts
+from aifs_ensemble.delivery.blocks import Block, make_blocks, wants_blocks, wants_leads
 from aifs_ensemble.delivery.receipt import (
     RECEIPT_SCHEMA,
     lead_prefix,
@@ -209,7 +209,7 @@ class MemberDelivery:
             return {}
         hours = self.config.delivery.block_hours
         files = [file for record in self.remote.leads for file in record.files]
-        files += [block.grib for block in layouts.make_blocks(self.config.cycle, self.member, self.remote.leads, hours)]
+        files += [block.grib for block in make_blocks(self.config.cycle, self.member, self.remote.leads, hours)]
         return {file.name: file for file in files}
 
     def _replaceable(self, file: FileRecord) -> ObjectInfo | None:
@@ -262,17 +262,17 @@ class MemberDelivery:
     def _objects(self, manifest: MemberManifest) -> list[ObjectInfo]:
         """Return the objects that the layout keeps, blocks made where they are missing."""
         objects = []
-        if layouts.wants_leads(self.config):
+        if wants_leads(self.config):
             objects += [self.send_file(file) for record in manifest.leads for file in record.files]
-        if layouts.wants_blocks(self.config):
+        if wants_blocks(self.config):
             hours = self.config.delivery.block_hours
-            blocks = layouts.make_blocks(self.config.cycle, self.member, manifest.leads, hours)
+            blocks = make_blocks(self.config.cycle, self.member, manifest.leads, hours)
             with ThreadPoolExecutor(self.storage.settings.threads, thread_name_prefix="block") as pool:
                 for pair in pool.map(self._send_block, blocks):
                     objects += pair
         return objects
 
-    def _send_block(self, block: layouts.Block) -> tuple[ObjectInfo, ObjectInfo]:
+    def _send_block(self, block: Block) -> tuple[ObjectInfo, ObjectInfo]:
         grib = self._present(block.grib)
         if grib is None:
             grib = self._found(
@@ -299,7 +299,7 @@ class MemberDelivery:
 
     def _remove_parts(self, manifest: MemberManifest) -> None:
         """Remove the leads where only blocks are wanted, now that the receipt names these."""
-        if layouts.wants_leads(self.config):
+        if wants_leads(self.config):
             return
         keys = [self.key(file) for record in manifest.leads for file in record.files]
         with ThreadPoolExecutor(self.storage.settings.threads, thread_name_prefix="remove") as pool:

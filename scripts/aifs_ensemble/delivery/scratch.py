@@ -14,6 +14,7 @@ from aifs_ensemble.common.errors import DiskFullError, PlanError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import Scratch
+from aifs_ensemble.common.text import size
 
 LOG = logging.getLogger(__name__)
 
@@ -106,16 +107,16 @@ def check_scratch(config: Config, needed: float, *, held: float = 0, mounts: Pat
     system = file_system(scratch, mounts)
     if system.overlay and needed > OVERLAY_MOST and environment.LAYER_ON_RENTED_DISK not in os.environ:
         raise PlanError(
-            f"config: scratch: {scratch} is on the container's own layer ({system.kind}, {_gb(system.free)} free), "
-            f"expected a mounted disk or memory with {_gb(needed)}"
+            f"config: scratch: {scratch} is on the container's own layer ({system.kind}, {size(system.free)} free), "
+            f"expected a mounted disk or memory with {size(needed)}"
         )
     if system.memory:
-        LOG.info("scratch %s is in memory (%s, %s free)", scratch, system.mount, _gb(system.free))
+        LOG.info("scratch %s is in memory (%s, %s free)", scratch, system.mount, size(system.free))
     free = system.free - system.reserve
     if needed - held > free:
         raise PlanError(
-            f"config: scratch: {scratch} has {_gb(max(free, 0))} to give on {system.mount} ({system.kind}), "
-            f"expected {_gb(needed - held)}"
+            f"config: scratch: {scratch} has {size(max(free, 0))} to give on {system.mount} ({system.kind}), "
+            f"expected {size(needed - held)}"
         )
     budget = config.delivery.scratch_budget_mb
     if budget is not None and needed > budget * MB:
@@ -252,9 +253,5 @@ def _size(path: Path) -> int | None:
 def no_room(config: Config, wanting: int) -> DiskFullError:
     """Return the error for a scratch that stayed full although everything delivered was removed."""
     return DiskFullError(
-        f"config: scratch: {config.given.scratch}: {_gb(wanting)} wanting with nothing delivered left to remove"
+        f"config: scratch: {config.given.scratch}: {size(wanting)} wanting with nothing delivered left to remove"
     )
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

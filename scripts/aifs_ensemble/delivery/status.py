@@ -194,7 +194,7 @@ def _on_scratch(config: Config, status: MemberStatus) -> MemberStatus:
             journal if done else root / "lock",
         )
     manifest = config.scratch.manifest(status.member)
-    if standing.done:
+    if standing.done and status.state != DAMAGED:
         return _at(replace(status, state=COMPUTED, step=len(config.leads), error=""), manifest)
     attempts = work.attempts() if root.is_dir() else []
     outcome = str(attempts[-1].get("outcome", "")) if attempts else ""

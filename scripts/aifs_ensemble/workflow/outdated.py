@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
+from aifs_ensemble.common.names import parse_member_name
 from aifs_ensemble.common.storage import ObjectInfo, Storage
 from aifs_ensemble.delivery.ensemble import asked_for
 from aifs_ensemble.delivery.standing import DESTINATION, OTHER_SETTINGS, Destination, judge, refusal
 from aifs_ensemble.forecast.settings import source_differences
 
 LOG = logging.getLogger(__name__)
-_MEMBER = re.compile(r"member(\d+)\.json")
 
 
 def outdated(
@@ -77,9 +76,9 @@ def _why(
 ) -> str | None:
     """Return why a record is made again, None when it is as asked for; `receipt` is of a member at a destination."""
     name = Path(path)
-    member = _MEMBER.fullmatch(name.name)
-    if name.parent.name != "initial" and member:
-        standing = judge(config, int(member[1]), path, data, receipt, objects)
+    member = parse_member_name(name.stem)
+    if name.parent.name != "initial" and member is not None:
+        standing = judge(config, member, path, data, receipt, objects)
         if standing.state == OTHER_SETTINGS and standing.place == DESTINATION:
             raise VerificationError(f"{path}: {refusal({standing.member: standing.reason})}")
         return None if standing.done else standing.text

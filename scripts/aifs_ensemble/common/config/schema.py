@@ -6,14 +6,17 @@ config/README.md; without ``--write`` it ends with 1 when one of them is not wha
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble.common.config import sections
 from aifs_ensemble.common.config.sections import Values
 
 FOLDER = Path(__file__).parents[4] / "config"
@@ -26,9 +29,24 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mo
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of the configuration, without references."""
     raw = Values.model_json_schema()
-    node = _plain(raw, raw.get("$defs", {}))
+    classes = raw.get("$defs", {})
+    for name, meanings in _meanings().items():
+        for key, meaning in meanings.items():
+            (raw if name == Values.__name__ else classes[name])["properties"][key]["description"] = meaning
+    node = _plain(raw, classes)
     draft, title = "https://json-schema.org/draft/2020-12/schema", "AIFS ensemble workflow configuration"
     return {"$schema": draft, "title": title, **{key: node[key] for key in node if key != "description"}}
+
+
+def _meanings() -> dict[str, dict[str, str]]:
+    """Return what the keys of each class mean: the text below each. pydantic would read it at every start."""
+    found: dict[str, dict[str, str]] = {}
+    source = ast.parse(Path(sections.__file__).read_text(encoding="utf-8"))
+    for section in (node for node in source.body if isinstance(node, ast.ClassDef)):
+        for line, text in pairwise(section.body):
+            if isinstance(line, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found.setdefault(section.name, {})[ast.unparse(line.target)] = str(text.value.value)
+    return found
 
 
 def _plain(node: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, Any]:

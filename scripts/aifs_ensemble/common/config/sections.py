@@ -69,9 +69,7 @@ class Section(BaseModel):
     """Keys that stand together; read-only, and none but these."""
 
     # built with the whole configuration, not each by itself: a dry-run waits for it
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class EcmwfOpenData(Section):
@@ -89,7 +87,7 @@ class EcmwfOpenData(Section):
     """A transfer with no new byte for so long is abandoned and tried again."""
 
 
-class FileSource(Section):
+class FileSettings(Section):
     """A GRIB file of the user's."""
 
     path: Annotated[str | list[str], AfterValidator(locations.input_files)] = ""
@@ -120,7 +118,7 @@ class InitialConditions(Section):
     cache: Annotated[Nullable[str], AfterValidator(locations.place("initial_conditions.cache"))] = None
     """Folder for downloaded ranges, constants and interpolation weights. null: {scratch}/cache."""
     ecmwf_open_data: EcmwfOpenData = Field(default={}, validate_default=True)
-    file: FileSource = Field(default={}, validate_default=True)
+    file: FileSettings = Field(default={}, validate_default=True)
     idealised: Idealised = Field(default={}, validate_default=True)
 
 
