@@ -102,7 +102,7 @@ def test_memory_is_no_larger_than_the_memory_that_is_free(mounts: Path, monkeypa
     assert file_system(mounts.parent / "memory", mounts).free == 300 << 10
     assert file_system(mounts.parent / "disk", mounts).free > 300 << 10
     config = make_config(mounts.parent / "memory", "x")
-    with pytest.raises(PlanError, match=r"has 0\.\d MB to give on .*/memory \(tmpfs\), expected 1\.0 MB"):
+    with pytest.raises(PlanError, match=r"has \d+ k?B to give on .*/memory \(tmpfs\), expected 1 MB"):
         check_scratch(config, 1_000_000, mounts=mounts)
 
 
@@ -110,7 +110,7 @@ def test_too_little_room_is_refused(mounts: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(scratch, "file_system", lambda *_: FileSystem("/d", "ext4", 100 * GB, 50 * GB))
     config = make_config(mounts.parent / "disk", "x", delivery={"scratch_budget_mb": 20_000})
     assert check_scratch(config, 20 * GB)
-    with pytest.raises(PlanError, match=r"has 47\.9 GB to give on /d \(ext4\), expected 49\.0 GB"):
+    with pytest.raises(PlanError, match=r"has 47\.9 GB to give on /d \(ext4\), expected 49 GB"):
         check_scratch(config, 49 * GB)
     with pytest.raises(PlanError, match=r"delivery\.scratch_budget_mb: 20000, expected at least 30000"):
         check_scratch(config, 30 * GB)

@@ -160,12 +160,14 @@ CASES = {
         reason=f"damaged: {H012}: 4 bytes, expected 3000",
     ),
     "manifest damaged": Case(
-        with_bad_manifest, "damaged: {}/20250819_0000/manifests/member001.json: not JSON", "sound", "damaged", "deliver", "again", SENT,
+        with_bad_manifest, "damaged: {}/20250819_0000/manifests/member001.json: not JSON",
+        "sound", "damaged", "deliver", "again", SENT,
         f"{OTHERWISE}damaged: {{}}/20250819_0000/manifests/member001.json: not JSON", unseen=True,
         reason="damaged: {}/20250819_0000/manifests/member001.json: not JSON",
     ),
     "receipt missing": Case(
-        without_receipt, "damaged: {}/20250819_0000/receipts/member001.json: missing", "sound", "damaged", "deliver", "again", SENT,
+        without_receipt, "damaged: {}/20250819_0000/receipts/member001.json: missing",
+        "sound", "damaged", "deliver", "again", SENT,
         f"{OTHERWISE}damaged: {{}}/20250819_0000/receipts/member001.json: missing", unseen=True,
         reason="damaged: {}/20250819_0000/receipts/member001.json: missing",
     ),
