@@ -90,7 +90,7 @@ config = Config({
 model, now = config.model, parse_cycle(cycle)
 assert model.accumulated == ("e", "tp") and "z_10" in model.inputs and "q_10" not in model.inputs
 
-settings = {"seed": 0, "amplitude": 1.0}
+settings = config.initial_conditions.idealised
 with grib.open("wb") as file:
     for hours in (-6, 0):
         time = now + timedelta(hours=hours)

@@ -162,7 +162,7 @@ def metadata_of(checkpoint: Path) -> object:
     [
         ({"diagnostic": ("tp", "cp")}, "what it makes differs from model demo: has 100u, 100v, hcc"),
         ({"surface": ("10u", "10v", "2d", "2t", "msl", "skt", "sp", "tcw", "swh")}, "lacks swh"),
-        ({"levels": (500,)}, "besides"),
+        ({"pressure": {"q": (500,)}}, "besides"),
         ({"timestep_hours": 3}, "step: 6:00:00, expected 3:00:00"),
     ],
 )

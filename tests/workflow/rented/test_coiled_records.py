@@ -246,7 +246,7 @@ def test_a_bucket_that_does_not_answer_is_asked_again(server, here, monkeypatch,
     def refused(*_):
         raise StorageError("gs://: RefreshError")
 
-    monkeypatch.setattr("aifs_ensemble.common.storage.gcs.GcsStorage.stat", refused)
+    monkeypatch.setattr("aifs_ensemble.common.storage.gcs.GcsStorage.get_bytes", refused)
     assert main(["coiled-status", job_id]) == 0
     assert capfd.readouterr().out.strip() == "running"
     assert here.read(job_id).state == "success"

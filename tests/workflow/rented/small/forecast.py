@@ -10,15 +10,17 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path("scripts").resolve()))
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.files import crc32c_bytes
+from aifs_ensemble.common.files import crc32c_bytes, json_bytes
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, write_member_manifest
 from aifs_ensemble.common.names import file_name
 from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.member import Receipt
 from aifs_ensemble.delivery.scratch import OVERLAY_MOST, check_scratch
 
 
@@ -57,7 +59,17 @@ def main(config, member, output):
     manifest = MemberManifest(
         config.model.name, True, config.cycle, member, config.ensemble_size, config.model.grid, tuple(records)
     )
+    leave_receipt(config, storage, manifest)
     write_member_manifest(Path(output), manifest)
+
+
+def leave_receipt(config, storage, manifest):
+    """Say what is at the destination, as every delivery does before the manifest."""
+    objects = [storage.stat(config.objects.published(file.name)) for record in manifest.leads for file in record.files]
+    place, layout = storage.url, config.delivery.layout
+    receipt = Receipt(manifest.member, config.cycle, place, layout, manifest.content_digest, tuple(objects))
+    content = {**receipt.lasting(), "leads": [asdict(record) for record in manifest.leads], "work": {}}
+    storage.put_bytes(json_bytes(content), config.objects.receipt(manifest.member), overwrite=True)
 
 
 main(Config(snakemake.config), int(snakemake.wildcards.member), snakemake.output[0])
