@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from aifs_ensemble.planning.machines import Machines, load_machines
+from aifs_ensemble.planning.throughput import Throughput, load_throughput
 from doubles.gcs_fault_proxy import FaultProxy, fault_proxy
 from doubles.gcs_server import gcs_server
 
@@ -30,6 +32,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is absent (set AIFS_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def machines() -> Machines:
+    """The project's own table."""
+    return load_machines()
+
+
+@pytest.fixture(scope="session")
+def throughput(machines: Machines) -> Throughput:
+    """The project's own table."""
+    return load_throughput(machines.gpu_specs)
 
 
 @pytest.fixture(scope="session")

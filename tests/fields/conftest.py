@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from fields.members import make_spec, write_member
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # for packing_error
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,8 @@ class Collect:
         return True
 
 
-def ours(request: ForecastRequest, loaded: engine.Loaded, steps: int) -> dict[int, np.ndarray]:
+def ours(request: ForecastRequest, loaded: engine.Loaded, last: int, first: int = 1) -> dict[int, np.ndarray]:
+    """Fields of each step from `first` to `last`, the state before `first` being the initial one."""
     rollout = engine.start_rollout(request, loaded, read_initial(request), None)
     sink = Collect(rollout, len(request.model.outputs))
     roll(
@@ -52,7 +53,7 @@ def ours(request: ForecastRequest, loaded: engine.Loaded, steps: int) -> dict[in
         loaded.forcings,
         sink,
         start=request.start,
-        steps=range(1, steps + 1),
+        steps=range(first, last + 1),
         seed=request.seed,
     )
     return sink.fields
@@ -114,17 +115,7 @@ def test_only_the_first_step_of_the_forecast_is_told_that_it_is(
     monkeypatch.setattr(loaded.stepper.model, "predict_step", spy)
     ours(request, loaded, 3)
     assert told == [0, 1, 1]
-    rollout = engine.start_rollout(request, loaded, read_initial(request), None)
-    sink = Collect(rollout, len(request.model.outputs))
-    roll(
-        loaded.stepper,
-        rollout,
-        loaded.forcings,
-        sink,
-        start=request.start,
-        steps=range(3, 5),
-        seed=request.seed,
-    )
+    ours(request, loaded, 4, first=3)
     assert told == [0, 1, 1, 1, 1]
 
 

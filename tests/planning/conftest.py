@@ -7,23 +7,10 @@ from pathlib import Path
 import pytest
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.planning.account import Account, account
-from aifs_ensemble.planning.machines import Machines, load_machines
+from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.runs import read_run
-from aifs_ensemble.planning.throughput import Throughput, load_throughput
 
 from planning import synthetic
-
-
-@pytest.fixture(scope="session")
-def machines() -> Machines:
-    """The project's own table."""
-    return load_machines()
-
-
-@pytest.fixture(scope="session")
-def throughput(machines: Machines) -> Throughput:
-    """The project's own table."""
-    return load_throughput(machines.gpu_specs)
 
 
 @pytest.fixture

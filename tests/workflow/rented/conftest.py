@@ -141,11 +141,16 @@ def published_on(cluster: Cluster, config: Config) -> dict[int, list[int]]:
     }
 
 
+def machine_environment(gcs: str) -> dict[str, str]:
+    """What a rented machine knows: this interpreter and the storage server at URL `gcs`."""
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    return {"PATH": path, "STORAGE_EMULATOR_HOST": gcs, "GOOGLE_CLOUD_PROJECT": "loopback"}
+
+
 @pytest.fixture
 def coiled(project: Project, gcs: str, tmp_path: Path) -> Iterator[CoiledServer]:
     """The Coiled service, whose machines have this interpreter, the bucket and nothing else."""
-    machine = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "STORAGE_EMULATOR_HOST": gcs}
-    server = CoiledServer(tmp_path / "machines", {**machine, "GOOGLE_CLOUD_PROJECT": "loopback"})
+    server = CoiledServer(tmp_path / "machines", machine_environment(gcs))
     project.env = {**server.client_env(), "STORAGE_EMULATOR_HOST": gcs}
     yield server
     server.close()
@@ -155,8 +160,7 @@ def coiled(project: Project, gcs: str, tmp_path: Path) -> Iterator[CoiledServer]
 @pytest.fixture
 def batch(project: Project, gcs: str, tmp_path: Path) -> Iterator[BatchServer]:
     """The Batch service, whose containers have this interpreter, the bucket and nothing else."""
-    machine = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "STORAGE_EMULATOR_HOST": gcs}
-    server = BatchServer(tmp_path / "batch", {**machine, "GOOGLE_CLOUD_PROJECT": "loopback"})
+    server = BatchServer(tmp_path / "batch", machine_environment(gcs))
     project.env = {**server.client_env(), "STORAGE_EMULATOR_HOST": gcs}
     yield server
     server.close()
