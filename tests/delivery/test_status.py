@@ -15,6 +15,7 @@ from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.status import MemberStatus, StatusObserver, read_statuses, summary
 from aifs_ensemble.forecast.work_folder import WorkFolder
+from waiting import wait_until
 
 from delivery.members import make_member
 
@@ -42,24 +43,17 @@ def manifest(config):
     return MemberManifest("demo", True, config.cycle, 1, 50, "N32", leads)
 
 
-def wait_for(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_a_member_from_start_to_delivery(config):
     def state(member=1):
         return next(status for status in read_statuses(config) if status.member == member)
 
     assert state().state == "waiting"
     observer = StatusObserver(config, 1, interval=0.01).__enter__()
-    wait_for(lambda: state().state == "starting")
+    wait_until(lambda: state().state == "starting")
     observer.started(1, 4, 1)
     observer.step(12, 0.5)
     observer.lead_published(record(12), None)
-    wait_for(lambda: state().step == 2)
+    wait_until(lambda: state().step == 2)
     assert state().text(time.time()) == "step 2 of 4" and state().step_seconds == 0.5
     observer.finished(manifest(config))
     assert state().state == "computed"

@@ -15,6 +15,7 @@ from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.metrics import MetricsDelivery
 from aifs_ensemble.forecast.metrics import COLUMNS, MetricsSampler
 from planning import synthetic
+from waiting import wait_until
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -23,12 +24,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def wait_for(path: Path, rows: int) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if path.exists() and len(rows_of(path)) >= rows:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"fewer than {rows} rows in {path}")
+    wait_until(lambda: path.exists() and len(rows_of(path)) >= rows)
 
 
 def test_rows_carry_phase_lead_and_load(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def other_coordinator() -> Iterator[str]:
         process.wait()
 
 
-def finish(journal: JobJournal, job_id: str, config: Config, seconds: float = 20) -> JobRecord:
+def finish(journal: JobJournal, job_id: str, config: Config, seconds: float = 240) -> JobRecord:
     end = time.monotonic() + seconds
     while True:
         record = jobs.check(journal.read(job_id), config, MACHINES, journal)

@@ -20,19 +20,11 @@ from aifs_ensemble.model.checkpoint.build import build_demo
 from aifs_ensemble.workflow.googlebatch.jobs import delete_jobs, left_running
 from doubles.huggingface_server import huggingface_hub_server
 from google.cloud import batch_v1
-
-from workflow.rented.test_coiled_run import wait_for
+from waiting import wait_until
 
 pytestmark = [pytest.mark.cloud, pytest.mark.workflow, pytest.mark.timeout(1200)]
 SECRET = "hf_fromTheCoordinatorAlone"
 ARGUMENTS = ["--profile", "googlebatch", "--group-components", "members=2", "initial=1000"]
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def gpu_requests(server):
@@ -184,7 +176,7 @@ def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     before = len(gpu_requests(batch))
     batch.machine_env |= {"SMALL_STEP_SECONDS": "20"}
     process = project.start(*ARGUMENTS)
-    wait_for(lambda: len(gpu_requests(batch)) == before + 1, process)
+    wait_until(lambda: len(gpu_requests(batch)) == before + 1, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     project.run("--profile", "googlebatch", "--unlock")
@@ -192,7 +184,7 @@ def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     assert len(left) == 1, "nothing goes on that somebody would have to find"
 
     process = project.start(*ARGUMENTS)
-    wait_for(lambda: len(gpu_requests(batch)) == before + 2, process)
+    wait_until(lambda: len(gpu_requests(batch)) == before + 2, process)
     assert [line.split()[-1] for line in batch_cancel(project, "--list")] == batch.running()
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=240)
@@ -222,9 +214,9 @@ def test_interrupted_while_it_asks(project, batch):
         other = ask(batch_v1.BatchServiceClient(), config.cycle, coordinator="another")
     batch.machine_env |= {"SMALL_STEP_SECONDS": "20"}
     process = project.start(*ARGUMENTS)
-    wait_for(lambda: len(gpu_requests(batch)) == 2, process)
+    wait_until(lambda: len(gpu_requests(batch)) == 2, process)
     batch.answer_seconds, before = 3.0, batch.asked
-    wait_for(lambda: batch.asked > before, process)
+    wait_until(lambda: batch.asked > before, process)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert "deleting what Google Batch still has of this run" in output
@@ -232,8 +224,8 @@ def test_interrupted_while_it_asks(project, batch):
 
 
 def ask(client, cycle, region="us-central1", **labels):
-    """Ask for a job that sleeps, labelled as one of a cycle."""
-    runnable = batch_v1.Runnable(script=batch_v1.Runnable.Script(text="sleep 60"))
+    """Ask for a job that sleeps until it is deleted, labelled as one of a cycle."""
+    runnable = batch_v1.Runnable(script=batch_v1.Runnable.Script(text="sleep 900"))
     group = batch_v1.TaskGroup(task_spec=batch_v1.TaskSpec(runnables=[runnable]))
     job = batch_v1.Job(task_groups=[group], labels={"workflow": "aifs-ensemble", "cycle": cycle, **labels})
     number = f"job{uuid.uuid4().hex[:8]}"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.standing import undelivered
+from waiting import wait_until
 
 pytestmark = [pytest.mark.cloud, pytest.mark.workflow, pytest.mark.timeout(1200)]
 # two members a machine, no second try
@@ -34,14 +35,6 @@ def made(clusters):
     for member, leads in re.findall(r"member (\d+): made \[(.*?)\]", logs(clusters)):
         found.setdefault(int(member), []).append(leads)
     return found
-
-
-def wait_for(condition, process, seconds=240):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_one_member_fails_and_only_it_is_made_again(project, coiled, tmp_path):
@@ -74,8 +67,8 @@ def test_a_coordinator_that_died_takes_its_jobs_up_again(project, coiled):
     config = project.configure(destination="gs://ensembles/dies")
     coiled.machine_env |= {"SMALL_STEP_SECONDS": "1.5"}
     process = project.start(*ARGUMENTS)
-    wait_for(lambda: len(forecasts(coiled)) == 2 and len(records(project)) == 3, process)
-    wait_for(lambda: all(c.process is not None for c in forecasts(coiled)), process)
+    wait_until(lambda: len(forecasts(coiled)) == 2 and len(records(project)) == 3, process)
+    wait_until(lambda: all(c.process is not None for c in forecasts(coiled)), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     project.run("--profile", "coiled-gpu", "--unlock")
@@ -90,14 +83,11 @@ def test_the_end_of_the_coordinator_stops_the_machines(project, coiled, signum):
     project.configure(destination=f"gs://ensembles/stops{signum:d}")
     coiled.machine_env |= {"SMALL_STEP_SECONDS": "30"}
     process = project.start(*ARGUMENTS)
-    wait_for(lambda: len(forecasts(coiled)) == 2 and len(records(project)) == 3, process)
+    wait_until(lambda: len(forecasts(coiled)) == 2 and len(records(project)) == 3, process)
     os.killpg(process.pid, signum)
     output, _ = process.communicate(timeout=240)
     assert "Cancelling" in output or "Terminating" in output, output
-    end = time.monotonic() + 240
-    while coiled.running() or {record["state"] for record in records(project)} & {"running"}:
-        assert time.monotonic() < end, (project.folder / ".snakemake/rented/cancel.log").read_text()
-        time.sleep(0.2)
+    wait_until(lambda: not coiled.running() and "running" not in {record["state"] for record in records(project)})
     assert process.returncode != 0
 
 
@@ -109,7 +99,7 @@ def test_cancelling_beside_a_run_ends_it(project, coiled):
     process = project.start(*ARGUMENTS[:-1], "2")
     # the mark concerns runs that have started for certain
     begun = time.monotonic() + 6
-    wait_for(lambda: len(forecasts(coiled)) == 2 and time.monotonic() > begun, process)
+    wait_until(lambda: len(forecasts(coiled)) == 2 and time.monotonic() > begun, process)
     command = [sys.executable, "-m", "aifs_ensemble", "coiled-cancel"]
     done = subprocess.run(
         command, cwd=project.folder, env={**os.environ, **project.env}, capture_output=True, text=True, check=True
