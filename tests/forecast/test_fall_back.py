@@ -30,7 +30,10 @@ from aifs_ensemble.forecast.run import run_forecast
 from aifs_ensemble.model import accelerated, conditional_norm, graph_attention, known_classes, numerics, passes
 from aifs_ensemble.model.check_records import CheckRecords, check_key
 from aifs_ensemble.model.checkpoint.build import build_checkpoint
+from aifs_ensemble.model.checkpoint.load import load_model
 from aifs_ensemble.model.compile_cache import CACHE_VARIABLE
+from aifs_ensemble.model.measured_check import measure_check
+from aifs_ensemble.model.numerics import Numerics
 
 from forecast.cases import content, make_request, with_settings, write_initial
 
@@ -88,7 +91,9 @@ def request_for(tiny: Model, inputs: tuple[Path, Path], tmp_path: Path) -> Calla
 def plain(tiny: Model, inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a member that is made with acceleration turned off."""
     folder = tmp_path_factory.mktemp("plain")
-    request = with_settings(make_request(*inputs, folder), model=tiny, leads=(6, 12, 18), compile=True, accelerate=False)
+    request = with_settings(
+        make_request(*inputs, folder), model=tiny, leads=(6, 12, 18), compile=True, accelerate=False
+    )
     with pytest.MonkeyPatch.context() as patch:
         accelerate_here(patch, folder / "cache")
         manifest = run_forecast(request)
@@ -277,3 +282,23 @@ def test_the_models_own_parts_are_there_until_the_pass_has_proved_itself(
     assert loaded.stepper.accelerated and not weights.is_meta
     loaded.stepper.warm_up(engine.start_rollout(request, loaded, read_initial(request), None).inputs)
     assert loaded.stepper.model.model.encoder.proc.lin_key.weight.is_meta
+
+
+@pytest.mark.parametrize("breaks", [None, kernel_is_wrong, no_memory])
+def test_a_checkpoint_is_checked_without_a_forecast(
+    tiny: Model,
+    inputs: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    breaks: Callable[[pytest.MonkeyPatch], None] | None,
+) -> None:
+    interface = load_model(inputs[0], tiny, device="cpu", trust=True)
+    if breaks is not None:
+        breaks(monkeypatch)
+    found = measure_check(interface, torch.device("cpu"), Numerics("32", compile=True), repeats=1).to_json()
+    assert found["accelerated"] == (breaks is None)
+    assert all(value > 0 for value in found["seconds"].values()) and found["gpu_mb"] == {}
+    if breaks is no_memory:
+        assert "self_check" not in found and "9 GiB" in found["reason"] and set(found["seconds"]) == {"own, compiled"}
+    else:
+        assert found["self_check"]["passed"] == (breaks is None)
+        assert set(found["seconds"]) == {"own", "own, compiled" if breaks else "accelerated"}

@@ -98,7 +98,7 @@ def loaded_once(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
     """
     load = engine.load
 
-    def from_memory(request: ForecastRequest, device: torch.device, timings: Timings) -> engine.Loaded:
+    def from_memory(request: ForecastRequest, device: torch.device, timings: Timings, *_: object) -> engine.Loaded:
         if request.checkpoint != checkpoint:
             return load(request, device, timings)
         key = (checkpoint, request.settings.precision)

@@ -7,10 +7,12 @@ cannot go on so is made afresh, by the next attempt.
 
 from __future__ import annotations
 
+import gc
+import signal
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 
@@ -21,8 +23,15 @@ from aifs_ensemble.common.names import member_name
 from aifs_ensemble.model.check_records import CheckRecords, check_key
 
 if TYPE_CHECKING:
-    from aifs_ensemble.forecast.engine import StopSignal
     from aifs_ensemble.forecast.request import ForecastRequest
+
+
+class Stop(Protocol):
+    """Knows whether the process was told to stop, and the error that says so."""
+
+    received: signal.Signals | None
+
+    def error(self, where: str, left: str) -> Exception: ...
 
 
 class PassChoice:
@@ -42,7 +51,7 @@ class PassChoice:
         checkpoint: str,
         device: str,
         note: Callable[[Mapping[str, Any]], None],
-        stop: StopSignal,
+        stop: Stop,
     ):
         self._request, self._note, self._stop = request, note, stop
         self._where = f"{request.cycle} {member_name(request.member)}"
@@ -51,6 +60,9 @@ class PassChoice:
 
     def __enter__(self) -> Self:
         request = self._request
+        if request.own_pass and self._room:  # what an accelerated pass may have left
+            gc.collect()
+            torch.cuda.empty_cache()
         wanted = request.gpu_mem_mb
         if request.own_pass and request.accelerate and wanted:
             wanted = max(wanted, request.model.own_pass_gpu_mb)

@@ -26,6 +26,8 @@ LOG = logging.getLogger(__name__)
 PARTS = ("encoder", "processor", "decoder")
 PRODUCTS = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32}
 
+Step = Callable[[], torch.Tensor]
+Measure = Callable[[Step], None]
 FallBack = Callable[[Acceleration], None]
 
 
@@ -100,7 +102,13 @@ class Passes:
         self.acceleration = Acceleration(True, self_check=self.acceleration.self_check)
         return ""
 
-    def prove(self, step: Callable[[bool], torch.Tensor], inputs: torch.Tensor, records: CheckRecords | None) -> None:
+    def prove(
+        self,
+        step: Callable[[bool], torch.Tensor],
+        inputs: torch.Tensor,
+        records: CheckRecords | None,
+        measure: Measure | None = None,
+    ) -> None:
         """Make both kinds of step with the accelerated pass, and compare the first with the model's own.
 
         Parameters
@@ -108,15 +116,20 @@ class Passes:
         step : makes a step, the first of a forecast or not, with whichever pass is in place
         inputs : of the step
         records : where the result of the comparison is kept; without, the passes are not compared
+        measure : called with a step of the model's own pass, while it is in place
         """
-        reason = self._disproved(step, inputs, records)
+        reason = self._disproved(step, inputs, records, measure)
         if reason:  # out of the handler: what the error's traceback holds is free by now
             self.fall_back(reason)
         else:
             self.keep_accelerated_only()
 
     def _disproved(
-        self, step: Callable[[bool], torch.Tensor], inputs: torch.Tensor, records: CheckRecords | None
+        self,
+        step: Callable[[bool], torch.Tensor],
+        inputs: torch.Tensor,
+        records: CheckRecords | None,
+        measure: Measure | None,
     ) -> str:
         """Return why the accelerated pass is not to be used, empty if nothing speaks against it."""
         try:
@@ -131,7 +144,7 @@ class Passes:
         if records is None:
             self.acceleration = Acceleration(True, unchecked="not asked for")
             return ""
-        check, unchecked = self._compared(partial(step, True), found, inputs)
+        check, unchecked = self._compared(partial(step, True), found, inputs, measure)
         if check is None:
             LOG.warning("the accelerated pass is used without having been compared with the model's own: %s", unchecked)
             self.acceleration = Acceleration(True, unchecked=unchecked)
@@ -142,7 +155,7 @@ class Passes:
         return "" if check.passed else _differs(check)
 
     def _compared(
-        self, step: Callable[[], torch.Tensor], found: torch.Tensor, inputs: torch.Tensor
+        self, step: Step, found: torch.Tensor, inputs: torch.Tensor, measure: Measure | None
     ) -> tuple[SelfCheck | None, str]:
         """Return how far `found` is from a step of the model's own pass, or why that could not be made."""
         try:
@@ -150,6 +163,8 @@ class Passes:
                 return None, reason
             with self.own_in_place(), PeakMemory(self._device) as memory:
                 own = step()
+                if measure is not None:
+                    measure(step)
             check = compare_passes(
                 inputs[0, -1],
                 own,

@@ -88,7 +88,7 @@ class SelfCheck:
             known["worst"] = {str(name): _figure(value) for name, value in known.get("worst", {}).items()}
             known["threshold"] = float(known["threshold"])
             found = cls(**known)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a self-check ({error!r})") from None
         if found.passed is not content.get("passed") or not isinstance(found.variable, str):
             raise ValueError("not a self-check: it contradicts itself")

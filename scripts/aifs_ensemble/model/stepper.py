@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -153,15 +154,21 @@ class Stepper:
             result = self.model.predict_step(inputs, fcstep=0 if first else 1)
         return result.reshape(result.shape[-2:])
 
-    def warm_up(self, inputs: torch.Tensor, records: CheckRecords | None = None) -> None:
+    def warm_up(
+        self,
+        inputs: torch.Tensor,
+        records: CheckRecords | None = None,
+        measure: Callable[[Callable[[], torch.Tensor]], None] | None = None,
+    ) -> None:
         """Compile whatever is compiled, by both kinds of step; the noise of later steps does not depend on it.
 
         An accelerated pass that fails, or differs from the model's own by what `records` knows or is compared now, is
-        given up here. Else it is recorded as a CUDA graph, where `cuda_graph` asks for it.
+        given up here. Else it is recorded as a CUDA graph, where `cuda_graph` asks for it. `measure` is called with a
+        step of the model's own pass while the two are compared.
         """
         step = lambda first: self.forward(inputs, first=first, seed=0)  # noqa: E731
         if self.accelerated:
-            self._passes.prove(step, inputs, records)
+            self._passes.prove(step, inputs, records, measure)
         if not self.accelerated:
             for first in (True, False):
                 step(first)
