@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -56,11 +56,13 @@ class PassChoice:
         self._request, self._note, self._stop = request, note, stop
         self._where = f"{request.cycle} {member_name(request.member)}"
         self.records = CheckRecords.here(check_key(checkpoint, device, request.settings))
-        self._room = card_room() if device != "cpu" else None
+        self._kind = "cpu" if device == "cpu" else "cuda"
+        self._room = card_room() if self._kind == "cuda" else None
 
     def __enter__(self) -> Self:
         request = self._request
         if request.own_pass and self._room:  # what an accelerated pass may have left
+            torch._dynamo.reset()
             gc.collect()
             torch.cuda.empty_cache()
         wanted = request.gpu_mem_mb
@@ -80,8 +82,10 @@ class PassChoice:
         return {"own": self._request.own_pass, "known": self.records.read(), "on_fall_back": self._give_up}
 
     def turn(self) -> AbstractContextManager[None]:
-        """While it lasts no member beside this one compares the passes."""
-        return self.records.turn(self._stopped)
+        """While it lasts no member beside this one compares the passes, where there are two to compare."""
+        request = self._request
+        two = not request.own_pass and not request.settings.not_accelerated(self._kind)
+        return self.records.turn(self._stopped) if two else nullcontext()
 
     def made(self, acceleration: Acceleration) -> Acceleration:
         """Record which pass it is, and return the record: its absence is as planned where the settings turn it off."""
