@@ -117,7 +117,9 @@ def replaced_classes(interface: Any) -> list[type]:
     model = interface.model
 
     def modules() -> Iterator[Any]:
-        yield from (interface, model, model.noise_injector, model.node_attributes)
+        yield from (interface, model)
+        for name in ("noise_injector", "node_attributes"):
+            yield getattr(model, name, None)
         for part in (model.encoder, model.processor, model.decoder):
             yield from part.modules()
 
