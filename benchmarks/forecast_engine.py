@@ -11,6 +11,7 @@ forward-compiled    the same, encoder, processor and decoder through torch.compi
 forward-compiled-deterministic   the same with torch's deterministic algorithms
 forward             ours (aifs_ensemble.model.accelerated): GPU only
 forward-graph       the same as a CUDA graph, and whether it gives the same bits: GPU only
+self-check          both passes over one step, by variable, with their time and memory: GPU only
 profile             kernels of the job's loop by device time, how long the card idles, what waits for it: GPU only
 drift               ours against the eager forward pass, rolled out over 1, 12 and 132 steps, beside what a step
                     changes and what other noise does: GPU only
@@ -42,7 +43,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from engine.forward import drift, forward, precisions
+from engine.forward import drift, forward, precisions, self_check
 from engine.job import engine, job
 from engine.profiled import profile
 from engine.reference import anemoi
@@ -53,15 +54,18 @@ MODES = (
     "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "forward-graph", "engine-cold",
     "engine", "engine-graph", "engine-streaming", "engine-killed", "engine-2", "engine-3",
     "engine-2-graph", "engine-3-graph", "anemoi-serial", "anemoi-parallel", "precisions", "drift", "profile",
+    "self-check",
 )  # fmt: skip
 GPU_ONLY = {
     "forward", "forward-graph", "drift", "profile", "precisions", "forward-compiled", "forward-compiled-deterministic",
+    "self-check",
 }  # fmt: skip
 
 
 def run_mode(args: argparse.Namespace, mode: str) -> dict[str, Any]:
-    if mode in ("drift", "precisions", "profile"):
-        return {"drift": drift, "precisions": precisions, "profile": profile}[mode](args)
+    alone = {"drift": drift, "precisions": precisions, "profile": profile, "self-check": self_check}
+    if mode in alone:
+        return alone[mode](args)
     if mode.startswith("forward"):
         return forward(args, kind=mode)
     return engine(args, kind=mode) if mode.startswith("engine") else anemoi(args, kind=mode)

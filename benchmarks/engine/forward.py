@@ -26,7 +26,7 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
         for part in ("encoder", "processor", "decoder"):
             setattr(inner, part, torch.compile(getattr(inner, part), dynamic=False))
     launched, first = timed(model.forward, model.device, 1)
-    if kind == "forward-graph":
+    if kind in ("forward", "forward-graph"):  # gives the model's own parts back, and records the graph
         model.loaded.stepper.warm_up(model.rollout.inputs)
     timed(model.forward, model.device, 2)
     if model.device.type == "cuda":
@@ -62,6 +62,22 @@ def clock_and_power(model: Loaded) -> tuple[float, float]:
         return math.nan, math.nan
     finally:
         torch.cuda.synchronize()
+
+
+def self_check(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a forecast compares before it begins: both passes over one step; and the time and memory of each."""
+    from aifs_ensemble.common.models import get_model
+    from aifs_ensemble.model.checkpoint.load import load_model
+    from aifs_ensemble.model.measured_check import measure_check
+    from aifs_ensemble.model.numerics import Numerics
+    from aifs_ensemble.model.stepper import prepare_environment, resolve_device
+
+    from engine.setup import checkpoint_path
+
+    prepare_environment(device=args.device, deterministic=True)
+    device = resolve_device(args.device)
+    interface = load_model(checkpoint_path(args), get_model(args.model), device=device, trust=True)
+    return measure_check(interface, device, Numerics(args.precision, True, True, args.chunks)).to_json()
 
 
 def drift(args: argparse.Namespace) -> dict[str, Any]:
@@ -152,6 +168,8 @@ def _one_precision(args: argparse.Namespace, precision: str, compiled: bool, chu
     args.precision, args.chunks = precision, chunks
     model = Loaded(args, compiled=compiled, deterministic=True)
     timed(model.forward, model.device, 1)  # compiles; its result goes at once
+    if model.loaded.stepper.accelerated:
+        model.loaded.stepper.warm_up(model.rollout.inputs)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     seconds = timed(model.forward, model.device, 1 if precision == "32" else args.repeats)[1]

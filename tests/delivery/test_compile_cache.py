@@ -6,6 +6,7 @@ import ast
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.storage import Storage, open_storage
 from aifs_ensemble.model import compile_cache
+from aifs_ensemble.model.check_records import CheckRecords, check_key
 from aifs_ensemble.model.compile_cache import CompileCache, cache_name
+from aifs_ensemble.model.numerics import Numerics
+from aifs_ensemble.model.self_check import SelfCheck
 
 from delivery.members import make_config
 
@@ -67,6 +71,46 @@ def test_the_next_machine_starts_with_what_the_first_compiled(destination: str, 
     assert [path.name for path in (tmp_path / "b").iterdir()] == [NAME]
     keys = [info.key for info in open_storage(destination).list("")]
     assert keys == [f"compile-cache/{NAME}.tar.gz"]
+
+
+def test_what_was_compared_goes_to_the_next_machine_too(
+    destination: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = check_key("checkpoint", H100, Numerics("16", compile=True))
+    result = SelfCheck(1e-3, "t_500", 1e-2, {"t_500": 1e-3})
+    first, second = member(tmp_path / "a", destination), member(tmp_path / "b", destination)
+    first.started(1, 4, 0)
+    compile_parts()
+    CheckRecords.here(key).write(result)
+    first.lead_published(None, None)  # type: ignore[arg-type]
+    first.finished(None)  # type: ignore[arg-type]
+    second.started(2, 4, 0)
+    assert CheckRecords.here(key).read() == result
+    for other in (key | {"card": "NVIDIA L4"}, key | {"torch": "3.0"}, check_key("another", H100, Numerics("16"))):
+        assert CheckRecords.here(other).read() is None
+    second.failed(ValueError())
+    assert CheckRecords.here(key).read() is None  # the environment names no folder any more
+
+
+def test_one_member_compares_and_those_beside_it_find_what_it_found(tmp_path: Path) -> None:
+    key, result = check_key("checkpoint", H100, Numerics()), SelfCheck(1e-3, "t", 1e-2)
+    compared, found = [], []
+
+    def compare() -> None:
+        records = CheckRecords(tmp_path, key)
+        with records.turn():
+            if records.read() is None:
+                compared.append(1)
+                time.sleep(0.2)
+                records.write(result)
+            found.append(records.read())
+
+    threads = [threading.Thread(target=compare, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(compared) == 1 and found == [result] * 3
 
 
 def test_a_machine_that_has_it_asks_nobody(tmp_path: Path) -> None:

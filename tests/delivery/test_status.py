@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from aifs_ensemble.cli.status import statuses_of
+from aifs_ensemble.common.acceleration import Acceleration
 from aifs_ensemble.common.config import Config, read_files
 from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, write_member_manifest
@@ -15,6 +16,7 @@ from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.status import MemberStatus, StatusObserver, read_statuses, summary
 from aifs_ensemble.forecast.work_folder import WorkFolder
+from aifs_ensemble.workflow.closing import not_accelerated
 from waiting import wait_until
 
 from delivery.members import make_member
@@ -162,3 +164,26 @@ def test_watching_through_a_pipe_prints_the_table_each_time(config, capsys, monk
     assert summaries == [f"2 members: {state}" for state in states]
     assert "short: ends at 12 h, 24 h are" in shown
     assert "\033" not in shown
+
+
+def test_a_member_that_is_not_accelerated_says_so_all_along(config):
+    fell_back = Acceleration(False, "it differs")
+    observer = StatusObserver(config, 1, interval=0.01).__enter__()
+    observer.started(1, 4, 0)
+    observer.prepared(fell_back)
+    wait_for(lambda: read_statuses(config)[0].note)
+    text = "step 0 of 4 (accelerated: no, because it differs)"
+    assert read_statuses(config)[0].text(time.time()) == text
+    made = replace(make_member(config, 1), acceleration=fell_back.to_json())
+    write_member_manifest(config.scratch.manifest(1), made)
+    observer.finished(made)
+    (status, *_) = statuses_of(config)
+    assert "accelerated: no, because it differs" in status.text(time.time())
+    deliver_member(config, 1)
+    assert read_statuses(config)[0].text(time.time()) == "delivered (accelerated: no, because it differs)"
+    assert list(not_accelerated(config)) == ["members 1: accelerated: no, because it differs"]
+    for planned in (Acceleration(True), Acceleration(False, "the device is cpu", asked=False)):
+        observer = StatusObserver(config, 2, interval=0.01).__enter__()
+        observer.prepared(planned)
+        observer.failed(ValueError())
+    assert not read_statuses(config)[1].note

@@ -101,6 +101,23 @@ def test_a_lost_machine_goes_on_from_the_newest_resume_point(config: Config) -> 
     assert restore_member(config, 1).restart == 12
 
 
+def test_a_resume_point_of_settings_that_the_folder_was_cleared_of_is_not_brought_back(config: Config) -> None:
+    """Such as the accelerated pass, once the member is made with the model's own: their leads must not mix."""
+    delivery = entered(StreamingDelivery(config, 1))
+    fingerprint = config.scratch.work(1) / "fingerprint.json"
+    write_bytes(fingerprint, b'{"digest": "a"}')
+    delivery.started(1, 4, 0)
+    forecast(config, delivery, (6, 12, 18), {})
+    delivery.failed(KeyboardInterrupt())
+    shutil.rmtree(config.scratch.work(1))  # cleared, and ended before the first lead of the other pass
+    write_bytes(fingerprint, b'{"digest": "b"}')
+    restored = restore_member(config, 1)
+    assert (restored.restart, restored.leads) == (None, ())
+    assert not work_of(config).delivered.read()
+    write_bytes(fingerprint, b'{"digest": "a"}')
+    assert restore_member(config, 1).restart == 18
+
+
 def test_nobody_goes_on_from_the_last_lead_so_its_restart_state_is_not_sent(config: Config) -> None:
     delivery = entered(StreamingDelivery(config, 1))
     delivery.started(1, 4, 0)

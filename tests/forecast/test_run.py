@@ -98,7 +98,7 @@ def loaded_once(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
     """
     load = engine.load
 
-    def from_memory(request: ForecastRequest, device: torch.device, timings: Timings) -> engine.Loaded:
+    def from_memory(request: ForecastRequest, device: torch.device, timings: Timings, *_: object) -> engine.Loaded:
         if request.checkpoint != checkpoint:
             return load(request, device, timings)
         key = (checkpoint, request.settings.precision)
@@ -119,6 +119,8 @@ def test_manifest_says_what_was_made_and_how(whole: Whole, model: Model) -> None
     assert check_leads(request.forecasts, manifest.leads) == {}
     assert {file.name for record in manifest.leads for file in record.files} == set(files)
     assert manifest.fields == len(LEADS) * len(model.outputs)
+    unplanned = {"accelerated": False, "asked": False, "reason": "forecast.compile is false"}
+    assert manifest.acceleration == unplanned and "pass" not in manifest.settings
     assert manifest.untrained and manifest.model == "demo" and manifest.grid == "N32"
     assert manifest.seed["scheme"] == "sha256/1" and manifest.seed["first_step"] == request.seed(1)
     assert len(manifest.checkpoint["sha256"]) == 64

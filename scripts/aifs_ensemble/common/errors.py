@@ -35,6 +35,17 @@ class GpuMemoryError(WorkflowError):
     exit_code = 5
 
 
+class PassChangedError(WorkflowError):
+    """The accelerated forward pass is given up: `reason` says why. A member that began with it is made afresh."""
+
+    def __init__(self, where: str, reason: str):
+        super().__init__(
+            f"{where}: began with the accelerated forward pass, which is not used any more ({reason}); run again, and "
+            "its leads are made afresh with the model's own"
+        )
+        self.reason = reason
+
+
 class DiskFullError(WorkflowError):
     """Scratch or destination has no room left."""
 

@@ -48,7 +48,8 @@ class MemberManifest:
 
     `timings` are seconds by phase (``load``, ``compile``, ``steps``, ``wait_output``, ``drain``,
     ``total`` ...) and `step_seconds` those of each step computed by the last attempt.
-    `attempts` has one entry per process that worked on the member.
+    `attempts` has one entry per process that worked on the member. `acceleration` says which forward pass made it
+    (`common.acceleration`), empty in manifests written before that was known.
     """
 
     model: str
@@ -64,6 +65,7 @@ class MemberManifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     device: str = ""
+    acceleration: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     step_seconds: tuple[float, ...] = ()

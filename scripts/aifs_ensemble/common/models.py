@@ -22,7 +22,8 @@ class Model:
     """One catalogue entry.
 
     Variables carry the names used in the checkpoint: ``t_500`` for pressure levels, ``stl1`` for
-    soil, the short name for the rest; ``z`` without a level is the surface geopotential.
+    soil, the short name for the rest; ``z`` without a level is the surface geopotential. `own_pass_gpu_mb` is the GPU
+    memory of a member that is not accelerated, MB of 1e6 bytes, 0 where that is not known.
     `pressure` gives the levels (hPa) of each parameter.
     """
 
@@ -42,6 +43,7 @@ class Model:
     checkpoint: Mapping[str, Any]
     anemoi_models: str
     grib_process: int = 255
+    own_pass_gpu_mb: int = 0
 
     @property
     def built(self) -> bool:
@@ -83,7 +85,7 @@ _KEYS = {
     "checkpoint": dict,
     "anemoi_models": str,
 }
-_OPTIONAL = {"grib_process": int}
+_OPTIONAL = {"grib_process": int, "own_pass_gpu_mb": int}
 _VARIABLES = {"prognostic": dict, "constant": list, "computed": list, "diagnostic": list}
 _PROGNOSTIC = {"surface": list, "soil": list, "pressure": dict}
 _CHECKPOINT = dict.fromkeys(("repository", "revision", "file", "url", "sha256"), (str, type(None))) | {
@@ -156,6 +158,7 @@ def get_model(name: str, path: Path = CATALOGUE, parameters: Path = TABLE) -> Mo
         checkpoint=entry["checkpoint"],
         anemoi_models=entry["anemoi_models"],
         grib_process=entry.get("grib_process", 255),
+        own_pass_gpu_mb=entry.get("own_pass_gpu_mb", 0),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self
 
+from aifs_ensemble.common.acceleration import Acceleration
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
 
 LOG = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ class Observer:
 
     def started(self, member: int, leads: int, done: int) -> None:
         """The member starts (or goes on) with `done` of its `leads` already published."""
+
+    def prepared(self, acceleration: Acceleration) -> None:
+        """The model is ready to step, and with which forward pass is known."""
 
     def step(self, lead: int, seconds: float) -> None:
         """The forward step to `lead` was computed in `seconds`."""

@@ -124,6 +124,8 @@ def _resume_point(config: Config, storage: Storage, work: WorkFolder, objects: _
         point = remote_json(storage, keys.resume_point(work.member, lead))
         if point is None or point.get("schema") != RESUME_SCHEMA:
             continue
+        if not _same_run(work.root, point.get("work", {})):  # of settings that this folder was cleared of
+            continue
         records = [lead_record(item) for item in point["leads"]]
         if not all(objects.have(record) for record in records):
             LOG.warning("member %d: a lead before restart %s is missing or differs", work.member, lead_name(lead))

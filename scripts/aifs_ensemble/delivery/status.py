@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from aifs_ensemble.common import environment
+from aifs_ensemble.common.acceleration import Acceleration, why_not_accelerated
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.files import json_bytes
@@ -48,7 +49,10 @@ SILENT_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class MemberStatus:
-    """One member's state: `step` of `steps` done, `lead` the last lead in hours; times in seconds since 1970."""
+    """One member's state: `step` of `steps` done, `lead` the last lead in hours; times in seconds since 1970.
+
+    `note` is what is not as planned, and yet no error.
+    """
 
     member: int
     state: str
@@ -61,10 +65,12 @@ class MemberStatus:
     host: str = ""
     job: str = ""
     error: str = ""
+    note: str = ""
 
     def text(self, now: float) -> str:
         """Return the state in words, e.g. ``step 57 of 132``."""
         words = f"step {self.step} of {self.steps}" if self.state == RUNNING else self.state
+        words = f"{words} ({self.note})" if self.note else words
         silent = now - self.updated
         if self.state in (STARTING, RUNNING) and silent > SILENT_SECONDS:
             return f"{words}, silent for {silent / 60:.0f} min"
@@ -97,6 +103,9 @@ class StatusObserver(Observer):
 
     def started(self, member: int, leads: int, done: int) -> None:
         self._change(state=RUNNING, step=done, steps=leads)
+
+    def prepared(self, acceleration: Acceleration) -> None:
+        self._change(note=_note(acceleration.to_json()))
 
     def step(self, lead: int, seconds: float) -> None:
         # a running mean over about ten steps
@@ -148,13 +157,23 @@ def _read(config: Config, destination: Destination, member: int) -> MemberStatus
         status = replace(status, error=" ".join(str(error).split()))
     standing = destination.standing(member)
     if standing.done:
-        return replace(status, state=DELIVERED, step=status.steps, error="")
+        return replace(status, state=DELIVERED, step=status.steps, error="", note=_noted(standing))
     finished = destination.listed.get(keys.manifest(member))
     began_again = finished and finished.updated and status.updated > finished.updated.timestamp()
     at_work = status.state in (STARTING, RUNNING, FAILED) and began_again
     if standing.state not in NOT_AS_ASKED or (at_work and standing.state != OTHER_SETTINGS):
         return status
     return _standing_as(config, status, standing)
+
+
+def _note(acceleration: Mapping[str, Any]) -> str:
+    """Return that a member is not accelerated although it should be, empty where all is as planned."""
+    reason = why_not_accelerated(acceleration)
+    return f"accelerated: no, because {reason}" if reason else ""
+
+
+def _noted(standing: Standing) -> str:
+    return _note(standing.manifest.acceleration) if standing.manifest else ""
 
 
 def _standing_as(config: Config, status: MemberStatus, standing: Standing) -> MemberStatus:
@@ -195,7 +214,8 @@ def _on_scratch(config: Config, status: MemberStatus) -> MemberStatus:
         )
     manifest = config.scratch.manifest(status.member)
     if standing.done and status.state != DAMAGED:
-        return _at(replace(status, state=COMPUTED, step=len(config.leads), error=""), manifest)
+        done_status = replace(status, state=COMPUTED, step=len(config.leads), error="", note=_noted(standing))
+        return _at(done_status, manifest)
     attempts = work.attempts() if root.is_dir() else []
     outcome = str(attempts[-1].get("outcome", "")) if attempts else ""
     if outcome.partition(":")[0] not in ("", "finished", *INTERRUPTED):

@@ -25,6 +25,7 @@ from aifs_ensemble.fields.encoder_process import STOPS
 from aifs_ensemble.fields.grib_encoder import output_spec
 from aifs_ensemble.fields.state import State
 from aifs_ensemble.forecast.device_copy import FieldTransfer
+from aifs_ensemble.forecast.pass_choice import PassChoice
 from aifs_ensemble.forecast.request import ForecastRequest, read_initial
 from aifs_ensemble.forecast.restarts import RestartStore, RestartWriter
 from aifs_ensemble.forecast.rollout import Rollout, roll
@@ -78,6 +79,8 @@ def gpu_memory(request: ForecastRequest) -> Iterator[None]:
         free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
         numerics = request.settings
         settings = f"precision {numerics.precision}, compile {str(numerics.compile).lower()}, chunks {numerics.chunks}"
+        if request.own_pass:
+            settings += f", the model's own pass ({request.own_pass})"
         raise GpuMemoryError(
             f"{member_name(request.member)}: out of GPU memory ({total / 1e9:.1f} GB, {free / 1e9:.1f} free) with "
             f"{settings}; change forecast.precision to 16, forecast.compile to true, raise forecast.chunks, "
@@ -94,8 +97,16 @@ class Loaded:
     forcings: ComputedForcings
 
 
-def load(request: ForecastRequest, device: torch.device, timings: Timings | None = None) -> Loaded:
-    """Load the request's model onto `device`; CheckpointError if it cannot be, or is of another kind."""
+def load(
+    request: ForecastRequest,
+    device: torch.device,
+    timings: Timings | None = None,
+    choice: PassChoice | None = None,
+) -> Loaded:
+    """Load the request's model onto `device`; CheckpointError if it cannot be, or is of another kind.
+
+    `choice` says which forward pass it takes, by default the accelerated one where there is one.
+    """
     timings = timings or Timings()
     with timings("import"):
         import anemoi.models.interface  # noqa: F401 - what unpickling would import, apart from its own time
@@ -108,7 +119,8 @@ def load(request: ForecastRequest, device: torch.device, timings: Timings | None
         metadata = Checkpoint(str(request.checkpoint))._metadata
         places = TensorPlaces.of(metadata, request.model)
     with timings("prepare"):
-        stepper = Stepper(module, device, request.settings, cuda_graph=request.cuda_graph)
+        options = choice.options if choice else {}
+        stepper = Stepper(module, device, request.settings, cuda_graph=request.cuda_graph, **options)
     return Loaded(stepper, places, ComputedForcings(metadata))
 
 
@@ -162,13 +174,17 @@ def compute(computation: Computation) -> dict[int, LeadRecord]:
         prepare_environment(device=request.device, deterministic=request.settings.deterministic)
         device = resolve_device(request.device)
         note({"device": device_name(device), "threads": torch.get_num_threads()})
-        loaded = load(request, device, timings)
-        with timings("state"):
-            rollout = start_rollout(request, loaded, initial, restart)
-        if request.settings.compile:
-            with timings("compile"):
-                loaded.stepper.warm_up(rollout.inputs)
-            note({"cuda_graph": loaded.stepper.recorded})
+        checkpoint = (computation.work.recorded_settings() or {}).get("checkpoint", "")
+        choice = stack.enter_context(PassChoice(request, checkpoint, device_name(device), note, stop))
+        with choice.turn():
+            loaded = load(request, device, timings, choice)
+            with timings("state"):
+                rollout = start_rollout(request, loaded, initial, restart)
+            if request.settings.compile:
+                with timings("compile"):
+                    loaded.stepper.warm_up(rollout.inputs, choice.records)
+                note({"cuda_graph": loaded.stepper.recorded})
+        computation.observers.tell(Observer.prepared, choice.made(loaded.stepper.acceleration))
         steps = _Steps(computation, stop, rollout, pool)
         steps.go(loaded, first=after // request.model.timestep_hours + 1)
         note({"steps": len(steps.step_seconds), "step_seconds": [round(s, 5) for s in steps.step_seconds]})

@@ -41,6 +41,7 @@ def member_manifest(
         versions=known.get("versions", {}),
         settings=settings,
         device=known.get("device", ""),
+        acceleration=known.get("acceleration", {}),
         machine=known.get("machine", {}) | {key: known[key] for key in ("peak_gpu_mb",) if known.get(key)},
         timings=known.get("timings", {}),
         step_seconds=tuple(known.get("step_seconds", ())),

@@ -34,6 +34,7 @@ class ForecastRequest:
     work : the member's work folder
     forecasts : folder that receives links to the leads at the end
     manifest : file that receives the manifest at the very end
+    own_pass : why the member is made with the model's own forward pass, empty where the accelerated one may be taken
     local_leads : every lead must be in `forecasts` at the end, even one delivered and removed before
     """
 
@@ -49,7 +50,10 @@ class ForecastRequest:
     ensemble_size: int = 50
     device: str = "auto"
     settings: ForecastSettings = field(default_factory=ForecastSettings)
+    accelerate: bool = True
+    own_pass: str = ""
     cuda_graph: bool = False
+    gpu_mem_mb: int = 0
     encoders: int = 2
     restart_hours: int = 72
     restarts_kept: int = 2
@@ -81,7 +85,9 @@ class ForecastRequest:
             trust=config.trust_checkpoint,
             local_leads=config.declare_leads and not config.delivery.streaming,
             device=section.device,
+            accelerate=section.accelerate,
             cuda_graph=section.cuda_graph,
+            gpu_mem_mb=section.gpu_mem_mb,
             encoders=section.encoders,
             restart_hours=section.restart_hours,
             restarts_kept=section.restarts_kept,
@@ -120,7 +126,10 @@ def _local_checkpoint(config: Config) -> Path:
 
 
 def member_settings(request: ForecastRequest, files: Mapping[str, KnownFile], device: str) -> dict[str, Any]:
-    """Return everything that decides the content of the leads, JSON-compatible: the fingerprint is its digest."""
+    """Return everything that decides the content of the leads, JSON-compatible: the fingerprint is its digest.
+
+    ``pass`` is ``own`` where the settings would have an accelerated pass and the member is made without it.
+    """
     model = request.model
     return {
         "model": model.name,
@@ -134,6 +143,7 @@ def member_settings(request: ForecastRequest, files: Mapping[str, KnownFile], de
         "seed": noise.SCHEME,
         "device": device,
         **request.settings.record(model),
+        **({"pass": "own"} if request.own_pass else {}),
     }
 
 

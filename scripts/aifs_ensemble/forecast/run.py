@@ -7,13 +7,14 @@ from the nearest restart state before it; a finished member returns at once, wit
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from aifs_ensemble.common.errors import CheckpointError, DiskFullError
+from aifs_ensemble.common.errors import CheckpointError, DiskFullError, PassChangedError
 from aifs_ensemble.common.files import digest
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
 from aifs_ensemble.common.observers import Observer, Observers
@@ -69,18 +70,29 @@ def _explained(request: ForecastRequest) -> Iterator[None]:
 def _bring_to_end(request: ForecastRequest, work: WorkFolder, observers: Observers) -> MemberManifest:
     timings = Timings()
     with timings("total"):
-        settings, files, whole = _take_stock(request, work, timings)
+        request, settings, files, whole = _take_stock(request, work, timings)
         missing = [lead for lead in request.leads if lead not in whole]
         observers.tell(Observer.started, request.member, len(request.leads), len(whole))
-        fingerprint = digest(settings)
-        store = RestartStore(work.restarts, request.model, request.cycle, request.member, fingerprint, request.sums)
+        store = _restarts(request, work, settings)
         attempt = work.begin_attempt({"began": _now(), "machine": machine(), "versions": versions()}) if missing else 0
         if missing:
             with _attempted(work, attempt):
                 with timings("import"):
                     from aifs_ensemble.forecast import engine
                 note = partial(work.record_attempt, attempt)
-                whole |= engine.compute(engine.Computation(request, work, store, missing, observers, timings, note))
+                reason = ""
+                try:
+                    whole |= engine.compute(engine.Computation(request, work, store, missing, observers, timings, note))
+                except PassChangedError as changed:
+                    if not work.empty:
+                        raise
+                    reason = changed.reason
+                if reason:  # once more, and no error in hand whose traceback would keep the card's memory
+                    request = replace(request, own_pass=reason)
+                    settings = member_settings(request, files, settings["device"])
+                    work.record_settings(settings, files)
+                    store = _restarts(request, work, settings)
+                    whole |= engine.compute(engine.Computation(request, work, store, missing, observers, timings, note))
     if attempt:
         work.record_attempt(attempt, {"ended": _now(), "outcome": "finished", "timings": timings.rounded})
     store.prune(request.restarts_kept, None)
@@ -88,6 +100,22 @@ def _bring_to_end(request: ForecastRequest, work: WorkFolder, observers: Observe
     manifest = member_manifest(request, settings, files, records, work.attempts())
     publish(request, work, records, manifest)
     return manifest
+
+
+def _restarts(request: ForecastRequest, work: WorkFolder, settings: Mapping[str, Any]) -> RestartStore:
+    return RestartStore(work.restarts, request.model, request.cycle, request.member, digest(settings), request.sums)
+
+
+def _with_pass(request: ForecastRequest, work: WorkFolder, device: str) -> ForecastRequest:
+    """Return the request with the forward pass that a member keeps to once it was made with it, or had to take it."""
+    if request.settings.not_accelerated(device):
+        return request
+    if not request.accelerate:
+        return replace(request, own_pass="forecast.accelerate is false")
+    gave_up = work.gave_up_acceleration()
+    if not gave_up and (work.recorded_settings() or {}).get("pass") == "own":
+        gave_up = "the member began with it"
+    return replace(request, own_pass=gave_up)
 
 
 @contextmanager
@@ -102,8 +130,11 @@ def _attempted(work: WorkFolder, attempt: int) -> Iterator[None]:
 
 def _take_stock(
     request: ForecastRequest, work: WorkFolder, timings: Timings
-) -> tuple[dict[str, Any], dict[str, KnownFile], dict[int, LeadRecord]]:
-    """Return the settings, the input files and the leads that are whole already; clear away everything else."""
+) -> tuple[ForecastRequest, dict[str, Any], dict[str, KnownFile], dict[int, LeadRecord]]:
+    """Return request, settings, input files and the leads that are whole already; clear away everything else.
+
+    The request that is returned knows which forward pass the member must take.
+    """
     known = work.known_files()
     if not request.checkpoint.exists() and "checkpoint" not in known:
         raise CheckpointError(f"{request.checkpoint}: no such checkpoint, expected that of {request.model.name}")
@@ -115,6 +146,7 @@ def _take_stock(
     device = request.device
     if device == "auto":  # a finished member is found without asking torch
         device = (work.recorded_settings() or {}).get("device") or _device_here(timings)
+    request = _with_pass(request, work, device)
     settings = member_settings(request, files, device)
     if work.would_clear(settings):
         _check_it_can_be_made(request)
@@ -122,12 +154,13 @@ def _take_stock(
     with timings("verify"):
         whole = work.finished(request.leads, local=request.local_leads)
     if request.device == "auto" and len(whole) < len(request.leads) and _device_here(timings) != device:
+        request = _with_pass(request, work, _device_here(timings))
         settings = member_settings(request, files, _device_here(timings))
         _check_it_can_be_made(request)
         work.adopt(settings, files)
         whole = {}
     work.remove_leftovers(work.journal.read().values())
-    return settings, files, whole
+    return request, settings, files, whole
 
 
 def _check_it_can_be_made(request: ForecastRequest) -> None:

@@ -184,6 +184,11 @@ class WorkFolder:
         elif not kept:
             LOG.warning("member %d: %s is missing: its leads are made afresh", self.member, self._fingerprint)
             self._clear()
+        self.record_settings(settings, files)
+        return kept
+
+    def record_settings(self, settings: Mapping[str, Any], files: Mapping[str, KnownFile]) -> None:
+        """Write down under which settings the folder's content is made, whatever it holds."""
         content = {
             "schema": SCHEMA,
             "digest": digest(settings),
@@ -191,7 +196,16 @@ class WorkFolder:
             "files": {role: asdict(file) for role, file in files.items()},
         }
         write_json(self._fingerprint, content)
-        return kept
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was made yet: no lead, no restart state."""
+        return not (self.journal.read() or self.delivered.read() or any(self.restarts.glob("*.safetensors")))
+
+    def gave_up_acceleration(self) -> str:
+        """Return why the last attempt that got so far took the model's own pass, empty if it did not."""
+        noted = [attempt["acceleration"] for attempt in self.attempts() if attempt.get("acceleration")]
+        return str(noted[-1].get("reason") or "not known") if noted and not noted[-1].get("accelerated") else ""
 
     def _restart_fingerprints(self) -> set[str]:
         found = set()

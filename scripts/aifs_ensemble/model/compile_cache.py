@@ -17,7 +17,7 @@ import shutil
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +31,8 @@ from aifs_ensemble.model.numerics import Numerics
 
 LOG = logging.getLogger(__name__)
 PREFIX = "compile-cache"
-_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+_VARIABLES = (CACHE_VARIABLE, "TRITON_CACHE_DIR")
 # Modules beside this one whose sources decide what is compiled: `accelerated` with what it imports from here.
 KERNELS = ("accelerated", "attention", "conditional_norm", "cuda_graph", "graph_attention")
 _PATIENCE_SECONDS = 60.0
@@ -50,13 +51,14 @@ def cache_name(card: str, config: Config) -> str:
     parts += [f"python-{platform.python_version()}", platform.machine(), config.model.name]
     parts += [f"precision-{numerics.precision}", f"chunks-{numerics.chunks}"]
     parts += [] if numerics.deterministic else ["any-order"]
-    parts.append(_sources_digest())
+    parts.append(sources_digest())
     return re.sub(r"[^\w.-]+", "-", "_".join(parts))
 
 
-def _sources_digest() -> str:
+def sources_digest(also: Sequence[str] = ()) -> str:
+    """Return a digest of the kernels' sources, and of other modules beside them."""
     found = hashlib.sha256()
-    for module in KERNELS:
+    for module in (*KERNELS, *also):
         found.update(Path(__file__).with_name(f"{module}.py").read_bytes())
     return found.hexdigest()[:12]
 

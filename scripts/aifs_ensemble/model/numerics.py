@@ -7,6 +7,9 @@ from typing import Self
 
 from aifs_ensemble.common.config import Config
 
+# Where there is an accelerated pass: kinds of device, and the precisions of products there.
+ACCELERATED = {"cuda": ("16", "bf16")}
+
 
 @dataclass(frozen=True)
 class Numerics:
@@ -33,3 +36,13 @@ class Numerics:
         """Return the settings of a configuration, also of a subclass that adds some of the same section."""
         section = config.forecast
         return cls(**{field.name: getattr(section, field.name) for field in fields(cls)})
+
+    def not_accelerated(self, device: str) -> str:
+        """Return why these settings have no accelerated pass on a kind of device, empty where they have one."""
+        if not self.compile:
+            return "forecast.compile is false"
+        if device not in ACCELERATED:
+            return f"the device is {device}"
+        if self.precision not in ACCELERATED[device]:
+            return f"forecast.precision is {self.precision}"
+        return ""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 
+from aifs_ensemble.common.acceleration import Acceleration
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.models import Model
+from aifs_ensemble.model.check_records import CheckRecords
 from aifs_ensemble.model.determinism import set_deterministic
 from aifs_ensemble.model.noise import seed_device
 from aifs_ensemble.model.numerics import Numerics
+from aifs_ensemble.model.passes import FallBack, Passes
+from aifs_ensemble.model.self_check import SelfCheck
 
-LOG = logging.getLogger(__name__)
 _AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, "32": None}
 
 
@@ -102,35 +105,36 @@ class Stepper:
     model : an anemoi-models interface, whose ``predict_step`` normalises, steps and denormalises
     numerics : settings that decide the numbers; `compile` compiles encoder, processor and decoder with torch.compile
     cuda_graph : let `warm_up` record the accelerated pass as a CUDA graph
+    own, known, on_fall_back : of `passes.Passes`, which decides whether steps are accelerated
     """
 
-    def __init__(self, model: torch.nn.Module, device: torch.device, numerics: Numerics, *, cuda_graph: bool = False):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        device: torch.device,
+        numerics: Numerics,
+        *,
+        cuda_graph: bool = False,
+        own: str = "",
+        known: SelfCheck | None = None,
+        on_fall_back: FallBack | None = None,
+    ):
         self.device = device
         self._cuda_graph = cuda_graph
         self.model: Any = model.to(device).eval()
         self._dtype = _AUTOCAST[numerics.precision]
         set_deterministic(numerics.deterministic and device.type == "cuda")
-        _set_chunks(numerics.chunks)
-        can_be = numerics.compile and self._dtype is not None and device.type == "cuda"
-        self.accelerated = can_be and self._accelerate(numerics.chunks)
-        if numerics.compile and not self.accelerated:
-            for part in ("encoder", "processor", "decoder"):
-                setattr(self.model.model, part, torch.compile(getattr(self.model.model, part), dynamic=False))
+        self._passes = Passes(self.model, device, numerics, own=own, known=known, on_fall_back=on_fall_back)
 
-    def _accelerate(self, chunks: int) -> bool:
-        """Put the faster forward pass in place of the model's own; return whether it knows the model."""
-        from aifs_ensemble.model.accelerated import AcceleratedForward, NotAcceleratedError
+    @property
+    def accelerated(self) -> bool:
+        """Whether steps take the accelerated pass."""
+        return self._passes.accelerated
 
-        try:
-            forward = AcceleratedForward(self.model.model, self._dtype or torch.float16, chunks=chunks)
-        except NotAcceleratedError as reason:
-            LOG.warning("forward pass not accelerated, compiling the model's own: %s", reason)
-            return False
-        self.model.forward = forward
-        # the faster pass holds its own weights: the originals only take memory
-        for part in ("encoder", "processor", "decoder"):
-            getattr(self.model.model, part).to("meta")
-        return True
+    @property
+    def acceleration(self) -> Acceleration:
+        """Whether steps take the accelerated pass, and why or why not."""
+        return self._passes.acceleration
 
     def forward(self, inputs: torch.Tensor, *, first: bool, seed: int) -> torch.Tensor:
         """Return the fields one step on.
@@ -150,13 +154,24 @@ class Stepper:
             result = self.model.predict_step(inputs, fcstep=0 if first else 1)
         return result.reshape(result.shape[-2:])
 
-    def warm_up(self, inputs: torch.Tensor) -> None:
+    def warm_up(
+        self,
+        inputs: torch.Tensor,
+        records: CheckRecords | None = None,
+        measure: Callable[[Callable[[], torch.Tensor]], None] | None = None,
+    ) -> None:
         """Compile whatever is compiled, by both kinds of step; the noise of later steps does not depend on it.
 
-        The accelerated pass is then recorded as a CUDA graph, where `cuda_graph` asks for it.
+        An accelerated pass that fails, or differs from the model's own by what `records` knows or is compared now, is
+        given up here. Else it is recorded as a CUDA graph, where `cuda_graph` asks for it. `measure` is called with a
+        step of the model's own pass while the two are compared.
         """
-        for first in (True, False):
-            self.forward(inputs, first=first, seed=0)
+        step = lambda first: self.forward(inputs, first=first, seed=0)  # noqa: E731
+        if self.accelerated:
+            self._passes.prove(step, inputs, records, measure)
+        if not self.accelerated:
+            for first in (True, False):
+                step(first)
         if self.accelerated and self._cuda_graph:
             try:
                 with torch.inference_mode(), self._autocast():
@@ -181,10 +196,3 @@ def prepare_environment(*, device: str, deterministic: bool) -> None:
     """Set what CUDA reads once, when it starts: a cuBLAS workspace that keeps sums in one order."""
     if deterministic and device != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-
-def _set_chunks(chunks: int) -> None:
-    """Set the mappers' chunks, which anemoi-models reads from the environment only when it is imported."""
-    from anemoi.models.layers import block
-
-    block.NUM_CHUNKS_INFERENCE_MAPPER = chunks

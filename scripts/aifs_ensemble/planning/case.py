@@ -18,7 +18,8 @@ from aifs_ensemble.planning.throughput import Speed, Throughput
 class Case:
     """What every estimate of one plan shares: the work, the sizes, the profile and the prices.
 
-    `group` is how many members Snakemake puts on a machine, if there are as many.
+    `group` is how many members Snakemake puts on a machine, if there are as many; `not_accelerated` says why the
+    model's own forward pass is planned with, where it is.
     """
 
     config: Config
@@ -30,6 +31,7 @@ class Case:
     lead_bytes: float
     initial_seconds: float
     group: int = 1
+    not_accelerated: str = ""
 
     @property
     def local(self) -> bool:
@@ -85,6 +87,8 @@ class Case:
         if machine.gpu is None:
             return max(1, min(by_memory, by_processors))
         wanted = self.config.forecast.gpu_mem_mb or self.speed(machine).peak_gpu_mb or machine.gpu.memory_mb
+        if self.not_accelerated:  # then members take turns on the card: `common.card_room`
+            wanted = max(wanted, self.speed(machine).peak_gpu_mb)
         return min(int(machine.gpu.memory_mb // wanted) * machine.gpu.count, by_memory, by_processors)
 
     def step_seconds(self, machine: MachineType, at_once: int) -> float:

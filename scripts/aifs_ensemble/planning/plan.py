@@ -25,6 +25,7 @@ from aifs_ensemble.planning.costs import GB
 from aifs_ensemble.planning.estimates import Estimate, estimate, grid_points
 from aifs_ensemble.planning.machines import Gpu, Machines, MachineType
 from aifs_ensemble.planning.outstanding import Outstanding, outstanding
+from aifs_ensemble.planning.own_pass import unmixed, why_own_pass, without_acceleration
 from aifs_ensemble.planning.regions import mismatches
 from aifs_ensemble.planning.throughput import Throughput, gpu_name, load_throughput, past_manifests, with_runs
 
@@ -156,7 +157,10 @@ def plan_case(
     if profile not in PROFILES:
         raise PlanError(f"plan: profile {profile!r}, expected one of {', '.join(PROFILES)}")
     runs = past_manifests(config.scratch.root) if runs is None else runs
-    table = with_runs(throughput or load_throughput(machines.gpu_specs), runs, machines.gpu_specs)
+    own = why_own_pass(config, runs)
+    table = throughput or load_throughput(machines.gpu_specs)
+    table = without_acceleration(table, config.model) if own else table
+    table = with_runs(table, unmixed(runs, own=bool(own)), machines.gpu_specs)
     return Case(
         config=config,
         machines=machines,
@@ -167,6 +171,7 @@ def plan_case(
         lead_bytes=_lead_bytes(config, table, runs),
         initial_seconds=_initial_seconds(config, machines),
         group=members_group(profile) if group is None else group,
+        not_accelerated=own,
     )
 
 
@@ -217,6 +222,9 @@ def _findings(case: Case, machine: MachineType, chosen: Estimate, notes: Sequenc
     if chosen.problem and case.work.to_forecast:
         found.append(Finding("error", chosen.problem, of_machine=True))
     settings = config.forecast
+    if machine.gpu is not None and case.not_accelerated and case.work.to_forecast:
+        level = "note" if not settings.accelerate else "warning"
+        found.append(Finding(level, f"accelerated: no, because {case.not_accelerated}"))
     if machine.gpu is not None and settings.gpu_mem_mb and settings.gpu_mem_mb < chosen.speed.peak_gpu_mb:
         found.append(
             Finding(

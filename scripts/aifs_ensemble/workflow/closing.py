@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
+from aifs_ensemble.common.acceleration import why_not_accelerated
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError, WorkflowError
 from aifs_ensemble.common.names import format_members
-from aifs_ensemble.delivery.standing import ABSENT, UNFINISHED, Destination, Standing, grouped, noted_here
+from aifs_ensemble.delivery.standing import (
+    ABSENT,
+    UNFINISHED,
+    Destination,
+    Standing,
+    grouped,
+    noted_here,
+    on_scratch,
+)
 
 
 def closing_lines(config: Config, *, finished: bool) -> Iterator[str]:
@@ -32,6 +41,7 @@ def closing_lines(config: Config, *, finished: bool) -> Iterator[str]:
         except WorkflowError as error:
             yield f"ensemble state unknown: {error}"
     yield from _where(config)
+    yield from not_accelerated(config)
 
 
 def _where(config: Config) -> Iterator[str]:
@@ -50,6 +60,19 @@ def _where(config: Config) -> Iterator[str]:
         yield f"members {format_members(others)} are at {config.destination}, not as asked for: {grouped(others)}"
     if config.destination and (not made or len(absent) < len(made)):
         yield f"files are in {config.destination}/{config.cycle}"
+
+
+def not_accelerated(config: Config) -> Iterator[str]:
+    """Yield which members were not accelerated although they should have been, and why."""
+    reasons: dict[str, list[int]] = {}
+    with suppress(WorkflowError):
+        known = {one.member: one.manifest for one in _delivered(config)}
+        for member in config.members:
+            manifest = on_scratch(config, member).manifest or known.get(member)
+            if manifest and (reason := why_not_accelerated(manifest.acceleration)):
+                reasons.setdefault(reason, []).append(member)
+    for reason, members in reasons.items():
+        yield f"members {format_members(members)}: accelerated: no, because {reason}"
 
 
 def _delivered(config: Config) -> Iterable[Standing]:

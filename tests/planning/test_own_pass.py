@@ -1,0 +1,73 @@
+"""Plans for members that are not accelerated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aifs_ensemble.common.acceleration import Acceleration
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.manifest import MemberManifest
+from aifs_ensemble.planning.machines import Machines
+from aifs_ensemble.planning.outstanding import everything
+from aifs_ensemble.planning.plan import Plan, plan, plan_case
+
+from planning import synthetic
+
+SETTINGS = {"precision": "16", "compile": True, "deterministic": True}
+FELL_BACK = Acceleration(False, "it differs")
+
+
+def config(tmp_path: Path, **forecast: Any) -> Config:
+    wanted = {**SETTINGS, "device": "cuda", "gpu_mem_mb": 12000, "encoders": 4, **forecast}
+    return synthetic.config(tmp_path, model="aifs-ens-1.0", forecast=wanted, cloud={"gpu": "a2-highgpu-1g"})
+
+
+def planned(config: Config, machines: Machines, *runs: MemberManifest) -> Plan:
+    return plan(plan_case(config, machines, profile="coiled-gpu", work=everything(config), runs=runs))
+
+
+def made(config: Config, ended: str, acceleration: Acceleration, **settings: Any) -> MemberManifest:
+    manifest = synthetic.manifest(config, 1, [synthetic.Piece(0.0)])
+    own = {} if acceleration.accelerated else {"pass": "own"}
+    return replace(
+        manifest,
+        settings={**SETTINGS, **own, **settings},
+        device="NVIDIA A100-SXM4-40GB",
+        acceleration=acceleration.to_json(),
+        attempts=({**(manifest.attempts[-1] if manifest.attempts else {}), "ended": ended},),
+    )
+
+
+def told(plan: Plan) -> list[tuple[str, str]]:
+    return [(one.level, one.text) for one in plan.findings if one.text.startswith("accelerated")]
+
+
+def test_what_earlier_members_met_is_planned_with(tmp_path: Path, machines: Machines) -> None:
+    cfg = config(tmp_path)
+    usual = planned(cfg, machines)
+    assert not told(usual) and usual.chosen.at_once == 3
+    fell_back = made(cfg, "2026-01-02", FELL_BACK)
+    slow = planned(cfg, machines, replace(fell_back, step_seconds=(), machine={}))
+    assert told(slow) == [("warning", "accelerated: no, because it differs")]
+    assert slow.chosen.at_once == 1 and slow.chosen.step_seconds > usual.chosen.step_seconds
+    # the newest member decides, and only one of the same settings on a card
+    assert not told(planned(cfg, machines, fell_back, made(cfg, "2026-01-03", Acceleration(True))))
+    assert not told(planned(cfg, machines, made(cfg, "2026-01-02", FELL_BACK, precision="bf16")))
+    assert not told(planned(cfg, machines, replace(fell_back, device="cpu")))
+
+
+def test_turned_off_is_planned_with_and_no_warning(tmp_path: Path, machines: Machines) -> None:
+    plan = planned(config(tmp_path, accelerate=False), machines)
+    assert told(plan) == [("note", "accelerated: no, because forecast.accelerate is false")]
+    assert plan.chosen.at_once == 1 and plan.chosen.speed.peak_gpu_mb == 23400
+
+
+@pytest.mark.parametrize("forecast", [{"compile": False}, {"precision": "32"}], ids=str)
+def test_settings_without_an_accelerated_pass_are_planned_as_before(
+    tmp_path: Path, machines: Machines, forecast: dict
+) -> None:
+    usual, off = (planned(config(tmp_path, accelerate=on, **forecast), machines) for on in (True, False))
+    assert not told(usual) and usual.chosen == off.chosen
