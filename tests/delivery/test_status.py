@@ -171,7 +171,7 @@ def test_a_member_that_is_not_accelerated_says_so_all_along(config):
     observer = StatusObserver(config, 1, interval=0.01).__enter__()
     observer.started(1, 4, 0)
     observer.prepared(fell_back)
-    wait_for(lambda: read_statuses(config)[0].note)
+    wait_until(lambda: read_statuses(config)[0].note)
     text = "step 0 of 4 (accelerated: no, because it differs)"
     assert read_statuses(config)[0].text(time.time()) == text
     made = replace(make_member(config, 1), acceleration=fell_back.to_json())
