@@ -6,6 +6,7 @@ autocast, from the same weights:
 - the mappers' attention runs destination by destination (`graph_attention`): no tensor with a row
   per edge, no atomics, so the result does not change from run to run;
 - what depends on the checkpoint alone (hidden nodes' embedding, their queries) is computed once;
+- the truncation of the skip connection sums row by row (`truncation`), again without atomics;
 - the decoder goes through the data grid in parts, so that intermediates stay small;
 - keys and values, and queries and the skip connection, come from one product each;
 - residual sums, layer norms and their noise conditioning are one pass (`conditional_norm`);
@@ -31,6 +32,7 @@ from aifs_ensemble.model.attention import window_attention
 from aifs_ensemble.model.conditional_norm import add_norm, pack
 from aifs_ensemble.model.cuda_graph import RecordedPass
 from aifs_ensemble.model.determinism import places_written_once
+from aifs_ensemble.model.truncation import Truncation
 
 
 class NotAcceleratedError(Exception):
@@ -281,7 +283,6 @@ class AcceleratedForward:
         attention: Callable[..., Tensor] | None = None,
     ):
         _require(type(model).__name__ == "AnemoiEnsModelEncProcDec", f"a model of type {type(model).__name__}")
-        _require(model.A_down is None and model.A_up is None, "truncation of the skip connection")
         _require(model.noise_injector.projection is None, "noise folded into the channels")
         _require(ga.HAS_TRITON, "no Triton here")
         self.model, self.dtype = model, dtype
@@ -297,6 +298,7 @@ class AcceleratedForward:
         # the step's input, kept as a buffer because node attributes and padding never change
         self.buffer = torch.zeros((self.nodes, self.inputs + pad), dtype=dtype, device=data.device)
         self.prognostic = torch.as_tensor(model._internal_input_idx, device=data.device)
+        self.truncation = Truncation.of(model, self.prognostic)
         self.first_attribute = self.inputs - 1 - data.shape[1]
         self.buffer[:, self.first_attribute : self.inputs - 1] = data.to(dtype)
         window = model.processor.proc[0].blocks[0].attention.window_size
@@ -318,7 +320,8 @@ class AcceleratedForward:
         times, variables = x.shape[1], x.shape[-1]
         for time in range(times):
             self.buffer[:, time * variables : (time + 1) * variables] = x[0, time, 0]
-        skip = x[0, -1, 0].index_select(1, self.prognostic)
+        newest = x[0, -1, 0]
+        skip = newest.index_select(1, self.prognostic) if self.truncation is None else self.truncation(newest)
         self.buffer[:, times * variables : self.first_attribute] = skip
         self.buffer[:, self.inputs - 1] = min(1, fcstep)
         return skip
