@@ -65,7 +65,7 @@ def test_only_the_points_that_the_coarse_grid_needs_are_read() -> None:
 @pytest.fixture(scope="module")
 def truncated(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        return toy(tmp_path_factory.mktemp("truncated") / "toy.ckpt", monkeypatch, truncation="O2")
+        return toy(tmp_path_factory.mktemp("truncated") / "toy.ckpt", monkeypatch, data_grid="O4", truncation="O2")
 
 
 @pytest.mark.parametrize("fcstep", [0, 7])

@@ -14,6 +14,7 @@ import torch
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.model.determinism import set_deterministic
+from aifs_ensemble.model.imputers import without_waits
 from aifs_ensemble.model.noise import seed_device
 from aifs_ensemble.model.numerics import Numerics
 
@@ -108,6 +109,7 @@ class Stepper:
         self.device = device
         self._cuda_graph = cuda_graph
         self.model: Any = model.to(device).eval()
+        without_waits(self.model)
         self._dtype = _AUTOCAST[numerics.precision]
         set_deterministic(numerics.deterministic and device.type == "cuda")
         _set_chunks(numerics.chunks)
