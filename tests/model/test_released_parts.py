@@ -109,7 +109,14 @@ def test_the_public_crps_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         bounding = "anemoi.models.layers.bounding.ReluBounding"
         config["model"]["bounding"] = [{"_target_": bounding, "variables": ["tp"]}]
 
-    size = {"channels": 64, "heads": 16, "attention": "flash_attention", "data_grid": "O4", "truncation": "O2"}
+    size = {
+        "channels": 64,
+        "heads": 16,
+        "layers": 2,
+        "attention": "flash_attention",
+        "data_grid": "O4",
+        "truncation": "O2",
+    }
     alike(toy(tmp_path / "toy.ckpt", monkeypatch, change=change, **size))
 
 
