@@ -10,6 +10,7 @@ forward-eager       anemoi-models' forward pass, autocast
 forward-compiled    the same, encoder, processor and decoder through torch.compile
 forward-compiled-deterministic   the same with torch's deterministic algorithms
 forward             ours (aifs_ensemble.model.accelerated): GPU only
+forward-untruncated the same, the skip connection left whole: what truncation costs: GPU only
 forward-graph       the same as a CUDA graph, and whether it gives the same bits: GPU only
 self-check          both passes over one step, by variable, with their time and memory: GPU only
 profile             kernels of the job's loop by device time, how long the card idles, what waits for it: GPU only
@@ -51,14 +52,14 @@ from engine.report import same_bytes, table
 from engine.setup import prepare
 
 MODES = (
-    "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "forward-graph", "engine-cold",
-    "engine", "engine-graph", "engine-streaming", "engine-killed", "engine-2", "engine-3",
-    "engine-2-graph", "engine-3-graph", "anemoi-serial", "anemoi-parallel", "precisions", "drift", "profile",
-    "self-check",
+    "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "forward-untruncated",
+    "forward-graph", "engine-cold", "engine", "engine-graph", "engine-streaming", "engine-killed",
+    "engine-2", "engine-3", "engine-2-graph", "engine-3-graph", "anemoi-serial", "anemoi-parallel",
+    "precisions", "drift", "profile", "self-check",
 )  # fmt: skip
 GPU_ONLY = {
-    "forward", "forward-graph", "drift", "profile", "precisions", "forward-compiled", "forward-compiled-deterministic",
-    "self-check",
+    "forward", "forward-untruncated", "forward-graph", "drift", "profile", "precisions", "forward-compiled",
+    "forward-compiled-deterministic", "self-check",
 }  # fmt: skip
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import math
 import sys
 from dataclasses import replace
 from typing import Any
 
 from engine.setup import Loaded, timed
+
+REPEATED = 5  # calls whose bytes are compared with those of the timed ones
 
 
 def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
@@ -20,7 +23,8 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     args.cuda_graph = kind == "forward-graph"
     if kind.startswith("forward-compiled"):
         args.chunks = 1  # chunks of unequal sizes would be compiled one by one, up to torch's limit
-    model = Loaded(args, compiled=kind in ("forward", "forward-graph"), deterministic=deterministic)
+    ours = kind in ("forward", "forward-graph", "forward-untruncated")
+    model = Loaded(args, compiled=ours, deterministic=deterministic, truncated=kind != "forward-untruncated")
     if kind.startswith("forward-compiled"):
         inner = model.loaded.stepper.model.model
         for part in ("encoder", "processor", "decoder"):
@@ -33,8 +37,12 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     result, seconds = timed(model.forward, model.device, args.repeats)
-    again, _ = timed(model.forward, model.device, 1)
-    found = {"step_seconds": seconds, "first_call_seconds": first, "repeatable": bool(torch.equal(result, again))}
+    made = digest(result)
+    again = {digest(timed(model.forward, model.device, 1)[0]) for _ in range(REPEATED)}
+    found = {"step_seconds": seconds, "first_call_seconds": first, "repeatable": again == {made}, "sha256": made}
+    found["truncated"] = model.loaded.stepper.model.model.A_down is not None
+    if ours:
+        found["accelerated"] = model.loaded.stepper.accelerated
     if kind == "forward-graph":
         if not model.loaded.stepper.recorded:
             raise SystemExit("forward-graph: the pass is not recorded, expected a CUDA graph")
@@ -47,6 +55,11 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
             peak = torch.cuda.memory_reserved()
         found |= {"peak_gpu_mb": peak / 1e6, "gpu": torch.cuda.get_device_name()}
     return found
+
+
+def digest(result: Any) -> str:
+    """Return the SHA-256 of a tensor's bytes: whether two processes, or two calls, made the same."""
+    return hashlib.sha256(result.cpu().numpy().tobytes()).hexdigest()
 
 
 def clock_and_power(model: Loaded) -> tuple[float, float]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,36 @@ def checkpoint_path(args: argparse.Namespace) -> Path:
     return args.checkpoint or args.scratch / "checkpoints" / f"{args.model}.ckpt"
 
 
-class Loaded:
-    """A model and the input of its first step."""
+@contextmanager
+def untruncated() -> Iterator[None]:
+    """While it lasts a model is loaded without the matrices of its truncation."""
+    from aifs_ensemble.model.checkpoint import load
 
-    def __init__(self, args: argparse.Namespace, *, compiled: bool = False, deterministic: bool = False):
+    loading = load.load_model
+
+    def whole(*args: Any, **keys: Any) -> Any:
+        interface = loading(*args, **keys)
+        interface.model.A_down = interface.model.A_up = None
+        return interface
+
+    load.load_model = whole
+    try:
+        yield
+    finally:
+        load.load_model = loading
+
+
+class Loaded:
+    """A model and the input of its first step; without `truncated` its skip connection is left whole."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        *,
+        compiled: bool = False,
+        deterministic: bool = False,
+        truncated: bool = True,
+    ):
         from aifs_ensemble.forecast import engine
         from aifs_ensemble.forecast.request import ForecastRequest, read_initial
         from aifs_ensemble.model.stepper import prepare_environment, resolve_device
@@ -69,7 +96,8 @@ class Loaded:
         self.request = ForecastRequest.from_config(Config(raw), 1, checkpoint=checkpoint_path(args))
         prepare_environment(device=args.device, deterministic=deterministic)
         self.device = resolve_device(args.device)
-        self.loaded = engine.load(self.request, self.device)
+        with nullcontext() if truncated else untruncated():
+            self.loaded = engine.load(self.request, self.device)
         self.initial = read_initial(self.request)
         self.rollout = engine.start_rollout(self.request, self.loaded, self.initial, None)
 

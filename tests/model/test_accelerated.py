@@ -6,18 +6,15 @@ benchmarks/forecast_engine.py does that, on a GPU.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("triton", reason="no Triton on this platform")
 
 import torch
-from aifs_ensemble.common.models import get_model
 from aifs_ensemble.model import accelerated, conditional_norm, graph_attention
-from aifs_ensemble.model.checkpoint.build import build_checkpoint
-from aifs_ensemble.model.checkpoint.load import load_model
 from torch.nn import functional as F
+
+from model.toys import fast_pass, some_inputs, toy
 
 
 def random_graph(destinations: int, sources: int, edges: int) -> graph_attention.SortedEdges:
@@ -26,14 +23,21 @@ def random_graph(destinations: int, sources: int, edges: int) -> graph_attention
     return graph_attention.sort_edges(index, destinations)
 
 
-@pytest.mark.parametrize(("destinations", "edges"), [(40, 150), (33, 31), (70, 900)])
-def test_attention_over_edges_is_the_reference(destinations: int, edges: int) -> None:
+@pytest.mark.parametrize(
+    ("destinations", "edges", "heads", "width", "count"),
+    [(40, 150, 2, 16, 11), (33, 31, 2, 16, 11), (70, 900, 2, 16, 11),
+     (12, 30, 8, 6, 3), (10, 12, 32, 2, 16), (20, 60, 2, 40, 17), (20, 60, 1, 256, 64)],
+)  # fmt: skip
+def test_attention_over_edges_is_the_reference(
+    destinations: int, edges: int, heads: int, width: int, count: int
+) -> None:
     torch.manual_seed(destinations)
-    heads, width, sources = 2, 16, 30
+    sources = 30
     graph = random_graph(destinations, sources, edges)
     query, added = torch.randn(2, destinations, heads * width)
     key, value = torch.randn(2, sources, heads * width)
-    attributes, weight, bias = torch.randn(edges, 11), torch.randn(heads * width, 11), torch.randn(heads * width)
+    attributes, weight = torch.randn(edges, count), torch.randn(heads * width, count)
+    bias = torch.randn(heads * width)
     expected = added + graph_attention.reference(
         query.view(-1, heads, width), key.view(-1, heads, width), value.view(-1, heads, width),
         attributes, weight, bias, graph,
@@ -60,11 +64,11 @@ def test_the_reference_is_anemois_own_attention() -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(("nodes", "channels"), [(37, 48), (16, 64)])
-def test_residual_and_conditioned_norm_are_the_reference(nodes: int, channels: int) -> None:
+@pytest.mark.parametrize(("nodes", "channels", "width"), [(37, 48, 4), (16, 64, 4), (5, 20, 1), (5, 20, 7)])
+def test_residual_and_conditioned_norm_are_the_reference(nodes: int, channels: int, width: int) -> None:
     torch.manual_seed(1)
     x, delta = torch.randn(2, nodes, channels)
-    noise, weights = torch.randn(nodes, 4), torch.randn(10, channels)
+    noise, weights = torch.randn(nodes, width), torch.randn(2 * width + 2, channels)
     expected = conditional_norm.reference(x, delta, noise, weights, 1e-5)
     found = conditional_norm.add_norm(x, delta, noise, weights, 1e-5)
     for one, other in zip(found, expected, strict=True):
@@ -73,18 +77,8 @@ def test_residual_and_conditioned_norm_are_the_reference(nodes: int, channels: i
 
 @pytest.fixture(scope="module")
 def interface(tmp_path_factory: pytest.TempPathFactory) -> torch.nn.Module:
-    path: Path = tmp_path_factory.mktemp("model") / "tiny.ckpt"
-    model = get_model("demo")
-    build_checkpoint(model, path, hidden="O8", channels=32, layers=2, heads=2, window=64, update=0.05)
-    return load_model(path, model, device="cpu", trust=True)
-
-
-def window_attention(window: int):
-    def attend(query, key, value):
-        place = torch.arange(query.shape[-2])
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=(place[:, None] - place).abs() <= window)
-
-    return attend
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return toy(tmp_path_factory.mktemp("model") / "tiny.ckpt", monkeypatch, data_grid="O4", hidden="O2", layers=2)
 
 
 # the interpreter takes its time: two cases cover both kinds of step and both ways through the decoder
@@ -92,14 +86,11 @@ def window_attention(window: int):
 @pytest.mark.parametrize(("chunks", "fcstep"), [(1, 0), (2, 7)])
 def test_the_accelerated_pass_is_the_models_own(interface: torch.nn.Module, fcstep: int, chunks: int) -> None:
     model = interface.model
-    nodes, variables = len(interface.supporting_arrays["latitudes"]), len(interface.data_indices.model.input.full)
-    inputs = torch.randn(1, 2, 1, nodes, variables, generator=torch.Generator().manual_seed(3))
+    inputs = some_inputs(interface)
     torch.manual_seed(5)
     with torch.no_grad():
         expected = model(inputs, fcstep=fcstep)
-    fast = accelerated.AcceleratedForward(
-        model, torch.float32, chunks=chunks, compiled=False, gelu="exact", attention=window_attention(64)
-    )
+    fast = fast_pass(interface, chunks=chunks)
     torch.manual_seed(5)
     found = fast(inputs, fcstep=fcstep)
     assert not torch.equal(expected, inputs[:, -1, ..., : expected.shape[-1]])
@@ -127,13 +118,3 @@ def test_a_recorded_pass_gives_the_same_bits(interface: torch.nn.Module) -> None
         fast.record()
     assert all(torch.equal(call(*case), expected) for case, expected in zip(cases, launched, strict=True))
     assert not torch.equal(launched[0], launched[1])
-
-
-def test_an_unknown_part_is_refused_by_name(interface: torch.nn.Module) -> None:
-    block = interface.model.encoder.proc
-    block.qk_norm = True
-    try:
-        with pytest.raises(accelerated.NotAcceleratedError, match="qk_norm"):
-            accelerated.AcceleratedForward(interface.model, torch.float32, compiled=False)
-    finally:
-        block.qk_norm = False

@@ -44,6 +44,20 @@ def test_equals_dense_attention(length: int, window: tuple[int, int]) -> None:
     torch.testing.assert_close(found, dense(q, k, v, *window), atol=TOLERANCE[torch.float32], rtol=0)
 
 
+@pytest.mark.parametrize(("window", "length", "width"), [(512, 1300, 16), (1120, 2400, 16), (30, 200, 40), (8, 50, 4)])
+def test_windows_and_heads_of_released_models(window: int, length: int, width: int) -> None:
+    """The windows of AIFS ENS and Single, and heads that no fused kernel takes as they are."""
+    generator = torch.Generator().manual_seed(window)
+    q, k, v = (torch.randn(1, length, 1, width, generator=generator) for _ in range(3))
+    expected = dense(q, k, v, window, window)
+    found = flash_attn_func(q, k, v, window_size=(window, window))
+    assert found.shape == q.shape
+    torch.testing.assert_close(found, expected, atol=TOLERANCE[torch.float32], rtol=0)
+    attend = attention.window_attention(length, window, q.device)
+    accelerated = attend(*(tensor.transpose(1, 2) for tensor in (q, k, v))).transpose(1, 2)
+    torch.testing.assert_close(accelerated, expected, atol=TOLERANCE[torch.float32], rtol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_keeps_half_precision(dtype: torch.dtype) -> None:
     q, k, v = random_qkv(200, dtype)

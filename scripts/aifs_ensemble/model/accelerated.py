@@ -6,6 +6,7 @@ autocast, from the same weights:
 - the mappers' attention runs destination by destination (`graph_attention`): no tensor with a row
   per edge, no atomics, so the result does not change from run to run;
 - what depends on the checkpoint alone (hidden nodes' embedding, their queries) is computed once;
+- the truncation of the skip connection sums row by row (`truncation`), again without atomics;
 - the decoder goes through the data grid in parts, so that intermediates stay small;
 - keys and values, and queries and the skip connection, come from one product each;
 - residual sums, layer norms and their noise conditioning are one pass (`conditional_norm`);
@@ -23,7 +24,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from aifs_ensemble.model import graph_attention as ga
@@ -31,15 +32,10 @@ from aifs_ensemble.model.attention import window_attention
 from aifs_ensemble.model.conditional_norm import add_norm, pack
 from aifs_ensemble.model.cuda_graph import RecordedPass
 from aifs_ensemble.model.determinism import places_written_once
+from aifs_ensemble.model.supported import NotAcceleratedError, reasons_against
+from aifs_ensemble.model.truncation import Truncation
 
-
-class NotAcceleratedError(Exception):
-    """The model has a part that this module does not know; the caller uses the model's own forward."""
-
-
-def _require(condition: bool, what: str) -> None:
-    if not condition:
-        raise NotAcceleratedError(what)
+__all__ = ["AcceleratedForward", "NotAcceleratedError", "reasons_against"]
 
 
 @dataclass
@@ -55,8 +51,6 @@ class Linear:
     @classmethod
     def of(cls, dtype: torch.dtype, *layers: Any, pad_inputs: int = 0) -> Linear:
         """Stack layers that read the same input into one, its inputs padded with zeros."""
-        for layer in layers:
-            _require(isinstance(layer, nn.Linear), f"{type(layer).__name__} in place of a linear layer")
         weight = torch.cat([layer.weight for layer in layers]).detach()
         biases = [torch.zeros_like(x.weight[:, 0]) if x.bias is None else x.bias for x in layers]
         bias = None if all(x.bias is None for x in layers) else torch.cat(biases).detach().to(dtype)
@@ -76,7 +70,6 @@ class Norm:
 
     @classmethod
     def of(cls, layer: Any) -> Norm:
-        _require(isinstance(layer, nn.LayerNorm), f"{type(layer).__name__} in place of a layer norm")
         weight = None if layer.weight is None else layer.weight.detach().float()
         bias = None if layer.bias is None else layer.bias.detach().float()
         return cls(weight, bias, layer.eps)
@@ -103,11 +96,6 @@ def _mlp(x: Tensor, up: Linear, down: Linear, gelu: str) -> Tensor:
 
 
 def _mlp_layers(sequence: Any, dtype: torch.dtype) -> tuple[Linear, Linear]:
-    _require(
-        isinstance(sequence, nn.Sequential) and len(sequence) == 3 and isinstance(sequence[1], nn.GELU),
-        "an MLP that is not linear, GELU, linear",
-    )
-    _require(sequence[1].approximate == "none", "an approximate GELU")
     return Linear.of(dtype, sequence[0]), Linear.of(dtype, sequence[2])
 
 
@@ -136,8 +124,6 @@ class _Encoder:
     def __init__(self, model: Any, dtype: torch.dtype, pad: int, gelu: str):
         self.gelu = gelu
         mapper, block = model.encoder, model.encoder.proc
-        _require(type(block).__name__ == "GraphTransformerMapperBlock", f"encoder of {type(block).__name__}")
-        _require(not block.qk_norm and not block.update_src_nodes, "an encoder with qk_norm or updated sources")
         self.embed = Linear.of(dtype, mapper.emb_nodes_src, pad_inputs=pad)
         self.norm_source = Norm.of(block.layer_norm_attention_src)
         self.key_value = Linear.of(dtype, block.lin_key, block.lin_value)
@@ -167,8 +153,6 @@ class _Decoder:
     def __init__(self, model: Any, dtype: torch.dtype, pad: int, gelu: str):
         self.gelu = gelu
         mapper, block = model.decoder, model.decoder.proc
-        _require(type(block).__name__ == "GraphTransformerMapperBlock", f"decoder of {type(block).__name__}")
-        _require(not block.qk_norm, "a decoder with qk_norm")
         self.norm_source = Norm.of(block.layer_norm_attention_src)
         self.key_value = Linear.of(dtype, block.lin_key, block.lin_value)
         self.embed = Linear.of(dtype, mapper.emb_nodes_dst, pad_inputs=pad)
@@ -199,11 +183,6 @@ class _Processor:
 
     def __init__(self, model: Any, dtype: torch.dtype, attention: Callable[..., Tensor], gelu: str):
         blocks = [block for chunk in model.processor.proc for block in chunk.blocks]
-        for block in blocks:
-            _require(type(block).__name__ == "TransformerProcessorBlock", f"processor of {type(block).__name__}")
-            _require(not block.attention.softcap and not block.attention.use_alibi_slopes, "softcap or alibi slopes")
-            for norm in (block.layer_norm_attention, block.layer_norm_mlp):
-                _require(type(norm).__name__ == "ConditionalLayerNorm", f"{type(norm).__name__} in the processor")
         first = blocks[0].attention
         self.heads, self.width, self.attention, self.gelu = first.num_heads, first.head_dim, attention, gelu
         self.eps = blocks[0].layer_norm_attention.norm.eps
@@ -217,7 +196,6 @@ class _Processor:
     @staticmethod
     def _weights(block: Any, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
         attention = block.attention
-        _require(attention.lin_qkv.bias is None, "a bias on queries, keys and values")
         qk: tuple[Tensor | None, ...] = (None, None, None, None)
         if attention.qk_norm:
             norms = (attention.q_norm, attention.k_norm)
@@ -267,7 +245,7 @@ class AcceleratedForward:
 
     Raises
     ------
-    NotAcceleratedError : the model has a part that is not known here
+    NotAcceleratedError : the model has parts that are not known here (`reasons_against` names them)
     """
 
     def __init__(
@@ -280,10 +258,9 @@ class AcceleratedForward:
         gelu: str = "fused",
         attention: Callable[..., Tensor] | None = None,
     ):
-        _require(type(model).__name__ == "AnemoiEnsModelEncProcDec", f"a model of type {type(model).__name__}")
-        _require(model.A_down is None and model.A_up is None, "truncation of the skip connection")
-        _require(model.noise_injector.projection is None, "noise folded into the channels")
-        _require(ga.HAS_TRITON, "no Triton here")
+        reasons = reasons_against(model) + ([] if ga.HAS_TRITON else ["no Triton here"])
+        if reasons:
+            raise NotAcceleratedError("; ".join(reasons))
         self.model, self.dtype = model, dtype
         self.inputs = model.input_dim
         pad = -self.inputs % 16
@@ -297,6 +274,7 @@ class AcceleratedForward:
         # the step's input, kept as a buffer because node attributes and padding never change
         self.buffer = torch.zeros((self.nodes, self.inputs + pad), dtype=dtype, device=data.device)
         self.prognostic = torch.as_tensor(model._internal_input_idx, device=data.device)
+        self.truncation = Truncation.of(model, self.prognostic)
         self.first_attribute = self.inputs - 1 - data.shape[1]
         self.buffer[:, self.first_attribute : self.inputs - 1] = data.to(dtype)
         window = model.processor.proc[0].blocks[0].attention.window_size
@@ -318,7 +296,8 @@ class AcceleratedForward:
         times, variables = x.shape[1], x.shape[-1]
         for time in range(times):
             self.buffer[:, time * variables : (time + 1) * variables] = x[0, time, 0]
-        skip = x[0, -1, 0].index_select(1, self.prognostic)
+        newest = x[0, -1, 0]
+        skip = newest.index_select(1, self.prognostic) if self.truncation is None else self.truncation(newest)
         self.buffer[:, times * variables : self.first_attribute] = skip
         self.buffer[:, self.inputs - 1] = min(1, fcstep)
         return skip

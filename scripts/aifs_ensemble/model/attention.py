@@ -28,6 +28,8 @@ STAND_IN_VERSION = "2.6.0+flex"
 _INTERFACE = "flash_attn.flash_attn_interface"
 # The block size of flex_attention's kernels.
 _BLOCK = 128
+# The narrowest heads that flex_attention's kernels take.
+_LEAST_WIDTH = 16
 
 
 def ensure_flash_attention() -> str:
@@ -165,16 +167,21 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, window: tup
 
 
 def _attend_in_window(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, window: tuple[int, int]) -> Tensor:
+    width, scale = q.shape[-1], q.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v = (pad_heads(tensor).transpose(1, 2).contiguous() for tensor in (q, k, v))
+    return _flex(q, k, v, scale=scale, window=window).transpose(1, 2)[..., :width]
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: tuple[int, int]) -> Tensor:
     on_gpu = q.device.type == "cuda"
-    q, k, v = (tensor.transpose(1, 2).contiguous() for tensor in (q, k, v))
     mask = window_mask(q.shape[2], *window, q.device)
     if torch.compiler.is_compiling():
-        return flex_attention(q, k, v, block_mask=mask, scale=scale).transpose(1, 2)
+        return flex_attention(q, k, v, block_mask=mask, scale=scale)
     if on_gpu:  # alone it must be compiled, or it makes the whole matrix of scores
-        return _compiled()(q, k, v, block_mask=mask, scale=scale).transpose(1, 2)
+        return _compiled()(q, k, v, block_mask=mask, scale=scale)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "flex_attention called without")  # as meant: few nodes, no compiler
-        return flex_attention(q, k, v, block_mask=mask, scale=scale).transpose(1, 2)
+        return flex_attention(q, k, v, block_mask=mask, scale=scale)
 
 
 # A checkpoint made with the stand-in names the function as one made with the package does, and loads with either.
@@ -186,4 +193,21 @@ def window_attention(nodes: int, window: int | None, device: torch.device, **opt
     if window is None:
         return F.scaled_dot_product_attention
     mask = window_mask(nodes, window, window, device)
-    return lambda q, k, v: flex_attention(q, k, v, block_mask=mask, kernel_options=options or None)  # type: ignore[arg-type]
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        width = q.shape[-1]
+        q, k, v = (pad_heads(tensor) for tensor in (q, k, v))
+        out = flex_attention(q, k, v, block_mask=mask, scale=width**-0.5, kernel_options=options or None)  # type: ignore[arg-type]
+        return out[..., :width]  # type: ignore[index]
+
+    return attend
+
+
+def pad_heads(tensor: Tensor) -> Tensor:
+    """Return heads ``(..., channel)`` with zeros up to a power of two, at least 16: the widths of fused kernels.
+
+    Neither scores nor the channels kept of the result change.
+    """
+    width = tensor.shape[-1]
+    extra = max(_LEAST_WIDTH, 1 << (width - 1).bit_length()) - width
+    return F.pad(tensor, (0, extra)) if extra else tensor

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 ROWS = 16
 WARPS = 4
+# noise channels whose weights fit into registers beside everything else; more go through plain products
+MOST_NOISE = 8
 
 
 def reference(x: Tensor, delta: Tensor, noise: Tensor, weights: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -42,14 +44,16 @@ if HAS_TRITON:
     @triton.jit
     def _add_norm_kernel(  # type: ignore[no-untyped-def]
         x, delta, noise, weights, total, normal, count, eps,
-        CHANNELS: tl.constexpr, WIDTH: tl.constexpr, NOISE: tl.constexpr, ROWS: tl.constexpr,
+        CHANNELS: tl.constexpr, WIDTH: tl.constexpr, NOISE: tl.constexpr, FEW: tl.constexpr, ROWS: tl.constexpr,
     ):  # fmt: skip
         column = tl.arange(0, WIDTH)
         inside = column < CHANNELS
-        few = tl.arange(0, NOISE)
+        few = tl.arange(0, FEW)
+        some = few < NOISE
         grid = few[:, None] * CHANNELS + column[None, :]
-        scale_w = tl.load(weights + grid, mask=inside[None, :], other=0.0)
-        shift_w = tl.load(weights + NOISE * CHANNELS + grid, mask=inside[None, :], other=0.0)
+        there = some[:, None] & inside[None, :]
+        scale_w = tl.load(weights + grid, mask=there, other=0.0)
+        shift_w = tl.load(weights + NOISE * CHANNELS + grid, mask=there, other=0.0)
         scale_b = tl.load(weights + 2 * NOISE * CHANNELS + column, mask=inside, other=0.0) + 1.0
         shift_b = tl.load(weights + (2 * NOISE + 1) * CHANNELS + column, mask=inside, other=0.0)
         first = tl.program_id(0).to(tl.int64) * ROWS
@@ -65,7 +69,7 @@ if HAS_TRITON:
             mean = tl.sum(value, 0) / CHANNELS
             away = tl.where(inside, value - mean, 0.0)
             inverse = 1.0 / tl.sqrt(tl.sum(away * away, 0) / CHANNELS + eps)
-            z = tl.load(noise + tl.minimum(node, count - 1) * NOISE + few)
+            z = tl.load(noise + tl.minimum(node, count - 1) * NOISE + few, mask=some, other=0.0)
             scale = scale_b + tl.sum(z[:, None] * scale_w, 0)
             shift = shift_b + tl.sum(z[:, None] * shift_w, 0)
             tl.store(normal + place, (away * inverse * scale + shift).to(old.dtype), mask=present)
@@ -76,8 +80,8 @@ if HAS_TRITON:
         count, channels = x.shape
         _add_norm_kernel[(triton.cdiv(count, ROWS),)](
             x, delta, noise, weights, total, normal, count, eps,
-            CHANNELS=channels, WIDTH=triton.next_power_of_2(channels), NOISE=noise.shape[1], ROWS=ROWS,
-            num_warps=WARPS,
+            CHANNELS=channels, WIDTH=triton.next_power_of_2(channels), NOISE=noise.shape[1],
+            FEW=triton.next_power_of_2(noise.shape[1]), ROWS=ROWS, num_warps=WARPS,
         )  # fmt: skip
         return total, normal
 
@@ -92,8 +96,10 @@ def add_norm(x: Tensor, delta: Tensor, noise: Tensor, weights: Tensor, eps: floa
     Parameters
     ----------
     x, delta : contiguous ``(nodes, channels)``
-    noise : float32 ``(nodes, n)``, n a power of two
+    noise : float32 ``(nodes, n)``
     weights : of `pack`
     eps : of the norm
     """
+    if noise.shape[1] > MOST_NOISE:
+        return reference(x, delta, noise, weights, eps)
     return _add_norm(x, delta, noise, weights, eps)

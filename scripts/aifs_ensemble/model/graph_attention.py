@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-# tl.dot wants at least 16 in every dimension; edge attributes are padded to that
-PADDED_ATTRIBUTES = 16
-BLOCK = 32
-WARPS = 1
+# tl.dot wants at least 16 in every dimension, and Triton powers of two: attributes and heads are padded to that
+_LEAST = 16
+MOST_ATTRIBUTES = 64
+WIDEST_HEAD = 256
+# channels of all destinations that a warp holds in registers: 32 destinations of heads of 64
+_HELD = 2048
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,15 @@ def sort_edges(edge_index: Tensor, destinations: int) -> SortedEdges:
     return SortedEdges(row.to(torch.int32), source[order].to(torch.int32), order)
 
 
+def padded(size: int) -> int:
+    """Return the power of two, at least 16, that holds `size`."""
+    return max(_LEAST, 1 << (size - 1).bit_length())
+
+
 def pad_attributes(attributes: Tensor) -> Tensor:
     """Return attributes ``(rows, n)`` with zeros up to the width the kernel wants."""
-    extra = PADDED_ATTRIBUTES - attributes.shape[-1]
-    if extra < 0:
-        raise ValueError(f"{attributes.shape[-1]} edge attributes, expected at most {PADDED_ATTRIBUTES}")
-    return torch.nn.functional.pad(attributes, (0, extra))
+    width = attributes.shape[-1]
+    return torch.nn.functional.pad(attributes, (0, padded(width) - width))
 
 
 def reference(
@@ -95,32 +100,35 @@ if HAS_TRITON:
     def _attend_kernel(  # type: ignore[no-untyped-def]
         query, key, value, attributes, weight, bias, row, source, added, out, count, scale,
         query_stride, key_stride, value_stride, added_stride,
-        HEADS: tl.constexpr, WIDTH: tl.constexpr, ATTRIBUTES: tl.constexpr, ROWS: tl.constexpr,
+        HEADS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ATTRIBUTES: tl.constexpr, ROWS: tl.constexpr,
     ):  # fmt: skip
         head = tl.program_id(0)
         rows = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
         inside = rows < count
         first = tl.load(row + rows, mask=inside, other=0)
         last = tl.load(row + rows + 1, mask=inside, other=0)
-        columns = tl.arange(0, WIDTH)
+        columns = tl.arange(0, PADDED)
+        within = columns < WIDTH
         channel = head * WIDTH + columns
         attribute = tl.arange(0, ATTRIBUTES)
-        q = tl.load(query + rows[:, None] * query_stride + channel[None, :], mask=inside[:, None], other=0.0)
-        w = tl.load(weight + channel[:, None] * ATTRIBUTES + attribute[None, :])
-        b = tl.load(bias + channel).to(tl.float32)
+        written = inside[:, None] & within[None, :]
+        q = tl.load(query + rows[:, None] * query_stride + channel[None, :], mask=written, other=0.0)
+        w = tl.load(weight + channel[:, None] * ATTRIBUTES + attribute[None, :], mask=within[:, None], other=0.0)
+        b = tl.load(bias + channel, mask=within, other=0.0).to(tl.float32)
         projected = tl.dot(q, w.to(q.dtype), input_precision="ieee").to(tl.float32)
         q32 = q.to(tl.float32)
         constant = tl.sum(q32 * b[None, :], 1)
         top = tl.full((ROWS,), -1.0e30, tl.float32)
         total = tl.zeros((ROWS,), tl.float32)
-        summed = tl.zeros((ROWS, WIDTH), tl.float32)
+        summed = tl.zeros((ROWS, PADDED), tl.float32)
         summed_attributes = tl.zeros((ROWS, ATTRIBUTES), tl.float32)
         for step in range(tl.max(last - first, 0)):
             edge = first + step
             present = edge < last
+            read = present[:, None] & within[None, :]
             node = tl.load(source + edge, mask=present, other=0).to(tl.int64)
-            k = tl.load(key + node[:, None] * key_stride + channel[None, :], mask=present[:, None], other=0.0)
-            v = tl.load(value + node[:, None] * value_stride + channel[None, :], mask=present[:, None], other=0.0)
+            k = tl.load(key + node[:, None] * key_stride + channel[None, :], mask=read, other=0.0)
+            v = tl.load(value + node[:, None] * value_stride + channel[None, :], mask=read, other=0.0)
             a = tl.load(
                 attributes + edge.to(tl.int64)[:, None] * ATTRIBUTES + attribute[None, :],
                 mask=present[:, None], other=0.0,
@@ -138,10 +146,9 @@ if HAS_TRITON:
         shared = (summed_attributes * share[:, None]).to(q.dtype)
         edge_part = tl.dot(shared, tl.trans(w).to(q.dtype), input_precision="ieee")
         result = summed * share[:, None] + edge_part + tl.where(total > 0, 1.0, 0.0)[:, None] * b[None, :]
-        result += tl.load(added + rows[:, None] * added_stride + channel[None, :], mask=inside[:, None], other=0.0)
+        result += tl.load(added + rows[:, None] * added_stride + channel[None, :], mask=written, other=0.0)
         tl.store(
-            out + rows[:, None] * (HEADS * WIDTH) + channel[None, :], result.to(out.dtype.element_ty),
-            mask=inside[:, None],
+            out + rows[:, None] * (HEADS * WIDTH) + channel[None, :], result.to(out.dtype.element_ty), mask=written
         )  # fmt: skip
 
     @torch.library.custom_op("aifs_ensemble::graph_attention", mutates_args=())
@@ -152,10 +159,12 @@ if HAS_TRITON:
         count, channels = query.shape
         width = channels // heads
         out = torch.empty((count, channels), dtype=query.dtype, device=query.device)
-        _attend_kernel[(heads, triton.cdiv(count, BLOCK))](
+        rows = max(_LEAST, min(32, _HELD // padded(width)))
+        _attend_kernel[(heads, triton.cdiv(count, rows))](
             query, key, value, attributes, weight, bias, row, source, added, out, count, width**-0.5,
             query.stride(0), key.stride(0), value.stride(0), added.stride(0),
-            HEADS=heads, WIDTH=width, ATTRIBUTES=PADDED_ATTRIBUTES, ROWS=BLOCK, num_warps=WARPS,
+            HEADS=heads, WIDTH=width, PADDED=padded(width), ATTRIBUTES=attributes.shape[1], ROWS=rows,
+            num_warps=max(1, rows * padded(width) // _HELD),
         )  # fmt: skip
         return out
 
@@ -185,11 +194,11 @@ def attend(
     ----------
     query : ``(destinations, channels)``, rows may be strided
     key, value : ``(sources, channels)``, rows may be strided
-    attributes : ``(edges, 16)`` in the order of `row`, padded by `pad_attributes`
-    weight, bias : ``(channels, 16)`` and ``(channels,)`` of the edges' linear embedding
+    attributes : ``(edges, n)`` in the order of `row`, padded by `pad_attributes`; n at most `MOST_ATTRIBUTES`
+    weight, bias : ``(channels, n)`` and ``(channels,)`` of the edges' linear embedding
     row, source : int32, of `SortedEdges`
     added : ``(destinations, channels)``, rows may be strided; added to the result before it is rounded
-    heads : number of heads; head ``h`` has the channels ``h * width`` to ``(h + 1) * width``
+    heads : number of heads; head ``h`` has the channels ``h * width`` to ``(h + 1) * width``, at most `WIDEST_HEAD`
 
     Returns
     -------

@@ -16,6 +16,7 @@ from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.model.check_records import CheckRecords
 from aifs_ensemble.model.determinism import set_deterministic
+from aifs_ensemble.model.imputers import without_waits
 from aifs_ensemble.model.noise import seed_device
 from aifs_ensemble.model.numerics import Numerics
 from aifs_ensemble.model.passes import FallBack, Passes
@@ -122,6 +123,7 @@ class Stepper:
         self.device = device
         self._cuda_graph = cuda_graph
         self.model: Any = model.to(device).eval()
+        without_waits(self.model)
         self._dtype = _AUTOCAST[numerics.precision]
         set_deterministic(numerics.deterministic and device.type == "cuda")
         self._passes = Passes(self.model, device, numerics, own=own, known=known, on_fall_back=on_fall_back)

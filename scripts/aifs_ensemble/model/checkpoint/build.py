@@ -15,6 +15,7 @@ import struct
 import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
@@ -32,11 +33,13 @@ from aifs_ensemble.model.checkpoint.architecture import (
     checkpoint_metadata,
 )
 from aifs_ensemble.model.checkpoint.digest import write_record
+from aifs_ensemble.model.checkpoint.graph import build_graph, build_truncation
 from aifs_ensemble.model.checkpoint.statistics import statistics_of
 
 if TYPE_CHECKING:
     import torch
     from anemoi.models.interface import AnemoiModelInterface
+    from scipy.sparse import csr_matrix
 
 LOG = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ def build_checkpoint(
     data_grid: str | None = None,
     update: float = UPDATE,
     statistics: Mapping[str, Sequence[float]] | None = None,
+    truncation: str | None = None,
 ) -> None:
     """Write an untrained checkpoint for a catalogue entry, atomically.
 
@@ -72,6 +76,8 @@ def build_checkpoint(
     data_grid : grid instead of the entry's, for trials at another size
     update : change of prognostic variables in one step, in standard deviations
     statistics : mean and standard deviation of variables that the table of parameters lacks
+    truncation : coarse grid through which the skip connection passes, as it most likely does in the released model;
+        the weights of the interpolation are kept beside the checkpoint, in ``weights/``
 
     Raises ConfigError when the sizes do not go together.
     """
@@ -81,8 +87,11 @@ def build_checkpoint(
         raise ConfigError(f"{model.name}: attention {attention!r}, expected {' or '.join(ATTENTIONS)}")
     size = Size(hidden, channels, layers, heads, window, attention)
     grid, nodes = grid_coordinates(data_grid or model.grid), grid_coordinates(hidden)
-    made_by = {"seed": seed, "update": update, "hidden": hidden, "data_grid": grid.name}
-    interface = _interface(model, size, grid, nodes, made_by=made_by, given=statistics)
+    if truncation == grid.name:
+        raise ConfigError(f"{model.name}: truncation {truncation}, expected a coarser grid than the data's {grid.name}")
+    made_by = {"seed": seed, "update": update, "hidden": hidden, "data_grid": grid.name, "truncation": truncation}
+    matrices = build_truncation(grid, grid_coordinates(truncation), path.parent) if truncation else {}
+    interface = _interface(model, size, grid, nodes, made_by=made_by, given=statistics, truncation=matrices)
     _settle_weights(interface, model, seed, update)
     _write(path, interface)
     LOG.info("%s: untrained, %.1f M parameters", path, sum(p.numel() for p in interface.parameters()) / 1e6)
@@ -110,12 +119,14 @@ def recipe_digest(model: Model) -> str:
     recipe = dict(model.checkpoint.get("build") or {})
     table = statistics_of(variables, recipe.get("statistics"))
     made_by = {"seed": recipe.get("seed", 0)}
-    content = {
+    content: dict[str, Any] = {
         "metadata": checkpoint_metadata(
             model, grid=model.grid, points=0, config=recipe, indices=None, identity="", made_by=made_by
         ),
         "statistics": {name: values.tolist() for name, values in table.items()},
     }
+    if recipe.get("truncation"):
+        content["interpolation"] = version("mir-python")
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -127,6 +138,7 @@ def _interface(
     *,
     made_by: dict[str, Any],
     given: Mapping[str, Sequence[float]] | None,
+    truncation: Mapping[str, csr_matrix],
 ) -> AnemoiModelInterface:
     """Return the model with weights drawn from the seed, its metadata and supporting arrays inside."""
     import torch
@@ -136,7 +148,6 @@ def _interface(
     from omegaconf import OmegaConf
 
     from aifs_ensemble.model.attention import ensure_flash_attention
-    from aifs_ensemble.model.checkpoint.graph import build_graph
 
     if size.attention == "flash_attention":
         ensure_flash_attention()
@@ -156,7 +167,8 @@ def _interface(
         identity=identity,
         made_by=made_by,
     )
-    with torch.random.fork_rng(devices=[]):
+    # torch asks for a word on whether sparse tensors, of the truncation, are to be checked
+    with torch.random.fork_rng(devices=[]), torch.sparse.check_sparse_tensor_invariants(True):
         torch.manual_seed(made_by["seed"])
         interface = AnemoiModelInterface(
             config=DotDict(config),
@@ -165,7 +177,7 @@ def _interface(
             data_indices=indices,
             metadata=metadata,
             supporting_arrays={"latitudes": np.array(grid.latitudes), "longitudes": np.array(grid.longitudes)},
-            truncation_data={},
+            truncation_data=dict(truncation),
         )
     interface.id = identity
     return interface.eval()

@@ -1,4 +1,4 @@
-"""The graph of an untrained checkpoint: data grid to hidden grid and back.
+"""The graph of an untrained checkpoint: data grid to hidden grid and back; its truncation to a coarse grid.
 
 As in AIFS, the encoder joins each hidden node with the data points within 0.6 times the largest distance between
 neighbouring hidden nodes, the decoder joins each data point with its three nearest hidden nodes. Trees of points
@@ -7,13 +7,18 @@ stand in for anemoi-graphs, whose pins do not go with the rest of the environmen
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 from aifs_ensemble.fields.grids import Grid
+from aifs_ensemble.fields.interpolation import interpolation_weights
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -89,3 +94,15 @@ def build_graph(data: Grid, hidden: Grid) -> HeteroData:
     neighbour = cKDTree(nodes).query(nodes, k=2)[1][:, 1].astype(np.int64)
     _add_edges(graph, "hidden", "hidden", (neighbour, itself), points)
     return graph
+
+
+def build_truncation(data: Grid, coarse: Grid, cache: Path) -> dict[str, csr_matrix]:
+    """Return the matrices ``down`` ``(coarse points, data points)`` and ``up`` of the truncated skip connection.
+
+    Linear interpolation by MIR, as published configurations name theirs (``...-O32-linear.mat.npz``), in the form in
+    which anemoi reads them. MIR's weights are kept in `cache`.
+    """
+    make = partial(interpolation_weights, cache=cache, method="linear")
+    with ThreadPoolExecutor(2) as pool:  # each is a process of its own
+        down, up = pool.map(make, (data.name, coarse.name), (coarse.name, data.name))
+    return {name: csr_matrix(weights.matrix) for name, weights in (("down", down), ("up", up))}

@@ -1,0 +1,114 @@
+"""Imputers of anemoi-models without a wait for the device.
+
+An imputer fills in missing values of the input before a step and takes them out of the output after it. That of
+anemoi-models 0.6.0 writes by masks, which makes the host ask the device how many values there are, once a variable and
+step, and keeps a mask for training that nothing reads here. What stands in for it chooses between two values
+everywhere: the same bits, and the host runs ahead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CONSTANT = frozenset({"InputImputer", "ConstantImputer"})
+_COPIED = frozenset({"CopyImputer"})
+_DYNAMIC = frozenset({"DynamicInputImputer", "DynamicConstantImputer", "DynamicCopyImputer"})
+KNOWN = _CONSTANT | _COPIED | _DYNAMIC
+_MODULE = "anemoi.models.preprocessing.imputer"
+
+
+class WaitFreeImputer(nn.Module):
+    """Stands in for one of anemoi-models' imputers, in inference.
+
+    Places, masks and their quirks are those of 0.6.0: the mask is that of the first time of the input, looked up by
+    a variable's place in the training data; a copying imputer keeps the first mask it ever made; a dynamic one masks
+    every time by itself and leaves the output alone.
+    """
+
+    def __init__(self, imputer: Any):
+        super().__init__()
+        self.imputer = imputer
+        self._kind = type(imputer).__name__
+        self._missing: Tensor | None = None
+        self._checked = False
+
+    def forward(self, x: Tensor, in_place: bool = True, inverse: bool = False) -> Tensor:
+        """Fill in what is missing of ``x (..., value, variable)``, or with `inverse` take it out again."""
+        x = x if in_place else x.clone()
+        return self._take_out(x) if inverse else self._fill_in(x)
+
+    def _fill_in(self, x: Tensor) -> Tensor:
+        original, dynamic = self.imputer, self._kind in _DYNAMIC
+        read = original.index_inference_input if x.shape[-1] == original.num_inference_input_vars else None
+        places = original.index_training_input if x.shape[-1] == original.num_training_input_vars else read
+        if places is None:
+            raise ValueError(
+                f"imputer: {x.shape[-1]} variables, expected {original.num_training_input_vars} or "
+                f"{original.num_inference_input_vars}"
+            )
+        if dynamic:
+            missing = torch.isnan(x)
+        else:
+            if self._missing is None or self._kind not in _COPIED:
+                self._missing = torch.isnan(x[(0,) * (x.ndim - 2)])
+            missing = self._missing
+        for source, place, value in zip(original.index_training_input, places, original.replacement, strict=False):
+            if place is None:
+                continue
+            mask = missing[..., place] if dynamic else missing[:, source].expand(*x.shape[:-2], -1)
+            x[..., place] = torch.where(mask, self._replacement(x, value, mask, places), x[..., place])
+        self._checked = True
+        return x
+
+    def _replacement(self, x: Tensor, value: Any, mask: Tensor, places: Any) -> Tensor:
+        if "Copy" not in self._kind:
+            # converted as an assignment converts it
+            return torch.full((), value, dtype=x.dtype, device=x.device)
+        copied = x[..., self._place_of(value, places)]
+        # the original asks at every step, and waits; what is not finite later on stops the member anyway
+        if not self._checked and bool(torch.isnan(copied[mask]).any()):
+            raise ValueError(f"imputer: values are missing in {value} too, from which they are copied")
+        return copied
+
+    def _place_of(self, name: str, places: Any) -> int:
+        if self._kind in _COPIED:
+            return int(self.imputer.data_indices.data.input.name_to_index[name])
+        training = places is self.imputer.index_training_input
+        indices = self.imputer.data_indices.data.input if training else self.imputer.data_indices.model.input
+        return int(indices.name_to_index[name])
+
+    def _take_out(self, x: Tensor) -> Tensor:
+        original = self.imputer
+        if self._kind in _DYNAMIC:
+            return x
+        made = original.index_inference_output if x.shape[-1] == original.num_inference_output_vars else None
+        places = original.index_training_output if x.shape[-1] == original.num_training_output_vars else made
+        if places is None or self._missing is None:
+            raise ValueError(
+                f"imputer: {x.shape[-1]} variables, expected {original.num_training_output_vars} or "
+                f"{original.num_inference_output_vars}, after an input"
+            )
+        for source, place in zip(original.index_training_input, places, strict=False):
+            if place is not None:
+                x[..., place] = x[..., place].masked_fill(self._missing[:, source].expand(*x.shape[:-2], -1), torch.nan)
+        return x
+
+
+def without_waits(interface: Any) -> list[str]:
+    """Put `WaitFreeImputer` in the place of each imputer of an anemoi-models interface; return their names.
+
+    Pre- and post-processors share an imputer, and share what stands in for it.
+    """
+    replaced: dict[int, WaitFreeImputer] = {}
+    names = []
+    for processors in (interface.pre_processors.processors, interface.post_processors.processors):
+        for name, processor in processors.items():
+            kind = type(processor)
+            if kind.__name__ in KNOWN and kind.__module__ == _MODULE:
+                if id(processor) not in replaced:
+                    names.append(name)
+                processors[name] = replaced.setdefault(id(processor), WaitFreeImputer(processor))
+    return names
