@@ -18,8 +18,8 @@ def as_anemoi_utils_0_4_22(original: Path, to: Path) -> Path:
             source.extractall(folder)
         for root, _, files in os.walk(folder):
             for name in files:
-                full = os.path.join(root, name)
-                target.write(full, os.path.relpath(full, folder))
+                full = Path(root, name)
+                target.write(full, full.relative_to(folder))
     return to
 
 

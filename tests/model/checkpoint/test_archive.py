@@ -15,6 +15,7 @@ from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.model.checkpoint.archive import read_archive, torch_may_map, verify_records
 from aifs_ensemble.model.checkpoint.load import load_model
+
 from model.checkpoint import archives
 
 WAYS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {

@@ -19,7 +19,13 @@ from aifs_ensemble.model.checkpoint.describe import (
     describe_checkpoint,
     environment_difference,
 )
-from aifs_ensemble.model.checkpoint.digest import checkpoint_digest, compute_digest, read_record, write_record
+from aifs_ensemble.model.checkpoint.digest import (
+    check_size,
+    checkpoint_digest,
+    compute_digest,
+    read_record,
+    write_record,
+)
 from aifs_ensemble.model.checkpoint.unpickle import pickle_module
 
 if TYPE_CHECKING:
@@ -42,11 +48,12 @@ def load_model(path: Path, model: Model, *, device: str | torch.device, trust: b
     """
     description = describe_checkpoint(path)
     check_description(description, model)
+    check_size(path, model)
     if trust:
         LOG.warning("%s: loaded on the user's word, its digest is not checked", path)
     else:
         check_digest(path, model)
-    interface = _unpickle(description, str(device), model.checkpoint.get("globals") or ())
+    interface = unpickle_checkpoint(description, str(device), model.checkpoint.get("globals") or ())
     interface.requires_grad_(requires_grad=False)
     return interface.to(device).eval()
 
@@ -87,7 +94,11 @@ def _check_built(path: Path, model: Model) -> None:
     write_record(path, built_from=recipe, sha256=found)
 
 
-def _unpickle(description: Description, device: str, also: Collection[str]) -> AnemoiModelInterface:
+def unpickle_checkpoint(description: Description, device: str, also: Collection[str] = ()) -> AnemoiModelInterface:
+    """Return the model in a checkpoint that somebody vouches for; `also` are further names that its pickle may have.
+
+    Raises CheckpointError as `load_model` does.
+    """
     import torch
     from anemoi.models.interface import AnemoiModelInterface
 
