@@ -253,7 +253,7 @@ def _catalogue(report: Report, description: Description) -> None:
     listed = model.checkpoint
     report.tell("file", "catalogue", f"{model.name}: grid, time step and variables fit")
     if listed.get("build"):
-        said = None
+        said = "not compared with what checkpoint.build makes"
     elif not listed.get("sha256"):
         said = f"none listed: `aifs-ensemble checkpoint register {model.name} FILE` once you trust it"
     elif listed["sha256"] == report.facts["file"]["sha256"]:

@@ -143,7 +143,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in self.names:
             full = f"{module.replace('__builtin__', 'builtins').replace('copy_reg', 'copyreg')}.{name}"
             made = type(name.rpartition(".")[2], (Inert,), {"full_name": full})
-            self.names[module, name] = _reconstructed if full == "copyreg._reconstructor" else _PLAIN.get(full, made)
+            self.names[module, name] = _Reconstructed if full == "copyreg._reconstructor" else _PLAIN.get(full, made)
         return self.names[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
@@ -151,8 +151,12 @@ class _Unpickler(pickle.Unpickler):
         return pid
 
 
-def _reconstructed(cls: Any, *_: Any) -> Any:
-    return cls()
+class _Reconstructed(Inert):
+    """Stands for copyreg's function that makes an object of a class."""
+
+    def __new__(cls, *arguments: Any, **_: Any) -> Any:
+        kind = arguments[0] if arguments else None
+        return kind() if isinstance(kind, type) and issubclass(kind, Inert) else super().__new__(cls, *arguments)
 
 
 def read_inert(content: bytes, name: str) -> tuple[Any, tuple[tuple[str, str], ...]]:
