@@ -1,8 +1,9 @@
 """Loading checkpoints kept in several ways: what comes of it, seconds and memory, as the table of docs/models.md.
 
     python benchmarks/checkpoint_loads.py                       the demonstration, a minute
-    python benchmarks/checkpoint_loads.py --model aifs-ens-size 1.1 GB, needs 6 GB in the folder for temporary files
+    python benchmarks/checkpoint_loads.py --model aifs-ens-size --folder FOLDER      1.1 GB, needs 6 GB in the folder
 
+The archives in the folder are made where they are absent, and left there. CPU seconds are those of all threads.
 Each load is a process of its own. Its tensors, those of the graph too, are compared with the original's by SHA-256.
 `torch, mapped` and `torch, read` are what `torch.load` does by itself, without the comparison of CRCs.
 """
@@ -56,7 +57,7 @@ def load(path: Path, model_name: str, how: str) -> dict[str, object]:
     from aifs_ensemble.model.checkpoint.unpickle import pickle_module
 
     ensure_flash_attention()
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), time.process_time()
     try:
         if how == "ours":
             interface = load_model(path, get_model(model_name), device="cpu", trust=True)
@@ -64,35 +65,39 @@ def load(path: Path, model_name: str, how: str) -> dict[str, object]:
             mapped = how.endswith("mapped")
             interface = torch.load(path, mmap=mapped, weights_only=False, pickle_module=pickle_module())
     except (CheckpointError, RuntimeError) as error:
-        return {"refused": str(error).replace(f"{path}: ", "").splitlines()[0], "seconds": time.perf_counter() - begun}
-    seconds, digest = time.perf_counter() - begun, hashlib.sha256()
+        reason = str(error).replace(f"{path}: ", "").splitlines()[0]
+        return {"refused": reason, "seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu}
+    seconds, cpu, digest = time.perf_counter() - begun, time.process_time() - cpu, hashlib.sha256()
     tensors = [*interface.state_dict().values()]
     tensors += [t for store in interface.graph_data.stores for t in store.values() if torch.is_tensor(t)]
     for tensor in tensors:
         digest.update(tensor.detach().contiguous().numpy().tobytes())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"digest": digest.hexdigest(), "tensors": len(tensors), "seconds": seconds, "peak_mb": peak}
+    return {"digest": digest.hexdigest(), "tensors": len(tensors), "seconds": seconds, "cpu": cpu, "peak_mb": peak}
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="entry of models.yaml that is built")
+    parser.add_argument("--folder", type=Path, help="keep the archives here")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     if args.child:
         print(json.dumps(load(Path(args.child[0]), args.model, args.child[1])))
         return
-    print("| archive | loaded by | MB | result | s | peak MB |\n|---|---|---|---|---|---|")
+    print("| archive | loaded by | MB | result | s | CPU s | peak MB |\n|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        original = Path(folder) / "stored.ckpt"
-        build_demo(get_model(args.model), original)
+        place = args.folder or Path(folder)
+        original = place / "stored.ckpt"
+        if not original.exists():
+            build_demo(get_model(args.model), original)
         expected = None
         for way, how, damage in ROWS:
             kept = way.partition(", one bit")[0] if damage else way
             kept = "deflated, metadata last" if kept == "deflated" else kept
-            path = original if kept == "stored" else Path(folder) / f"{kept}.ckpt"
+            path = original if kept == "stored" else place / f"{kept}.ckpt"
             if not path.exists():
                 WAYS[kept](original, path)
             if damage:
@@ -103,7 +108,8 @@ def main() -> None:
             equal = f"{found.get('tensors')} tensors, " + ("equal" if found.get("digest") == expected else "OTHERS")
             peak = f"{found['peak_mb']:,.0f}" if "peak_mb" in found else ""
             result, size = found.get("refused") or equal, path.stat().st_size / 1e6
-            print(f"| {way} | {how} | {size:,.1f} | {result} | {found['seconds']:.1f} | {peak} |", flush=True)
+            seconds = f"{found['seconds']:.1f} | {found['cpu']:.1f}"
+            print(f"| {way} | {how} | {size:,.1f} | {result} | {seconds} | {peak} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,17 @@ def test_damage_to_the_pickle_is_found_before_it_is_read(demo: Model, demo_path:
         load_model(path, demo, device="cpu", trust=True)
 
 
+@pytest.mark.parametrize("at", [0.1, 0.5])
+def test_damage_to_deflated_metadata_is_said_in_a_line(demo: Model, demo_path: Path, tmp_path: Path, at: float) -> None:
+    whole = archives.as_anemoi_utils_0_4_22(demo_path, tmp_path / "whole.ckpt")
+    with zipfile.ZipFile(whole) as archive:
+        metadata = next(info for info in archive.infolist() if info.filename.endswith("/anemoi.json"))
+    path = archives.damaged(whole, tmp_path / "c.ckpt", metadata, at=at)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path, demo, device="cpu", trust=True)
+    assert "truncated or damaged" in str(caught.value) or "cannot be read" in str(caught.value)
+
+
 def small(path: Path, method: int = zipfile.ZIP_STORED) -> Path:
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("archive/data/0", bytes(1000))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import pickle
 import struct
 import zipfile
 from collections.abc import Callable
@@ -58,6 +60,13 @@ def with_pickle(original: Path, to: Path, content: bytes) -> Path:
 def call(module: str, name: str, argument: str) -> bytes:
     text = argument.encode()
     return b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"(X" + struct.pack("<I", len(text)) + text + b"tR."
+
+
+def of_other_parts() -> bytes:
+    """Return the pickle of a module whose model keeps what no version keeps."""
+    inner = pickle.dumps({"_modules": 7, "encoder": 3, "_graph_name_hidden": []}, protocol=2)[2:-1]
+    cls = b"canemoi.models.interface\nUnheard\n)\x81"
+    return b"\x80\x02" + cls + b"}X\x08\x00\x00\x00_modules}X\x05\x00\x00\x00model" + cls + inner + b"bssb."
 
 
 def test_the_demonstration_is_what_its_entry_says(report: Report, demo: Model, interface: Any) -> None:
@@ -140,6 +149,14 @@ CASES: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         lambda demo, to: (to.with_suffix(".json").write_text("{") and to) and to.with_suffix(".json"),
         "cannot be read",
     ),
+    "a pickle of something else": (
+        lambda demo, to: with_pickle(demo, to, pickle.dumps({"weights": 1})),
+        "the pickle holds a dict, expected an AnemoiModelInterface",
+    ),
+    "a model of other parts": (
+        lambda demo, to: with_pickle(demo, to, of_other_parts()),
+        "not here: anemoi.models.interface.Unheard",
+    ),
     "nothing": (lambda demo, to: to, "no such file, expected a checkpoint"),
 }
 
@@ -152,6 +169,38 @@ def test_what_cannot_run_is_said(
     assert main(["checkpoint", "check", str(make(demo_path, tmp_path / "c.ckpt"))]) == 4
     printed = capsys.readouterr()
     assert expected in " ".join((printed.out + printed.err).split())
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"config": {}, "dataset": 3},
+        {"config": {"data": [], "training": 1}, "dataset": {"variables": 5, "shape": []}},
+        {"config": {}, "metadata_inference": {"dataset_names": [1, 2]}},
+        {"config": {}, "provenance_training": {"module_versions": {"torch": 3}}, "aifs_ensemble": []},
+        {"config": {"model": {"processor": [], "bounding": {"a": 1}}}},
+        {"config": {"data": {}}, "data_indices": {"model": []}, "version": "2.0"},
+    ],
+    ids=str,
+)
+def test_metadata_of_any_kind_end_in_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], metadata: dict[str, Any]
+) -> None:
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(metadata))
+    assert main(["checkpoint", "check", str(path)]) == 4
+    assert "cannot run          no weights in it" in capsys.readouterr().out
+
+
+def test_a_listed_digest_is_held_to(demo: Model, demo_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = hashlib.sha256(demo_path.read_bytes()).hexdigest()
+    for listed, trust, problems in ((digest, False, 0), ("0" * 64, False, 1), ("0" * 64, True, 0)):
+        entry = replace(demo, checkpoint={"repository": "a/b", "file": "c", "sha256": listed})
+        monkeypatch.setattr("aifs_ensemble.model.checkpoint.check.get_model", lambda name, entry=entry: entry)
+        report = examine(demo_path, name="demo", trust=trust)
+        assert len(report.problems) == problems
+        assert report.facts["file"]["digest"].startswith("the one" if listed == digest else "another than the one")
+        assert (report.model is None) == bool(problems)
 
 
 def test_a_checkpoint_that_no_entry_fits(demo: Model, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,7 +34,7 @@ from aifs_ensemble.model.checkpoint.describe import (
     environment_difference,
 )
 from aifs_ensemble.model.checkpoint.digest import check_size, checkpoint_digest, existing, read_record
-from aifs_ensemble.model.checkpoint.inert import read_inert
+from aifs_ensemble.model.checkpoint.inert import Inert, read_inert
 from aifs_ensemble.model.checkpoint.load import check_digest, load_model, unpickle_checkpoint
 
 if TYPE_CHECKING:
@@ -98,12 +100,14 @@ def examine(path: Path, *, name: str | None = None, trust: bool = False) -> Repo
     else:
         description = describe_checkpoint(path)
         _archive(report)
-    report.entry = _entry(report, description, name)
-    _data(report, description)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of anemoi-inference, which would like old metadata to be patched
+        report.entry = _entry(report, description, name)
+        _data(report, description)
     if path.suffix.lower() in _TEXTS:
         report.facts["network"] = anatomy_configured(description.metadata.get("config") or {})
         return report
-    _catalogue(report, description)
+    _catalogue(report, description, trust=trust)
     _network(report, description, trust=trust)
     return report
 
@@ -203,6 +207,10 @@ def _data(report: Report, description: Description) -> None:
     """Tell grid, times and variables."""
     metadata = description.metadata
 
+    def data_sets() -> str:
+        names = (metadata.get("metadata_inference") or {}).get("dataset_names") or ["one"]
+        return f"{', '.join(names)}: those of {names[0]} are told" if len(names) > 1 else "one"
+
     def grid() -> str:
         told = ((metadata.get("dataset") or {}).get("data_request") or {}).get("grid")
         name = told if isinstance(told, str) else octahedral(description.points)
@@ -211,9 +219,7 @@ def _data(report: Report, description: Description) -> None:
     def arrays() -> Any:
         return sorted(description.arrays) or sorted(metadata.get("supporting_arrays_paths") or ()) or "none"
 
-    names = (metadata.get("metadata_inference") or {}).get("dataset_names")
-    if names and len(names) > 1:
-        report.tell("data", "data sets", f"{', '.join(names)}: those of {names[0]} are told")
+    report.tell("data", "data sets", data_sets)
     report.tell("data", "grid", grid)
     report.tell("data", "supporting arrays", arrays)
     report.tell("data", "time step", lambda: f"{description.timestep_hours:g} h")
@@ -225,10 +231,13 @@ def _data(report: Report, description: Description) -> None:
         report.tell("data", part, partial(_described_part, description, part))
     report.tell("data", "levels", lambda: _levels([name for names in description.variables.values() for name in names]))
     report.tell("data", "order", lambda: _order(list(description.anemoi.variable_to_input_tensor_index)))
-    versions = description.versions_that_matter
-    report.tell("versions", "made with", versions or None)
-    report.tell("versions", "differs here", (environment_difference(description) or "no") if versions else None)
     report.tell("data", "trained", "no: untrained" if description.untrained else "yes, as far as its metadata says")
+    report.tell("versions", "made with", lambda: description.versions_that_matter or None)
+    report.tell("versions", "differs here", lambda: _differs_here(description))
+
+
+def _differs_here(description: Description) -> str | None:
+    return environment_difference(description) or "no" if description.versions_that_matter else None
 
 
 def _described_part(description: Description, part: str) -> str:
@@ -245,7 +254,7 @@ def _on_level(name: str) -> bool:
     return False
 
 
-def _catalogue(report: Report, description: Description) -> None:
+def _catalogue(report: Report, description: Description, *, trust: bool) -> None:
     """Tell whether the catalogue knows this very file."""
     model = report.entry
     if model is None:
@@ -260,7 +269,10 @@ def _catalogue(report: Report, description: Description) -> None:
         said = "the one listed"
     else:
         said = f"another than the one listed, {listed['sha256']}"
-        report.problems.append(f"sha256 {report.facts['file']['sha256']}, expected {listed['sha256']} ({model.name})")
+        if not trust:
+            report.problems.append(
+                f"sha256 {report.facts['file']['sha256']}, expected {listed['sha256']} ({model.name})"
+            )
     report.tell("file", "digest", said)
     try:
         check_size(description.path, model)
@@ -281,10 +293,15 @@ def _network(report: Report, description: Description, *, trust: bool) -> None:
     damaged = report.facts["file"]["CRC"] != _WHOLE
     try:
         found, names = read_inert(_pickle_of(report.path), str(report.path))
-        report.facts["network"] = anatomy(found)
-    except (CheckpointError, zipfile.BadZipFile) as error:
+        if not isinstance(found, Inert):
+            raise CheckpointError(f"the pickle holds a {type(found).__name__}, expected an AnemoiModelInterface")
+    except (CheckpointError, zipfile.BadZipFile, zlib.error) as error:
         report.problems.append(str(error).removeprefix(f"{report.path}: "))
         return
+    try:
+        report.facts["network"] = anatomy(found)
+    except Exception as error:  # parts of other kinds than any version has: the rest can still be told
+        report.tell("network", "model class", f"{type(found).full_name}, not told ({type(error).__name__}: {error})")
     also = (report.entry.checkpoint.get("globals") or ()) if report.entry else ()
     refused, absent = names_here(names, also)
     report.tell("here", "names refused", refused or "none")

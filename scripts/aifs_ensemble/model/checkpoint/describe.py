@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,7 +56,8 @@ class Description:
 
     @property
     def made_by(self) -> Mapping[str, Any]:
-        return self.metadata.get("aifs_ensemble", {})
+        found = self.metadata.get("aifs_ensemble")
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def untrained(self) -> bool:
@@ -115,7 +117,7 @@ def describe_checkpoint(path: Path, name: str | None = None) -> Description:
         raise CheckpointError(f"{name}: starts with {start!r}, expected the zip archive that torch.save writes")
     try:
         metadata, arrays = load_metadata(str(path), supporting_arrays=True)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{name}: truncated or damaged ({error}), {path.stat().st_size} bytes") from None
     except FileNotFoundError:
         raise CheckpointError(f"{name}: no anemoi metadata in it, expected a checkpoint saved for inference") from None
@@ -168,7 +170,7 @@ def differences(description: Description, model: Model) -> Iterator[str]:
     grid = grid_coordinates(model.grid)
     try:
         _ = description.points, description.timestep_hours, description.anemoi.multi_step_input, description.variables
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         yield f"metadata lacks what inference needs ({type(error).__name__}: {error})"
         return
     if description.points != grid.points:
