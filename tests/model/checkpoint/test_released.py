@@ -121,7 +121,11 @@ TOLD = {
     "integration__era5-cerra__metadata.json": ("10,944 points (O48)", "era5, cerra", "anemoi.models 0.13.0.post15"),
     "integration__global-multi-steps-2in-2out__metadata.json": ("makes 2 times in a step, expected 1",),
     "integration__rmi-lam__metadata.json": ("6,043 points", "InputNormalizer", "anemoi.models 0.8.1.post35"),
-    "integration__single-o48-1.1__metadata.json": ("90: 10u 10v", "prognostic has swvl1, swvl2"),
+    "integration__single-o48-1.1__metadata.json": (
+        "90: 10u 10v",
+        "nearest is aifs-ens-1.0",
+        "prognostic has swvl1, swvl2",
+    ),
     "unit__checkpoints__atmos.json": ("time step 24 h, expected 6 h", "avg_siconc"),
     "unit__checkpoints__multi-single.json": ("40,320 points (O96)", "torch_geometric 2.7.0"),
     "unit__checkpoints__mwd.json": ("cos_mwd", "swh", "constant has wmb"),

@@ -169,15 +169,15 @@ def _entry(report: Report, description: Description, name: str | None) -> Model 
         return (
             bool(digest) and listed.get("sha256") == digest,
             description.made_by.get("model") == model.name,
-            listed.get("size") == description.size,
             model.untrained == description.untrained,
+            listed.get("size") == description.size,
         )
 
     found = {model.name: list(differences(description, model)) for model in models}
     fitting = [model for model in models if not found[model.name]]
     if fitting:
         return max(fitting, key=likeness)
-    nearest = max(models, key=lambda model: (*likeness(model)[:2], -sum(map(len, found[model.name]))))
+    nearest = max(models, key=lambda model: (*likeness(model), -sum(map(len, found[model.name]))))
     report.tell("file", "catalogue", f"no entry of models.yaml fits; nearest is {nearest.name}")
     report.problems += found[nearest.name]
     return None
