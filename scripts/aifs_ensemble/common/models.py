@@ -88,7 +88,7 @@ _KEYS = {
 _OPTIONAL = {"grib_process": int, "own_pass_gpu_mb": int}
 _VARIABLES = {"prognostic": dict, "constant": list, "computed": list, "diagnostic": list}
 _PROGNOSTIC = {"surface": list, "soil": list, "pressure": dict}
-_CHECKPOINT = dict.fromkeys(("repository", "revision", "file", "url", "sha256"), (str, type(None))) | {
+_CHECKPOINT = dict.fromkeys(("repository", "revision", "file", "url", "mirror", "sha256"), (str, type(None))) | {
     "build": dict,
     "globals": list,
     "size": (int, type(None)),

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from aifs_ensemble.cli import main
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
-from aifs_ensemble.common.models import CATALOGUE
+from aifs_ensemble.common.models import CATALOGUE, get_model
+from aifs_ensemble.model.checkpoint.fetch import fetch_checkpoint
+from aifs_ensemble.model.checkpoint.load import load_model
 from aifs_ensemble.model.checkpoint.register import register_checkpoint
+from anemoi.utils.checkpoints import load_metadata, replace_metadata
+from doubles.huggingface_server import COMMIT, huggingface_hub_server
 
 
 @pytest.fixture
@@ -19,7 +26,8 @@ def catalogue(tmp_path: Path) -> Path:
     text = CATALOGUE.read_text()
     before, name, after = text.partition("  aifs-ens-1.0:\n")
     path = tmp_path / "models.yaml"
-    path.write_text(before + name + after.replace("grid: N320", "grid: N32", 1))
+    after = after.replace("grid: N320", "grid: N32", 1).replace("size: 921584533", "size: null")
+    path.write_text(before + name + after)
     return path
 
 
@@ -36,6 +44,47 @@ def test_register_changes_two_lines_and_no_others(catalogue: Path, demo_path: Pa
     entry = yaml.safe_load(catalogue.read_text())["models"]["aifs-ens-1.0"]["checkpoint"]
     assert entry["sha256"] == digest
     assert register_checkpoint("aifs-ens-1.0", demo_path, catalogue) == digest
+
+
+def test_register_pins_the_revision_that_was_fetched(
+    catalogue: Path, demo_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = get_model("aifs-ens-1.0", catalogue)
+    place = (model.checkpoint["repository"], model.checkpoint["file"])
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    before = catalogue.read_text().splitlines()
+    with huggingface_hub_server({place: demo_path.read_bytes()}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        fetch_checkpoint(model, tmp_path / "c.ckpt")
+        digest = register_checkpoint("aifs-ens-1.0", tmp_path / "c.ckpt", catalogue)
+        registered = get_model("aifs-ens-1.0", catalogue)
+        assert registered.checkpoint["revision"] == COMMIT
+        hub.seen.clear()
+        fetch_checkpoint(registered, tmp_path / "again.ckpt")
+        assert {seen.path.split("/")[4] for seen in hub.seen if "/resolve/" in seen.path} == {COMMIT}
+    changed = [new.strip() for old, new in zip(before, catalogue.read_text().splitlines(), strict=True) if old != new]
+    assert changed == [f'revision: "{COMMIT}"', f'sha256: "{digest}"', f"size: {demo_path.stat().st_size}"]
+
+
+def test_another_size_is_refused_where_no_digest_is_known(catalogue: Path, demo_path: Path, tmp_path: Path) -> None:
+    text = catalogue.read_text()
+    catalogue.write_text(text.replace("size: null", "size: 921584533"))
+    model, found = get_model("aifs-ens-1.0", catalogue), demo_path.stat().st_size
+    line = re.escape(f"{found} bytes, expected 921584533 (aifs-ens-1.0 in models.yaml)")
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(demo_path))}: {line}"):
+        register_checkpoint("aifs-ens-1.0", demo_path, catalogue)
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(demo_path))}: {line}"):
+        load_model(demo_path, model, device="cpu", trust=True)
+    with pytest.raises(CheckpointError, match=line):
+        fetch_checkpoint(model, tmp_path / "c.ckpt", source=str(demo_path))
+    assert not (tmp_path / "c.ckpt").exists()
+    shutil.copyfile(demo_path, tmp_path / "kept.ckpt")
+    with pytest.raises(CheckpointError, match=line):
+        fetch_checkpoint(model, tmp_path / "kept.ckpt")
+    # the digest is the better witness, once it is known
+    digest = hashlib.sha256(demo_path.read_bytes()).hexdigest()
+    listed = replace(model, checkpoint={**model.checkpoint, "sha256": digest})
+    load_model(demo_path, listed, device="cpu")
 
 
 def test_register_keeps_comments_on_the_line(catalogue: Path, demo_path: Path) -> None:
@@ -76,7 +125,23 @@ def test_show(demo_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "6114 points" in shown
     assert "88 prognostic, 4 constant, 9 computed, 12 diagnostic" in shown
     assert "anemoi.models 0.6.0" in shown
+    assert "records      stored\n" in shown
     assert "fits         demo" in shown
+
+
+def test_show_names_the_packages_that_matter(
+    demo_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(shutil.copyfile(demo_path, tmp_path / "c.ckpt"))
+    metadata, arrays = load_metadata(str(path), supporting_arrays=True)
+    recorded = metadata["provenance_training"]["module_versions"]
+    kept = len(recorded) + 1  # Python
+    recorded |= {f"module{number}": "1.0" for number in range(300)}
+    replace_metadata(str(path), metadata, arrays)
+    assert main(["checkpoint", "show", str(path)]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("made with"))
+    assert "module1" not in line and line.endswith(" and 300 more")
+    assert line.count(", ") == kept - 1
 
 
 @pytest.mark.parametrize(

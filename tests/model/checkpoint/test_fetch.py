@@ -151,6 +151,17 @@ def test_what_cannot_be_had_is_said_in_one_line(
     assert not (tmp_path / "c.ckpt").exists()
 
 
+def test_where_a_copy_may_be_had_is_said(hub: Hub, entry: Model, tmp_path: Path) -> None:
+    hub.gated = {REPOSITORY}
+    mirrored = changed(entry, mirror="https://example.org/c.ckpt")
+    hint = r"; a copy may be had with --source https://example\.org/c\.ckpt$"
+    with pytest.raises(CheckpointError, match=f"accept its licence.*{hint}"):
+        fetch_checkpoint(mirrored, tmp_path / "c.ckpt", policy=QUICK)
+    hub.lookup_faults = [Fault("status", status=503)] * 3
+    with pytest.raises(CheckpointError, match=f"HTTP 503; run again to go on from there{hint}"):
+        fetch_checkpoint(mirrored, tmp_path / "c.ckpt", policy=QUICK)
+
+
 def test_a_file_altered_on_the_way_is_not_kept(hub: Hub, entry: Model, tmp_path: Path) -> None:
     hub.faults = [Fault("corrupt", HALF)]
     with pytest.raises(CheckpointError, match="sha256"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import zipfile
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata as distributions
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 _ZIP_START = b"PK\x03\x04"
 # Packages other than anemoi's own whose version decides whether a model can be unpickled.
 _PICKLED_FROM = ("torch", "torch_geometric", "numpy", "omegaconf", "hydra", "einops", "flash_attn")
+
+_MATTER = (
+    *("python", "anemoi.models", "anemoi.utils", "anemoi.training", "anemoi.graphs", "anemoi.datasets"),
+    *_PICKLED_FROM,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class Description:
 
     @property
     def made_by(self) -> Mapping[str, Any]:
-        return self.metadata.get("aifs_ensemble", {})
+        found = self.metadata.get("aifs_ensemble")
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def untrained(self) -> bool:
@@ -85,6 +92,11 @@ class Description:
         recorded = {name: _version(value) for name, value in (provenance.get("module_versions") or {}).items()}
         return ({"python": str(provenance["python"])} if provenance.get("python") else {}) | recorded
 
+    @property
+    def versions_that_matter(self) -> dict[str, str]:
+        """Those of `versions` on which unpickling and running depend: a full record names every module imported."""
+        return {name: version for name, version in self.versions.items() if name in _MATTER}
+
 
 def _version(value: Any) -> str:
     return str(value["version"] if isinstance(value, Mapping) and "version" in value else value)
@@ -105,7 +117,7 @@ def describe_checkpoint(path: Path, name: str | None = None) -> Description:
         raise CheckpointError(f"{name}: starts with {start!r}, expected the zip archive that torch.save writes")
     try:
         metadata, arrays = load_metadata(str(path), supporting_arrays=True)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{name}: truncated or damaged ({error}), {path.stat().st_size} bytes") from None
     except FileNotFoundError:
         raise CheckpointError(f"{name}: no anemoi metadata in it, expected a checkpoint saved for inference") from None
@@ -148,35 +160,37 @@ def _listing(names: Iterable[str]) -> str:
 
 def check_description(description: Description, model: Model) -> None:
     """Raise CheckpointError unless a checkpoint has the grid, time step and variables of the catalogue entry."""
-    called, name = description.name, model.name
+    for difference in differences(description, model):
+        raise CheckpointError(f"{description.name}: {difference}")
+
+
+def differences(description: Description, model: Model) -> Iterator[str]:
+    """Yield what a checkpoint has otherwise than the catalogue entry: grid, times, variables; one line each."""
+    name = model.name
     grid = grid_coordinates(model.grid)
     try:
         _ = description.points, description.timestep_hours, description.anemoi.multi_step_input, description.variables
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{called}: metadata lacks what inference needs ({type(error).__name__}: {error})"
-        ) from None
+    except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        yield f"metadata lacks what inference needs ({type(error).__name__}: {error})"
+        return
     if description.points != grid.points:
-        raise CheckpointError(
-            f"{called}: {description.points} grid points, expected the {grid.points} of {model.grid} ({name})"
-        )
-    for coordinate, expected in (("latitudes", grid.latitudes), ("longitudes", grid.longitudes)):
-        found = getattr(description.anemoi, coordinate)
-        if found is None:
-            continue
-        difference = np.abs(np.asarray(found) - expected)
-        if np.max(np.minimum(difference, 360 - difference)) > 1e-3:
-            raise CheckpointError(f"{called}: {coordinate} are not those of {model.grid}, the grid of {name}")
+        yield f"{description.points} grid points, expected the {grid.points} of {model.grid} ({name})"
+    else:
+        for coordinate, expected in (("latitudes", grid.latitudes), ("longitudes", grid.longitudes)):
+            found = getattr(description.anemoi, coordinate)
+            if found is None:
+                continue
+            difference = np.abs(np.asarray(found) - expected)
+            if np.max(np.minimum(difference, 360 - difference)) > 1e-3:
+                yield f"{coordinate} are not those of {model.grid}, the grid of {name}"
     if description.timestep_hours != model.timestep_hours:
-        raise CheckpointError(
-            f"{called}: time step {description.timestep_hours:g} h, expected {model.timestep_hours} h ({name})"
-        )
+        yield f"time step {description.timestep_hours:g} h, expected {model.timestep_hours} h ({name})"
     if description.anemoi.multi_step_input != 2:
-        raise CheckpointError(f"{called}: reads {description.anemoi.multi_step_input} times, expected 2 ({name})")
-    _check_variables(description, model)
+        yield f"reads {description.anemoi.multi_step_input} times, expected 2 ({name})"
+    yield from _different_variables(description, model)
 
 
-def _check_variables(description: Description, model: Model) -> None:
+def _different_variables(description: Description, model: Model) -> Iterator[str]:
     wrong = []
     for part, found in description.variables.items():
         expected = set(getattr(model, part))
@@ -185,6 +199,4 @@ def _check_variables(description: Description, model: Model) -> None:
         if extra := set(found) - expected:
             wrong.append(f"{part} has {_listing(extra)}")
     if wrong:
-        raise CheckpointError(
-            f"{description.name}: variables differ from {model.name} in models.yaml: {'; '.join(wrong)}"
-        )
+        yield f"variables differ from {model.name} in models.yaml: {'; '.join(wrong)}"

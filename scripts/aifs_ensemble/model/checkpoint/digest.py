@@ -15,6 +15,7 @@ from pathlib import Path
 
 from aifs_ensemble.common.errors import CheckpointError, InputError
 from aifs_ensemble.common.files import read_json, write_json
+from aifs_ensemble.common.models import Model
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,19 @@ def read_record(path: Path) -> DigestRecord | None:
     if compute_digest(path) != record.sha256:
         return None
     return write_record(path, sha256=record.sha256, built_from=record.built_from, source=record.source)
+
+
+def check_size(path: Path, model: Model, name: str | None = None) -> None:
+    """Raise CheckpointError unless a file is as large as the catalogue says, where that has no digest to compare.
+
+    Errors call the file by its `name`, by default its path.
+    """
+    expected, found = model.checkpoint.get("size"), existing(path).stat().st_size
+    if expected and found != expected and not model.checkpoint.get("sha256"):
+        raise CheckpointError(
+            f"{name or path}: {found} bytes, expected {expected} ({model.name} in models.yaml); "
+            "for a file of another size that you trust, set checkpoint.size there to null"
+        )
 
 
 def write_record(

@@ -17,7 +17,14 @@ from aifs_ensemble.common.http import Deadline, Policy, TransferError, persist
 from aifs_ensemble.common.models import Model, check_listed
 from aifs_ensemble.model.checkpoint.build import build_demo
 from aifs_ensemble.model.checkpoint.describe import check_description, describe_checkpoint
-from aifs_ensemble.model.checkpoint.digest import DigestRecord, compute_digest, existing, read_record, write_record
+from aifs_ensemble.model.checkpoint.digest import (
+    DigestRecord,
+    check_size,
+    compute_digest,
+    existing,
+    read_record,
+    write_record,
+)
 from aifs_ensemble.model.checkpoint.download import Download
 from aifs_ensemble.model.checkpoint.load import check_digest
 from aifs_ensemble.model.checkpoint.remote import Remote, hub_remote, plain_remote
@@ -74,11 +81,15 @@ def fetch_checkpoint(
         if kept := _kept(model, path, trust=trust):
             return kept
         source = source or model.checkpoint.get("url")
+        mirror = None if source else model.checkpoint.get("mirror")
+        elsewhere = f"; a copy may be had with --source {mirror}" if mirror else ""
         try:
             part, origin, told = _bring(model, path, source, policy, deadline)
         except TransferError as error:
             hint = "; run again to go on from there" if error.again else ""
-            raise CheckpointError(f"{_called(model, source)}: {error}{hint}") from None
+            raise CheckpointError(f"{_called(model, source)}: {error}{hint}{elsewhere}") from None
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}{elsewhere}") from None
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError(f"{path.parent}: no space left on device") from None
@@ -107,6 +118,7 @@ def _kept(model: Model, path: Path, *, trust: bool) -> DigestRecord | None:
             f"{path}: not a checkpoint, expected the zip archive that torch.save writes; remove to fetch anew"
         )
     record = record or write_record(path)
+    check_size(path, model)
     expected = model.checkpoint.get("sha256")
     if expected and record.sha256 != expected and not trust:
         raise CheckpointError(
@@ -185,6 +197,7 @@ def _checked(model: Model, part: Path, *, name: str, told: str | None, trust: bo
             raise CheckpointError(f"{name}: sha256 {digest}, expected {told} as the source says")
         if listed and digest != listed and not trust:
             raise CheckpointError(f"{name}: sha256 {digest}, expected {listed} ({model.name} in models.yaml)")
+        check_size(part, model, name)
         check_description(describe_checkpoint(part, name), model)
     except CheckpointError:
         part.unlink()

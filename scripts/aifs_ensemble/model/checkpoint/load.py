@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.common.models import Model
+from aifs_ensemble.model.checkpoint.archive import read_archive, torch_may_map
 from aifs_ensemble.model.checkpoint.build import build_demo, recipe_digest
 from aifs_ensemble.model.checkpoint.describe import (
     Description,
@@ -18,7 +19,13 @@ from aifs_ensemble.model.checkpoint.describe import (
     describe_checkpoint,
     environment_difference,
 )
-from aifs_ensemble.model.checkpoint.digest import checkpoint_digest, compute_digest, read_record, write_record
+from aifs_ensemble.model.checkpoint.digest import (
+    check_size,
+    checkpoint_digest,
+    compute_digest,
+    read_record,
+    write_record,
+)
 from aifs_ensemble.model.checkpoint.unpickle import pickle_module
 
 if TYPE_CHECKING:
@@ -33,18 +40,20 @@ def load_model(path: Path, model: Model, *, device: str | torch.device, trust: b
 
     Before anything is unpickled its digest must be the one that the catalogue lists, or it must be what the
     catalogue's ``checkpoint.build`` makes; `trust` does without. Its grid, time step and variables must be those of
-    the entry. Weights are memory-mapped.
+    the entry. Every record of the archive is compared with its CRC. Weights are memory-mapped where the archive is
+    stored, and inflated into memory where it is not.
 
     Raises CheckpointError naming what is wrong, with the difference between this environment and the one of the
     checkpoint when that may be the reason.
     """
     description = describe_checkpoint(path)
     check_description(description, model)
+    check_size(path, model)
     if trust:
         LOG.warning("%s: loaded on the user's word, its digest is not checked", path)
     else:
         check_digest(path, model)
-    interface = _unpickle(description, str(device), model.checkpoint.get("globals") or ())
+    interface = unpickle_checkpoint(description, str(device), model.checkpoint.get("globals") or ())
     interface.requires_grad_(requires_grad=False)
     return interface.to(device).eval()
 
@@ -85,7 +94,11 @@ def _check_built(path: Path, model: Model) -> None:
     write_record(path, built_from=recipe, sha256=found)
 
 
-def _unpickle(description: Description, device: str, also: Collection[str]) -> AnemoiModelInterface:
+def unpickle_checkpoint(description: Description, device: str, also: Collection[str] = ()) -> AnemoiModelInterface:
+    """Return the model in a checkpoint that somebody vouches for; `also` are further names that its pickle may have.
+
+    Raises CheckpointError as `load_model` does.
+    """
     import torch
     from anemoi.models.interface import AnemoiModelInterface
 
@@ -93,18 +106,19 @@ def _unpickle(description: Description, device: str, also: Collection[str]) -> A
 
     path = description.path
     ensure_flash_attention()
-    try:
-        # weights_only=False, for the checkpoint is a whole model; pickle_module is what limits it.
-        interface: Any = torch.load(
-            path, map_location=device, mmap=True, weights_only=False, pickle_module=pickle_module(also)
-        )
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    except (ImportError, AttributeError, TypeError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        difference = environment_difference(description)
-        hint = f"; pickled with {difference}" if difference else ""
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be loaded ({type(error).__name__}: {reason}){hint}") from error
+    with torch_may_map(read_archive(path)) as mapped:
+        try:
+            # weights_only=False, for the checkpoint is a whole model; pickle_module is what limits it.
+            interface: Any = torch.load(
+                mapped, map_location=device, mmap=True, weights_only=False, pickle_module=pickle_module(also)
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        except (ImportError, AttributeError, TypeError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            difference = environment_difference(description)
+            hint = f"; pickled with {difference}" if difference else ""
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"{path}: cannot be loaded ({type(error).__name__}: {reason}){hint}") from error
     if not isinstance(interface, AnemoiModelInterface):
         raise CheckpointError(f"{path}: holds a {type(interface).__name__}, expected an AnemoiModelInterface")
     return interface
