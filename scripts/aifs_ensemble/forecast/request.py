@@ -50,6 +50,7 @@ class ForecastRequest:
     device: str = "auto"
     settings: ForecastSettings = field(default_factory=ForecastSettings)
     cuda_graph: bool = False
+    compute_at_once: int | None = None
     encoders: int = 2
     restart_hours: int = 72
     restarts_kept: int = 2
@@ -82,6 +83,7 @@ class ForecastRequest:
             local_leads=config.declare_leads and not config.delivery.streaming,
             device=section.device,
             cuda_graph=section.cuda_graph,
+            compute_at_once=section.compute_at_once,
             encoders=section.encoders,
             restart_hours=section.restart_hours,
             restarts_kept=section.restarts_kept,
