@@ -80,7 +80,7 @@ def settings(args: argparse.Namespace, at_once: int | None, **over: Any) -> dict
     return {
         "model": args.model, "cycle": CYCLE, "members": f"1-{args.members}", "lead_hours": 6 * args.steps,
         "scratch": str(args.folder / "scratch"), "destination": str(args.folder / "results"),
-        "declare_leads": False, "forecast": forecast, **over,
+        "declare_leads": False, "keep_scratch": False, "forecast": forecast, **over,
     }  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def measured(args: argparse.Namespace, at_once: int) -> dict[str, Any]:
     card = Utilisation()
     card.start()
     before = time.time()
-    seconds = snakemake(args, asked, "forecasts")
+    seconds = snakemake(args, asked, "all" if args.deliver else "forecasts")
     card.stop()
     manifests = [read_member_manifest(config.scratch.manifest(member)) for member in config.members]
     computing, (begin, end) = spans(manifests)
@@ -181,6 +181,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--encoders", type=int, default=5, help="processors of a member")
     parser.add_argument("--gpu-mem-mb", type=int, default=12000)
     parser.add_argument("--folder", type=Path, default=Path("scratch/card-busy"))
+    parser.add_argument("--deliver", action="store_true", help="to a folder too; without it leads stay on scratch")
     parser.add_argument("--simulated-step", type=float, help="seconds of a step; a processor stands for the card")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
