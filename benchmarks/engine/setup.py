@@ -27,7 +27,7 @@ def configuration(args: argparse.Namespace, **over: Any) -> Config:
     raw["forecast"] = {
         "device": args.device, "precision": args.precision, "compile": args.device == "cuda",
         "encoders": args.encoders, "chunks": args.chunks, "restart_hours": 72, "progress": False,
-        "cuda_graph": args.cuda_graph,
+        "cuda_graph": args.cuda_graph, "compute_at_once": 64,
     }  # fmt: skip
     for key, value in over.items():
         raw[key] = value

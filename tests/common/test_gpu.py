@@ -12,7 +12,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from aifs_ensemble.common.gpu import card_handle, card_name, cards, one_card, this_card, visible_card, visible_cards
+from aifs_ensemble.common.gpu import (
+    card_handle,
+    card_name,
+    cards,
+    one_card,
+    this_card,
+    visible_card,
+    visible_cards,
+    wake_card,
+)
 
 CARDS = ("GPU-a", "GPU-b", "GPU-c")
 HOLD = """
@@ -166,3 +175,33 @@ def test_no_library_and_no_driver_are_no_card(library: Driver | None, monkeypatc
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert (cards(), visible_cards(), this_card(), card_name()) == ([], [], None, "")
+
+
+@pytest.mark.parametrize(
+    ("codes", "called"),
+    [
+        ({}, ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain"]),
+        ({"cuInit": 100}, ["cuInit"]),  # CUDA_ERROR_NO_DEVICE
+        ({"cuDeviceGet": 101}, ["cuInit", "cuDeviceGet"]),
+    ],
+)
+def test_a_card_is_woken_as_far_as_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, codes: dict[str, int], called: list[str]
+) -> None:
+    found: list[str] = []
+
+    class Driver:
+        def __getattr__(self, name: str):
+            return lambda *_: found.append(name) or codes.get(name, 0)
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: {"libcuda.so.1": Driver()}[name])
+    wake_card()
+    assert found == called
+
+
+def test_without_a_driver_no_card_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", absent)
+    wake_card()

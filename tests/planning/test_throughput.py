@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from aifs_ensemble.planning.throughput import (
     card_step_seconds,
     gpu_name,
     load_throughput,
+    own_start_up_seconds,
     past_manifests,
     phase_seconds,
     with_runs,
@@ -184,6 +186,15 @@ def test_runs_correct_the_next_plan(tmp_path: Path, machines: Machines, throughp
     assert after.case.lead_bytes == 70_000_000 != before.case.lead_bytes
     config.scratch.manifest(2).write_text("{")
     assert sorted(manifest.member for manifest in past_manifests(config.scratch.root)) == [1, 3]
+
+
+def test_waiting_for_the_card_is_no_start_up(tmp_path: Path) -> None:
+    config = synthetic.config(tmp_path, members="1")
+    manifest = synthetic.manifest(config, 1, [Piece(0.0, start_up=30, steps=66)])
+    assert own_start_up_seconds(manifest) == pytest.approx(30)
+    waited = replace(manifest, timings={**manifest.timings, "wait_turn": 18.0})
+    assert own_start_up_seconds(waited) == pytest.approx(12)
+    assert phase_seconds(waited.timings)["start_up"] == pytest.approx(30)
 
 
 def test_a_run_beside_the_baseline(tmp_path: Path, machines: Machines, throughput: Throughput) -> None:

@@ -11,6 +11,7 @@ from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.status import read_statuses
 from aifs_ensemble.workflow.member_job import listeners, run_member
+from aifs_ensemble.workflow.members_here import MembersHere
 from delivery.members import make_config, make_member
 
 
@@ -71,3 +72,28 @@ def test_nothing_listens_before_it_is_entered(config: Config) -> None:
         each.failed(ValueError("before the start"))
     assert not config.scratch.root.exists()
     assert [status.error for status in read_statuses(config)] == ["ValueError: before the start"]
+
+
+@pytest.mark.parametrize(
+    ("device", "cards", "at_once", "computing", "encoders"),
+    [
+        ("cuda", 1, 1, None, 4),
+        ("cuda", 1, 3, None, 12),
+        ("cuda", 1, 3, 2, 6),
+        ("cuda", 1, 3, 3, 4),
+        ("cuda", 2, 6, None, 12),
+        ("auto", 1, 3, None, 12),
+        ("auto", 0, 3, None, 4),
+        ("cpu", 1, 3, None, 4),
+        ("cpu", 0, 3, 1, 12),
+        ("cuda", 1, 9, None, 16),
+    ],
+)
+def test_who_computes_has_the_encoders_of_those_that_wait(
+    config: Config, monkeypatch: pytest.MonkeyPatch, device: str, cards: int, at_once: int, computing: int | None,
+    encoders: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    section = {"device": device, "encoders": 4, "compute_at_once": computing}
+    asked = Config({**config.to_dict(), "forecast": {**config.forecast.model_dump(), **section}})
+    assert MembersHere(9, at_once).encoders(asked, cards) == encoders

@@ -22,7 +22,7 @@ from aifs_ensemble.model.checkpoint.describe import (
 )
 from aifs_ensemble.model.checkpoint.digest import checkpoint_digest, read_record
 from aifs_ensemble.model.checkpoint.fetch import fetch_checkpoint
-from aifs_ensemble.model.checkpoint.passes import tell_passes
+from aifs_ensemble.model.checkpoint.on_device import tell_passes
 from aifs_ensemble.model.checkpoint.register import fetched_commit, register_checkpoint
 
 HELP = "build, fetch, show, check or register a model checkpoint"

@@ -6,6 +6,7 @@ the card with the fewest members on it, and holds a lock that says so until it e
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import logging
 import os
@@ -156,6 +157,19 @@ def _free(file: BinaryIO) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def wake_card() -> None:
+    """Let CUDA's driver set itself up on the card that torch will use, which takes part of a second; best in a thread.
+
+    Python is not held up meanwhile. To be called once it is settled which cards this process sees. The primary context
+    is the one that torch takes later. Nothing happens without a driver or a card: torch says what is wrong.
+    """
+    with suppress(OSError, AttributeError):
+        driver = ctypes.CDLL("libcuda.so.1")
+        device, context = ctypes.c_int(), ctypes.c_void_p()
+        if driver.cuInit(0) == 0 and driver.cuDeviceGet(ctypes.byref(device), 0) == 0:
+            driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
 
 
 def visible_card(environment: Mapping[str, str]) -> str | None:

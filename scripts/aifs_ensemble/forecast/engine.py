@@ -9,9 +9,13 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from time import time
 from typing import Any
 
 import torch
@@ -20,11 +24,14 @@ from aifs_ensemble.common.errors import GpuMemoryError, InputError, InterruptedB
 from aifs_ensemble.common.manifest import LeadRecord
 from aifs_ensemble.common.names import member_name
 from aifs_ensemble.common.observers import Observer, Observers
+from aifs_ensemble.common.turns import Turn
 from aifs_ensemble.fields.encoder_pool import EncoderPool
 from aifs_ensemble.fields.encoder_process import STOPS
 from aifs_ensemble.fields.grib_encoder import output_spec
 from aifs_ensemble.fields.state import State
+from aifs_ensemble.forecast.card_turns import CardTurns
 from aifs_ensemble.forecast.device_copy import FieldTransfer
+from aifs_ensemble.forecast.early import import_libraries
 from aifs_ensemble.forecast.pass_choice import PassChoice
 from aifs_ensemble.forecast.request import ForecastRequest, read_initial
 from aifs_ensemble.forecast.restarts import RestartStore, RestartWriter
@@ -109,7 +116,7 @@ def load(
     """
     timings = timings or Timings()
     with timings("import"):
-        import anemoi.models.interface  # noqa: F401 - what unpickling would import, apart from its own time
+        import_libraries()
         from anemoi.inference.checkpoint import Checkpoint
 
         from aifs_ensemble.model.checkpoint.load import load_model
@@ -163,20 +170,21 @@ def compute(computation: Computation) -> dict[int, LeadRecord]:
     request, timings, note = computation.request, computation.timings, computation.note
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
-        with timings("state"):
-            initial = read_initial(request)
-            before = computation.missing[0] - request.model.timestep_hours
-            after, restart = computation.store.newest(before) or (0, None)
-        note({"initial_conditions": initial.provenance, "resumed_from": after})
         with timings("encoders"):
             pool = stack.enter_context(open_pool(request, computation.work.leads))
+        reading = stack.enter_context(ThreadPoolExecutor(1, "state")).submit(_states, computation, pool)
         stack.enter_context(gpu_memory(request))
         prepare_environment(device=request.device, deterministic=request.settings.deterministic)
+        with timings("import"):
+            import_libraries()
         device = resolve_device(request.device)
         note({"device": device_name(device), "threads": torch.get_num_threads()})
+        initial, after, restart = reading.result()
+        note({"initial_conditions": initial.provenance, "resumed_from": after})
         checkpoint = (computation.work.recorded_settings() or {}).get("checkpoint", "")
         choice = stack.enter_context(PassChoice(request, checkpoint, device_name(device), note, stop))
-        with choice.turn():
+        turns = CardTurns(request, device)
+        with _mine(turns.starting, computation, stop), choice.turn():
             loaded = load(request, device, timings, choice)
             with timings("state"):
                 rollout = start_rollout(request, loaded, initial, restart)
@@ -184,12 +192,38 @@ def compute(computation: Computation) -> dict[int, LeadRecord]:
                 with timings("compile"):
                     loaded.stepper.warm_up(rollout.inputs, choice.records)
                 note({"cuda_graph": loaded.stepper.recorded})
+            steps = _Steps(computation, stop, rollout, pool, turns.computing)
         computation.observers.tell(Observer.prepared, choice.made(loaded.stepper.acceleration))
-        steps = _Steps(computation, stop, rollout, pool)
         steps.go(loaded, first=after // request.model.timestep_hours + 1)
+        timings.seconds["wait_turn"] = turns.waited
+        note({"computing": [datetime.fromtimestamp(seconds, UTC).isoformat() for seconds in steps.times]})
         note({"steps": len(steps.step_seconds), "step_seconds": [round(s, 5) for s in steps.step_seconds]})
         note({"peak_gpu_mb": round(torch.cuda.max_memory_reserved() / 1e6, 1)})
         return steps.records
+
+
+def _states(computation: Computation, pool: EncoderPool) -> tuple[State, int, State | None]:
+    """Return the initial state, the lead to go on from, and the restart state of that lead, None for the start.
+
+    Runs beside imports, which leave files and memory alone.
+    """
+    request = computation.request
+    with computation.timings("read_state"):
+        initial = read_initial(request)
+        before = computation.missing[0] - request.model.timestep_hours
+        after, restart = computation.store.newest(before) or (0, None)
+    if request.device != "cpu":
+        pool.buffer.fill(0)  # memory that nobody has touched takes longer to lock for the card
+    return initial, after, restart
+
+
+@contextmanager
+def _mine(turn: Turn, computation: Computation, stop: StopSignal) -> Iterator[None]:
+    """Wait for a turn and have it; StoppedError when SIGTERM or Ctrl-C comes before it."""
+    with turn.taken(lambda: stop.received is not None) as mine:
+        if not mine:
+            raise stop.error(member_name(computation.request.member), f"{len(computation.missing)} leads to make")
+        yield
 
 
 def device_name(device: torch.device) -> str:
@@ -212,11 +246,12 @@ def start_rollout(request: ForecastRequest, loaded: Loaded, initial: State, rest
 class _Steps:
     """The steps of one attempt: a sink of `roll` that delivers leads and writes restart states."""
 
-    def __init__(self, computation: Computation, stop: StopSignal, rollout: Rollout, pool: EncoderPool):
+    def __init__(self, computation: Computation, stop: StopSignal, rollout: Rollout, pool: EncoderPool, turn: Turn):
         request = computation.request
         self._request, self._work, self._store = request, computation.work, computation.store
         self._observers, self._timings, self._stop = computation.observers, computation.timings, stop
         self._rollout, self._pool = rollout, pool
+        self._turn, self._my_turn = turn, partial(_mine, turn, computation, stop)
         self._missing = set(computation.missing)
         self._last = max(computation.missing)
         self._stopped = False
@@ -225,12 +260,14 @@ class _Steps:
         self._transfer = FieldTransfer(pool, rollout, request.model.outputs, where)
         self.records: dict[int, LeadRecord] = {}
         self.step_seconds: list[float] = []
+        self.times: list[float] = []  # when the first step began and the last one was over
 
     def go(self, loaded: Loaded, first: int) -> None:
         """Make the steps from `first` on until nothing is missing; StoppedError after a SIGTERM or Ctrl-C."""
         request = self._request
         steps = range(first, self._last // request.model.timestep_hours + 1)
-        with self._restarts, self._transfer:
+        with self._restarts, self._transfer, self._my_turn():
+            self.times.append(time())
             try:
                 with self._timings("steps"):
                     self._timings.seconds["wait_forcings"] = roll(
@@ -244,6 +281,8 @@ class _Steps:
                     )
                 with self._timings("drain"):
                     self._settle()
+                    self.times.append(time())
+                    self._turn.give_back()  # the card is done: the next member computes while this one's output is made
                     self._publish(self._pool.drain())
                     self._note_restarts(wait=True)
             except Exception:
@@ -260,6 +299,7 @@ class _Steps:
     def step(self, step: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
         """Send a step's fields on their way, and take in what the encoders have finished."""
         lead = self._request.lead(step)
+        self._turn.sign_of_life()
         self._settle()  # the step before: while it is waited for, the device computes this one
         if lead in self._missing:
             self._transfer.send(lead, output, seconds)

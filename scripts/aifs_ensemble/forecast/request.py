@@ -54,6 +54,7 @@ class ForecastRequest:
     own_pass: str = ""
     cuda_graph: bool = False
     gpu_mem_mb: int = 0
+    compute_at_once: int | None = None
     encoders: int = 2
     restart_hours: int = 72
     restarts_kept: int = 2
@@ -88,6 +89,7 @@ class ForecastRequest:
             accelerate=section.accelerate,
             cuda_graph=section.cuda_graph,
             gpu_mem_mb=section.gpu_mem_mb,
+            compute_at_once=section.compute_at_once,
             encoders=section.encoders,
             restart_hours=section.restart_hours,
             restarts_kept=section.restarts_kept,

@@ -20,6 +20,7 @@ from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
 from aifs_ensemble.common.observers import Observer, Observers
 from aifs_ensemble.common.this_machine import machine, versions
 from aifs_ensemble.fields.state import state_digest
+from aifs_ensemble.forecast.early import begin_start_up
 from aifs_ensemble.forecast.progress import ProgressLog
 from aifs_ensemble.forecast.publish import member_manifest, publish
 from aifs_ensemble.forecast.request import ForecastRequest, member_settings, read_initial
@@ -70,6 +71,7 @@ def _explained(request: ForecastRequest) -> Iterator[None]:
 def _bring_to_end(request: ForecastRequest, work: WorkFolder, observers: Observers) -> MemberManifest:
     timings = Timings()
     with timings("total"):
+        begin_start_up(request, work)
         request, settings, files, whole = _take_stock(request, work, timings)
         missing = [lead for lead in request.leads if lead not in whole]
         observers.tell(Observer.started, request.member, len(request.leads), len(whole))

@@ -18,7 +18,7 @@ from aifs_ensemble.initial.spread import ensemble_statistics
 from aifs_ensemble.planning.account import Account, MemberAccount, Stay
 from aifs_ensemble.planning.plan import Plan
 from aifs_ensemble.planning.runs import Attempt, read_run
-from aifs_ensemble.planning.throughput import PHASES, Throughput, card_step_seconds, phase_seconds
+from aifs_ensemble.planning.throughput import PHASES, Throughput, card_step_seconds, own_start_up_seconds, phase_seconds
 
 _GB = 1e9
 
@@ -241,9 +241,10 @@ def plan_against_actual(plan: Plan, found: Account) -> pd.DataFrame:
     spot = any(stay.rates.spot for stay in found.stays)
     speed = way.speed
     phases = [phase_seconds(m.timings, m.step_seconds) for m in manifests if m.step_seconds]
+    start_ups = [own_start_up_seconds(m) for m in manifests if m.step_seconds]
     planned = max(len(plan.case.work.to_forecast), 1)
     rows = [
-        ("start-up of a member, s", speed.startup_seconds, median(p["start_up"] for p in phases) if phases else None),
+        ("start-up of a member, s", speed.startup_seconds, median(start_ups) if start_ups else None),
         ("step, s", speed.step_seconds, card_step_seconds(manifests)),
         ("drain of a member, s", speed.drain_seconds, median(p["drain"] for p in phases) if phases else None),
         ("machine time, h", way.busy_hours, sum(stay.seconds for stay in found.stays) / 3600),

@@ -305,7 +305,7 @@ def phase_seconds(timings: Mapping[str, float], step_seconds: Sequence[float] = 
 
     `timings` are a manifest's: ``steps`` is the time of the stepping loop, which holds ``wait_output``; what is left
     of it after the forward passes (`step_seconds`) is ``between``: copies, forcings, restart states. Start-up is
-    everything before the first step.
+    everything before the first step, also ``wait_turn``: waiting, ready, while another member has the card.
     """
     loop = max(float(timings.get("steps", sum(step_seconds))), 0.0)
     waited = min(max(float(timings.get("wait_output", 0.0)), 0.0), loop)
@@ -323,6 +323,12 @@ def phase_seconds(timings: Mapping[str, float], step_seconds: Sequence[float] = 
         "between": loop - waited - compute,
         "drain": drain,
     }
+
+
+def own_start_up_seconds(manifest: MemberManifest) -> float:
+    """Return the seconds that a member's start-up took, without those in which it waited for its turn on the card."""
+    start_up = phase_seconds(manifest.timings, manifest.step_seconds)["start_up"]
+    return max(start_up - float(manifest.timings.get("wait_turn", 0.0)), 0.0)
 
 
 def card_step_seconds(manifests: Iterable[MemberManifest]) -> float:
@@ -372,7 +378,7 @@ def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Ite
                 *key,
                 step_seconds=step,
                 forward_seconds=min(step, statistics.median(statistics.median(m.step_seconds) for m in members)),
-                startup_seconds=statistics.median(phase["start_up"] for phase in phases),
+                startup_seconds=statistics.median(own_start_up_seconds(member) for member in members),
                 drain_seconds=statistics.median(phase["drain"] for phase in phases),
                 peak_gpu_mb=max(float(member.machine.get("peak_gpu_mb", 0) or 0) for member in members),
                 status="from runs",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import link
-from aifs_ensemble.common.gpu import one_card
+from aifs_ensemble.common.gpu import one_card, visible_cards
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.observers import Observer, Observers
 from aifs_ensemble.delivery.metrics import MetricsDelivery
@@ -28,14 +29,16 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
     Where the configuration says that the job delivers (``delivery.streaming``), what the destination
     already has counts as done, and the manifest appears only once everything is delivered.
     """
+    here = MembersHere.from_environment()
     request = ForecastRequest.from_config(config, member, checkpoint=checkpoint, initial=initial_state)
+    request = replace(request, encoders=here.encoders(config, len(visible_cards())))
     with ExitStack() as stack:
         if request.device != "cpu":
             stack.enter_context(one_card())
         observers = listeners(config, member)
         try:
             if config.delivery.streaming:
-                check_room(config, MembersHere.from_environment(), beside_others=True)
+                check_room(config, here, beside_others=True)
                 restore_member(config, member)
             for observer in observers:
                 stack.enter_context(observer)

@@ -35,6 +35,20 @@ class MembersHere:
             at_once = min(at_once, memory // wanted)
         return cls(max(members, 1), max(min(at_once, members), 1))
 
+    def encoders(self, config: Config, cards: int) -> int:
+        """Return the encoder processes of a member here: the one that computes has the processors of those that wait.
+
+        A member that waits for its turn on one of the `cards` needs no processor, and encodes nothing. Bytes do not
+        depend on the number. Without a card members compute at once, unless the configuration says otherwise.
+        """
+        asked, section = config.forecast.encoders, config.forecast
+        if section.device == "cpu" or not cards:
+            cards, computing = 1, section.compute_at_once or self.at_once
+        else:
+            computing = section.compute_at_once or 1
+        shared = asked * self.at_once // (computing * cards)
+        return max(asked, min(shared, len(os.sched_getaffinity(0))))
+
     def tell_jobs(self) -> None:
         """Leave the numbers to the jobs that this process starts."""
         os.environ[environment.MEMBERS_HERE] = f"{self.members} {self.at_once}"

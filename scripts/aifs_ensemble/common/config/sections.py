@@ -154,6 +154,9 @@ class Forecast(Section):
     """Restart states kept per member while it runs."""
     gpu_mem_mb: Whole = Field(default=0, ge=0)
     """GPU memory of one member, which decides how many share a card. 0: none needed (CPU)."""
+    compute_at_once: Nullable[Count] = None
+    """Of the members that share a card, how many make steps at once; the others start up, wait ready or write what they
+    made. null: one on a GPU, any number on a processor."""
     progress: Flag = True
     """Write a line per lead, with time to go, to the log."""
 

@@ -371,18 +371,23 @@ def _known(report: Report, model: Model) -> bool:
 
 
 def why_not_accelerated(interface: Any) -> str:
-    """Return why the faster forward pass cannot stand in for a loaded model's own, empty when it can.
+    """Return all that keeps the accelerated forward pass from standing in for a loaded model's own, empty if nothing.
 
     It is built as a GPU job builds it, on the model's device, and given up.
     """
     import torch
 
+    from aifs_ensemble.model import known_classes
     from aifs_ensemble.model.accelerated import AcceleratedForward, NotAcceleratedError
 
+    if reason := known_classes.unknown_version(known_classes.installed_version()):
+        return reason
     try:
+        if reason := known_classes.unknown_class(interface):
+            return reason
         AcceleratedForward(interface.model, torch.float16, compiled=False)
-    except NotAcceleratedError as reason:
-        return str(reason)
+    except NotAcceleratedError as reasons:
+        return str(reasons)
     except Exception as error:  # a part that it knows by name and not by what is in it: a job falls back, too
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""
