@@ -119,7 +119,7 @@ def test_a_source_without_the_ensembles_file_is_no_reason_for_another_analysis(
     root, cycle = replicas("deterministic")
     with serve(root, Fault("enfo", status=404)) as server:
         config = open_data(make_config, cycle, cache, server.url, members="0")
-        with pytest.raises(DownloadError, match="enfo cf sfc: .*HTTP 404"):
+        with pytest.raises(DownloadError, match=r"enfo cf sfc: .*HTTP 404"):
             build_member(config, 0, config.scratch.initial(0))
 
 
@@ -216,7 +216,7 @@ def test_a_control_that_no_file_has_is_one_line(
     with pytest.raises(InputError, match=f"^{both}: no member 0, found 1-2$"):
         build_member(file_config(make_config, weights_cache, path=str(both)), 0, tmp_path / "m0")
     config = file_config(make_config, weights_cache, path=str(both), control=str(tmp_path / "absent.grib2"))
-    with pytest.raises(InputError, match="absent.grib2: no such GRIB file"):
+    with pytest.raises(InputError, match=r"absent\.grib2: no such GRIB file"):
         build_member(config, 0, tmp_path / "m0")
     config = file_config(make_config, weights_cache, path=str(both), control="{date}.grib2")
     with pytest.raises(ConfigError, match=r"initial_conditions.file.control: \['{date}.grib2'\]: 'date', expected"):

@@ -19,7 +19,7 @@ _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 def expand(text: str, key: str) -> str:
     """Return a location with ``~`` and ``$NAME`` filled in; ConfigError for a user or a variable that there is not.
 
-    Only ``file.path`` and ``file.control`` of the initial conditions have braces of their own, and these follow no ``$``.
+    Only ``path`` and ``control`` of ``initial_conditions.file`` have braces of their own, and these follow no ``$``.
     """
     home = expanduser(text)  # noqa: PTH111 - a Path would take one slash of gs://
     if home.startswith("~"):

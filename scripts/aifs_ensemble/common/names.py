@@ -39,7 +39,8 @@ def parse_cycle(text: str) -> datetime:
 def parse_members(value: str | int | Iterable[int | str], largest: int = 999) -> tuple[int, ...]:
     """Return sorted member numbers of ``1-50``, ``0-50``, ``1,5,10-12``, an integer or a list of these.
 
-    Number 0 is the control, perturbed members start at 1. Raises ConfigError for anything else, for a number named twice and for one above `largest`.
+    Number 0 is the control, perturbed members start at 1. Raises ConfigError for anything else, for a number named
+    twice and for one above `largest`.
     """
     expected = "expected numbers and ranges such as 1-50 or 1,5,10-12"
     items = [value] if isinstance(value, (str, int)) else list(value)

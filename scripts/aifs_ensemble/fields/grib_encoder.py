@@ -1,7 +1,8 @@
 """GRIB messages made from fields; config/parameters.yaml says what each variable is called there.
 
 The keys are those of ECMWF's AIFS ENS open data (docs/grib.md compares them with a real message):
-GRIB2, tables version 35, local section 1, class ``ai``, stream ``enfo``, type ``pf`` (the control ``cf``), CCSDS packing.
+GRIB2, tables version 35, local section 1, class ``ai``, stream ``enfo``, type ``pf`` (the control ``cf``), packed as
+CCSDS.
 Water amounts are converted to kg m-2 and cloud covers to per cent, as ECMWF delivers them.
 """
 
