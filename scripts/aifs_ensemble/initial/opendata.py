@@ -108,7 +108,9 @@ class OpenDataSource:
         note = f"control at {time:%Y%m%d_%H%M}|{self.downloader.resolution}"
         alone, begun = self.downloader.cache.record(note) == ALONE, False
         for parameters in groups:
-            ensemble, deterministic = (FieldRequest(time, *kind, tuple(parameters)) for kind in (CONTROL_KIND, ALONE))
+            ensemble, deterministic = (
+                FieldRequest(time, stream, kind, tuple(parameters)) for stream, kind in (CONTROL_KIND, ALONE)
+            )
             try:
                 answer = self.downloader.fetch(deterministic if alone else ensemble)
             except NoFieldsError as absent:
