@@ -14,7 +14,8 @@ from aifs_ensemble.planning.cards import own_card
 from aifs_ensemble.planning.machines import Machines, load_machines
 from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import plan, plan_case
-from aifs_ensemble.planning.throughput import Speed, Throughput
+from aifs_ensemble.planning.speeds import Speed
+from aifs_ensemble.planning.throughput import Throughput
 
 from planning import synthetic
 

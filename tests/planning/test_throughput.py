@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.planning.account import account
-from aifs_ensemble.planning.cards import carried_over, gpu_name
+from aifs_ensemble.planning.cards import gpu_name
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.runs import read_run
+from aifs_ensemble.planning.speeds import carried_over
 from aifs_ensemble.planning.tables import against_baseline
 from aifs_ensemble.planning.throughput import (
     TABLE,

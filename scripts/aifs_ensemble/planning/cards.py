@@ -1,4 +1,4 @@
-"""Cards: known by what drivers call them, likened to the nearest known one, and speeds carried from one to another."""
+"""Cards: known by what drivers call them, and likened to the nearest known one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import log
-from typing import TYPE_CHECKING
 
 from aifs_ensemble.planning.machines import Gpu
 
-if TYPE_CHECKING:
-    from aifs_ensemble.planning.throughput import Speed
-
-# model, card, precision, way of running (`Speed.way`), deterministic
-Key = tuple[str, str, str, str, bool]
 # Stands for a processor in estimates only: a model without a measurement on one gets hours, which is the message.
 CPU = Gpu("cpu", 1, 0, "", tflops=0.1, bandwidth_gb_s=20)
 # The part of a name that all versions of a card share, such as H100: not SXM4, HBM3, 80GB or the 6000 of several cards
@@ -60,59 +54,3 @@ def own_card(name: str, count: int, memory_mb: int, bandwidth_gb_s: float, specs
 
     nearest, by = min(same or specs.values(), key=apart), "name" if same else of
     return replace(nearest, name=known, count=count, memory_mb=memory_mb, googlebatch="", like=nearest.name, like_by=by)
-
-
-def carried_over(seconds: float, arithmetic: float, measured: Gpu, card: Gpu) -> float:
-    """Return the forward pass of `card`, given that of the card `measured`.
-
-    A roofline with two terms: ``a F' / F + (seconds - a) B' / B`` with ``a = arithmetic / F'``, the `arithmetic` in
-    TFLOP, F the arithmetic rates and B the memory bandwidths of the data sheets.
-    """
-    if measured.name == card.name:
-        return seconds
-    first = min(seconds, arithmetic / measured.tflops)
-    return first * measured.tflops / card.tflops + (seconds - first) * measured.bandwidth_gb_s / card.bandwidth_gb_s
-
-
-def estimated(entries: Iterable[Speed], key: Key, card: Gpu, specs: Mapping[str, Gpu], arithmetic: float) -> Speed:
-    """Return the speed of a card that has no entry: the nearest entry carried over to it.
-
-    Nearest is that of the same model and the same way of running, then that of the nearest card: another way of running
-    on the very card says less than the same way on its neighbour.
-    """
-    model, _, precision, way, deterministic = key
-    known = {**specs, CPU.name: CPU}
-
-    def unlike(entry: Speed) -> tuple[bool | float, ...]:
-        return (
-            entry.model != model,
-            (entry.way == "eager") != (way == "eager"),
-            entry.way != way,
-            (entry.precision == "32") != (precision == "32"),
-            distance(known[entry.gpu], card),
-            entry.deterministic != deterministic,
-            entry.precision != precision,
-        )
-
-    # a processor's seconds say nothing of a card's
-    of_cards = [e for e in entries if e.gpu in known and (e.gpu != CPU.name or card.name == CPU.name)]
-    nearest = min(of_cards, key=unlike)
-    forward = carried_over(nearest.forward_seconds, arithmetic, known[nearest.gpu], card)
-    was = (nearest.model, nearest.precision, nearest.way, nearest.deterministic)
-    now = (model, precision, way, deterministic)
-    names = ("model", "precision", "pass", "deterministic")
-    differs = [f"{name} {old}" for name, old, new in zip(names, was, now, strict=True) if old != new]
-    source = f"estimated from {nearest.gpu} by arithmetic and bandwidth"
-    return replace(
-        nearest,
-        model=model,
-        gpu=card.name,
-        precision=precision,
-        compile=way != "eager",
-        accelerated=way != "compiled",
-        deterministic=deterministic,
-        step_seconds=forward + nearest.step_seconds - nearest.forward_seconds,
-        forward_seconds=forward,
-        status="estimated",
-        source=f"{source}, measured with {', '.join(differs)}" if differs else source,
-    )

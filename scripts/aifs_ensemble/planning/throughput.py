@@ -3,7 +3,7 @@
 The table is data (config/throughput.json). An entry that was measured on the card asked for is taken as it is;
 otherwise a card's forward pass is estimated from that of the nearest card that was measured in the same way of running:
 its arithmetic part by the ratio of arithmetic rates, the rest, which moves memory, by the ratio of bandwidths
-(`planning.cards`). Manifests of finished members stand over both.
+(`planning.speeds`). Manifests of finished members stand over both.
 """
 
 from __future__ import annotations
@@ -22,52 +22,14 @@ from aifs_ensemble.common.files import read_json, write_bytes
 from aifs_ensemble.common.manifest import MemberManifest, machine_name, read_member_manifest
 from aifs_ensemble.common.names import Keys, member_name
 from aifs_ensemble.common.yaml_tables import number
-from aifs_ensemble.planning.cards import CPU, Key, estimated, gpu_name
+from aifs_ensemble.planning.cards import CPU, gpu_name
 from aifs_ensemble.planning.intervals import Intervals, length, union
 from aifs_ensemble.planning.machines import Gpu
+from aifs_ensemble.planning.speeds import Key, Speed, estimated, way_of
 
 TABLE = Path(__file__).parents[3] / "config" / "throughput.json"
 SCHEMA = "aifs-ensemble/throughput/1"
 RUNS_READ = 50
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds of one member on one card. `status` is ``measured``, ``estimated`` or ``from runs``.
-
-    `cold_seconds` is what the first member on a fresh machine needs beyond `startup_seconds`: compiling what later
-    ones find in the cache. With `compile` the pass is our own, unless `accelerated` says that it is the model's.
-    """
-
-    model: str
-    gpu: str
-    precision: str
-    compile: bool
-    deterministic: bool
-    step_seconds: float
-    forward_seconds: float
-    startup_seconds: float
-    drain_seconds: float
-    peak_gpu_mb: float
-    status: str
-    date: str
-    source: str
-    cold_seconds: float = 0.0
-    accelerated: bool = True
-
-    @property
-    def way(self) -> str:
-        """The way of running: ``accelerated``, ``compiled`` (the model's own pass) or ``eager``."""
-        return way_of(self.compile, self.accelerated)
-
-    @property
-    def key(self) -> Key:
-        return (self.model, self.gpu, self.precision, self.way, self.deterministic)
-
-
-def way_of(compiled: bool, accelerated: bool = True) -> str:
-    """Return the way of running that settings ask for, as `Speed.way` names it."""
-    return "eager" if not compiled else "accelerated" if accelerated else "compiled"
 
 
 @dataclass(frozen=True)
