@@ -176,7 +176,7 @@ CONFIGS = [
     ),
     setting("member named twice", ("members: 2", "more than once", "'1-2,2'"), members="1-2,2"),
     setting("members backwards", ("members: '3-1'", "runs backwards", "1-50"), members="3-1"),
-    setting("member below the control", ("members: -1", "outside 0 to"), members=-1),
+    setting("member below the control", ("members: '-1'", "not a member or a range"), members=-1),
     setting("member above the ensemble", ("members: 51", "ensemble_size 50"), members="51"),
     setting("more members asked than made", ("min_members: 4", "at most the 3"), members="1-3", min_members=4),
     setting("unknown model", ("model: 'aifs-ens-1'", "did you mean 'aifs-ens-1.0'?"), model="aifs-ens-1"),
