@@ -124,6 +124,17 @@ class Driver:
     def nvmlDeviceGetMemoryInfo(self, card: str) -> SimpleNamespace:  # noqa: N802
         return SimpleNamespace(total=80 << 30, free=79 << 30)
 
+    def nvmlDeviceGetMemoryBusWidth(self, card: str) -> int:  # noqa: N802
+        if card == self.uuids[1]:
+            raise self.NVMLError("not supported")
+        return 5120
+
+    NVML_CLOCK_MEM = 2
+
+    def nvmlDeviceGetMaxClockInfo(self, card: str, kind: int) -> int:  # noqa: N802
+        assert kind == self.NVML_CLOCK_MEM
+        return 2619
+
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         return len(self.uuids)
 
@@ -165,6 +176,7 @@ def test_what_the_driver_says_of_the_cards(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "pynvml", Driver())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert [(card.name, card.memory_total) for card in cards()] == [("card 5f", 80 << 30), ("card 9c", 80 << 30)]
+    assert [round(card.bandwidth_gb_s) for card in cards()] == [3352, 0], "an H100's, and one that does not say"
     assert card_name() == "card 9c", "the one that CUDA is shown"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert visible_cards() == list(Driver.uuids)

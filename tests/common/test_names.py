@@ -7,12 +7,15 @@ from aifs_ensemble.common.names import (
     Keys,
     Scratch,
     block_file,
+    count_members,
+    format_members,
     index_file,
     lead_file,
     member_in,
     member_name,
     parse_lead_file,
     parse_member_name,
+    parse_members,
     parse_restart_file,
     restart_file,
 )
@@ -20,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 CYCLE = "20250819_0000"
-MEMBERS = st.integers(1, 999)
+MEMBERS = st.integers(0, 999)
 LEADS = st.integers(1, 160).map(lambda step: 6 * step)
 
 
@@ -79,3 +82,27 @@ def test_a_wildcard_stands_for_a_member(tmp_path) -> None:
     for name in (keys.manifest, keys.receipt, keys.initial, keys.initial_summary, scratch.manifest, scratch.delivered):
         assert str(name("{member}")).format(member="007") == str(name(7))
     assert keys.lead("{member}", 6).format(member="007") == keys.lead(7, 6)
+
+
+@pytest.mark.parametrize("value", ["0-50", "0,1-50", 0, "0", [0, "1-3"], "000", "5,0"])
+def test_member_0_is_a_member(value: str | int | list[int | str]) -> None:
+    members = parse_members(value, 50)
+    assert members[0] == 0 and parse_members(format_members(members)) == members
+
+
+COUNTS = [
+    (range(1, 51), range(1, 51), "50 of 50 members"),
+    (range(51), range(51), "50 of 50 members and the control"),
+    (range(51), range(1, 51), "50 of 50 members without the control"),
+    (range(51), [0, 7], "1 of 50 members and the control"),
+    (range(51), None, "50 members and the control"),
+    ([1, 2], [0, 1], "1 of 2 members"),
+    ([3], None, "1 members"),
+    ([0], [0], "the control"),
+    ([0], [], "not the control"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "found", "text"), COUNTS)
+def test_the_control_is_counted_by_itself(wanted: list[int], found: list[int] | None, text: str) -> None:
+    assert count_members(wanted, found) == text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from aifs_ensemble.initial.idealised import idealised_fields
 from aifs_ensemble.initial.opendata import opendata_name
 
 MODEL = get_model("demo")
+# the idealised fields that stand for the control: those without perturbation have no meridional wind at all
+CONTROL_FIELDS = 900
 _LEVEL_TYPES = {"pl": "isobaricInhPa", "sol": "soilLayer", "sfc": None}
 
 
@@ -124,18 +126,46 @@ def _ensemble(grid: str, time: datetime, cycle_time: datetime, members: Iterable
             yield _index_keys(variable, time, "enfo", "pf", member), message
 
 
-def build_replica(root: Path, cycle_time: datetime, members: Iterable[int], grid: str = "10x10") -> Path:
-    """Build the files of one cycle: members at T-6h and T, constants at T. Streams are those of the time."""
+def _control(grid: str, time: datetime, cycle_time: datetime, stream: str) -> Iterator:
+    """Yield the control's fields at `time`: of the ensemble, or of the deterministic forecast of `stream`."""
+    fields = member_fields(grid, time, cycle_time, CONTROL_FIELDS)
+    kind, keys = ("cf", {"number": 0}) if stream == "enfo" else ("fc", {})
+    for variable in MODEL.prognostic:
+        message = encode(variable, fields[variable], grid, time, **keys)
+        yield _index_keys(variable, time, stream, kind, None), message
+
+
+def deterministic_stream(time: datetime) -> str:
+    """Return the stream of the deterministic run: ``scda`` at 06 and 18 UTC before IFS cycle 50r1 (12 May 2026)."""
+    return "scda" if time.hour in (6, 18) and f"{time:%Y%m%d}" < "20260512" else "oper"
+
+
+def build_replica(
+    root: Path,
+    cycle_time: datetime,
+    members: Iterable[int],
+    grid: str = "10x10",
+    control: Sequence[str] = ("", ""),
+) -> Path:
+    """Build the files of one cycle: members at T-6h and T, constants at T. Streams are those of the time.
+
+    `control` says for each of the times where the control is: ``enfo``, ``oper`` (the stream of that run) or nowhere.
+    """
     members = list(members)
-    for time in (cycle_time - timedelta(hours=6), cycle_time):
+    for time, place in zip((cycle_time - timedelta(hours=6), cycle_time), control, strict=True):
         folder = root / f"{time:%Y%m%d}" / f"{time:%H}z" / "ifs" / "0p25"
-        write_file(folder / "enfo", f"{time:%Y%m%d%H}0000-0h-enfo-ef", _ensemble(grid, time, cycle_time, members))
-    # before IFS cycle 50r1 (12 May 2026) the deterministic runs of 06 and 18 UTC were in stream scda
-    stream = "scda" if cycle_time.hour in (6, 18) and f"{cycle_time:%Y%m%d}" < "20260512" else "oper"
-    fields = member_fields(grid, cycle_time, cycle_time, members[0])
-    constants = [
-        (_index_keys(name, cycle_time, stream, "fc", None), encode(name, fields[name], grid, cycle_time))
-        for name in MODEL.constant
-    ]
-    write_file(folder / stream, f"{cycle_time:%Y%m%d%H}0000-0h-{stream}-fc", constants)
+        ensemble = list(_ensemble(grid, time, cycle_time, members))
+        stream = deterministic_stream(time)
+        alone = list(_control(grid, time, cycle_time, stream)) if place == "oper" else []
+        if place == "enfo":
+            ensemble += _control(grid, time, cycle_time, "enfo")
+        if time == cycle_time:
+            fields = member_fields(grid, time, cycle_time, members[0])
+            alone += [
+                (_index_keys(name, time, stream, "fc", None), encode(name, fields[name], grid, time))
+                for name in MODEL.constant
+            ]
+        write_file(folder / "enfo", f"{time:%Y%m%d%H}0000-0h-enfo-ef", ensemble)
+        if alone:
+            write_file(folder / stream, f"{time:%Y%m%d%H}0000-0h-{stream}-fc", alone)
     return root

@@ -149,7 +149,7 @@ def test_an_encoder_that_cannot_start_is_told(tmp_path: Path, monkeypatch: pytes
 def test_a_specification_that_cannot_be_encoded_is_told(tmp_path: Path) -> None:
     with EncoderPool(make_spec(FEW, ensemble_size=70000), tmp_path, 2) as pool:
         fill(pool, 6)
-        with pytest.raises(EncodingError, match="GRIB key numberOfForecastsInEnsemble cannot be 70000"):
+        with pytest.raises(EncodingError, match="GRIB key numberOfForecastsInEnsemble cannot be 70001"):
             pool.drain()
     assert files(tmp_path) == []
 

@@ -96,3 +96,9 @@ def test_every_setting_of_the_list_decides(setting: str) -> None:
 def test_settings_outside_the_list_do_not_decide(setting: dict[str, Any]) -> None:
     usual, other = config_of("demo"), config_of("demo", **setting)
     assert fingerprint(usual) == fingerprint(other) and settings_digest(usual) == settings_digest(other)
+
+
+@pytest.mark.parametrize("members", ["0-50", "1-50", "1", "0,1"])
+def test_a_members_bytes_do_not_depend_on_the_members_that_one_run_makes(members: str) -> None:
+    usual, run = config_of("demo"), make_config(Path("scratch"), "out", members=members)
+    assert fingerprint(run) == fingerprint(usual) and settings_digest(run) == settings_digest(usual)

@@ -108,7 +108,8 @@ def test_command_names_members_by_file(content, tmp_path, root, capsys, monkeypa
     assert main(["convert-pickle", str(tmp_path / "input.pkl")]) == InputError.exit_code
     assert capsys.readouterr().err.startswith("error: ")
     with pytest.raises(InputError, match="does not end in a member's number"):
-        member_of(tmp_path / "input_000.pkl")
+        member_of(tmp_path / "input.pkl")
+    assert member_of(tmp_path / "input_state_member_000.pkl") == 0, "the control"
 
 
 def test_command_makes_states_and_shows_the_spread(tmp_path, root, capsys, monkeypatch):

@@ -20,7 +20,8 @@ from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import Plan, default_profile, plan, plan_case
 from aifs_ensemble.planning.plan_text import plan_dict, summary_lines
 from aifs_ensemble.planning.regions import usable_regions
-from aifs_ensemble.planning.throughput import OutputSize, Speed, Throughput
+from aifs_ensemble.planning.speeds import Speed
+from aifs_ensemble.planning.throughput import OutputSize, Throughput
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

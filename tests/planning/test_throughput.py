@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.planning.account import account
+from aifs_ensemble.planning.cards import gpu_name
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.runs import read_run
+from aifs_ensemble.planning.speeds import carried_over
 from aifs_ensemble.planning.tables import against_baseline
 from aifs_ensemble.planning.throughput import (
     TABLE,
     Throughput,
     add_result,
     card_step_seconds,
-    gpu_name,
     load_throughput,
     own_start_up_seconds,
     past_manifests,
@@ -51,8 +52,10 @@ def test_other_cards_are_scaled_by_arithmetic_and_bandwidth(machines: Machines, 
     """0.2 s on the reference card, 0.0494 of it arithmetic."""
     a100 = machines.gpu_specs["A100-80GB"]
     expected = 0.0494 * 989 / 312 + (0.2 - 0.0494) * 3350 / 2039
-    assert throughput.scaled_forward(0.2, a100) == pytest.approx(expected)
-    assert throughput.scaled_forward(0.2, machines.gpu_specs["H100-80GB"]) == pytest.approx(0.2)
+    h100, arithmetic = machines.gpu_specs["H100-80GB"], throughput.arithmetic
+    assert carried_over(0.2, arithmetic, h100, a100) == pytest.approx(expected)
+    assert carried_over(expected, arithmetic, a100, h100) == pytest.approx(0.2), "and back"
+    assert carried_over(0.2, arithmetic, h100, h100) == 0.2
     speeds = [
         throughput.speed("aifs-ens-1.0", machines.gpu_specs[name], "16", compiled=True, deterministic=True).step_seconds
         for name in ("H100-80GB", "A100-80GB", "A100-40GB", "L4")
@@ -79,7 +82,13 @@ NAMES = [
     ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
     ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
     ("NVIDIA L4", "L4"),
-    ("NVIDIA L40S", "NVIDIA L40S"),
+    ("NVIDIA L40S", "L40S"),
+    ("NVIDIA H200", "H200"),
+    ("NVIDIA H100 PCIe", "H100-PCIE"),
+    ("NVIDIA RTX 6000 Ada Generation", "RTX-6000-ADA"),
+    ("NVIDIA RTX A6000", "RTX-A6000"),
+    ("Tesla T4", "T4"),
+    ("Quadro RTX 6000", "Quadro RTX 6000"),
     ("cpu", "cpu"),
     ("", "cpu"),
 ]

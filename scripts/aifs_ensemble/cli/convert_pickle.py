@@ -74,6 +74,6 @@ def _give_back(args: argparse.Namespace) -> None:
 def member_of(path: Path) -> int:
     """Return the member that a file's name ends in; InputError if it does not."""
     match = re.search(r"(\d+)$", path.stem)
-    if not match or not int(match[1]):
+    if not match:
         raise InputError(f"{path}: name does not end in a member's number, expected e.g. input_state_member_007.pkl")
     return int(match[1])

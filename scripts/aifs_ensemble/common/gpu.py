@@ -28,12 +28,13 @@ class NoCardError(Exception):
 
 @dataclass(frozen=True)
 class Card:
-    """A card: the driver's name of it, and its memory in bytes."""
+    """A card: the driver's name of it, its memory in bytes, and its bandwidth (0 where the driver does not say)."""
 
     name: str
     uuid: str
     memory_total: int
     memory_free: int
+    bandwidth_gb_s: float = 0.0
 
 
 @contextmanager
@@ -63,10 +64,19 @@ def cards() -> list[Card]:
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
                 memory = nvml.nvmlDeviceGetMemoryInfo(handle)
                 name, uuid = str(nvml.nvmlDeviceGetName(handle)), str(nvml.nvmlDeviceGetUUID(handle))
-                found.append(Card(name, uuid, memory.total, memory.free))
+                found.append(Card(name, uuid, memory.total, memory.free, _bandwidth(nvml, handle)))
     except NoCardError as error:
         LOG.debug("%s", error)
     return found
+
+
+def _bandwidth(nvml: Any, handle: Any) -> float:
+    """Return a card's memory bandwidth, GB/s: two transfers a clock (3352 of an H100, whose data sheet says 3350)."""
+    with suppress(Exception):  # what a driver does not know of a card
+        width = int(nvml.nvmlDeviceGetMemoryBusWidth(handle))
+        clock = int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM))
+        return 2 * clock * width / 8 / 1000
+    return 0.0
 
 
 def this_card() -> tuple[Any, Any] | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from os.path import expanduser, expandvars
+from typing import Any, TypeVar
 
 from aifs_ensemble.common.errors import ConfigError
 
+T = TypeVar("T")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]+[a-z0-9]")
 DESTINATION = "a folder or gs://bucket[/prefix]"
 _GOOGLE = re.compile(r"gs:/*(?P<rest>.*)", re.IGNORECASE)
@@ -17,7 +19,7 @@ _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 def expand(text: str, key: str) -> str:
     """Return a location with ``~`` and ``$NAME`` filled in; ConfigError for a user or a variable that there is not.
 
-    Only ``file.path`` of the initial conditions has braces of its own, and these follow no ``$``.
+    Only ``path`` and ``control`` of ``initial_conditions.file`` have braces of their own, and these follow no ``$``.
     """
     home = expanduser(text)  # noqa: PTH111 - a Path would take one slash of gs://
     if home.startswith("~"):
@@ -78,7 +80,11 @@ def checkpoint(text: str | None) -> str | None:
     return full
 
 
-def input_files(path: str | list[str]) -> str | list[str]:
-    """Return the path or paths of the user's GRIB expanded."""
-    key = "initial_conditions.file.path"
-    return expand(path, key) if isinstance(path, str) else [expand(item, key) for item in path]
+def input_files(key: str) -> Callable[[T], T]:
+    """Return what expands the path or paths of the user's GRIB under the key of section ``file``; None stays."""
+    key = f"initial_conditions.file.{key}"
+
+    def check(path: Any) -> Any:
+        return [expand(item, key) for item in path] if isinstance(path, list) else path and expand(path, key)
+
+    return check

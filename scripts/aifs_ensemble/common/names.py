@@ -16,6 +16,7 @@ from aifs_ensemble.common.errors import ConfigError
 
 STEP_HOURS = 6
 MAX_LEAD_HOURS = 960
+CONTROL = 0  # the member that starts from the unperturbed analysis
 BENCHMARKS = "logs/benchmarks"
 _CYCLE = re.compile(r"\d{8}_\d{4}")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -36,10 +37,10 @@ def parse_cycle(text: str) -> datetime:
 
 
 def parse_members(value: str | int | Iterable[int | str], largest: int = 999) -> tuple[int, ...]:
-    """Return sorted member numbers of ``1-50``, ``1,5,10-12``, an integer or a list of these.
+    """Return sorted member numbers of ``1-50``, ``0-50``, ``1,5,10-12``, an integer or a list of these.
 
-    Member numbers start at 1 (0 is the control, which this workflow does not run).
-    Raises ConfigError for anything else, for a number named twice and for one above `largest`.
+    Number 0 is the control, perturbed members start at 1. Raises ConfigError for anything else, for a number named
+    twice and for one above `largest`.
     """
     expected = "expected numbers and ranges such as 1-50 or 1,5,10-12"
     items = [value] if isinstance(value, (str, int)) else list(value)
@@ -50,8 +51,8 @@ def parse_members(value: str | int | Iterable[int | str], largest: int = 999) ->
         if not match:
             raise ConfigError(f"members: {piece!r} is not a member or a range, {expected}")
         first, last = int(match[1]), int(match[2] or match[1])
-        if not 1 <= first <= last <= largest:
-            raise ConfigError(f"members: {piece!r} is outside 1 to {largest} or runs backwards, {expected}")
+        if not CONTROL <= first <= last <= largest:
+            raise ConfigError(f"members: {piece!r} is outside 0 to {largest} or runs backwards, {expected}")
         members.extend(range(first, last + 1))
     repeated = sorted({m for m in members if members.count(m) > 1})
     if repeated:
@@ -71,6 +72,17 @@ def format_members(members: Iterable[int]) -> str:
         else:
             runs.append([member, member])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def count_members(wanted: Iterable[int], found: Iterable[int] | None = None) -> str:
+    """Return how many members are wanted, or were found of them, e.g. ``50 of 50 members and the control``."""
+    asked = set(wanted)
+    have = asked if found is None else asked & set(found)
+    if asked == {CONTROL}:
+        return "the control" if CONTROL in have else "not the control"
+    number = f"{len(asked - {CONTROL})} members"
+    text = number if found is None else f"{len(have - {CONTROL})} of {number}"
+    return text if CONTROL not in asked else f"{text} {'and' if CONTROL in have else 'without'} the control"
 
 
 def lead_hours(last: int, step: int = STEP_HOURS) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import json_bytes, write_bytes
 from aifs_ensemble.common.manifest import ENSEMBLE_SCHEMA, ensemble_state
-from aifs_ensemble.common.names import format_members
+from aifs_ensemble.common.names import count_members, format_members
 from aifs_ensemble.common.storage.base import MissingError, Storage, info_json
 from aifs_ensemble.delivery.standing import Destination, Standing
 
@@ -42,7 +42,7 @@ class EnsembleStatus:
         return tuple(sorted(set(self.wanted) - set(self.delivered)))
 
     def __str__(self) -> str:
-        text = f"{self.cycle}: {self.state}, {len(self.delivered)} of {len(self.wanted)} members"
+        text = f"{self.cycle}: {self.state}, {count_members(self.wanted, self.delivered)}"
         return f"{text}, missing {format_members(self.missing)}" if self.missing else text
 
 

@@ -17,10 +17,10 @@ import eccodes
 import numpy as np
 
 from aifs_ensemble.common.errors import InputError
-from aifs_ensemble.common.names import index_file, parse_lead_file
+from aifs_ensemble.common.names import CONTROL, index_file, parse_lead_file
 from aifs_ensemble.common.parameters import FieldName, has_row, parameter_of, variable_name
 from aifs_ensemble.fields.ccsds import read_values
-from aifs_ensemble.fields.grib_encoder import OutputSpec, grib_parameter, member_keys
+from aifs_ensemble.fields.grib_encoder import OutputSpec, former_keys, grib_parameter, member_keys
 from aifs_ensemble.fields.grib_index import Entry, parse_index, read_index
 
 # set to make a template, and read back differently or not at all
@@ -198,7 +198,8 @@ def _indexed(message: Message) -> Entry:
         "date": str(keys["dataDate"]),
         "time": f"{keys['dataTime']:04d}",
         "step": str(keys["endStep"]),
-        "number": str(keys["number"]),
+        "type": keys["type"],
+        "number": None if keys["type"] == "cf" else str(keys["number"]),
         "levtype": keys["levtype"],
         "levelist": str(keys["level"]) if keys["levtype"] in ("pl", "sol") else None,
         "expver": keys["experimentVersionNumber"],
@@ -216,7 +217,8 @@ def check_name(path: Path, found: Sequence[Message]) -> list[str]:
     if name is None:
         return []
     date, time = map(int, name.cycle.split("_"))
-    said = {"dataDate": date, "dataTime": time, "number": name.member, "endStep": name.lead}
+    kind = "cf" if name.member == CONTROL else "pf"
+    said = {"dataDate": date, "dataTime": time, "type": kind, "number": name.member, "endStep": name.lead}
     return [
         f"{path}: {message.name}: {key} is {message.keys[key]}, the file name says {value}"
         for message in found
@@ -238,6 +240,9 @@ def check_lead(
         found = list(messages(path, (*shared, "typeOfStatisticalProcessing"), values=True, data=data))
     except InputError as error:
         return [str(error)]
+    former = former_keys(spec)
+    if found and former and all(message.keys[key] == value for message in found for key, value in former.items()):
+        shared |= former  # such members vouch for themselves
     wrong = check_messages(path, found, shared)
     steps = {message.keys["endStep"] for message in found}
     if lead not in steps:

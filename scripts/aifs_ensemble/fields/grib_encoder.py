@@ -1,7 +1,8 @@
 """GRIB messages made from fields; config/parameters.yaml says what each variable is called there.
 
 The keys are those of ECMWF's AIFS ENS open data (docs/grib.md compares them with a real message):
-GRIB2, tables version 35, local section 1, class ``ai``, stream ``enfo``, type ``pf``, CCSDS packing.
+GRIB2, tables version 35, local section 1, class ``ai``, stream ``enfo``, type ``pf`` (the control ``cf``), packed as
+CCSDS.
 Water amounts are converted to kg m-2 and cloud covers to per cent, as ECMWF delivers them.
 """
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.errors import EncodingError, NotFiniteError
 from aifs_ensemble.common.models import Model
-from aifs_ensemble.common.names import parse_cycle
+from aifs_ensemble.common.names import CONTROL, parse_cycle
 from aifs_ensemble.common.parameters import find_variable
 from aifs_ensemble.fields.ccsds import CcsdsPacker, pack_with_eccodes
 
@@ -30,6 +31,8 @@ from aifs_ensemble.fields.ccsds import CcsdsPacker, pack_with_eccodes
 TABLES_VERSION = 35
 UNKNOWN_PROCESS = 255
 UNTRAINED_EXPVER = "test"
+# WMO code table 4.6, type of ensemble forecast
+UNPERTURBED, PERTURBED = 5, 6
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class OutputSpec:
     Attributes
     ----------
     variables : order of the rows of a slot and of the messages in a file
+    ensemble_size : perturbed members of the ensemble, however many are made
     accumulated : variables that hold an amount over a period
     accumulate : ``from_start`` (0 to the lead) or ``per_step`` (the last time step): what those amounts cover
     bits : bits per value by variable
@@ -134,6 +138,11 @@ class OutputSpec:
     @property
     def cycle_time(self) -> datetime:
         return parse_cycle(self.cycle)
+
+    @property
+    def type(self) -> str:
+        """MARS type: ``pf``, and ``cf`` for the control."""
+        return "cf" if self.member == CONTROL else "pf"
 
     @property
     def expver(self) -> str:
@@ -209,15 +218,23 @@ def member_keys(spec: OutputSpec) -> dict[str, Any]:
         "productDefinitionTemplateNumber": 1,
         "class": "ai",
         "stream": "enfo",
-        "type": "pf",
+        "type": spec.type,
         "experimentVersionNumber": spec.expver,
         "number": spec.member,
-        "numberOfForecastsInEnsemble": spec.ensemble_size,
-        "typeOfEnsembleForecast": 5,  # as in AIFS ENS
+        # ECMWF counts the control. It counts here whether or not it is made: a member's bytes are its own alone
+        "numberOfForecastsInEnsemble": spec.ensemble_size + 1,
+        "typeOfEnsembleForecast": UNPERTURBED if spec.member == CONTROL else PERTURBED,
         "model": spec.grib_model,
         "generatingProcessIdentifier": spec.process,
         "packingType": "grid_ccsds",
     }
+
+
+def former_keys(spec: OutputSpec) -> dict[str, Any]:
+    """Return the keys that perturbed members had otherwise until November 2026, before there was a control."""
+    if spec.member == CONTROL:
+        return {}
+    return {"numberOfForecastsInEnsemble": spec.ensemble_size, "typeOfEnsembleForecast": UNPERTURBED}
 
 
 def _set(handle: int, keys: Mapping[str, Any], what: str) -> None:

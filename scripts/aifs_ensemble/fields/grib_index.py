@@ -24,7 +24,10 @@ Entry = dict[str, Any]
 
 
 def index_entry(spec: OutputSpec, variable: str, lead: int, offset: int, length: int) -> Entry:
-    """Return the index entry of one message; keys and their order are those of AIFS ENS open data."""
+    """Return the index entry of one message; keys and their order are those of AIFS ENS open data.
+
+    The control has no ``number``, as in ECMWF's.
+    """
     parameter = grib_parameter(variable)
     time = spec.cycle_time
     entry: Entry = {
@@ -33,15 +36,16 @@ def index_entry(spec: OutputSpec, variable: str, lead: int, offset: int, length:
         "time": time.strftime("%H%M"),
         "expver": spec.expver,
         "class": "ai",
-        "type": "pf",
+        "type": spec.type,
         "stream": "enfo",
         "step": str(lead),
     }
     if parameter.level is not None:
         entry["levelist"] = str(parameter.level)
+    entry["levtype"] = parameter.levtype
+    if spec.type == "pf":
+        entry["number"] = str(spec.member)
     entry |= {
-        "levtype": parameter.levtype,
-        "number": str(spec.member),
         "param": parameter.short_name,
         "model": spec.grib_model,
         "_offset": offset,

@@ -26,6 +26,7 @@ from aifs_ensemble.common.http import (
     as_transfer_error,
     persist,
 )
+from aifs_ensemble.common.names import CONTROL
 from aifs_ensemble.common.parameters import FieldName
 from aifs_ensemble.fields.grib_reader import Header, decode, read_header, split_messages
 from aifs_ensemble.initial.opendata_client import IndexAdapter, IndexedRange, RangeClient, check_sources
@@ -50,7 +51,8 @@ class Fetched:
 class FieldRequest:
     """One request for one level type: what the client is asked for, and what must come of it.
 
-    `number` is the member, None for a deterministic forecast. All are at step 0.
+    `number` is the member, None for the control and a deterministic forecast, which indexes give no number. All are
+    at step 0.
     """
 
     time: datetime
@@ -108,10 +110,15 @@ class FetchedFields:
         }
 
 
+class NoFieldsError(InputError):
+    """The sources that answered have no field of a request."""
+
+
 class MissingFieldsError(ContentError):
-    """A source answers, but lacks fields."""
+    """A source answers, but lacks fields; `all` says whether it has none of those asked for."""
 
     def __init__(self, request: FieldRequest, missing: list[FieldName]):
+        self.all = len(missing) == len(request.parameters)
         names = ", ".join(map(str, missing))
         super().__init__(f"lacks {len(missing)} of {len(request.parameters)} fields: {names}", again=False)
 
@@ -146,8 +153,8 @@ class Downloader:
     def fetch(self, request: FieldRequest) -> FetchedFields:
         """Return the fields of a request. A request served before is served from the same source's cache.
 
-        Raises InputError when the sources that answered lack fields, DownloadError when none answered
-        in time; one line that says what each source did.
+        Raises InputError when the sources that answered lack fields (NoFieldsError: all of them), DownloadError
+        when none answered in time; one line that says what each source did.
         """
         name = f"{request}|{self.resolution}|{request.mars}"
         reasons: dict[str, TransferError] = {}
@@ -155,7 +162,9 @@ class Downloader:
             try:
                 fetched = self._from_source(source, request)
             except TransferError as error:
-                LOG.warning("%s: %s: %s", source, request, error)
+                # from 12 May 2026 on the ensemble has no control of its own: nothing to be warned of
+                usual = request.type == "cf" and isinstance(error, MissingFieldsError) and error.all
+                LOG.log(logging.INFO if usual else logging.WARNING, "%s: %s: %s", source, request, error)
                 reasons[source] = error
                 if isinstance(error, DeadlinePassedError):
                     break
@@ -165,8 +174,9 @@ class Downloader:
                 self.cache.keep_record(name, {"source": source, "request": str(request)})
                 return fetched
         told = "; ".join(f"{source}: {error}" for source, error in reasons.items())
-        lacking = any(isinstance(error, MissingFieldsError) for error in reasons.values())
-        raise (InputError if lacking else DownloadError)(f"open data {request}: {told}")
+        lacking = [error.all for error in reasons.values() if isinstance(error, MissingFieldsError)]
+        kind = DownloadError if not lacking else NoFieldsError if all(lacking) else InputError
+        raise kind(f"open data {request}: {told}")
 
     def _order(self, record: Any) -> list[str]:
         """Return the sources, the one that served this request before first: its index is in the cache."""
@@ -251,8 +261,12 @@ def _checked(data: bytes, item: IndexedRange, request: FieldRequest) -> Fetched:
         if len(messages) != 1:
             raise ContentError(f"{where}: {len(messages)} messages, expected 1", again=True)
         header = read_header(data, where)
-        found = (header.field, header.number if request.number is not None else None, header.base_time, header.step)
-        expected = (item.field, request.number, request.time, "0")
+        # the control's messages are numbered 0, a deterministic forecast's may say anything
+        member, number = (
+            (CONTROL, header.number or CONTROL) if request.type == "cf" else (request.number, header.number)
+        )
+        found = (header.field, number if member is not None else None, header.base_time, header.step)
+        expected = (item.field, member, request.time, "0")
         if found != expected:
             raise ContentError(f"{where}: {header}, expected {item.field} of {request}", again=True)
         grid, values = decode(data, where)

@@ -16,7 +16,7 @@ from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, InputError
-from aifs_ensemble.common.names import format_members
+from aifs_ensemble.common.names import CONTROL, format_members
 from aifs_ensemble.common.parameters import variable_name
 from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
 from aifs_ensemble.initial import derive
@@ -30,8 +30,8 @@ class FileSource:
 
     def __init__(self, config: Config):
         self.config = config
-        path = config.initial_conditions.file.path
-        self.patterns: list[str] = [path] if isinstance(path, str) else list(path)
+        settings = config.initial_conditions.file
+        self.patterns, self.control = _as_list(settings.path), _as_list(settings.control)
         self.times = input_times(config)
         self.regridder = Regridder(config.model.grid, config.cache)
 
@@ -43,11 +43,12 @@ class FileSource:
 
     def paths(self, member: int) -> list[Path]:
         """Return a member's files; ConfigError for a placeholder that is not known."""
+        key, patterns = ("control", self.control) if member == CONTROL and self.control else ("path", self.patterns)
         try:
-            return [Path(pattern.format(member=member, cycle=self.config.cycle)) for pattern in self.patterns]
+            return [Path(pattern.format(member=member, cycle=self.config.cycle)) for pattern in patterns]
         except (KeyError, IndexError, ValueError) as error:
             raise ConfigError(
-                f"config: initial_conditions.file.path: {self.patterns}: {error}, "
+                f"config: initial_conditions.file.{key}: {patterns}: {error}, "
                 "expected placeholders {member}, {member:03d} or {cycle}"
             ) from None
 
@@ -113,17 +114,19 @@ class FileSource:
         """Yield constants, and the fields of one member.
 
         A file of several members is searched by number; one of a single member is taken for this member
-        where the path names the member, or where the file knows of no members.
+        where the path names the member, or where the file knows of no members. The control's fields may have no
+        number beside members that have one.
         """
         moving = [location for location in locations if not self._is_constant(location)]
         numbers = {location.header.number for location in moving}
         own_file = self.paths(member) != self.paths(member + 1)
         single = len(numbers) == 1 and (own_file or None in numbers)
-        if numbers and not single and member not in numbers:
-            held = format_members(number for number in numbers if number is not None)
+        number = None if member == CONTROL and not single and CONTROL not in numbers else member
+        if numbers and not single and number not in numbers:
+            held = format_members(found for found in numbers if found is not None)
             raise InputError(f"{self._files(member)}: no member {member}, found {held or 'no member numbers'}")
         for location in locations:
-            if self._is_constant(location) or single or location.header.number == member:
+            if self._is_constant(location) or single or location.header.number == number:
                 yield location
 
     def _refuse_other_times(self, locations: list[Location], member: int) -> None:
@@ -136,6 +139,10 @@ class FileSource:
                 f"{self._files(member)}: no fields at {_spell(absent)}: the file has {_spell(times[:6])}{apart}, "
                 f"expected both {_spell(self.times)} (6 h apart)"
             )
+
+
+def _as_list(paths: str | list[str] | None) -> list[str]:
+    return [paths] if isinstance(paths, str) else list(paths or ())
 
 
 def _spell(times: Collection[datetime]) -> str:

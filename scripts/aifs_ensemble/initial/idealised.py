@@ -5,7 +5,7 @@ wave-triggering perturbation, from Jablonowski and Williamson, Q. J. R. Meteorol
 2943-2975, equations 2 to 10, on pressure levels (surface pressure is 1000 hPa, so eta = p / 1000 hPa).
 Humidity follows the moist version of the DCMIP 2012 test case 4-2, kept below saturation, with temperature
 so that virtual temperature is the paper's. The rest (land, diurnal cycle, vertical motion) is made up to be
-plausible. Members differ by a sum of smooth waves that is geostrophic, hydrostatic and seeded.
+plausible. Members differ by a sum of smooth waves that is geostrophic, hydrostatic and seeded; the control has none.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.config.sections import Idealised
+from aifs_ensemble.common.names import CONTROL
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
 from aifs_ensemble.initial import derive
 from aifs_ensemble.initial.constants import GRAVITY, VAPOUR_RATIO, VIRTUAL
@@ -214,7 +215,7 @@ def idealised_fields(
     sphere = _Sphere(np.deg2rad(grid.latitudes), np.deg2rad(grid.longitudes))
     random = _seed(settings.seed, f"{cycle_time:%Y%m%d%H}", member)
     hours = (time - cycle_time).total_seconds() / 3600
-    waves = _waves(sphere, random, hours, settings.amplitude)
+    waves = _waves(sphere, random, hours, 0.0 if member == CONTROL else settings.amplitude)
     upper = _levels(sphere, waves, levels)
     return upper | _surface(sphere, waves, time, upper)
 

@@ -1,4 +1,7 @@
-"""Initial conditions from ECMWF open data: perturbed members of the IFS ensemble at T-6h and T.
+"""Initial conditions from ECMWF open data: members of the IFS ensemble at T-6h and T.
+
+The control is the ensemble's own (type ``cf``). A time at which the ensemble's index has none, as from 12 May 2026 on,
+has it as the deterministic forecast, ``oper`` ``fc``: the same analysis.
 
 Constants (land-sea mask, orography and its subgrid statistics) are those of the control forecast at T, the
 same for every member; they are fetched and interpolated once per cycle.
@@ -7,7 +10,7 @@ same for every member; they are fetched and interpolated once per cycle.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,15 +19,18 @@ from typing import Any
 import numpy as np
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.errors import DownloadError, InputError
+from aifs_ensemble.common.names import CONTROL
 from aifs_ensemble.common.parameters import FieldName, field_name, parameter_of, variable_name
 from aifs_ensemble.fields.state import State, read_state, write_state
 from aifs_ensemble.initial.constants import GRAVITY
-from aifs_ensemble.initial.download import Downloader, Fetched, FetchedFields, FieldRequest
+from aifs_ensemble.initial.download import Downloader, Fetched, FetchedFields, FieldRequest, NoFieldsError
 from aifs_ensemble.initial.source import Inputs, Regridder, Values, in_model_units, input_times
 
 LOG = logging.getLogger(__name__)
 
+# stream and type of the control: where it is with the members, and where it is a forecast of its own
+CONTROL_KIND, ALONE = ["enfo", "cf"], ["oper", "fc"]
 LICENCE = "ECMWF open data, Creative Commons Attribution 4.0 International (CC BY 4.0)"
 
 
@@ -56,9 +62,11 @@ class OpenDataSource:
         """Fetch constants and both ensemble index files, interpolate, keep; return a record of it."""
         constants = self._constants()
         first = by_level_type(self.config.model.surface)["sfc"][:1]
+        perturbed = next((member for member in self.config.members if member != CONTROL), CONTROL)
         for time in input_times(self.config):
             # one small field: it brings the index of the file that all members read
-            _to_model(self.downloader.fetch(self._request(time, self.config.members[0], tuple(first))), self.regridder)
+            for answer in self._fetch(time, perturbed, [first]):
+                _to_model(answer, self.regridder)
         return {
             "source": {"kind": "ecmwf-open-data", "licence": LICENCE, "constants": constants.provenance},
             "interpolation": self.regridder.provenance,
@@ -72,8 +80,7 @@ class OpenDataSource:
         requests = []
         for time in input_times(self.config):
             fields[time] = {}
-            for parameters in by_level_type(self.config.model.prognostic).values():
-                answer = self.downloader.fetch(self._request(time, member, tuple(parameters)))
+            for answer in self._fetch(time, member, by_level_type(self.config.model.prognostic).values()):
                 fields[time] |= _to_model(answer, self.regridder)
                 requests.append(answer.provenance)
         at_last = fields[self.config.cycle_time]
@@ -87,9 +94,42 @@ class OpenDataSource:
         }
         return Inputs(fields, {"source": source, "interpolation": self.regridder.provenance})
 
-    @staticmethod
-    def _request(time: datetime, member: int, parameters: Any) -> FieldRequest:
-        return FieldRequest(time, "enfo", "pf", parameters, member)
+    def _fetch(self, time: datetime, member: int, groups: Iterable[Sequence[FieldName]]) -> Iterator[FetchedFields]:
+        """Yield a member's fields at a time, level type by level type.
+
+        The control's are all of one kind: of ``oper`` where the ensemble's index names no field of a control. Where it
+        names some of them, or the file is not there, what is missing is missing.
+        """
+        if member != CONTROL:
+            for parameters in groups:
+                yield self.downloader.fetch(FieldRequest(time, "enfo", "pf", tuple(parameters), member))
+            return
+        # once found, it is not asked for again: with everything in the cache no network is needed
+        note = f"control at {time:%Y%m%d_%H%M}|{self.downloader.resolution}"
+        alone, begun = self.downloader.cache.record(note) == ALONE, False
+        for parameters in groups:
+            ensemble, deterministic = (
+                FieldRequest(time, stream, kind, tuple(parameters)) for stream, kind in (CONTROL_KIND, ALONE)
+            )
+            try:
+                answer = self.downloader.fetch(deterministic if alone else ensemble)
+            except NoFieldsError as absent:
+                if alone or begun:
+                    raise
+                answer = self._alone(deterministic, absent)
+                self.downloader.cache.keep_record(note, ALONE)
+                alone = True
+            begun = True
+            yield answer
+
+    def _alone(self, request: FieldRequest, absent: NoFieldsError) -> FetchedFields:
+        """Return the deterministic forecast's fields, for a control that is `absent` from the ensemble."""
+        try:
+            answer = self.downloader.fetch(request)
+        except (InputError, DownloadError) as error:
+            raise type(error)(f"{absent}; and {error}") from None
+        LOG.info("%s: the control, which the ensemble's index does not have", request)
+        return answer
 
     def _constants_path(self) -> Path:
         name = f"{self.config.cycle}_{self.config.model.grid}_{'-'.join(sorted(self.config.model.constant))}"

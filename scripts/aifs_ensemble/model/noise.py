@@ -27,8 +27,10 @@ def noise_seed(model: str, cycle: str, member: int, step: int) -> int:
     two steps of any members of one cycle share them: torch's CPU generator uses only those, and 50 members of
     160 steps would otherwise meet by chance once in 130 ensembles. ConfigError when member or step is out of range.
     """
-    if not (0 < member < _LIMIT and 0 < step < _LIMIT):
-        raise ConfigError(f"noise: member {member}, step {step}, expected both between 1 and {_LIMIT - 1}")
+    if not (0 <= member < _LIMIT and 0 < step < _LIMIT):
+        raise ConfigError(
+            f"noise: member {member}, step {step}, expected a member from 0 and a step from 1 to {_LIMIT - 1}"
+        )
     high = _hash(SCHEME, model, cycle, str(member), str(step)) >> 1
     low = (_hash(SCHEME, model, cycle) + _ODD * (member * _LIMIT + step)) % 2**32
     return high << 32 | low

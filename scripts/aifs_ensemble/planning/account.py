@@ -18,13 +18,13 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.models import fetched_by_coordinator
+from aifs_ensemble.planning.cards import gpu_name
 from aifs_ensemble.planning.costs import CATEGORIES
 from aifs_ensemble.planning.intervals import Intervals, difference, length, union
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.plan import default_profile
 from aifs_ensemble.planning.pricing import Pricing, Rates
 from aifs_ensemble.planning.runs import Attempt, JobTime, RunRecord
-from aifs_ensemble.planning.throughput import gpu_name
 
 LOG = logging.getLogger(__name__)
 # Where a machine's seconds went; they add up to the time from its first member's start to its last one's end.

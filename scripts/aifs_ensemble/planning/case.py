@@ -11,7 +11,8 @@ from aifs_ensemble.common.models import fetched_by_coordinator
 from aifs_ensemble.planning.machines import HourPrice, Machines, MachineType
 from aifs_ensemble.planning.outstanding import Outstanding
 from aifs_ensemble.planning.regions import usable_regions
-from aifs_ensemble.planning.throughput import Speed, Throughput
+from aifs_ensemble.planning.speeds import Speed
+from aifs_ensemble.planning.throughput import Throughput
 
 
 @dataclass(frozen=True)

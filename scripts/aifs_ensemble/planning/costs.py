@@ -10,7 +10,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.machines import Machines, MachineType
 from aifs_ensemble.planning.regions import continent, near
-from aifs_ensemble.planning.throughput import Speed
+from aifs_ensemble.planning.speeds import Speed
 
 CATEGORIES = ("gpu compute", "cpu compute", "disks", "image pulls", "network", "storage operations", "management")
 GB = 1e9

@@ -67,7 +67,11 @@ class HourPrice:
 
 @dataclass(frozen=True)
 class Gpu:
-    """The cards of a machine type; `memory_mb` (MiB), `tflops` (dense, 16 bit) and `bandwidth_gb_s` are of one card."""
+    """The cards of a machine type; `memory_mb` (MiB), `tflops` (dense, 16 bit) and `bandwidth_gb_s` are of one card.
+
+    `like` names the known card whose figures these are, where the card itself is not known, and `like_by` by what it is
+    the nearest.
+    """
 
     name: str
     count: int
@@ -75,6 +79,8 @@ class Gpu:
     googlebatch: str
     tflops: float
     bandwidth_gb_s: float
+    like: str = ""
+    like_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,7 @@ class Machines:
     services: Mapping[str, tuple[float, str]]
     coiled_gpu: Mapping[str, tuple[float, str]]
     assumptions: Assumptions
+    cards: Mapping[str, Gpu]
 
     def machine(self, name: str) -> MachineType:
         """Return a machine type; ConfigError naming the nearest one when there is none."""
@@ -179,8 +186,9 @@ class Machines:
 
     @cached_property
     def gpu_specs(self) -> Mapping[str, Gpu]:
-        """Cards by name."""
-        return {machine.gpu.name: machine.gpu for machine in self.types.values() if machine.gpu is not None}
+        """Cards by name: of the machine types, and those that only a machine of one's own may have."""
+        rented = {machine.gpu.name: machine.gpu for machine in self.types.values() if machine.gpu is not None}
+        return {**self.cards, **rented}
 
     def price_notes(self, machines: Iterable[MachineType], region: str, today: dt.date) -> list[str]:
         """Return the label of each price list that a plan on `machines` uses."""
@@ -205,7 +213,7 @@ def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:
         _own_sources(over, prices.name)
         merge(content.setdefault("prices", {}), over)
     name = path.name
-    check_keys(content, name, ("classes", "machine_types", "prices", "assumptions"))
+    check_keys(content, name, ("classes", "machine_types", "prices", "assumptions"), optional=("cards",))
     table = content["prices"]
     check_keys(table, f"{name}: prices", _PRICE_KEYS)
     for key in _PRICE_KEYS:
@@ -232,6 +240,7 @@ def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:
             for key, item in table["coiled_gpu_hour"].items()
         },
         assumptions=_assumptions(content["assumptions"], name),
+        cards={key: _card(key, item, f"{name}: cards.{key}") for key, item in (content.get("cards") or {}).items()},
     )
 
 
@@ -243,6 +252,7 @@ def machines_of(config: Config) -> Machines:
 
 _PRICE_KEYS = ("lists", "machines", "services", "coiled_gpu_hour")
 _TYPE_KEYS = ("class", "vcpus", "memory_mb", "scratch_gb", "scratch_kind")
+_CARD_KEYS = ("memory_mb", "tflops", "bandwidth_gb_s")
 _GPU_KEYS = ("name", "count", "memory_mb", "googlebatch", "tflops", "bandwidth_gb_s")
 
 
@@ -331,6 +341,12 @@ def _machine(key: str, item: Any, prices: Any, lists: Mapping[str, PriceList], w
             for region, price in prices.items()
         },
     )
+
+
+def _card(key: str, item: Any, where: str) -> Gpu:
+    check_keys(item, where, _CARD_KEYS)
+    memory, tflops, bandwidth = (number(item[part], f"{where}.{part}", minimum=1) for part in _CARD_KEYS)
+    return Gpu(key, 1, int(memory), "", tflops, bandwidth)
 
 
 def _assumptions(item: Any, name: str) -> Assumptions:

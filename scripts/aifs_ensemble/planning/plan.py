@@ -20,6 +20,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import PlanError
 from aifs_ensemble.common.gpu import cards
 from aifs_ensemble.common.manifest import MemberManifest
+from aifs_ensemble.planning.cards import own_card
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.costs import GB
 from aifs_ensemble.planning.estimates import Estimate, estimate, grid_points
@@ -27,7 +28,7 @@ from aifs_ensemble.planning.machines import Gpu, Machines, MachineType
 from aifs_ensemble.planning.outstanding import Outstanding, outstanding
 from aifs_ensemble.planning.own_pass import unmixed, why_own_pass, without_acceleration
 from aifs_ensemble.planning.regions import mismatches
-from aifs_ensemble.planning.throughput import Throughput, gpu_name, load_throughput, past_manifests, with_runs
+from aifs_ensemble.planning.throughput import Throughput, load_throughput, past_manifests, with_runs
 
 PROFILES = ("local", "coiled-gpu", "googlebatch")
 _PROFILE_FILES = Path(__file__).parents[3] / "profiles"
@@ -86,14 +87,11 @@ class Plan:
 
 
 def _own_gpu(machines: Machines) -> Gpu | None:
-    """Return the cards of the machine that this runs on; their speed is known if the table has it."""
-    found = cards()
-    if not found:
+    """Return the cards of the machine that this runs on."""
+    if not (found := cards()):
         return None
-    name = gpu_name(found[0].name, machines.gpu_specs)
-    spec = machines.gpu_specs.get(name)
-    tflops, bandwidth = (spec.tflops, spec.bandwidth_gb_s) if spec else (100.0, 500.0)
-    return Gpu(name, len(found), int(found[0].memory_total / 2**20), "", tflops, bandwidth)
+    first = found[0]
+    return own_card(first.name, len(found), int(first.memory_total / 2**20), first.bandwidth_gb_s, machines.gpu_specs)
 
 
 def this_machine(config: Config, machines: Machines) -> MachineType:
@@ -236,7 +234,8 @@ def _findings(case: Case, machine: MachineType, chosen: Estimate, notes: Sequenc
     if not case.local:
         found += _region_findings(case)
     if chosen.speed.status == "estimated" and case.work.to_forecast:
-        found.append(Finding("note", f"{chosen.step_seconds:.3f} s a step is {chosen.speed.source}"))
+        speed = chosen.speed
+        found.append(Finding("note", f"{speed.gpu}: not measured, {chosen.step_seconds:.3f} s a step {speed.source}"))
     old = [note for note in notes if "OLD" in note]
     if old:
         found.append(Finding("note", f"old prices: {'; '.join(old)}; put today's over them with cloud.prices"))

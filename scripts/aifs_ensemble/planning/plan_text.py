@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.names import format_members
+from aifs_ensemble.common.names import count_members, format_members
 from aifs_ensemble.common.text import duration, money, size, table
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.choice import ranked
@@ -37,10 +37,12 @@ def _work_line(case: Case) -> str:
     config, work = case.config, case.work
     todo = work.to_forecast
     if not todo and not work.to_deliver:
-        return f"plan: {config.cycle}: all {len(config.members)} members are there, nothing to compute"
+        one = len(config.members) == 1
+        all_of = f"{'' if one else 'all '}{count_members(config.members)} {'is' if one else 'are'}"
+        return f"plan: {config.cycle}: {all_of} there, nothing to compute"
     which = f" ({format_members(member.member for member in todo)})" if todo else ""
     return (
-        f"plan: {config.cycle}: {len(todo)} of {len(config.members)} members to forecast{which}, "
+        f"plan: {config.cycle}: {count_members(config.members, (m.member for m in todo))} to forecast{which}, "
         f"{work.steps} steps, {len(work.to_deliver)} members to deliver, {size(case.delivered_bytes)}"
     )
 

@@ -1,8 +1,9 @@
 """How long a forecast takes on which card: measured entries, estimates for other cards, corrections by past runs.
 
 The table is data (config/throughput.json). An entry that was measured on the card asked for is taken as it is;
-otherwise a card's forward pass is estimated from the reference card: its arithmetic part by the ratio of arithmetic
-rates, the rest, which moves memory, by the ratio of bandwidths. Manifests of finished members stand over both.
+otherwise a card's forward pass is estimated from that of the nearest card that was measured in the same way of running:
+its arithmetic part by the ratio of arithmetic rates, the rest, which moves memory, by the ratio of bandwidths
+(`planning.speeds`). Manifests of finished members stand over both.
 """
 
 from __future__ import annotations
@@ -21,42 +22,14 @@ from aifs_ensemble.common.files import read_json, write_bytes
 from aifs_ensemble.common.manifest import MemberManifest, machine_name, read_member_manifest
 from aifs_ensemble.common.names import Keys, member_name
 from aifs_ensemble.common.yaml_tables import number
+from aifs_ensemble.planning.cards import CPU, gpu_name
 from aifs_ensemble.planning.intervals import Intervals, length, union
 from aifs_ensemble.planning.machines import Gpu
+from aifs_ensemble.planning.speeds import Key, Speed, estimated, way_of
 
 TABLE = Path(__file__).parents[3] / "config" / "throughput.json"
 SCHEMA = "aifs-ensemble/throughput/1"
 RUNS_READ = 50
-# Stands for a processor in estimates only: a model without a measurement on one gets hours, which is the message.
-CPU = Gpu("cpu", 1, 0, "", tflops=0.1, bandwidth_gb_s=20)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds of one member on one card. `status` is ``measured``, ``estimated`` or ``from runs``.
-
-    `cold_seconds` is what the first member on a fresh machine needs beyond `startup_seconds`: compiling what later
-    ones find in the cache.
-    """
-
-    model: str
-    gpu: str
-    precision: str
-    compile: bool
-    deterministic: bool
-    step_seconds: float
-    forward_seconds: float
-    startup_seconds: float
-    drain_seconds: float
-    peak_gpu_mb: float
-    status: str
-    date: str
-    source: str
-    cold_seconds: float = 0.0
-
-    @property
-    def key(self) -> tuple[str, str, str, bool, bool]:
-        return (self.model, self.gpu, self.precision, self.compile, self.deterministic)
 
 
 @dataclass(frozen=True)
@@ -90,13 +63,19 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Throughput:
-    """The table. `runs` are corrections from manifests, which stand over the entries."""
+    """The table. `specs` are cards by name, `runs` corrections from manifests, which stand over the entries."""
 
     reference: Mapping[str, Any]
     sizes: tuple[OutputSize, ...]
     entries: tuple[Speed, ...]
     baseline: Baseline
+    specs: Mapping[str, Gpu]
     runs: tuple[Speed, ...] = ()
+
+    @property
+    def arithmetic(self) -> float:
+        """Arithmetic of one step, TFLOP, at the rates of data sheets: what the reference card does in its seconds."""
+        return float(self.reference["arithmetic_seconds"]) * self.specs[self.reference["gpu"]].tflops
 
     def size(self, model: str) -> OutputSize:
         """Return a model's size; of one not listed, that of the first listed."""
@@ -106,12 +85,30 @@ class Throughput:
         first = self.sizes[0]
         return replace(first, model=model, status="estimated", source=f"as {first.model}")
 
-    def speed(self, model: str, gpu: Gpu | None, precision: str, compiled: bool, deterministic: bool) -> Speed:
-        """Return the speed of a model on a card (None: a processor), measured or estimated."""
+    def speed(
+        self,
+        model: str,
+        gpu: Gpu | None,
+        precision: str,
+        compiled: bool,
+        deterministic: bool,
+        accelerated: bool = True,
+    ) -> Speed:
+        """Return the speed of a model on a card (None: a processor), measured or estimated.
+
+        A card that no table has is taken as the one that it is likened to, and its speed says so.
+        """
         card = gpu or CPU
-        key = (model, card.name, precision, compiled, deterministic)
+        key = (model, card.name, precision, way_of(compiled, accelerated), deterministic)
         found = self._find(key)
-        return found if found is not None else self._estimate(key, card)
+        if found is not None:
+            return found
+        if not card.like:
+            return estimated(self.entries, key, card, self.specs, self.arithmetic)
+        like = self.speed(model, self.specs[card.like], precision, compiled, deterministic, accelerated)
+        how = like.source if like.status == "estimated" else f"{like.status} {like.date}"
+        source = f"estimated from {card.like}, the nearest known card by {card.like_by} ({how})"
+        return replace(like, gpu=card.name, status="estimated", source=source)
 
     def for_config(self, config: Config, gpu: Gpu | None) -> Speed:
         """Return the speed of a configuration's model, precision and compilation on a card."""
@@ -119,69 +116,12 @@ class Throughput:
         compiled, deterministic = bool(settings.compile), bool(settings.deterministic)
         return self.speed(config.model.name, gpu, str(settings.precision), compiled, deterministic)
 
-    def _find(self, key: tuple[str, str, str, bool, bool]) -> Speed | None:
+    def _find(self, key: Key) -> Speed | None:
         for pool in (self.runs, self.entries):
             matching = [entry for entry in pool if entry.key == key]
             if matching:
                 return max(matching, key=lambda entry: entry.date)
         return None
-
-    def _estimate(self, key: tuple[str, str, str, bool, bool], card: Gpu) -> Speed:
-        """Scale the nearest entry of the reference card (or of any processor, for a processor)."""
-        model, _, precision, compiled, deterministic = key
-
-        def distance(entry: Speed) -> tuple[bool, bool, bool, bool, bool]:
-            return (
-                entry.gpu != card.name,
-                entry.model != model,
-                entry.compile != compiled,
-                entry.deterministic != deterministic,
-                entry.precision != precision,
-            )
-
-        pool = [entry for entry in self.entries if entry.gpu in (self.reference["gpu"], card.name)]
-        pool = [entry for entry in pool if entry.model == model] or pool
-        nearest = min(pool, key=distance)
-        forward = nearest.forward_seconds
-        if nearest.gpu != card.name:
-            forward = self.scaled_forward(forward, card)
-        step = forward + nearest.step_seconds - nearest.forward_seconds
-        differs = ", ".join(
-            f"{name} {was}"
-            for name, was, now in (
-                ("precision", nearest.precision, precision),
-                ("compile", nearest.compile, compiled),
-                ("deterministic", nearest.deterministic, deterministic),
-            )
-            if was != now
-        )
-        source = f"estimated from {nearest.gpu} by arithmetic and bandwidth" + (
-            f", measured with {differs}" if differs else ""
-        )
-        return Speed(
-            *key,
-            step_seconds=step,
-            forward_seconds=forward,
-            startup_seconds=nearest.startup_seconds,
-            drain_seconds=nearest.drain_seconds,
-            peak_gpu_mb=nearest.peak_gpu_mb,
-            status="estimated",
-            date=nearest.date,
-            source=source,
-            cold_seconds=nearest.cold_seconds,
-        )
-
-    def scaled_forward(self, seconds: float, card: Gpu) -> float:
-        """Return the forward pass of `card`, given that of the reference card.
-
-        A roofline with two terms: ``arithmetic * F_ref / F + (seconds - arithmetic) * B_ref / B`` with F the
-        arithmetic rates and B the memory bandwidths of the data sheets.
-        """
-        arithmetic = min(seconds, self.reference["arithmetic_seconds"])
-        return (
-            arithmetic * self.reference["tflops"] / card.tflops
-            + (seconds - arithmetic) * self.reference["bandwidth_gb_s"] / card.bandwidth_gb_s
-        )
 
 
 def load_throughput(specs: Mapping[str, Gpu], path: Path = TABLE) -> Throughput:
@@ -195,14 +135,12 @@ def load_throughput(specs: Mapping[str, Gpu], path: Path = TABLE) -> Throughput:
     reference = dict(content["reference"])
     if reference["gpu"] not in specs:
         raise ConfigError(f"{path}: reference.gpu {reference['gpu']!r} is not a card of machines.yaml")
-    card = specs[reference["gpu"]]
-    reference |= {"tflops": card.tflops, "bandwidth_gb_s": card.bandwidth_gb_s}
     try:
         sizes = tuple(OutputSize(**item) for item in content["sizes"])
         baseline = Baseline(**content["baseline"])
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path}: sizes or baseline: {error}") from None
-    return Throughput(reference, sizes, tuple(_entry(item, path) for item in content["entries"]), baseline)
+    return Throughput(reference, sizes, tuple(_entry(item, path) for item in content["entries"]), baseline, specs)
 
 
 _NUMBERS = ("step_seconds", "forward_seconds", "startup_seconds", "drain_seconds", "peak_gpu_mb", "cold_seconds")
@@ -210,24 +148,12 @@ _NUMBERS = ("step_seconds", "forward_seconds", "startup_seconds", "drain_seconds
 
 def _entry(item: Mapping[str, Any], path: Path | str) -> Speed:
     known = {key: value for key, value in item.items() if key in Speed.__dataclass_fields__}
-    missing = [key for key in Speed.__dataclass_fields__ if key not in known and key != "cold_seconds"]
+    missing = [key for key in Speed.__dataclass_fields__ if key not in (*known, "cold_seconds", "accelerated")]
     if missing:
         raise ConfigError(f"{path}: entry {item.get('gpu', '?')} {item.get('model', '?')}: {missing[0]} is missing")
     for key in _NUMBERS:
         number(known.get(key, 0.0), f"{path}: entry {known['gpu']}: {key}")
     return Speed(**known)
-
-
-def gpu_name(device: str, specs: Iterable[str]) -> str:
-    """Return the table's name of a device as drivers spell it, e.g. ``NVIDIA H100 80GB HBM3``; ``cpu`` for none.
-
-    A card that the table does not have keeps the driver's name.
-    """
-    words = device.upper().replace("-", " ").split()
-    for name in sorted(specs, key=len, reverse=True):
-        if all(part in words for part in name.upper().split("-")):
-            return name
-    return "cpu" if not device or device.lower().startswith("cpu") else device
 
 
 def engine_result(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -356,7 +282,7 @@ def card_step_seconds(manifests: Iterable[MemberManifest]) -> float:
 
 def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Iterable[str]) -> Throughput:
     """Return the table corrected by finished members: medians of their seconds, and what their output weighed."""
-    groups: dict[tuple[str, str, str, bool, bool], list[MemberManifest]] = {}
+    groups: dict[Key, list[MemberManifest]] = {}
     specs = list(specs)
     for manifest in manifests:
         if manifest.step_seconds:
@@ -365,17 +291,21 @@ def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Ite
                 manifest.model,
                 gpu_name(manifest.device, specs),
                 str(settings.get("precision", "32")),
-                bool(settings.get("compile", False)),
+                way_of(bool(settings.get("compile", False))),
                 bool(settings.get("deterministic", True)),
             )
             groups.setdefault(key, []).append(manifest)
     runs = []
-    for key, members in groups.items():
+    for (model, gpu, precision, way, deterministic), members in groups.items():
         phases = [phase_seconds(manifest.timings, manifest.step_seconds) for manifest in members]
         step = card_step_seconds(members)
         runs.append(
             Speed(
-                *key,
+                model=model,
+                gpu=gpu,
+                precision=precision,
+                compile=way != "eager",
+                deterministic=deterministic,
                 step_seconds=step,
                 forward_seconds=min(step, statistics.median(statistics.median(m.step_seconds) for m in members)),
                 startup_seconds=statistics.median(own_start_up_seconds(member) for member in members),

@@ -21,7 +21,7 @@ from matplotlib.image import AxesImage
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
-from aifs_ensemble.common.names import format_members, member_name
+from aifs_ensemble.common.names import CONTROL, count_members, format_members, member_name
 from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.common.themes import DPI, WIDTH, Theme
 from aifs_ensemble.fields.grib_encoder import grib_parameter
@@ -166,14 +166,14 @@ def member_fields(config: Config, theme: Theme) -> Figure:
     for axis, (member, values) in zip(axes, shown.items(), strict=False):
         image = look.draw(axis, values[index])
         if len(shown) > 1:
-            axis.set_title(str(member), color=theme.faint, fontsize=8, pad=2)
+            axis.set_title("control" if member == CONTROL else str(member), color=theme.faint, fontsize=8, pad=2)
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
     bar = figure.colorbar(image, ax=axes, orientation="horizontal", shrink=0.5, aspect=40, pad=0.02)
     bar.ax.tick_params(colors=theme.faint, labelcolor=theme.faint, length=0, labelsize=8)
     bar.outline.set_visible(False)
     bar.set_label(parameter.grib_units, color=theme.faint, fontsize=9)
-    who = member_name(config.members[0]) if len(config.members) == 1 else f"{len(shown)} members"
+    who = member_name(config.members[0]) if len(config.members) == 1 else count_members(shown)
     left_out = f", without {format_members(missing)}" if missing else ""
     untrained = ", untrained model" if config.model.untrained else ""
     figure.suptitle(

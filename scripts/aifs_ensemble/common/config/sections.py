@@ -90,9 +90,11 @@ class EcmwfOpenData(Section):
 class FileSettings(Section):
     """A GRIB file of the user's."""
 
-    path: Annotated[str | list[str], AfterValidator(locations.input_files)] = ""
+    path: Annotated[str | list[str], AfterValidator(locations.input_files("path"))] = ""
     """GRIB file or files with both times; {member}, {member:03d} and {cycle} are filled in. Needed with source:
     file."""
+    control: Annotated[Nullable[str | list[str]], AfterValidator(locations.input_files("control"))] = None
+    """GRIB file or files of the control, member 0. null: as the path says, with member 0 filled in."""
 
 
 class Idealised(Section):
@@ -254,12 +256,14 @@ class Values(Section):
     cycle: Annotated[str, BeforeValidator(_cycle)]
     """Initial time, "YYYYMMDD_HHMM" in quotes, UTC; the hour is 00, 06, 12 or 18."""
     members: Annotated[str | int | list[Any], BeforeValidator(_whole)]
-    """Members to run: 1-50, or 1,5,10-12, or a list. There is no member 0: the control is not run."""
-    ensemble_size: Whole = Field(default=50, ge=1, le=999)
-    """Written to GRIB as numberOfForecastsInEnsemble; no member may be above it."""
+    """Members to run: 1-50, or 1,5,10-12, or a list. Member 0 is the control, from the unperturbed analysis: 0-50 runs
+    it too."""
+    ensemble_size: Whole = Field(default=50, ge=1, le=254)
+    """Perturbed members of the ensemble, however many a run makes; no member may be above it. GRIB's
+    numberOfForecastsInEnsemble, an octet, is one more, as ECMWF's: it counts the control, made or not."""
     min_members: Nullable[Count] = None
-    """Members with which a short ensemble still counts (_SUCCESS), and says that it is short; snakemake ends with 1 all
-    the same, because members failed. null: all of them."""
+    """Members, the control counted as one, with which a short ensemble still counts (_SUCCESS), and says that it is
+    short; snakemake ends with 1 all the same, because members failed. null: all of them."""
     lead_hours: Whole = Field(ge=6, le=960, multiple_of=6)
     """Last lead time in hours; every 6-hour step up to it is delivered."""
     scratch: Annotated[str, AfterValidator(locations.place("scratch"))]
