@@ -27,7 +27,15 @@ from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.forecast import engine
 from aifs_ensemble.forecast.request import ForecastRequest, read_initial
 from aifs_ensemble.forecast.run import run_forecast
-from aifs_ensemble.model import accelerated, conditional_norm, graph_attention, known_classes, numerics, passes
+from aifs_ensemble.model import (
+    accelerated,
+    conditional_norm,
+    graph_attention,
+    known_classes,
+    numerics,
+    passes,
+    supported,
+)
 from aifs_ensemble.model.check_records import CheckRecords, check_key
 from aifs_ensemble.model.checkpoint.build import build_checkpoint
 from aifs_ensemble.model.checkpoint.load import load_model
@@ -112,12 +120,18 @@ def broken_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def too_many_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_attention, "PADDED_ATTRIBUTES", 2)
+    """A reason of the list of what the pass can do."""
+    monkeypatch.setattr(supported, "MOST_ATTRIBUTES", 2)
+
+
+def shapes_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch says of sizes that nobody thought of, while the pass is made."""
+    monkeypatch.setattr(graph_attention, "padded", lambda size: -1)
 
 
 def kernel_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Triton says of sizes that are no power of two, from inside the kernel."""
-    monkeypatch.setattr(graph_attention, "PADDED_ATTRIBUTES", 12)
+    monkeypatch.setattr(graph_attention, "padded", lambda size: 12)
     monkeypatch.setattr(graph_attention, "attend", KERNEL)
 
 
@@ -147,7 +161,8 @@ def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     ("breaks", "reason"),
     [
         (broken_part, r"^AttributeError: 'GraphTransformerMapperBlock' object has no attribute 'no_such_part'$"),
-        (too_many_attributes, r"^ValueError: \d+ edge attributes, expected at most 2$"),
+        (too_many_attributes, r"^encoder with \d+ edge attributes, expected at most 2"),
+        (shapes_do_not_fit, r"^\w+Error: "),
         (kernel_does_not_compile, r"^\w+(Error)?: .*power of (2|two)"),
         (kernel_is_wrong, r"^it differs from the model's own pass: \w+ \d\.\de-\d\d of what a step changes, threshold"),
         (another_version, r"^anemoi-models 0\.11\.2 is installed, the accelerated pass is written for 0\.5 and 0\.6$"),
