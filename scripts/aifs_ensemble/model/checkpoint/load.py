@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.common.models import Model
+from aifs_ensemble.model.checkpoint.archive import plain_records
 from aifs_ensemble.model.checkpoint.build import build_demo, recipe_digest
 from aifs_ensemble.model.checkpoint.describe import (
     Description,
@@ -92,12 +93,11 @@ def _unpickle(description: Description, device: str, also: Collection[str]) -> A
     from aifs_ensemble.model.attention import ensure_flash_attention
 
     path = description.path
+    pickled = pickle_module(also, plain_records(path, description.name))
     ensure_flash_attention()
     try:
         # weights_only=False, for the checkpoint is a whole model; pickle_module is what limits it.
-        interface: Any = torch.load(
-            path, map_location=device, mmap=True, weights_only=False, pickle_module=pickle_module(also)
-        )
+        interface: Any = torch.load(path, map_location=device, mmap=True, weights_only=False, pickle_module=pickled)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except (ImportError, AttributeError, TypeError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
@@ -105,6 +105,6 @@ def _unpickle(description: Description, device: str, also: Collection[str]) -> A
         hint = f"; pickled with {difference}" if difference else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: cannot be loaded ({type(error).__name__}: {reason}){hint}") from error
-    if not isinstance(interface, AnemoiModelInterface):
+    if type(interface) is not AnemoiModelInterface:
         raise CheckpointError(f"{path}: holds a {type(interface).__name__}, expected an AnemoiModelInterface")
     return interface
