@@ -29,6 +29,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from aifs_ensemble.common.errors import InputError, WorkflowError
+from aifs_ensemble.common.file_identity import file_identity
 from aifs_ensemble.common.files import JsonLines, digest, read_json, remove_leftovers, write_bytes, write_json
 from aifs_ensemble.common.manifest import LeadRecord, check_leads, lead_record
 from aifs_ensemble.common.names import index_file, lead_file
@@ -76,12 +77,13 @@ class LeadJournal:
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file whose SHA-256 is known as long as its size and time of change stay the same."""
+    """A file whose SHA-256 is known as long as it is the same one, on the same start of the same machine."""
 
     path: str
     size: int
     mtime_ns: int
     sha256: str
+    identity: str = ""
 
     @classmethod
     def of(cls, path: Path, known: Mapping[str, Any] | None, digest_of: Callable[[Path], str]) -> KnownFile:
@@ -90,14 +92,14 @@ class KnownFile:
         A file that is gone keeps the digest it had: a finished member needs no inputs. InputError if it had none.
         """
         try:
-            status = path.stat()
+            status, identity = path.stat(), file_identity(path)
         except OSError:
             if known is None:
                 raise InputError(f"{path}: no such file") from None
             return cls(**known)
-        if known is not None and (known["size"], known["mtime_ns"]) == (status.st_size, status.st_mtime_ns):
-            return cls(str(path), status.st_size, status.st_mtime_ns, known["sha256"])
-        return cls(str(path), status.st_size, status.st_mtime_ns, digest_of(path))
+        same = known is not None and identity and known.get("identity") == identity
+        sha256 = known["sha256"] if known is not None and same else digest_of(path)
+        return cls(str(path), status.st_size, status.st_mtime_ns, sha256, identity)
 
 
 class WorkFolder:

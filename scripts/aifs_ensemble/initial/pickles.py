@@ -100,5 +100,5 @@ def convert_pickle(config: Config, pickled: Path, member: int, path: Path) -> St
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{pickled}: no such file") from None
     state = assemble(config, member, pickle_inputs(config, data, str(pickled)))
-    write_state(path, state, keep_equal=True)
+    write_state(path, state, keep_equal=True, durable=True)
     return state

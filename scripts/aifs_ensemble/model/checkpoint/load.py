@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.errors import CheckpointError
+from aifs_ensemble.common.file_identity import file_identity
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.model.checkpoint.archive import plain_records
 from aifs_ensemble.model.checkpoint.build import build_demo, recipe_digest
@@ -40,6 +41,7 @@ def load_model(path: Path, model: Model, *, device: str | torch.device, trust: b
     checkpoint when that may be the reason.
     """
     description = describe_checkpoint(path)
+    identity = file_identity(path)
     check_description(description, model)
     if trust:
         LOG.warning("%s: loaded on the user's word, its digest is not checked", path)
@@ -47,7 +49,10 @@ def load_model(path: Path, model: Model, *, device: str | torch.device, trust: b
         check_digest(path, model)
     interface = _unpickle(description, str(device), model.checkpoint.get("globals") or ())
     interface.requires_grad_(requires_grad=False)
-    return interface.to(device).eval()
+    interface = interface.to(device).eval()
+    if file_identity(path) != identity:
+        raise CheckpointError(f"{path}: changed while it was loaded, expected nobody to write it; run again")
+    return interface
 
 
 def check_digest(path: Path, model: Model) -> None:
