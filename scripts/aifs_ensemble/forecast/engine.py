@@ -30,6 +30,7 @@ from aifs_ensemble.forecast.restarts import RestartStore, RestartWriter
 from aifs_ensemble.forecast.rollout import Rollout, roll
 from aifs_ensemble.forecast.timings import Timings
 from aifs_ensemble.forecast.work_folder import WorkFolder
+from aifs_ensemble.model.compile_cache import CompileCache
 from aifs_ensemble.model.forcings import ComputedForcings
 from aifs_ensemble.model.stepper import Stepper, TensorPlaces, prepare_environment, resolve_device
 
@@ -168,6 +169,8 @@ def compute(computation: Computation) -> dict[int, LeadRecord]:
         if request.settings.compile:
             with timings("compile"):
                 loaded.stepper.warm_up(rollout.inputs)
+            if taken := CompileCache.origin():
+                note({"compiled_parts": taken})
             note({"cuda_graph": loaded.stepper.recorded})
         steps = _Steps(computation, stop, rollout, pool)
         steps.go(loaded, first=after // request.model.timestep_hours + 1)
