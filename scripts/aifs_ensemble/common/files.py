@@ -23,6 +23,8 @@ from aifs_ensemble.common.errors import DiskFullError, InputError
 
 LOG = logging.getLogger(__name__)
 _CHUNK = 8 << 20
+# Where a file system has no hard links, or not for these two: FUSE and network file systems answer in many ways.
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EINVAL, errno.EACCES)
 
 
 def encode_crc32c(value: int) -> str:
@@ -195,7 +197,7 @@ def link(source: Path, target: Path) -> None:
         try:
             os.link(source, part)
         except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            if error.errno not in NO_LINKS:
                 raise
             try:
                 shutil.copyfile(source, part)

@@ -13,15 +13,13 @@ Nothing here is believed without a look: a lead counts when its files have the s
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from aifs_ensemble.common.errors import InputError, WorkflowError
 from aifs_ensemble.common.file_identity import file_identity
 from aifs_ensemble.common.files import JsonLines, digest, read_json, remove_leftovers, write_bytes, write_json
+from aifs_ensemble.common.locks import HeldError, held
 from aifs_ensemble.common.manifest import LeadRecord, check_leads, lead_record
 from aifs_ensemble.common.names import index_file, lead_file
 
@@ -123,20 +122,13 @@ class WorkFolder:
         Encoder processes of a killed forecast may hold the lock for a moment longer than it lived.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / "lock", "a+") as file:
-            deadline = time.monotonic() + seconds
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        file.seek(0)
-                        holder = file.read().strip() or "another process"
-                        raise WorkflowError(
-                            f"{self.root}: {holder} works on member {self.member}, expected nobody"
-                        ) from None
-                    time.sleep(0.1)
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(held(self.root / "lock", seconds))
+            except HeldError as error:
+                raise WorkflowError(
+                    f"{self.root}: {str(error) or 'another process'} works on member {self.member}, expected nobody"
+                ) from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}")
             file.flush()
