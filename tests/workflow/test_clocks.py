@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from aifs_ensemble.workflow.preflight import inputs_from_the_future
-
 from delivery.members import make_config
 
 
