@@ -106,7 +106,8 @@ def _check_numbers(dtype: Any, shape: Any, raw: Any) -> None:
         refuse("an array of a type other than numbers and text")
     if type(shape) is not tuple or any(type(n) is not int or n < 0 for n in shape):
         refuse("an array whose shape is no tuple of sizes")
-    if type(raw) not in (bytes, bytearray) or len(raw) != math.prod(shape) * dtype.itemsize:
+    # elements of no bytes: any number of them would fit
+    if not dtype.itemsize or type(raw) not in (bytes, bytearray) or len(raw) != math.prod(shape) * dtype.itemsize:
         refuse(f"an array of shape {str(shape)[:60]} and type {dtype} whose bytes are not as many")
 
 

@@ -204,6 +204,24 @@ ATTACKS: dict[str, bytes] = {
     "negative storage": t(s("storage"), g("torch.FloatStorage"), s("0"), s("cpu"), n(-4)) + b"Q",
     "storage elsewhere": t(s("storage"), g("torch.FloatStorage"), s("../data.pkl"), s("cpu"), n(4)) + b"Q",
     "storage of an instance": t(s("storage"), evil_instance(dtype=NONE), s("0"), s("cpu"), n(4)) + b"Q",
+    "as many elements as one likes": ARRAY
+    + t(n(1), t(n(1 << 62)), call("numpy.dtype", s("S0"), b"\x89", TRUE), b"\x89", raw(b"")) + BUILD,
+    "array interface of a parameter": call(
+        "torch._utils._rebuild_parameter_with_state",
+        call("torch._utils._rebuild_tensor_v2", STORAGE, n(0), t(n(4)), t(n(1)), b"\x89", b"}"),
+        TRUE, b"}", d(__array_interface__=n(1)),
+    ),
+    "method of a parameter": call(
+        "torch._utils._rebuild_parameter_with_state",
+        call("torch._utils._rebuild_tensor_v2", STORAGE, n(0), t(n(4)), t(n(1)), b"\x89", b"}"),
+        TRUE, b"}", d(to=n(1)),
+    ),
+    "wrapped hook": blank("torch.nn.modules.module._WrappedHook")
+    + d(hook=g("builtins.dict"), with_module=b"\x89") + BUILD,
+    "configuration of a class": blank("omegaconf.listconfig.ListConfig")
+    + d(_metadata=g("torch.nn.modules.activation.GELU")) + BUILD,
+    "matrix without arrays": blank("scipy.sparse._csr.csr_matrix")
+    + d(_shape=t(n(3), n(3)), indices=ARRAY, indptr=ARRAY, data=ARRAY) + BUILD,
     "another reference": t(s("module"), s("os")) + b"Q",
 }  # fmt: skip
 

@@ -97,7 +97,7 @@ def _parameter(data: Any, requires_grad: Any, hooks: Any = None, state: Any = No
     if slots or (attributes and type(attributes) is not dict):
         refuse("a parameter with a state that is no dictionary of attributes")
     for name, value in (attributes or {}).items():
-        if type(name) is not str or hasattr(torch.nn.Parameter, name) or not is_plain(value):
+        if type(name) is not str or name[:2] == "__" or hasattr(torch.nn.Parameter, name) or not is_plain(value):
             refuse(f"a parameter with {str(name)[:60]}")
         setattr(parameter, name, value)
     return parameter

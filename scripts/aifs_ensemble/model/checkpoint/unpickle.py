@@ -159,7 +159,8 @@ def _is_network(cls: type) -> bool:
 
 def _blank(cls: type) -> Any:
     """Return an instance without calling anything of its class."""
-    if not (_is_network(cls) or cls is uuid.UUID):
+    # a private class is none of which a model keeps instances; torch's wrapped hook among them calls what it holds
+    if cls.__name__.startswith("_") or not (_is_network(cls) or cls is uuid.UUID):
         refuse(f"an instance of {cls.__module__}.{cls.__qualname__}")
     try:
         return dict.__new__(cls) if issubclass(cls, dict) else object.__new__(cls)
