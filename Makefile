@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-test
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock forecast test test-long lint format config-docs plan report clean
+.PHONY: help install install-test newest lock forecast test test-long lint format config-docs plan report clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -20,19 +21,31 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $(STAMP)
 
-lock: install ## requirements.txt from what is installed
-	(echo '# Made by `make lock` from requirements.in: every package at the version that was tested.'; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//') > requirements.txt
+install-test: $(TEST_STAMP) ## the same with what tests and linters need
+
+$(TEST_STAMP): $(STAMP) requirements-test.txt
+	$(BIN)/pip install --quiet --requirement requirements.txt --requirement requirements-test.txt
+	touch $(TEST_STAMP)
+
+lock: install-test ## requirements.txt and requirements-test.txt from what is installed
+	$(BIN)/pip freeze --exclude-editable | $(BIN)/python benchmarks/split_lock.py requirements.in requirements.txt requirements-test.txt
+
+newest: ## the environment with the newest versions that requirements.in allows (CI, every week)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade --upgrade-strategy eager --requirement requirements.in --requirement requirements-test.in
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $(STAMP) $(TEST_STAMP)
 
 forecast: install ## run the embedded default, 4 members x 72 h, into results/
 	$(BIN)/snakemake --profile local
 
-test: install ## all tests
+test: install-test ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-long: install ## the campaigns that take long
+test-long: install-test ## the campaigns that take long
 	$(BIN)/python -m pytest -m long
 
-lint: install ## format, lint, types, imports between rooms, workflow lint
+lint: install-test ## format, lint, types, imports between rooms, workflow lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -40,7 +53,7 @@ lint: install ## format, lint, types, imports between rooms, workflow lint
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
-format: install ## format everything
+format: install-test ## format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/snakefmt Snakefile rules

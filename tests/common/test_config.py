@@ -180,3 +180,14 @@ def test_the_file_that_has_the_value_is_named(tmp_path: Path, capsys: pytest.Cap
     base.write_text(BASE.replace("lead_hours: 72\n", ""))
     assert main(command) == ConfigError.exit_code
     assert capsys.readouterr().err.startswith("error: config: lead_hours is missing: Last lead time")
+
+
+@pytest.mark.parametrize(
+    "name", ["$(id)", "it's", 'a"b', "`id`", "a b", "a;b", "a\nb", "a\\b", "{cycle}", "a*", "a&b", "a|b", "<a"]
+)
+@pytest.mark.parametrize("key", ["destination", "checkpoint"])
+def test_names_in_a_bucket_that_mean_something_to_a_shell(key: str, name: str) -> None:
+    """Snakemake quotes them with repr, so that `it's$(id)` would run; Google Batch's plugin expands every dollar."""
+    with pytest.raises(ConfigError, match=rf"config: {key}: .*becomes part of commands on rented machines"):
+        Config(GOOD | {key: f"gs://bucket/{name}/x"})
+    assert Config(GOOD | {key: "gs://bucket/aifs-ens_1.0/~a@b=c,d:é/x"})

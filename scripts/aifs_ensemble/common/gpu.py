@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from aifs_ensemble.common.locks import flock
+
 LOG = logging.getLogger(__name__)
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -128,12 +130,12 @@ def one_card(cards: Sequence[str] | None = None, folder: Path | None = None) -> 
     folder = folder or Path(tempfile.gettempdir()) / f"aifs-ensemble-cards-{os.getuid()}"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        flock(lock, fcntl.LOCK_EX)
         taken = _members_by_card(folder)
         chosen = min(cards, key=lambda card: taken[card])
         path = folder / f"{chosen}~{os.getpid()}.member"
         claim = open(path, "wb")  # noqa: SIM115 - held until the end
-        fcntl.flock(claim, fcntl.LOCK_EX)
+        flock(claim, fcntl.LOCK_EX)
     before = os.environ.get(_VISIBLE)
     os.environ[_VISIBLE] = chosen
     LOG.info("GPU %s, the one with fewest members of %d", chosen, len(cards))
@@ -153,20 +155,19 @@ def _members_by_card(folder: Path) -> Counter[str]:
     found: Counter[str] = Counter()
     for path in folder.glob("*.member"):
         with suppress(FileNotFoundError), open(path, "rb") as file:
-            if _free(file):
+            if _free(file, int(path.stem.rpartition("~")[2] or 0)):
                 path.unlink()
             else:
                 found[path.name.rpartition("~")[0]] += 1
     return found
 
 
-def _free(file: BinaryIO) -> bool:
-    """Whether nobody holds a lock on a file."""
+def _free(file: BinaryIO, process: int) -> bool:
+    """Whether nobody holds a lock on a file; where there are no locks, whether the process that made it is gone."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) or not Path(f"/proc/{process}").exists()
     except BlockingIOError:
         return False
-    return True
 
 
 def wake_card() -> None:

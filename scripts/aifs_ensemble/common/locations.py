@@ -12,7 +12,10 @@ from aifs_ensemble.common.errors import ConfigError
 T = TypeVar("T")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]+[a-z0-9]")
 DESTINATION = "a folder or gs://bucket[/prefix]"
-_GOOGLE = re.compile(r"gs:/*(?P<rest>.*)", re.IGNORECASE)
+# Names of objects travel through commands that others write: Snakemake quotes with repr, Google Batch's plugin writes a
+# script through an unquoted here-document. No name with a meaning to a shell, or to Snakemake as a pattern, is let in.
+_OBJECT = re.compile(r"[\w.~/+=@,:%-]*")
+_GOOGLE = re.compile(r"gs:/*(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
 
@@ -42,6 +45,11 @@ def check_destination(text: str, key: str = "destination", expected: str = DESTI
     bucket = text.removeprefix("gs://").partition("/")[0]
     if google and not BUCKET.fullmatch(bucket):
         raise ConfigError(f"config: {key}: {text!r} names no bucket, expected {expected}")
+    if google and (strange := _OBJECT.sub("", text)):
+        raise ConfigError(
+            f"config: {key}: {text!r}, expected letters, digits and . _ ~ / + = @ , : % - in a name of Google Cloud "
+            f"Storage, not {strange[0]!r}: it becomes part of commands on rented machines"
+        )
     if "://" in text and not google:
         raise ConfigError(f"config: {key}: {text!r}, expected {expected}")
 

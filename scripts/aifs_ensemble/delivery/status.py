@@ -23,6 +23,7 @@ from aifs_ensemble.common.acceleration import Acceleration, why_not_accelerated
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.files import json_bytes
+from aifs_ensemble.common.locks import flock, marker_of
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
 from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.common.storage import Storage
@@ -240,7 +241,8 @@ def _held(lock: Path) -> bool:
     """Tell whether a forecast holds the lock of a work folder; whoever wants it waits longer than this takes."""
     try:
         with open(lock) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if not flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
+                return marker_of(lock).exists()
     except BlockingIOError:
         return True
     except OSError:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,13 @@ _ERRORS: dict[str, type[WorkflowError]] = {e.__name__: e for e in (EncodingError
 _NICENESS = 5  # the thread that feeds the GPU goes first
 _STOP_SECONDS = 10.0
 _PATIENCE_SECONDS = 60.0
+# Longest silence of all encoders while leads are in flight: a lead takes seconds, and a machine that waits is paid for.
+GIVE_UP_SECONDS = 600.0
+_LOOK_UP_SECONDS = 1.0
+
+
+class SilentEncodersError(EncodingError):
+    """No encoder process answers any more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +135,7 @@ class EncoderPool:
     folder : where leads are published, each under its final name with its index, or not at all
     processes : number of encoder processes, started afresh: they share nothing with this one but memory
     slots : leads that may be in flight
+    longest_silence : says, whenever it is asked, for how many seconds no encoder may answer while leads are in flight
 
     `buffer` is all slots as one contiguous array, float32 ``(slot, variable, value)``, page-aligned, so
     that CUDA can lock it (and must unlock it before `close`). Bytes do not depend on the number of
@@ -134,7 +143,14 @@ class EncoderPool:
     were whole are still handed out by `completed`, then it, `acquire` and `drain` raise the error.
     """
 
-    def __init__(self, spec: OutputSpec, folder: Path, processes: int, slots: int = 3):
+    def __init__(
+        self,
+        spec: OutputSpec,
+        folder: Path,
+        processes: int,
+        slots: int = 3,
+        longest_silence: Callable[[], float] = lambda: GIVE_UP_SECONDS,
+    ):
         if processes < 1 or slots < 1:
             raise EncodingError(f"encoders: {processes} processes and {slots} slots, expected at least one of each")
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,6 +162,8 @@ class EncoderPool:
         self._error: WorkflowError | None = None
         self._failed_lead = NO_LEAD
         self._closed = False
+        self._longest_silence = longest_silence
+        self._heard = self._complained = time.monotonic()
         self._memory_fd = _shared_memory(shared.size)
         self._memory = mmap.mmap(self._memory_fd, shared.size)
         self.buffer = shared.data(self._memory)
@@ -201,6 +219,7 @@ class EncoderPool:
         self._raise_error()
         self._control[slot.number] = 0
         self._submitted.append(lead)
+        self._heard = self._complained = time.monotonic()
         tasks = b"".join(TASK.pack(lead, slot.number, variable) for variable in range(len(self.spec.variables)))
         try:
             os.write(self._tasks, tasks)
@@ -260,9 +279,24 @@ class EncoderPool:
         return records
 
     def _wait(self, seconds: float) -> None:
-        """Listen for up to `seconds`, and say so in the log if it was long and in vain."""
-        if not self._listen(seconds) and seconds >= _PATIENCE_SECONDS:
-            LOG.warning("no lead finished for %d s, %d in flight: is the disk slow?", seconds, len(self._submitted))
+        """Listen for up to `seconds` or a moment; complain of a long silence in the log, give up after a longer one.
+
+        A signal does not end the listening by itself: whoever asks for less patience is heard after the moment.
+        """
+        if self._listen(min(seconds, _LOOK_UP_SECONDS)):
+            return
+        now = time.monotonic()
+        silence, longest = now - self._heard, self._longest_silence()
+        if silence >= longest:
+            self._fail(
+                SilentEncodersError(
+                    f"no encoder process answered for {silence:.0f} s, {len(self._submitted)} leads in flight, "
+                    f"expected one within {longest:.0f} s: {self.folder} may be on a disk that no longer answers"
+                )
+            )
+        elif now - self._complained >= _PATIENCE_SECONDS:
+            self._complained = now
+            LOG.warning("no lead finished for %d s, %d in flight: is the disk slow?", silence, len(self._submitted))
 
     def _listen(self, seconds: float) -> bool:
         """Take in what the encoders say, waiting up to `seconds` for the first word; False if there was none."""
@@ -273,6 +307,8 @@ class EncoderPool:
         for fd in workers:
             poll.register(fd, select.POLLIN)
         ready = poll.poll(1000 * seconds)
+        if ready:
+            self._heard = self._complained = time.monotonic()
         for fd, _ in ready:
             answers = workers[fd].read()
             if answers is None:

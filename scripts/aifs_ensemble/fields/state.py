@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from aifs_ensemble.common.errors import InputError
-from aifs_ensemble.common.files import atomic_writer
+from aifs_ensemble.common.files import atomic_writer, encode_crc32c
 
 SCHEMA = "aifs-ensemble/state/1"
 _CHUNK = 8 << 20
+_METADATA = frozenset(("schema", "grid", "cycle", "member", "times", "variables", "units", "provenance", "crc32c"))
 _LONGEST_HEADER = 100_000_000  # bytes, the limit of the format
 REMEDY = "delete it where it is kept, and the next run makes it again"
 
@@ -59,8 +61,11 @@ class State:
         return self.fields[:, self.variables.index(name)]
 
 
-def write_state(path: Path, state: State, *, keep_equal: bool = False) -> None:
-    """Write a state atomically; with `keep_equal` a file of the same bytes stays, with its time."""
+def write_state(path: Path, state: State, *, keep_equal: bool = False, durable: bool = False) -> None:
+    """Write a state atomically, with the CRC32C of all of it.
+
+    With `keep_equal` a file of the same bytes stays, with its time; a `durable` one outlives a power cut.
+    """
     header = {
         "schema": SCHEMA,
         "grid": state.grid,
@@ -73,7 +78,7 @@ def write_state(path: Path, state: State, *, keep_equal: bool = False) -> None:
     }
     tensors = {"fields": np.ascontiguousarray(state.fields, np.float32)}
     tensors |= {name: np.ascontiguousarray(array, np.float32) for name, array in state.extra.items()}
-    with atomic_writer(path, keep_equal=keep_equal) as file:
+    with atomic_writer(path, keep_equal=keep_equal, durable=durable) as file:
         _write_tensors(file, tensors, header)
 
 
@@ -88,15 +93,55 @@ def _write_tensors(file: BinaryIO, tensors: dict[str, npt.NDArray[np.float32]], 
     for name, array in sorted(tensors.items()):
         header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": (end, end + array.nbytes)}
         end += array.nbytes
+    parts = [array.reshape(-1).view(np.uint8).data for _, array in sorted(tensors.items())]
+    metadata["crc32c"] = _checksum(header, parts)
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    for _, array in sorted(tensors.items()):
-        file.write(array.reshape(-1).view(np.uint8).data)
+    for part in parts:
+        file.write(part)
+
+
+def _checksum(header: Mapping[str, Any], parts: Iterable[bytes | memoryview]) -> str:
+    """Return the CRC32C of a header without its own checksum and of what follows it, in base64."""
+    told = dict(header) | {"__metadata__": {k: v for k, v in header["__metadata__"].items() if k != "crc32c"}}
+    value = google_crc32c.value(json.dumps(told, sort_keys=True).encode())
+    for part in parts:
+        for start in range(0, len(part), _CHUNK):
+            value = google_crc32c.extend(value, bytes(part[start : start + _CHUNK]))
+    return encode_crc32c(value)
+
+
+def _check(path: Path) -> None:
+    """Raise InputError for a state whose bytes are not those that were written; older ones hold no checksum."""
+    with open(path, "rb") as file:
+        header = _header(path, file)
+        metadata = header["__metadata__"]
+        if unknown := sorted(set(metadata) - _METADATA):
+            raise InputError(f"{path}: header with {unknown[0][:40]!r}, expected that of a state; {REMEDY}")
+        if "crc32c" not in metadata:
+            return
+        found = _checksum(header, iter(lambda: file.read(_CHUNK), b""))
+    if found != metadata["crc32c"]:
+        raise InputError(f"{path}: crc32c {found}, expected {str(metadata['crc32c'])[:20]}: damaged; {REMEDY}")
+
+
+def _header(path: Path, file: BinaryIO) -> dict[str, Any]:
+    """Read the header of a state; InputError when it is none of the safetensors layout."""
+    try:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _LONGEST_HEADER:
+            raise ValueError(f"header of {length} bytes")
+        header: dict[str, Any] = json.loads(file.read(length))
+        if not isinstance(header["__metadata__"], dict):
+            raise TypeError("metadata that are no table")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a readable state ({error!r}); {REMEDY}") from None
+    return header
 
 
 def read_state(path: Path, *, variables: Sequence[str] | None = None, grid: str | None = None) -> State:
-    """Return the state in `path`, memory-mapped where the reader can.
+    """Return the state in `path`, memory-mapped where the reader can; InputError where its checksum tells of damage.
 
     With `variables` or `grid`, InputError unless the state has exactly that grid and at least those
     variables, of which it then holds just these, in that order.
@@ -111,6 +156,7 @@ def read_state(path: Path, *, variables: Sequence[str] | None = None, grid: str 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable state ({error}); {REMEDY}") from None
+    _check(path)
     try:
         return _state(path, header, tensors, variables, grid)
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -153,14 +199,9 @@ def state_digest(path: Path) -> str:
     InputError when the file is not in the safetensors layout (a length, a JSON header, the arrays).
     """
     with open(path, "rb") as file:
-        try:
-            length = int.from_bytes(file.read(8), "little")
-            if length > _LONGEST_HEADER:
-                raise ValueError(f"header of {length} bytes")
-            header = json.loads(file.read(length))
-            header["__metadata__"].pop("provenance", None)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: not a readable state ({error!r}); {REMEDY}") from None
+        header = _header(path, file)
+        for own in ("provenance", "crc32c"):
+            header["__metadata__"].pop(own, None)
         value = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         while chunk := file.read(_CHUNK):
             value.update(chunk)

@@ -25,7 +25,7 @@ from aifs_ensemble.common.manifest import LeadRecord
 from aifs_ensemble.common.names import member_name
 from aifs_ensemble.common.observers import Observer, Observers
 from aifs_ensemble.common.turns import Turn
-from aifs_ensemble.fields.encoder_pool import EncoderPool
+from aifs_ensemble.fields.encoder_pool import GIVE_UP_SECONDS, EncoderPool, SilentEncodersError
 from aifs_ensemble.fields.encoder_process import STOPS
 from aifs_ensemble.fields.grib_encoder import output_spec
 from aifs_ensemble.fields.state import State
@@ -38,10 +38,12 @@ from aifs_ensemble.forecast.restarts import RestartStore, RestartWriter
 from aifs_ensemble.forecast.rollout import Rollout, roll
 from aifs_ensemble.forecast.timings import Timings
 from aifs_ensemble.forecast.work_folder import WorkFolder
+from aifs_ensemble.model.compile_cache import CompileCache
 from aifs_ensemble.model.forcings import ComputedForcings
 from aifs_ensemble.model.stepper import Stepper, TensorPlaces, prepare_environment, resolve_device
 
 LOG = logging.getLogger(__name__)
+_STOPPED_SILENCE_SECONDS = 15.0  # a preempted machine has 30 s
 SLOTS = 3  # leads in flight: one filled, one encoded, one between
 
 
@@ -131,8 +133,12 @@ def load(
     return Loaded(stepper, places, ComputedForcings(metadata))
 
 
-def open_pool(request: ForecastRequest, folder: Path) -> EncoderPool:
-    """Start the encoder processes of the request."""
+def open_pool(request: ForecastRequest, folder: Path, stop: StopSignal | None = None) -> EncoderPool:
+    """Start the encoder processes of the request; once told to stop, it waits for silent ones only for a moment."""
+
+    def longest_silence() -> float:
+        return GIVE_UP_SECONDS if stop is None or stop.received is None else _STOPPED_SILENCE_SECONDS
+
     spec = output_spec(
         request.model,
         request.cycle,
@@ -141,7 +147,7 @@ def open_pool(request: ForecastRequest, folder: Path) -> EncoderPool:
         bits=request.bits,
         accumulate=request.settings.accumulate,
     )
-    return EncoderPool(spec, folder, request.encoders, SLOTS)
+    return EncoderPool(spec, folder, request.encoders, SLOTS, longest_silence)
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ def compute(computation: Computation) -> dict[int, LeadRecord]:
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
         with timings("encoders"):
-            pool = stack.enter_context(open_pool(request, computation.work.leads))
+            pool = stack.enter_context(open_pool(request, computation.work.leads, stop))
         reading = stack.enter_context(ThreadPoolExecutor(1, "state")).submit(_states, computation, pool)
         stack.enter_context(gpu_memory(request))
         prepare_environment(device=request.device, deterministic=request.settings.deterministic)
@@ -191,6 +197,8 @@ def compute(computation: Computation) -> dict[int, LeadRecord]:
             if request.settings.compile:
                 with timings("compile"):
                     loaded.stepper.warm_up(rollout.inputs, choice.records)
+                if taken := CompileCache.origin():
+                    note({"compiled_parts": taken})
                 note({"cuda_graph": loaded.stepper.recorded})
             steps = _Steps(computation, stop, rollout, pool, turns.computing)
         computation.observers.tell(Observer.prepared, choice.made(loaded.stepper.acceleration))
@@ -285,8 +293,10 @@ class _Steps:
                     self._turn.give_back()  # the card is done: the next member computes while this one's output is made
                     self._publish(self._pool.drain())
                     self._note_restarts(wait=True)
-            except Exception:
+            except Exception as error:
                 self._salvage()
+                if self._stop.received is not None and isinstance(error, SilentEncodersError):
+                    raise self._stop.error(member_name(self._request.member), f"leads given up ({error})") from None
                 raise
             finally:
                 self._timings.seconds["wait_output"] = self._transfer.waited

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -140,11 +141,10 @@ def _take_stock(
     known = work.known_files()
     if not request.checkpoint.exists() and "checkpoint" not in known:
         raise CheckpointError(f"{request.checkpoint}: no such checkpoint, expected that of {request.model.name}")
-    with timings("digests"):
-        files = {
-            "checkpoint": KnownFile.of(request.checkpoint, known.get("checkpoint"), checkpoint_digest),
-            "initial_state": KnownFile.of(request.initial, known.get("initial_state"), state_digest),
-        }
+    with timings("digests"), ThreadPoolExecutor(2) as both:
+        state = both.submit(KnownFile.of, request.initial, known.get("initial_state"), state_digest)
+        # not by what this member remembers: the record beside the file tells all members of it
+        files = {"checkpoint": _checkpoint(request, known.get("checkpoint")), "initial_state": state.result()}
     device = request.device
     if device == "auto":  # a finished member is found without asking torch
         device = (work.recorded_settings() or {}).get("device") or _device_here(timings)
@@ -163,6 +163,11 @@ def _take_stock(
         whole = {}
     work.remove_leftovers(work.journal.read().values())
     return request, settings, files, whole
+
+
+def _checkpoint(request: ForecastRequest, known: Mapping[str, Any] | None) -> KnownFile:
+    there = request.checkpoint.exists()
+    return KnownFile.of(request.checkpoint, None if there else known, checkpoint_digest)
 
 
 def _check_it_can_be_made(request: ForecastRequest) -> None:

@@ -13,15 +13,13 @@ Nothing here is believed without a look: a lead counts when its files have the s
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from aifs_ensemble.common.errors import InputError, WorkflowError
+from aifs_ensemble.common.file_identity import file_identity
 from aifs_ensemble.common.files import JsonLines, digest, read_json, remove_leftovers, write_bytes, write_json
+from aifs_ensemble.common.locks import HeldError, held
 from aifs_ensemble.common.manifest import LeadRecord, check_leads, lead_record
 from aifs_ensemble.common.names import index_file, lead_file
 
@@ -76,12 +76,13 @@ class LeadJournal:
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file whose SHA-256 is known as long as its size and time of change stay the same."""
+    """A file whose SHA-256 is known as long as it is the same one, on the same start of the same machine."""
 
     path: str
     size: int
     mtime_ns: int
     sha256: str
+    identity: str = ""
 
     @classmethod
     def of(cls, path: Path, known: Mapping[str, Any] | None, digest_of: Callable[[Path], str]) -> KnownFile:
@@ -90,14 +91,14 @@ class KnownFile:
         A file that is gone keeps the digest it had: a finished member needs no inputs. InputError if it had none.
         """
         try:
-            status = path.stat()
+            status, identity = path.stat(), file_identity(path)
         except OSError:
             if known is None:
                 raise InputError(f"{path}: no such file") from None
             return cls(**known)
-        if known is not None and (known["size"], known["mtime_ns"]) == (status.st_size, status.st_mtime_ns):
-            return cls(str(path), status.st_size, status.st_mtime_ns, known["sha256"])
-        return cls(str(path), status.st_size, status.st_mtime_ns, digest_of(path))
+        same = known is not None and identity and known.get("identity") == identity
+        sha256 = known["sha256"] if known is not None and same else digest_of(path)
+        return cls(str(path), status.st_size, status.st_mtime_ns, sha256, identity)
 
 
 class WorkFolder:
@@ -121,20 +122,13 @@ class WorkFolder:
         Encoder processes of a killed forecast may hold the lock for a moment longer than it lived.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / "lock", "a+") as file:
-            deadline = time.monotonic() + seconds
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        file.seek(0)
-                        holder = file.read().strip() or "another process"
-                        raise WorkflowError(
-                            f"{self.root}: {holder} works on member {self.member}, expected nobody"
-                        ) from None
-                    time.sleep(0.1)
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(held(self.root / "lock", seconds))
+            except HeldError as error:
+                raise WorkflowError(
+                    f"{self.root}: {str(error) or 'another process'} works on member {self.member}, expected nobody"
+                ) from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}")
             file.flush()

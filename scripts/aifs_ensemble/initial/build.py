@@ -59,7 +59,7 @@ def build_member(config: Config, member: int, path: Path) -> State:
     """
     inputs = open_source(config).read(member)
     state = assemble(config, member, inputs)
-    write_state(path, state, keep_equal=True)
+    write_state(path, state, keep_equal=True, durable=True)
     LOG.info("%s: initial state of %s member %d on %s", path, config.cycle, member, state.grid)
     return state
 

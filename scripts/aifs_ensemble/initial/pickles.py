@@ -1,7 +1,8 @@
 """Conversion of existing ``input_state_member_NNN.pkl`` files, without running what a pickle can hold.
 
-A pickle is a program. Only what plain numpy arrays and dates need may be named in it; anything else is
-refused before it is called. Even so: convert pickles you made yourself, and delete them afterwards.
+A pickle is a program. Only what plain numpy arrays and dates need may be named in it and done by it; anything else is
+refused before it is called (`common/strict_pickle.py`). Even so: convert pickles you made yourself, and delete them
+afterwards.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import pickle
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.strict_pickle import RefusedError, StrictUnpickler, common_names, numpy_names, plain_call
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.state import State, write_state
 from aifs_ensemble.initial.build import assemble
@@ -26,31 +27,18 @@ from aifs_ensemble.initial.source import Inputs, Values, input_times
 
 LOG = logging.getLogger(__name__)
 
-_ALLOWED = {
-    ("datetime", "date"),
-    ("datetime", "datetime"),
-    ("datetime", "timedelta"),
-    ("datetime", "timezone"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    # both spellings: numpy 1 and 2
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-}
+_TIMES = (bytes, str, int, timedelta, timezone)
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Loads arrays and dates; refuses every other name."""
+class _PlainUnpickler(StrictUnpickler):
+    """Loads arrays and dates; refuses everything else."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"names {module}.{name}")
-        return super().find_class(module, name)
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("refers to an object outside the file")
+    names = (
+        common_names()
+        | numpy_names()
+        | {f"datetime.{cls.__name__}": plain_call(cls.__name__, cls, *_TIMES) for cls in (date, datetime)}
+        | {f"datetime.{cls.__name__}": plain_call(cls.__name__, cls, *_TIMES) for cls in (timedelta, timezone)}
+    )
 
 
 def load_plain(data: bytes, where: str) -> Any:
@@ -60,7 +48,7 @@ def load_plain(data: bytes, where: str) -> Any:
     """
     try:
         return _PlainUnpickler(io.BytesIO(data)).load()
-    except pickle.UnpicklingError as error:
+    except RefusedError as error:
         raise InputError(f"{where}: refused: {error}, expected only numpy arrays and dates") from None
     except Exception as error:  # a damaged pickle may raise anything
         raise InputError(f"{where}: not a readable pickle ({type(error).__name__}: {error})") from None
@@ -112,5 +100,5 @@ def convert_pickle(config: Config, pickled: Path, member: int, path: Path) -> St
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{pickled}: no such file") from None
     state = assemble(config, member, pickle_inputs(config, data, str(pickled)))
-    write_state(path, state, keep_equal=True)
+    write_state(path, state, keep_equal=True, durable=True)
     return state

@@ -23,6 +23,8 @@ from importlib import metadata
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.files import read_json, write_json
 from aifs_ensemble.common.gpu import card_name
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
 from aifs_ensemble.common.observers import Observer
@@ -36,6 +38,8 @@ _VARIABLES = (CACHE_VARIABLE, "TRITON_CACHE_DIR")
 # Modules beside this one whose sources decide what is compiled: `accelerated` with what it imports from here.
 KERNELS = ("accelerated", "attention", "conditional_norm", "cuda_graph", "graph_attention", "imputers", "truncation")
 _PATIENCE_SECONDS = 60.0
+# Beside what was taken from the destination: which object, for the manifests of the members that ran it.
+_ORIGIN = "taken-from-destination.json"
 
 
 def cache_name(card: str, config: Config) -> str:
@@ -86,9 +90,19 @@ class CompileCache(Observer):
     @classmethod
     def of(cls, config: Config) -> CompileCache:
         """Return the cache of a configuration, shared where members are delivered as they are computed."""
-        shared = config.delivery.streaming
+        shared = config.delivery.streaming and config.delivery.share_compiled
         root = config.scratch.root / "cache" / "compiled"
         return cls(root, cache_name(card_name(), config), (lambda: open_destination(config)) if shared else None)
+
+    @staticmethod
+    def origin() -> dict[str, str] | None:
+        """Return the object and digest of the compiled parts that this process uses; None for this machine's own."""
+        folder = os.environ.get(_VARIABLES[0])
+        try:
+            told = read_json(Path(folder) / _ORIGIN) if folder else None
+        except InputError:
+            return None
+        return told if isinstance(told, dict) else None
 
     def started(self, member: int, leads: int, done: int) -> None:
         """Point torch and Triton to the folder, filled from the destination when it is new."""
@@ -132,6 +146,7 @@ class CompileCache(Observer):
             try:
                 with tarfile.open(fileobj=io.BytesIO(content)) as archive:
                     archive.extractall(part, filter="data")
+                write_json(part / _ORIGIN, {"name": self._key, "sha256": hashlib.sha256(content).hexdigest()})
                 part.replace(self.folder)
             finally:
                 shutil.rmtree(part, ignore_errors=True)

@@ -6,14 +6,17 @@ the name, and it may stand as a label of Google Cloud.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
 import uuid
+from pathlib import Path
 
 import psutil
 
 from aifs_ensemble.common import environment
+from aifs_ensemble.common.file_identity import boot_id
 
 # A process's start is computed from the machine's, which shifts when its clock is set.
 _TOLERANCE_SECONDS = 5.0
@@ -27,7 +30,19 @@ def this_host() -> str:
 def new_name() -> str:
     """Return a name for this process as a coordinator."""
     started = psutil.Process().create_time()
-    return f"{this_host()}-{os.getpid()}-{started:.0f}-{uuid.uuid4().hex[:8]}"
+    return f"{this_host()}-{os.getpid()}-{started:.0f}-{_token(os.getpid())}{uuid.uuid4().hex[:2]}"
+
+
+def _token(process: int) -> str:
+    """Return six hexadecimal digits of what stays a process's own, whatever the clock is set to; empty if not known.
+
+    The kernel counts a process's start from the machine's (proc_pid_stat(5), field 22).
+    """
+    try:
+        ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return "000000"
+    return hashlib.sha256(f"{boot_id()} {process} {ticks}".encode()).hexdigest()[:6]
 
 
 def name_this_process() -> str:
@@ -41,7 +56,7 @@ def current() -> str:
 
 
 def _parts(name: str) -> re.Match[str] | None:
-    return re.fullmatch(r"(.+)-(\d+)-(\d+)-[0-9a-f]{8}", name)
+    return re.fullmatch(r"(.+)-(\d+)-(\d+)-([0-9a-f]{8})", name)
 
 
 def started_before(name: str, when: float) -> bool:
@@ -57,7 +72,9 @@ def lives(name: str) -> bool:
         return False
     try:
         process = psutil.Process(int(found[2]))
-        same = abs(process.create_time() - int(found[3])) < _TOLERANCE_SECONDS
+        same = found[4].startswith(_token(process.pid))
+        # names of earlier versions end in anything, and tell by the clock alone
+        same = same or abs(process.create_time() - int(found[3])) < _TOLERANCE_SECONDS
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False

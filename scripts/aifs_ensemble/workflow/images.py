@@ -6,11 +6,15 @@ from the files it might refer to; the Dockerfiles install the lock itself.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -20,6 +24,8 @@ FOLDER = Path(__file__).parents[3] / "envs"
 PYTHON = "3.11"
 # machine class of the configuration by name of the environment
 CLASSES = {"gpu": "gpu", "etl": "cpu"}
+_HASH = re.compile(r"\s--hash=sha256:[0-9a-f]{64}(?=\s|$)")
+_INDEX = "https://pypi.org/simple"
 _PIN = re.compile(r"([A-Za-z0-9][\w.-]*)==([\w.+!-]+)")
 
 
@@ -45,10 +51,10 @@ def canonical(name: str) -> str:
 
 
 def parse_pins(lines: Iterable[str], name: str) -> dict[str, str]:
-    """Return version by package of ``package==version[; marker]`` lines; ConfigError for any other line."""
+    """Return version by package of ``package==version[; marker] [--hash=...]`` lines; ConfigError for any other."""
     pins: dict[str, str] = {}
     for line in lines:
-        text = line.partition("#")[0].partition(";")[0].strip()
+        text = _HASH.sub("", line.partition("#")[0]).partition(";")[0].strip()
         if not text:
             continue
         match = _PIN.fullmatch(text)
@@ -92,3 +98,42 @@ def register(environment: Environment, name: str, workspace: str | None, contain
         pip=environment.requirements,
         gpu_enabled=environment.machine_class == "gpu",
     )
+
+
+def pip_report(lock: Path, *, python: str = sys.executable) -> list[Mapping[str, Any]]:
+    """Return what pip would install of a lock on this machine, from PyPI alone; nothing is installed.
+
+    Raises ConfigError when it cannot be asked, or has not everything.
+    """
+    command = [python, "-m", "pip", "--isolated", "--disable-pip-version-check", "install"]
+    command += ["--dry-run", "--ignore-installed", "--no-deps", "--quiet"]
+    command += ["--index-url", _INDEX, "--report", "-", "--requirement", str(lock)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        told = done.stderr.strip().splitlines() or ["pip failed"]
+        raise ConfigError(f"{lock}: {told[-1][:300]}")
+    installed: list[Mapping[str, Any]] = json.loads(done.stdout)["install"]
+    return installed
+
+
+def hashed_lock(text: str, report: Iterable[Mapping[str, Any]], name: str) -> str:
+    """Return a lock with the SHA-256 of every file that a report of pip names, of PyPI; ConfigError where one lacks.
+
+    One hash makes pip require all of them.
+    """
+    found = {}
+    for item in report:
+        info = item["download_info"]
+        if urlsplit(info["url"]).hostname == "files.pythonhosted.org":
+            digest = info.get("archive_info", {}).get("hashes", {}).get("sha256", "")
+            found[canonical(item["metadata"]["name"]), item["metadata"]["version"]] = digest
+    lines = []
+    for line in text.splitlines():
+        bare = _HASH.sub("", line)
+        for package, version in parse_pins([bare], name).items():
+            digest = found.get((canonical(package), version.partition("+")[0]))
+            if not digest:
+                raise ConfigError(f"{name}: {package}=={version}: PyPI tells no digest for this machine")
+            bare = f"{bare.rstrip()} --hash=sha256:{digest}"
+        lines.append(bare)
+    return "\n".join(lines) + "\n"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, StorageError
 from aifs_ensemble.common.files import folder_problem
 from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.common.text import duration
 from aifs_ensemble.delivery.scratch import MemberSizes, check_scratch, room_held, room_needed
 from aifs_ensemble.planning.estimates import grid_points
 from aifs_ensemble.planning.machines import load_machines
@@ -17,6 +20,7 @@ from aifs_ensemble.planning.throughput import load_throughput
 from aifs_ensemble.workflow.members_here import MembersHere
 
 LOG = logging.getLogger(__name__)
+CLOCKS_DIFFER_SECONDS = 60.0
 
 
 def member_sizes(config: Config) -> MemberSizes:
@@ -58,6 +62,23 @@ def check_start(config: Config, rules: Collection[str], here: MembersHere) -> No
         check_destination(config)
         check_bucket(config)
     check_room(config, here)
+    for line in inputs_from_the_future(config):
+        LOG.warning("%s", line)
+
+
+def inputs_from_the_future(config: Config) -> Iterator[str]:
+    """Yield what is to be said of the run's own inputs whose time is after this machine's.
+
+    Snakemake, which compares times, makes everything that follows from them again and again until then.
+    """
+    given = config.initial_conditions.file.path if config.initial_conditions.source == "file" else None
+    named = [config.checkpoint, *([given] if isinstance(given, str) else given or [])]
+    now = time.time()
+    for path in (Path(name) for name in named if name and "://" not in name and "{" not in name):
+        with suppress(OSError):
+            ahead = path.stat().st_mtime - now
+            if ahead > CLOCKS_DIFFER_SECONDS:
+                yield f"{path}: {duration(ahead)} ahead of this machine's clock: set the clock, or touch the file"
 
 
 def check_destination(config: Config, *, write: bool = True) -> None:

@@ -368,3 +368,16 @@ def test_provide_refuses_at_once_what_could_not_be_loaded(hub: Hub, entry: Model
     provide_checkpoint(unlisted, tmp_path / "c.ckpt", trust=True, policy=QUICK)
     provide_checkpoint(entry, tmp_path / "d.ckpt", policy=QUICK)
     assert (tmp_path / "c.ckpt").read_bytes() == (tmp_path / "d.ckpt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://mirror.example", "http://me:secret@mirror.example/x", "ftp://localhost", "//x"]
+)
+def test_the_token_goes_to_no_mirror_in_clear(
+    entry: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with pytest.raises(CheckpointError, match=r"HF_ENDPOINT: .*: expected an https:// URL") as caught:
+        fetch_checkpoint(entry, tmp_path / "c.ckpt", policy=QUICK)
+    assert "secret" not in str(caught.value)

@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 import torch
+from aifs_ensemble.common import file_identity
 from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.model.attention import ensure_flash_attention
+from aifs_ensemble.model.checkpoint import digest
 from aifs_ensemble.model.checkpoint.describe import describe_checkpoint
 from aifs_ensemble.model.checkpoint.digest import checkpoint_digest, compute_digest, read_record, record_path
 from aifs_ensemble.model.checkpoint.load import check_digest, load_model
@@ -191,6 +193,46 @@ def test_digest_is_computed_once_until_the_file_changes(tmp_path: Path) -> None:
     record_path(path).write_text("not JSON")
     assert read_record(path) is None
     assert checkpoint_digest(path) == compute_digest(path)
+
+
+def flip(path: Path, at: float = 0.5) -> None:
+    """Flip one bit and leave size and time of change as they were: a disk does that."""
+    status = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(int(status.st_size * at))
+        byte = file.read(1)[0] ^ 1
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_flipped_bit_is_found_though_the_record_says_otherwise(demo: Model, demo_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "demo.ckpt"
+    for name in (path, record_path(path)):
+        shutil.copy2(demo_path.with_name(name.name), name)
+    sound = checkpoint_digest(path)
+    assert read_record(path) is not None
+    flip(path)
+    assert read_record(path) is None
+    with pytest.raises(CheckpointError, match=f"expected {sound}"):
+        check_digest(path, demo)
+    with pytest.raises(CheckpointError, match=f"expected {sound}"):
+        check_digest(path, released(demo, sound))
+    assert checkpoint_digest(path) == compute_digest(path) != sound
+
+
+def test_a_start_of_the_machine_has_everything_read_again(
+    demo: Model, demo_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "demo.ckpt"
+    for name in (path, record_path(path)):
+        shutil.copy2(demo_path.with_name(name.name), name)
+    read = []
+    monkeypatch.setattr(digest, "compute_digest", lambda path: read.append(path) or compute_digest(path))
+    for boot, times in (("one", 1), ("one", 1), ("two", 2), ("one", 2)):  # two machines that share the file
+        monkeypatch.setattr(file_identity, "boot_id", lambda boot=boot: boot)
+        checkpoint_digest(path)
+        assert len(read) == times
 
 
 def test_no_digest_is_kept_beside_what_is_no_checkpoint(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 
+import psutil
 import pytest
 from aifs_ensemble.cli import main
 from aifs_ensemble.common import environment
@@ -78,7 +79,7 @@ def test_a_coordinator_is_known_by_more_than_its_number():
     for other in (
         "",
         "4711-0123abcd",
-        f"{host}-{pid}-{int(started) - 3600}-{word}",
+        f"{host}-{pid}-{int(started) - 3600}-ffffff{word[-2:]}",
         f"elsewhere-{pid}-{started}-{word}",
     ):
         assert not coordinator.lives(other), other
@@ -375,3 +376,15 @@ def test_cancel(server, journal):
     assert coiled_jobs.cancel([*ids, "nothing-like-it"], config, journal)[0].startswith("nothing-like-it: not stopped")
     assert [cluster.state for cluster in server.clusters.values()] == ["stopped", "stopped"]
     assert {journal.read(job_id).state for job_id in ids} == {"cancelled"}
+
+
+@pytest.mark.parametrize("step", [7, 3600, -3600])
+def test_a_coordinator_lives_whatever_the_clock_is_set_to(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laptop that woke, a clock set by NTP: what psutil takes for a process's start moves with it."""
+    name = coordinator.new_name()
+    created = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + step)
+    assert coordinator.lives(name)
+    host, process, started, token = name.rsplit("-", 3)
+    assert not coordinator.lives(f"{host}-{os.getppid()}-{started}-{token}")  # a process of that number, another one
+    assert not coordinator.lives(f"{host}-{process}-{started}-ffffff{token[-2:]}") or abs(step) < 5

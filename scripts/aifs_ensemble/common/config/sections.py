@@ -182,6 +182,9 @@ class Delivery(Section):
     """Room the run may take on scratch, MB of 1e6 bytes. null: what is free, less a reserve."""
     mirror_restarts: Flag = False
     """Keep restart states at the destination too (preemptible machines). Set it with cloud.spot."""
+    share_compiled: Flag = True
+    """Take compiled parts of the model from the destination and leave them there. They are code: with false each
+    machine compiles its own, and nobody who can write to the destination brings code to it that way."""
     allow_cross_region: Flag = False
     """Run although bucket, images and machines are in different regions; traffic between them is billed."""
 

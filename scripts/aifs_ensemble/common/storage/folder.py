@@ -15,7 +15,8 @@ from pathlib import Path
 import google_crc32c
 
 from aifs_ensemble.common.errors import DiskFullError, StorageError, VerificationError
-from aifs_ensemble.common.files import atomic_writer, crc32c_bytes, crc32c_file, encode_crc32c
+from aifs_ensemble.common.files import NO_LINKS, atomic_writer, crc32c_bytes, crc32c_file, encode_crc32c
+from aifs_ensemble.common.locks import flock
 from aifs_ensemble.common.storage.base import MissingError, ObjectInfo, Storage, TransferSettings
 
 _CHUNK = 8 << 20
@@ -133,8 +134,8 @@ class FolderStorage(Storage):
         folder, _, start = prefix.rpartition("/")
         for part in self.path(folder).glob(f".{glob.escape(start)}*.part"):
             with suppress(OSError), open(part, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                part.unlink()
+                if flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    part.unlink()
 
     def _write(
         self,
@@ -196,7 +197,7 @@ def _linked(part: Path, path: Path) -> bool:
     try:
         os.link(part, path)
     except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+        if error.errno not in (errno.EEXIST, *NO_LINKS):
             raise
         return False
     return True

@@ -239,7 +239,7 @@ def _write(path: Path, interface: AnemoiModelInterface) -> None:
     import torch
     from anemoi.utils.checkpoints import save_metadata
 
-    with atomic_writer(path) as file:
+    with atomic_writer(path, durable=True) as file:
         torch.save(interface, file, pickle_module=_Ordered)
         file.flush()
         # atomic_writer's temporary file is complete here; anemoi appends to it by name.

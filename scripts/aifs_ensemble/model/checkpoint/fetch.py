@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aifs_ensemble.common.errors import CheckpointError, DiskFullError, StorageError
-from aifs_ensemble.common.files import atomic_writer, crc32c_file
+from aifs_ensemble.common.files import atomic_writer, crc32c_file, replace_durably
 from aifs_ensemble.common.http import Deadline, Policy, TransferError, persist
 from aifs_ensemble.common.models import Model, check_listed
 from aifs_ensemble.model.checkpoint.build import build_demo
@@ -95,7 +95,7 @@ def fetch_checkpoint(
                 raise DiskFullError(f"{path.parent}: no space left on device") from None
             raise
         digest = _checked(model, part, name=origin, told=told, trust=trust)
-        part.replace(path)
+        replace_durably(part, path)
         part.with_suffix(".json").unlink(missing_ok=True)
         LOG.info("%s: fetched from %s, sha256 %s", path, origin, digest)
         return write_record(path, sha256=digest, source=origin)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.errors import CheckpointError
+from aifs_ensemble.common.file_identity import file_identity
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.model.checkpoint.archive import read_archive, torch_may_map
 from aifs_ensemble.model.checkpoint.build import build_demo, recipe_digest
@@ -26,6 +27,7 @@ from aifs_ensemble.model.checkpoint.digest import (
     read_record,
     write_record,
 )
+from aifs_ensemble.model.checkpoint.plain_archive import plain_records
 from aifs_ensemble.model.checkpoint.unpickle import pickle_module
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def load_model(path: Path, model: Model, *, device: str | torch.device, trust: b
     checkpoint when that may be the reason.
     """
     description = describe_checkpoint(path)
+    identity = file_identity(path)
     check_description(description, model)
     check_size(path, model)
     if trust:
@@ -55,7 +58,10 @@ def load_model(path: Path, model: Model, *, device: str | torch.device, trust: b
         check_digest(path, model)
     interface = unpickle_checkpoint(description, str(device), model.checkpoint.get("globals") or ())
     interface.requires_grad_(requires_grad=False)
-    return interface.to(device).eval()
+    interface = interface.to(device).eval()
+    if file_identity(path) != identity:
+        raise CheckpointError(f"{path}: changed while it was loaded, expected nobody to write it; run again")
+    return interface
 
 
 def check_digest(path: Path, model: Model) -> None:
@@ -105,12 +111,13 @@ def unpickle_checkpoint(description: Description, device: str, also: Collection[
     from aifs_ensemble.model.attention import ensure_flash_attention
 
     path = description.path
+    pickled = pickle_module(also, plain_records(path, description.name))
     ensure_flash_attention()
     with torch_may_map(read_archive(path)) as mapped:
         try:
             # weights_only=False, for the checkpoint is a whole model; pickle_module is what limits it.
             interface: Any = torch.load(
-                mapped, map_location=device, mmap=True, weights_only=False, pickle_module=pickle_module(also)
+                mapped, map_location=device, mmap=True, weights_only=False, pickle_module=pickled
             )
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
@@ -119,6 +126,6 @@ def unpickle_checkpoint(description: Description, device: str, also: Collection[
             hint = f"; pickled with {difference}" if difference else ""
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(f"{path}: cannot be loaded ({type(error).__name__}: {reason}){hint}") from error
-    if not isinstance(interface, AnemoiModelInterface):
+    if type(interface) is not AnemoiModelInterface:
         raise CheckpointError(f"{path}: holds a {type(interface).__name__}, expected an AnemoiModelInterface")
     return interface

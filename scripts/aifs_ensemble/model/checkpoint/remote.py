@@ -53,6 +53,19 @@ def plain_remote(url: str) -> Remote:
     return Remote(f"{parts.scheme}://{host}{parts.path}", url)
 
 
+def _endpoint() -> str | None:
+    """Return ``HF_ENDPOINT``, None for the hub itself; CheckpointError for one to which the token would go in clear."""
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    if endpoint is None:
+        return None
+    parts = urlsplit(endpoint)
+    secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    if not (secure and parts.hostname):
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        raise CheckpointError(f"HF_ENDPOINT: {shown}: expected an https:// URL, for HF_TOKEN and the digest pass there")
+    return endpoint
+
+
 def hub_remote(model: Model, timeout: float) -> Remote:
     """Return the catalogue's file on Hugging Face, as its client finds it.
 
@@ -65,7 +78,7 @@ def hub_remote(model: Model, timeout: float) -> Remote:
     from huggingface_hub.utils import build_hf_headers
 
     entry = model.checkpoint
-    endpoint = os.environ.get("HF_ENDPOINT") or None
+    endpoint = _endpoint()
     token = os.environ.get("HF_TOKEN") or False
     url = hf_hub_url(entry["repository"], entry["file"], revision=entry.get("revision"), endpoint=endpoint)
     name = f"{entry['repository']}@{entry.get('revision') or 'main'}/{entry['file']}"

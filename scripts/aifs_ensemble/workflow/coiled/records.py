@@ -8,12 +8,11 @@ and cancellations of a job are processes of their own that write its record at t
 
 from __future__ import annotations
 
-import fcntl
 import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ from typing import Any
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import CloudError
 from aifs_ensemble.common.files import read_json, write_json
+from aifs_ensemble.common.locks import HeldError, held
 from aifs_ensemble.forecast import settings
 from aifs_ensemble.workflow import coordinator
 
 FOLDER = Path(".snakemake") / "rented"
 # not *.json, which are jobs
+_LOCK_SECONDS = 120.0  # it is held for moments, to write a small file
 _NO_MORE = "no-more-machines"
 
 
@@ -201,8 +202,11 @@ class JobJournal:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(self.folder / ".lock", _LOCK_SECONDS))
+            except HeldError as error:
+                raise CloudError(f"{self.folder}: {error} keeps the record of rented machines locked") from None
             yield
 
 
