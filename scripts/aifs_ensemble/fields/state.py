@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import atomic_writer
+from aifs_ensemble.common.text import foreign
 
 SCHEMA = "aifs-ensemble/state/1"
 _CHUNK = 8 << 20
@@ -107,14 +108,14 @@ def read_state(path: Path, *, variables: Sequence[str] | None = None, grid: str 
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("schema") != SCHEMA:
-                raise InputError(f"{path}: schema {header.get('schema')!r}, expected {SCHEMA!r}")
+                raise InputError(f"{path}: schema {foreign(repr(header.get('schema')))}, expected {SCHEMA!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable state ({error}); {REMEDY}") from None
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a readable state ({foreign(error)}); {REMEDY}") from None
     try:
         return _state(path, header, tensors, variables, grid)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(f"{path}: not a readable state ({error!r}); {REMEDY}") from None
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable state ({foreign(repr(error))}); {REMEDY}") from None
 
 
 def _state(
@@ -126,8 +127,11 @@ def _state(
 ) -> State:
     names, units = json.loads(header["variables"]), json.loads(header["units"])
     fields = tensors.pop("fields")
+    provenance = json.loads(header["provenance"])
+    if not (_texts(names) and _texts(units) and isinstance(provenance, dict)):
+        raise ValueError("variables, units or provenance of another kind")
     if grid is not None and header["grid"] != grid:
-        raise InputError(f"{path}: grid {header['grid']}, expected {grid}")
+        raise InputError(f"{path}: grid {foreign(header['grid'])}, expected {grid}")
     if variables is not None and list(variables) != names:
         missing = sorted(set(variables) - set(names))
         if missing:
@@ -142,9 +146,13 @@ def _state(
         grid=header["grid"],
         cycle=header["cycle"],
         member=int(header["member"]),
-        provenance=json.loads(header["provenance"]),
+        provenance=provenance,
         extra=tensors,
     )
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def state_digest(path: Path) -> str:
@@ -159,8 +167,8 @@ def state_digest(path: Path) -> str:
                 raise ValueError(f"header of {length} bytes")
             header = json.loads(file.read(length))
             header["__metadata__"].pop("provenance", None)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: not a readable state ({error!r}); {REMEDY}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(f"{path}: not a readable state ({foreign(repr(error))}); {REMEDY}") from None
         value = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         while chunk := file.read(_CHUNK):
             value.update(chunk)
