@@ -285,8 +285,9 @@ def file_name(key: str) -> str:
 
 
 def sound_key(key: str) -> bool:
-    """Tell whether a key can be one of ours: relative, printable, and no part of it empty, ``.`` or ``..``.
+    """Tell whether a key can be one of ours: relative, printable, and no part of it empty, ``.``, ``..`` or too long.
 
     In a bucket names may hold anything; on this machine they would be paths.
     """
-    return key.isprintable() and not {"", ".", ".."} & set(key.split("/"))
+    parts = key.split("/")
+    return key.isprintable() and not {"", ".", ".."} & {*parts} and all(len(part.encode()) <= 255 for part in parts)
