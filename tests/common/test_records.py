@@ -60,7 +60,8 @@ def test_a_manifest_reads_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [("member", 2), ("cycle", "20250820_0000"), ("untrained", False), ("checkpoint", {"sha256": "0"}), ("grid", "N320"),
-     ("ensemble_size", 51), ("timings", {}), ("device", "x"), ("attempts", [{"attempt": 1}]), ("schema", "x"), ("new", 1)],
+     ("ensemble_size", 51), ("timings", {}), ("device", "x"),
+     ("attempts", [{"attempt": 1}]), ("schema", "x"), ("new", 1)],
 )  # fmt: skip
 def test_the_digest_covers_all_of_a_manifest(key: str, value: Any, tmp_path: Path) -> None:
     content = written(tmp_path) | {key: value}

@@ -258,6 +258,8 @@ def odd(rng: random.Random, data: bytes) -> bytes:
             del node[key]
         else:
             node[key] = rng.choice(ODD)
+    if content == json.loads(lines[at]):  # the same in other words
+        return data
     lines[at] = json.dumps(content).encode()
     return b"\n".join(lines)
 

@@ -125,7 +125,7 @@ def _vouched(config: Config, storage: Storage, name: str) -> _Vouched | None:
     problem = (standing.problems.get(0) or standing.reason) if manifest is None else standing.problems.get(0)
     vouching = (config.objects.manifest(member), config.objects.receipt(member))
     unread = [key for key, got in zip(vouching, (manifest, receipt), strict=True) if got is None and storage.stat(key)]
-    if unread or (manifest and receipt and problem):
+    if unread or (manifest and problem):  # without its receipt nobody knows in which layout a member is there
         LOG.warning("%s left alone: %s; verify --mend first", name, problem)
         return None
     files = receipt_files(receipt) if manifest is None else vouched_files(manifest, receipt)

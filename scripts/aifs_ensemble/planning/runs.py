@@ -26,6 +26,7 @@ LOG = logging.getLogger(__name__)
 _RULE = re.compile("[a-z_]+")
 _TABLE = re.compile(r"[a-z_]+[0-9]*\.tsv")
 _LONGEST = 1e9  # seconds of a job
+_NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -158,19 +159,27 @@ def read_metrics(path: Path) -> pd.DataFrame:
 
     A file that holds no table at all gives no rows and one line in the log. So does a value that is no number: NaN.
     """
-    try:
-        frame = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace", dtype=str)
-        frame["time"]
-    except (ValueError, KeyError, OSError, pd.errors.ParserError) as error:  # an empty file is a ValueError, too
-        LOG.warning("account: %s: no table of metrics (%s), left out", path, foreign(error))
-        frame = pd.DataFrame({"time": []})
     # a file of another version has other columns: what it lacks is unknown, not an error
-    frame = frame.reindex(columns=list(COLUMNS))
-    numbers = frame.columns.drop("phase")
-    frame[numbers] = frame[numbers].apply(pd.to_numeric, errors="coerce")
-    frame = frame[np.isfinite(frame["time"])].astype({"time": float})
+    frame = pd.DataFrame(columns=list(COLUMNS), dtype=float)
+    try:
+        table = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace", dtype=str)
+        if "time" not in table:
+            raise ValueError("no column time")
+        frame = table.reindex(columns=list(COLUMNS))
+        numbers = frame.columns.drop("phase")
+        frame[numbers] = frame[numbers].map(_number).astype(float)
+        frame = frame[np.isfinite(frame["time"])].copy()
+    except (ValueError, TypeError, OSError) as error:  # an empty file is a ValueError, too
+        LOG.warning("account: %s: no table of metrics (%s), left out", path, foreign(error))
     frame.insert(0, "member", parse_member_name(path.stem))
     return frame
+
+
+def _number(text: object) -> float:
+    try:
+        return float(str(text))
+    except ValueError:
+        return _NAN
 
 
 def read_benchmarks(folder: Path, cycle: str) -> list[JobTime]:
