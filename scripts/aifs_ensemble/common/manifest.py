@@ -47,7 +47,6 @@ def _iso(text: str) -> str:
 
 Free = Mapping[str, Any]
 Machine = Annotated[Free, _told(spot=bool, peak_gpu_mb=(int, float))]
-Initial = Annotated[Free, _told(source=dict)]
 Time = Annotated[str, AfterValidator(_iso)]
 
 
@@ -63,7 +62,7 @@ class AttemptRecord(TypedDict, total=False):
     device: str
     machine: Machine
     versions: Free
-    initial_conditions: Initial
+    initial_conditions: Free
     timings: Mapping[str, Finite]
     step_seconds: list[Finite]
 
@@ -110,7 +109,7 @@ class MemberManifest:
     leads: tuple[LeadRecord, ...]
     seed: Free = field(default_factory=dict)
     checkpoint: Free = field(default_factory=dict)
-    initial_conditions: Initial = field(default_factory=dict)
+    initial_conditions: Free = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Annotated[Free, _told(packing=dict)] = field(default_factory=dict)
     device: str = ""
