@@ -206,16 +206,17 @@ def normal(storage: Storage) -> dict[str, Any]:
             continue
         data = storage.get_bytes(info.key)
         if "/receipts/" in info.key or info.key.endswith("/manifest.json"):
-            found[info.key] = _lasting(json.loads(data))
+            found[info.key] = lasting(json.loads(data))
         else:
             found[info.key] = data
     return found
 
 
-def _lasting(value: Any) -> Any:
+def lasting(value: Any) -> Any:
+    """Return JSON content without what differs when the same is delivered or written again."""
     if isinstance(value, dict):
-        return {key: _lasting(item) for key, item in value.items() if key not in ("generation", "digest", "work")}
-    return [_lasting(item) for item in value] if isinstance(value, list) else value
+        return {key: lasting(item) for key, item in value.items() if key not in ("generation", "digest", "work")}
+    return [lasting(item) for item in value] if isinstance(value, list) else value
 
 
 def damage(rng: random.Random, kind: str, data: bytes, other: bytes) -> bytes | None:

@@ -19,8 +19,8 @@ from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.delivery.verify import check_ensemble, verify_ensemble
 from aifs_ensemble.workflow.closing import closing_lines
-from aifs_ensemble.workflow.outdated import outdated
 
+from delivery.corruptions import lasting, run_again
 from delivery.members import make_config, make_member
 
 
@@ -29,14 +29,8 @@ def content(config: Config) -> dict[str, bytes]:
     storage = open_destination(config)
     found = {info.key: storage.get_bytes(info.key) for info in storage.list(f"{config.cycle}/")}
     for key in [key for key in found if key.endswith("/manifest.json") or "/receipts/" in key]:
-        found[key] = _lasting(json.loads(found[key]))
+        found[key] = lasting(json.loads(found[key]))
     return found
-
-
-def _lasting(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _lasting(item) for key, item in value.items() if key not in ("generation", "digest")}
-    return [_lasting(item) for item in value] if isinstance(value, list) else value
 
 
 def deliver(config: Config, settings: dict[str, Any] | None = None, noise: int = 0) -> None:
@@ -56,26 +50,6 @@ def config(tmp_path: Path, destination: str) -> Config:
     config = make_config(tmp_path / "scratch", destination)
     deliver(config)
     return config
-
-
-def run_again(config: Config) -> None:
-    """Do what Snakemake would: the forecasts and deliveries that miss a file or are outdated, then the ensemble."""
-    storage = open_destination(config)
-    base = "" if config.cloud_destination else f"{config.destination}/"
-    keys = config.objects
-    receipts = {f"{base}{keys.manifest(m)}": f"{base}{keys.receipt(m)}" for m in config.members}
-    ensemble = f"{base}{keys.ensemble_manifest}"
-    where = storage if config.cloud_destination else None
-    again = outdated(config, [*receipts, ensemble], where, receipts=receipts)
-    made = False
-    for member, path in zip(config.members, receipts, strict=True):
-        if path in again or storage.stat(keys.manifest(member)) is None:
-            if not config.scratch.manifest(member).exists():
-                make_member(config, member)
-            deliver_member(config, member)
-            made = True
-    if made or ensemble in again or storage.stat(keys.ensemble_manifest) is None:
-        write_ensemble_manifest(config).require()
 
 
 def test_a_failed_ensemble_is_an_error_is_told_and_is_made_again(config: Config) -> None:
