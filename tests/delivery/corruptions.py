@@ -471,6 +471,9 @@ def main() -> int:
     for name, value in summary(results).items():
         print(f"{name}: {value}")
     print(f"seconds: {time.monotonic() - began:.0f}")
+    for result in results:
+        for line in result.lines:
+            print(f"seed {result.seed}: {result.what}: said: {line}")
     wrong = [result for result in results if result.silent or result.stacks or result.hangs]
     for result in wrong:
         print(f"seed {result.seed}: {result.what}: {result.silent} {result.stacks} {result.hangs}", file=sys.stderr)
