@@ -39,6 +39,9 @@ _THOUSANDS = re.compile(r"(?<![\d.,:])\d{1,3}(?:,\d{3})+(?![\d,])")
 _BYTES = {"mb": 1e6, "gb": 1e9, "tb": 1e12, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 # How far figures that were rounded for a log may be apart.
 TOLERANCE = 0.02
+# Characters of a line that are read, and the largest figure that is one: longer ones are no line of a log.
+LONGEST_LINE = 1000
+LARGEST = 1e15
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,15 @@ def seconds_in(text: str) -> float | None:
         # a second time in the same unit is another figure, such as an average
         found.setdefault(unit[0].lower(), float(value))
     factors = {"h": 3600, "m": 60, "s": 1}
-    return sum(value * factors[unit] for unit, value in found.items()) if found else None
+    total = sum(value * factors[unit] for unit, value in found.items())
+    return total if found and total <= LARGEST else None
 
 
 def bytes_in(text: str) -> float | None:
     """Return the first size that a text names."""
     match = _SIZE.search(_plain(text))
-    return float(match[1]) * _BYTES[match[2].lower()] if match else None
+    found = float(match[1]) * _BYTES[match[2].lower()] if match else None
+    return None if found is None or found > LARGEST else found
 
 
 def _plain(text: str) -> str:
@@ -124,7 +129,8 @@ def read_old_log(path: Path, baseline: Baseline | None = None) -> OldRun:
         raise InputError(f"{path}: {error.strerror}, expected a log of past runs") from None
     members: list[OldMember] = []
     totals: list[OldTotal] = []
-    for number, line in enumerate(lines, 1):
+    for number, whole in enumerate(lines, 1):
+        line = whole[:LONGEST_LINE]
         several, member = _several(line), _MEMBER.search(_RANGE.sub(" ", _COUNT.sub(" ", line)))
         if several and (member is None or _TOTAL.search(line)):
             total = OldTotal(several, seconds_in(_shown(line)), bytes_in(line), number)
@@ -145,7 +151,7 @@ def read_old_log(path: Path, baseline: Baseline | None = None) -> OldRun:
 def _several(line: str) -> int | None:
     """Return how many members a line is about that counts them or gives the first and the last; None for no such."""
     count, ends = _COUNT.search(line), _RANGE.search(line)
-    if count:
+    if count and len(count[1]) <= 4:
         return int(count[1])
     return int(ends[2]) - int(ends[1]) + 1 if ends else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import WorkflowError
+from aifs_ensemble.common.errors import DiskFullError, WorkflowError
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -30,6 +31,11 @@ def rule(snakemake: Any) -> Iterator[Config]:
     except WorkflowError as error:
         logging.error("%s", error)  # noqa: TRY400 - one line, no traceback
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        logging.error("%s: no space left on device", error.filename or "this machine")  # noqa: TRY400
+        sys.exit(DiskFullError.exit_code)
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -1,4 +1,4 @@
-"""Write the ensemble's manifest once every member is delivered."""
+"""Write the ensemble's manifest once every member is delivered; a failed ensemble ends the job with an error."""
 
 import logging
 from pathlib import Path
@@ -9,3 +9,4 @@ from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
 with rule(snakemake) as config:
     status = write_ensemble_manifest(config, Path(snakemake.output[0]))
     logging.info("ensemble %s", status)
+    status.require()

@@ -210,3 +210,20 @@ def test_what_is_no_log_is_one_line(
     assert main([str(path)]) == InputError.exit_code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {path}: ") and expected in line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"member 1: {'9' * 400} GB in 443 s",
+        f"member 1: 443 s, {'1' * 200_000}",
+        "1" * 200_000,
+        f"{'9' * 4000} members took 443 s, 15 GB",
+    ],
+    ids=["size", "a member's line", "a line", "members"],
+)
+def test_figures_of_hundreds_of_digits_are_no_figures(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.txt"
+    path.write_text(f"{line}\nmember 2 took 443 s, 15.35 GB\n")
+    assert sum(one.bytes for one in read_old_log(path).members if not math.isnan(one.bytes)) == pytest.approx(15.35e9)
+    assert main([str(path)]) == 0

@@ -65,7 +65,8 @@ def test_what_an_unfinished_run_left_is_replaced(tmp_path: Path, destination: st
     config = make_config(tmp_path / "scratch", destination)
     make_member(config, 1)
     deliver_member(config, 1)
-    open_storage(destination).delete(config.objects.manifest(1))
+    for key in (config.objects.manifest(1), config.objects.receipt(1)):
+        open_storage(destination).delete(key)
     other = make_config(tmp_path / "other", destination)
     manifest = make_member(other, 1, content=1)
     deliver_member(other, 1)

@@ -12,6 +12,7 @@ from aifs_ensemble.common.acceleration import Acceleration
 from aifs_ensemble.common.config import Config, read_files
 from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, write_member_manifest
+from aifs_ensemble.common.names import index_file, lead_file
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.status import MemberStatus, StatusObserver, read_statuses, summary
@@ -36,13 +37,14 @@ def deliver(config, member, **over):
     deliver_member(elsewhere, member)
 
 
-def record(lead):
-    return LeadRecord(lead, FileRecord(f"{lead}.grib2", 1, "AAAAAA=="), FileRecord(f"{lead}.index", 1, "AAAAAA=="), 1)
+def record(lead, member=1):
+    name = lead_file("20250819_0000", member, lead)
+    return LeadRecord(lead, FileRecord(name, 1, "AAAAAA=="), FileRecord(index_file(name), 1, "AAAAAA=="), 1)
 
 
-def manifest(config):
-    leads = tuple(record(lead) for lead in config.leads)
-    return MemberManifest("demo", True, config.cycle, 1, 50, "N32", leads)
+def manifest(config, member=1):
+    leads = tuple(record(lead, member) for lead in config.leads)
+    return MemberManifest("demo", True, config.cycle, member, 50, "N32", leads)
 
 
 def test_a_member_from_start_to_delivery(config):
@@ -136,7 +138,7 @@ def test_a_local_run_is_read_from_scratch(config, tmp_path):
     assert state(1).state == "waiting"
     work.record_attempt(1, {"outcome": "NotFiniteError: t_500"})
     assert state(1).text(0) == "failed: NotFiniteError: t_500"
-    write_member_manifest(here.scratch.manifest(2), replace(manifest(here), member=2))
+    write_member_manifest(here.scratch.manifest(2), manifest(here, 2))
     assert [status.state for status in statuses_of(here)] == ["failed", "computed", "waiting", "waiting"]
     StatusObserver(here, 2, interval=0.01).failed(StorageError("gone"))
     deliver(here, 1)

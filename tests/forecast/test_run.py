@@ -576,7 +576,7 @@ def test_a_full_disk_stops_the_member_with_its_state_intact(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
 
     if place == "journal":
-        from aifs_ensemble.common.files import JsonLines
+        from aifs_ensemble.common.records import JsonLines
 
         append = JsonLines.append
         monkeypatch.setattr(

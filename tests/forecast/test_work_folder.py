@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from aifs_ensemble.common.errors import InputError, WorkflowError
-from aifs_ensemble.common.files import JsonLines, crc32c_bytes
+from aifs_ensemble.common.files import crc32c_bytes
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import index_file, lead_file
@@ -46,7 +46,7 @@ def work(tmp_path: Path) -> WorkFolder:
     ids=["none", "torn", "brace", "whole-but-no-record", "no-newline"],
 )
 def test_a_torn_last_line_is_left_out_and_overwritten(tmp_path: Path, tail: bytes) -> None:
-    journal = LeadJournal(tmp_path / "journal.jsonl")
+    journal = LeadJournal(tmp_path / "journal.jsonl", CYCLE, 1)
     journal.append(record(6))
     journal.append(record(12))
     with open(tmp_path / "journal.jsonl", "ab") as file:
@@ -59,26 +59,27 @@ def test_a_torn_last_line_is_left_out_and_overwritten(tmp_path: Path, tail: byte
 def test_every_prefix_of_a_journal_reads_as_the_whole_lines_in_it(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     for lead in (6, 12):
-        LeadJournal(path).append(record(lead))
+        LeadJournal(path, CYCLE, 1).append(record(lead))
     data = path.read_bytes()
     for length in range(len(data)):
         path.write_bytes(data[:length])
-        assert len(LeadJournal(path).read()) == data[:length].count(b"\n")
+        assert len(LeadJournal(path, CYCLE, 1).read()) == data[:length].count(b"\n")
 
 
 def test_lines_that_are_no_records_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('nonsense\n{"lead": 6}\n[]\n' + json.dumps(asdict(record(12))) + "\n")
-    assert sorted(LeadJournal(path).read()) == [12]
-    assert "line 1 is not JSON" in caplog.text
+    assert sorted(LeadJournal(path, CYCLE, 1).read()) == [12]
+    assert "left out: line 1: not JSON" in caplog.text
+    assert "and 2 more" in caplog.text
 
 
 def test_the_last_record_of_a_lead_counts(tmp_path: Path) -> None:
-    journal = LeadJournal(tmp_path / "journal.jsonl")
+    journal = LeadJournal(tmp_path / "journal.jsonl", CYCLE, 1)
     journal.append(record(6))
     journal.append(record(6, text="again"))
     assert journal.read()[6] == record(6, text="again")
-    assert JsonLines(tmp_path / "none").read() == []
+    assert LeadJournal(tmp_path / "none", CYCLE, 1).read() == {}
 
 
 @pytest.mark.parametrize(
@@ -190,13 +191,13 @@ def test_one_process_at_a_time(work: WorkFolder) -> None:
 
 
 def test_attempts_are_told_in_pieces_and_a_killed_one_says_so(work: WorkFolder) -> None:
-    first = work.begin_attempt({"began": "a"})
+    first = work.begin_attempt({"began": "2025-08-19T00:00:00+00:00"})
     work.record_attempt(first, {"device": "cpu"})
-    second = work.begin_attempt({"began": "b"})
+    second = work.begin_attempt({"began": "2025-08-19T01:00:00+00:00"})
     work.record_attempt(second, {"outcome": "finished"})
     assert work.attempts() == [
-        {"attempt": 1, "began": "a", "outcome": "killed", "device": "cpu"},
-        {"attempt": 2, "began": "b", "outcome": "finished"},
+        {"attempt": 1, "began": "2025-08-19T00:00:00+00:00", "outcome": "killed", "device": "cpu"},
+        {"attempt": 2, "began": "2025-08-19T01:00:00+00:00", "outcome": "finished"},
     ]
 
 

@@ -227,6 +227,29 @@ def test_metrics_and_benchmarks_survive_damage(tmp_path: Path, caplog: pytest.Lo
     assert "not a benchmark file" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\n",
+        b"\0" * 500,
+        b"a,b\n1,2\n",
+        b"\xff\xfe\x00",
+        b"time,time\n1,2\n",
+        b"time\n" + b"9" * 9000,
+        b"time\nx\n",
+    ],
+    ids=range(8),
+)
+def test_metrics_that_are_no_table_are_no_rows(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "member003.csv"
+    path.write_bytes(data)
+    assert len(read_metrics(path)) == (b"time,time" in data)
+    (tmp_path / "rule" / "c").mkdir(parents=True)
+    (tmp_path / "rule" / "c" / "member003.tsv").write_bytes(data)
+    assert read_benchmarks(tmp_path, "c") == []
+
+
 def test_metrics_of_another_version_are_read(tmp_path: Path) -> None:
     """Columns that a file lacks are unknown, not an error."""
     file = tmp_path / "member001.csv"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.files import write_json
+from aifs_ensemble.common.files import write_bytes
 from aifs_ensemble.common.manifest import read_member_manifest, write_member_manifest
 from aifs_ensemble.delivery.member import deliver_member
-from aifs_ensemble.delivery.receipt import RECEIPT_SCHEMA
+from aifs_ensemble.delivery.receipt import RECEIPT_SCHEMA, receipt_bytes
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything, outstanding
 from aifs_ensemble.planning.plan import plan, plan_case
@@ -109,9 +109,21 @@ def test_a_bucket_is_looked_at_only_when_asked(tmp_path: Path) -> None:
     for member in (3, 4):
         finish(config, member, at_destination=False)
     manifest = read_member_manifest(config.scratch.manifest(4))
-    told = {"schema": RECEIPT_SCHEMA, "content_digest": manifest.content_digest, "layout": "leads", "objects": []}
-    write_json(config.scratch.receipt(4), told)
-    write_json(config.scratch.receipt(5), told)  # of a manifest that is gone
+    files = [file for record in manifest.leads for file in record.files]
+    told = {
+        "schema": RECEIPT_SCHEMA,
+        "member": 4,
+        "cycle": config.cycle,
+        "destination": config.destination,
+        "content_digest": manifest.content_digest,
+        "layout": "leads",
+        "objects": [
+            {"key": config.objects.published(f.name), "size": f.size, "crc32c": f.crc32c, "generation": 1}
+            for f in files
+        ],
+    }
+    write_bytes(config.scratch.receipt(4), receipt_bytes(told))
+    write_bytes(config.scratch.receipt(5), receipt_bytes(told))  # of a manifest that is gone
     found = outstanding(config)
     assert found.looked_at == (str(config.scratch.base),)
     assert found.to_deliver == (1, 2, 3, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -104,6 +105,25 @@ def test_the_ensembles_manifest_follows_the_members_asked_for(fresh: Project) ->
     said = fresh.run()
     assert jobs_run(said, "forecast_member") == []
     assert json.loads((fresh.results / "manifest.json").read_text())["wanted"] == "1-2"
+
+
+def test_a_failed_ensemble_is_no_success_and_never_up_to_date(fresh: Project) -> None:
+    """A lead is cut behind the workflow's back, and nothing but the ensemble's manifest may be made."""
+    cut = lead_path(fresh, 1, 12)
+    stamp = cut.stat()
+    cut.write_bytes(cut.read_bytes()[:-100])
+    os.utime(cut, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    (fresh.results / "manifest.json").unlink()
+    for _ in range(2):
+        said = fresh.snakemake("--allowed-rules", "ensemble_manifest")
+        assert fresh.code != 0
+        assert "Nothing to be done" not in said
+        assert f"ensemble {CYCLE}: failed, 1 of 2 members, missing 1" in said
+        assert "members 1 do not count: damaged: " in said
+        assert json.loads((fresh.results / "manifest.json").read_text())["state"] == "failed"
+        assert not (fresh.results / "_SUCCESS").exists()
+    assert f"ensemble {CYCLE}: complete, 2 of 2 members" in fresh.run()
+    assert "Nothing to be done" in fresh.run()
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["synced", "streamed"])

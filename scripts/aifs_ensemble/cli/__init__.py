@@ -7,6 +7,7 @@ Every module of this package is a command: it has ``HELP``, ``add_arguments(pars
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import os
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import aifs_ensemble
-from aifs_ensemble.common.errors import WorkflowError
+from aifs_ensemble.common.errors import DiskFullError, WorkflowError
 
 
 def command_names() -> list[str]:
@@ -60,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"error: {error.filename or 'this machine'}: no space left on device", file=sys.stderr)
+            return DiskFullError.exit_code
         if error.filename is None:
             raise  # of no file that a user could name
         logging.debug("%s", error, exc_info=error)

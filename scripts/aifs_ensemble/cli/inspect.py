@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from aifs_ensemble.common.errors import InputError, VerificationError
@@ -56,12 +57,12 @@ def _problems(path: Path, found: list[Message]) -> list[str]:
 
 def _summary(path: Path, found: list[Message]) -> str:
     members = sorted({m.keys["number"] for m in found if m.keys["number"] is not None})
-    steps = sorted({m.keys["endStep"] for m in found})
+    steps = sorted({m.keys["endStep"] for m in found}, key=lambda step: (isinstance(step, str), step))
     size = path.stat().st_size / 1e6
     return f"{len(found)} fields, {size:.2f} MB, members {_span(members)}, steps {_span(steps)} h"
 
 
-def _span(numbers: list[int]) -> str:
+def _span(numbers: Sequence[int | str]) -> str:
     return "none" if not numbers else f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 

@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     for one in check.of(DAMAGED):
         for line in one.lines():
             print(f"  {one.place}: {line}")
+    for line in check.ensemble:
+        print(f"  ensemble: {line}{', written anew' if check.rewritten else ''}")
     check.require_sound(mended=args.mend)
     if "destination" in places and config.destination:
         check.require_members(config)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 
 from aifs_ensemble.common.errors import DiskFullError, InputError
+from aifs_ensemble.common.text import foreign
 
 LOG = logging.getLogger(__name__)
 _CHUNK = 8 << 20
@@ -117,8 +118,10 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({foreign(error)})") from None
 
 
 def folder_problem(folder: Path, *, write: bool = True) -> str | None:
@@ -147,38 +150,6 @@ def remove_leftovers(folder: Path) -> None:
     """Remove temporary files that a killed process left in `folder`."""
     for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
-
-
-class JsonLines:
-    """A file of JSON lines that is only ever appended to; a last line torn by a kill is left out."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def read(self) -> list[Any]:
-        """Return the content of every whole line; a line that is not JSON is left out with a line in the log."""
-        try:
-            *lines, _torn = self.path.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        found = []
-        for number, line in enumerate(lines, 1):
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                LOG.warning("%s: line %d is not JSON and is left out", self.path, number)
-        return found
-
-    def append(self, content: Any) -> None:
-        """Append one line; whatever a torn line left is cut off first."""
-        with open(self.path, "a+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            if size:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.seek(0)
-                    file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(json.dumps(content).encode() + b"\n")
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -8,14 +8,65 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field
+from typing_extensions import TypedDict  # what pydantic reads before Python 3.12
 
 from aifs_ensemble.common.errors import InputError, VerificationError
-from aifs_ensemble.common.files import crc32c_file, read_json, write_json
+from aifs_ensemble.common.files import crc32c_file, write_json
+from aifs_ensemble.common.names import index_file, lead_file, lead_name, member_name, parse_member_name
+from aifs_ensemble.common.records import Count, Crc32c, Finite, json_object, read_record, sealed
+from aifs_ensemble.common.text import foreign
 
-MEMBER_SCHEMA = "aifs-ensemble/member-manifest/1"
-ENSEMBLE_SCHEMA = "aifs-ensemble/ensemble-manifest/1"
+MEMBER_SCHEMA = "aifs-ensemble/member-manifest/2"
+# Of these nothing but the leads was vouched for; they are read as they are.
+OLD_MEMBER_SCHEMA = "aifs-ensemble/member-manifest/1"
+ENSEMBLE_SCHEMA = "aifs-ensemble/ensemble-manifest/2"
+OLD_ENSEMBLE_SCHEMA = "aifs-ensemble/ensemble-manifest/1"
+
+
+def _told(**kinds: type | tuple[type, ...]) -> AfterValidator:
+    """Return a check of what is read from a mapping that is otherwise free: those of its keys have these types."""
+
+    def check(content: Mapping[str, Any]) -> Mapping[str, Any]:
+        for key, kind in kinds.items():
+            if content.get(key) is not None and not isinstance(content[key], kind):
+                raise ValueError(f"{key} is of another type")
+        return content
+
+    return AfterValidator(check)
+
+
+def _iso(text: str) -> str:
+    datetime.fromisoformat(text).timestamp()
+    return text
+
+
+Free = Mapping[str, Any]
+Machine = Annotated[Free, _told(spot=bool, peak_gpu_mb=(int, float))]
+Accelerated = Annotated[Free, _told(accelerated=bool, asked=bool, reason=str)]
+Time = Annotated[str, AfterValidator(_iso)]
+
+
+class AttemptRecord(TypedDict, total=False):
+    """What is known of one process that worked on a member; whatever else it says stays with it."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    attempt: Count
+    began: Time
+    ended: Time
+    outcome: str
+    device: str
+    acceleration: Accelerated
+    machine: Machine
+    versions: Free
+    initial_conditions: Free
+    timings: Mapping[str, Finite]
+    step_seconds: list[Finite]
 
 
 @dataclass(frozen=True)
@@ -23,18 +74,18 @@ class FileRecord:
     """A published file: its name (no folder), size in bytes and base64 CRC32C."""
 
     name: str
-    size: int
-    crc32c: str
+    size: Count
+    crc32c: Crc32c
 
 
 @dataclass(frozen=True)
 class LeadRecord:
     """One lead of one member: the GRIB file, its index and the number of messages."""
 
-    lead: int
+    lead: Count
     grib: FileRecord
     index: FileRecord
-    messages: int
+    messages: Count
 
     @property
     def files(self) -> tuple[FileRecord, FileRecord]:
@@ -55,21 +106,21 @@ class MemberManifest:
     model: str
     untrained: bool
     cycle: str
-    member: int
-    ensemble_size: int
+    member: Annotated[int, Field(ge=0, le=999)]
+    ensemble_size: Count
     grid: str
     leads: tuple[LeadRecord, ...]
-    seed: Mapping[str, Any] = field(default_factory=dict)
-    checkpoint: Mapping[str, Any] = field(default_factory=dict)
-    initial_conditions: Mapping[str, Any] = field(default_factory=dict)
+    seed: Free = field(default_factory=dict)
+    checkpoint: Free = field(default_factory=dict)
+    initial_conditions: Free = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Annotated[Free, _told(packing=dict)] = field(default_factory=dict)
     device: str = ""
-    acceleration: Mapping[str, Any] = field(default_factory=dict)
-    machine: Mapping[str, Any] = field(default_factory=dict)
-    timings: Mapping[str, float] = field(default_factory=dict)
-    step_seconds: tuple[float, ...] = ()
-    attempts: tuple[Mapping[str, Any], ...] = ()
+    acceleration: Accelerated = field(default_factory=dict)
+    machine: Machine = field(default_factory=dict)
+    timings: Mapping[str, Finite] = field(default_factory=dict)
+    step_seconds: tuple[Finite, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -94,44 +145,61 @@ def machine_name(machine: Mapping[str, Any]) -> str:
 
 
 def write_member_manifest(path: Path, manifest: MemberManifest) -> None:
-    """Write a member's manifest atomically."""
+    """Write a member's manifest atomically, sealed by a digest of all of it."""
     content = {"schema": MEMBER_SCHEMA, "content_digest": manifest.content_digest, **asdict(manifest)}
-    write_json(path, content)
-
-
-def _file_record(content: Mapping[str, Any]) -> FileRecord:
-    return FileRecord(content["name"], content["size"], content["crc32c"])
+    write_json(path, sealed(content))
 
 
 def lead_record(content: Mapping[str, Any]) -> LeadRecord:
-    """Return a lead record from its JSON form."""
-    grib, index = _file_record(content["grib"]), _file_record(content["index"])
-    return LeadRecord(content["lead"], grib, index, content["messages"])
+    """Return a lead record from its JSON form, as a process of our own writes it: nothing is checked."""
+    return LeadRecord(
+        content["lead"], FileRecord(**content["grib"]), FileRecord(**content["index"]), content["messages"]
+    )
 
 
-def parse_member_manifest(content: Mapping[str, Any], name: str) -> MemberManifest:
-    """Return the manifest in `content`; VerificationError naming `name` when it is not a sound one."""
-    if content.get("schema") != MEMBER_SCHEMA:
-        raise VerificationError(f"{name}: schema {content.get('schema')!r}, expected {MEMBER_SCHEMA!r}")
-    try:
-        known = {key: value for key, value in content.items() if key in MemberManifest.__dataclass_fields__}
-        known["leads"] = tuple(lead_record(record) for record in content["leads"])
-        known["step_seconds"] = tuple(content.get("step_seconds", ()))
-        known["attempts"] = tuple(content.get("attempts", ()))
-        manifest = MemberManifest(**known)
-    except (KeyError, TypeError) as error:
-        raise VerificationError(f"{name}: not a member manifest ({error!r})") from None
-    if manifest.content_digest != content.get("content_digest"):
+def lead_problem(record: LeadRecord, cycle: str, member: int) -> str | None:
+    """Return why a record is not of a lead of this member, None when it is: files have the names that it gives them."""
+    grib = lead_file(cycle, member, record.lead)
+    if (record.grib.name, record.index.name) == (grib, index_file(grib)):
+        return None
+    return f"{lead_name(record.lead)} names other files than those of {member_name(member)} of {cycle}"
+
+
+def parse_member_manifest(
+    data: bytes, name: str, *, cycle: str | None = None, member: int | None = None
+) -> MemberManifest:
+    """Return the manifest in `data`; VerificationError naming it when it is not a sound one, or another member's.
+
+    Cycle, member and the names of all files agree with each other, and with `cycle` and `member` where they are known.
+    Keys that this version does not know stay out; the seal covers them.
+    """
+    manifest = read_record(MemberManifest, data, name, schema=MEMBER_SCHEMA, unsealed=OLD_MEMBER_SCHEMA)
+    for what, found, expected in (("cycle", manifest.cycle, cycle), ("member", manifest.member, member)):
+        if expected is not None and found != expected:
+            raise VerificationError(f"{name}: of {what} {foreign(found)}, expected {expected}")
+    leads = [record.lead for record in manifest.leads]
+    if leads != sorted(set(leads)):
+        raise VerificationError(f"{name}: leads out of order or twice")
+    for record in manifest.leads:
+        if problem := lead_problem(record, manifest.cycle, manifest.member):
+            raise VerificationError(f"{name}: {problem}")
+    if manifest.content_digest != json_object(data, name).get("content_digest"):
         raise VerificationError(f"{name}: content_digest differs from the leads listed")
     return manifest
 
 
-def read_member_manifest(path: Path) -> MemberManifest:
-    """Return the manifest in `path`; InputError or VerificationError when it is not a sound one."""
-    content = read_json(path)
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: not a member manifest")
-    return parse_member_manifest(content, str(path))
+def read_member_manifest(path: Path, cycle: str | None = None) -> MemberManifest:
+    """Return the manifest in `path`; InputError when there is none, VerificationError when it is not a sound one.
+
+    A file with a member's name must be of that member.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    return parse_member_manifest(data, str(path), cycle=cycle, member=parse_member_name(path.stem))
 
 
 def check_file(folder: Path, record: FileRecord) -> str | None:

@@ -20,10 +20,12 @@ CONTROL = 0  # the member that starts from the unperturbed analysis
 BENCHMARKS = "logs/benchmarks"
 _CYCLE = re.compile(r"\d{8}_\d{4}")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
-_MEMBER = re.compile(r"member(\d+)")
-_MEMBER_IN_KEY = re.compile(r"(?<![^/_.])member\d+(?![^/_.])")
-_LEAD_FILE = re.compile(r"aifs_ens_forecast_(\d{8}_\d{4})_member(\d+)_h(\d+)\.grib2")
-_RESTART = re.compile(r"h(\d{3})\.safetensors")
+# as `member_name` and its like spell them, in ASCII: a name that would be spelled differently is none of ours
+_MEMBER = re.compile(r"member([0-9]{3})")
+_MEMBER_IN_KEY = re.compile(r"(?<![^/_.])member[0-9]{3}(?![^/_.])")
+_LEAD_FILE = re.compile(r"aifs_ens_forecast_([0-9]{8}_[0-9]{4})_member([0-9]{3})_h([0-9]{3})\.grib2")
+_BLOCK_FILE = re.compile(r"aifs_ens_forecast_[0-9]{8}_[0-9]{4}_member[0-9]{3}_h([0-9]{3})-([0-9]{3})\.grib")
+_RESTART = re.compile(r"h([0-9]{3})\.safetensors")
 
 
 def parse_cycle(text: str) -> datetime:
@@ -141,6 +143,12 @@ def index_file(grib: str) -> str:
 def block_file(cycle: str, member: int | str, start: int, end: int) -> str:
     """Return the name of a block of leads, which holds the steps after `start` up to `end`."""
     return f"aifs_ens_forecast_{cycle}_{member_name(member)}_h{start:03d}-{end:03d}.grib"
+
+
+def parse_block_file(name: str) -> tuple[int, int] | None:
+    """Return start and end in hours of a block's file name; None for another name."""
+    match = _BLOCK_FILE.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def restart_file(lead: int) -> str:
@@ -286,3 +294,12 @@ class Keys:
 def file_name(key: str) -> str:
     """Return the last part of a destination key."""
     return PurePosixPath(key).name
+
+
+def sound_key(key: str) -> bool:
+    """Tell whether a key can be one of ours: relative, printable, and no part of it empty, ``.``, ``..`` or too long.
+
+    In a bucket names may hold anything; on this machine they would be paths.
+    """
+    parts = key.split("/")
+    return key.isprintable() and not {"", ".", ".."} & {*parts} and all(len(part.encode()) <= 255 for part in parts)

@@ -64,3 +64,16 @@ def hint(name: object, known: Iterable[str], otherwise: str = "") -> str:
     known = list(known)
     near = nearest(name, known)
     return f"did you mean {near!r}?" if near else otherwise or f"known are {', '.join(known)}"
+
+
+def foreign(value: object, most: int = 100) -> str:
+    """Return what a file, an object or a server says, fit for a message: one line, at most `most` printable characters.
+
+    Nobody vouches for such bytes: they may hold line feeds, commands to a terminal, or millions of characters.
+    """
+    try:
+        text = str(value)
+    except ValueError:  # a number of more digits than Python writes
+        text = type(value).__name__
+    shown = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."

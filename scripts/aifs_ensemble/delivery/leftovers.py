@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,17 +11,13 @@ from datetime import UTC, datetime, timedelta
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.manifest import read_member_manifest
-from aifs_ensemble.common.names import file_name, member_in, member_name
+from aifs_ensemble.common.names import file_name, member_in, member_name, parse_member_name
 from aifs_ensemble.common.storage import ObjectInfo, Storage
-from aifs_ensemble.delivery.receipt import (
-    forget_delivery,
-    member_objects,
-    receipt_files,
-    remote_manifest,
-    remote_receipt,
-    vouched_files,
-)
+from aifs_ensemble.delivery.receipt import forget_delivery, member_objects, receipt_files, vouched_files
 from aifs_ensemble.delivery.scratch import lead_file_paths
+from aifs_ensemble.delivery.standing import at_destination
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ def find_orphans(config: Config, storage: Storage, older_than: timedelta) -> lis
 
     Leads, blocks and indexes that neither manifest nor receipt of their member names, and restart states. A member
     that runs has objects that nothing names yet, some of them left by an attempt days ago: as long as anything
-    about it is younger, all of it is left alone.
+    about it is younger, all of it is left alone. So is a member whose manifest or receipt is damaged or another's: what
+    they would vouch for is not known.
     """
     limit = datetime.now(UTC) - older_than
     folders = {name: list(storage.list(config.objects.folder(name))) for name in ("forecasts", "restarts", "status")}
@@ -57,7 +55,8 @@ def find_orphans(config: Config, storage: Storage, older_than: timedelta) -> lis
     leads, restarts = ([info for info in folders[name] if member_in(info.key)] for name in ("forecasts", "restarts"))
     idle = sorted({member_in(info.key) or "" for info in [*leads, *restarts]} - active)
     with ThreadPoolExecutor(storage.settings.threads) as pool:
-        vouched = dict(zip(idle, pool.map(lambda name: _vouched(config, storage, name), idle), strict=True))
+        found = zip(idle, pool.map(lambda name: _vouched(config, storage, name), idle), strict=True)
+        vouched = {name: one for name, one in found if one is not None}
     return [*_stray_leads(leads, vouched), *_stray_restarts(restarts, vouched)]
 
 
@@ -112,15 +111,23 @@ def _whole_here(config: Config, member: int) -> bool:
     return all(lead_file_paths(config.scratch, member, file) for file in files)
 
 
-def _vouched(config: Config, storage: Storage, name: str) -> _Vouched:
-    """Return what is vouched for of a member.
+def _vouched(config: Config, storage: Storage, name: str) -> _Vouched | None:
+    """Return what is vouched for of a member, None when that cannot be known.
 
     A receipt alone counts too: Snakemake removes the manifests of a whole group when one of its members fails, and the
     next run takes the others back by their receipts.
     """
-    member = int(name.removeprefix("member"))
-    manifest = remote_manifest(config, storage, member)
-    receipt = remote_receipt(config, storage, member)
+    member = parse_member_name(name)
+    assert member is not None, name
+    standing = at_destination(config, storage, member, objects={})
+    manifest, receipt = standing.manifest, standing.receipt
+    # what is missing of the objects does not matter here, and other settings do not
+    problem = (standing.problems.get(0) or standing.reason) if manifest is None else standing.problems.get(0)
+    vouching = (config.objects.manifest(member), config.objects.receipt(member))
+    unread = [key for key, got in zip(vouching, (manifest, receipt), strict=True) if got is None and storage.stat(key)]
+    if unread or (manifest and problem):  # without its receipt nobody knows in which layout a member is there
+        LOG.warning("%s left alone: %s; verify --mend first", name, problem)
+        return None
     files = receipt_files(receipt) if manifest is None else vouched_files(manifest, receipt)
     return _Vouched(frozenset(file.name for file in files), manifest is not None)
 

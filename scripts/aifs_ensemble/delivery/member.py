@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,19 +18,22 @@ from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
-from aifs_ensemble.common.files import crc32c_bytes, json_bytes, write_json
+from aifs_ensemble.common.files import crc32c_bytes, write_bytes
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, read_member_manifest
-from aifs_ensemble.common.names import member_name
+from aifs_ensemble.common.names import lead_name, member_name
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.storage.base import ConflictError, ObjectInfo, Storage, info_json
 from aifs_ensemble.delivery.blocks import Block, make_blocks, wants_blocks, wants_leads
 from aifs_ensemble.delivery.receipt import (
     RECEIPT_SCHEMA,
+    MemberReceipt,
     lead_prefix,
     member_objects,
-    receipt_files,
+    receipt_bytes,
+    receipt_problem,
     remote_manifest,
     remote_receipt,
+    vouched_files,
 )
 from aifs_ensemble.delivery.scratch import lead_file_paths, remove_leads
 from aifs_ensemble.forecast.work_folder import WORK_FILES, WorkFolder
@@ -149,6 +152,7 @@ class MemberDelivery:
         stays as it is.
         """
         self._look_again()
+        self._refuse_other(manifest)
         objects = self.standing(manifest) or self._objects(manifest)
         receipt = Receipt(
             member=self.member,
@@ -163,7 +167,7 @@ class MemberDelivery:
             LOG.info("%s: of a run of %d leads, left as it is", address, len(longer.leads))
             return self._finished(receipt, manifest)
         lasting = {**receipt.lasting(), "leads": [asdict(record) for record in manifest.leads], "work": self.carried()}
-        self.storage.put_bytes(json_bytes(lasting), self.keys.receipt(self.member), overwrite=True)
+        self.storage.put_bytes(receipt_bytes(lasting), self.keys.receipt(self.member), overwrite=True)
         self._remove_parts(manifest)
         self.remove_restarts()
         self.storage.put_bytes(content, self.keys.manifest(self.member), overwrite=True)
@@ -178,7 +182,8 @@ class MemberDelivery:
 
     def carried(self) -> dict[str, str]:
         """Return the small files of the work folder by name."""
-        return {name: path.read_text() for name in WORK_FILES if (path := self._work.root / name).exists()}
+        files = {name: self._work.root / name for name in WORK_FILES}
+        return {name: path.read_text(errors="replace") for name, path in files.items() if path.is_file()}
 
     def _present(self, file: FileRecord) -> ObjectInfo | None:
         """Return the object of a file when it is at the destination with the right content."""
@@ -204,11 +209,14 @@ class MemberDelivery:
         return info
 
     def _vouched_files(self) -> dict[str, FileRecord]:
-        """Return the files that the manifest at the destination vouches for, by name."""
+        """Return the files that manifest and receipt at the destination vouch for, by name."""
+        receipt = self._receipt
         if self.remote is None:
-            return {}
+            # Snakemake removes the manifests of a group one of whose members failed: a whole receipt vouches as well
+            whole = receipt is not None and receipt.content_digest is not None
+            return {file.name: file for file in receipt.files} if receipt and whole else {}
         hours = self.config.delivery.block_hours
-        files = [file for record in self.remote.leads for file in record.files]
+        files = vouched_files(self.remote, receipt)
         files += [block.grib for block in make_blocks(self.config.cycle, self.member, self.remote.leads, hours)]
         return {file.name: file for file in files}
 
@@ -236,9 +244,10 @@ class MemberDelivery:
         receipt = self._receipt
         wanted = ((longer or manifest).content_digest, self.config.delivery.layout)
         found: list[ObjectInfo | None] = [None]
-        if receipt is not None and (receipt["content_digest"], receipt["layout"]) == wanted:
+        as_made = receipt and receipt_problem(self.config, longer or manifest, receipt) is None
+        if receipt and as_made and (receipt.content_digest, receipt.layout) == wanted:
             with ThreadPoolExecutor(self.storage.settings.threads) as pool:
-                found = list(pool.map(self._present, receipt_files(receipt)))
+                found = list(pool.map(self._present, receipt.files))
         objects = [info for info in found if info is not None]
         if len(objects) == len(found):
             return objects
@@ -250,10 +259,27 @@ class MemberDelivery:
             )
         return None
 
+    def _refuse_other(self, manifest: MemberManifest) -> None:
+        """Raise ConflictError when a sound run of other content is there, be it in files of other names."""
+        if self.remote is None:
+            return
+        there = {record.lead: record for record in self.remote.leads}
+        other = next((record for record in manifest.leads if there.get(record.lead, record) != record), None)
+        if other and all(self._present(file) for file in vouched_files(self.remote, self._receipt)):
+            raise ConflictError(
+                f"{self.storage.address(self.keys.manifest(self.member))}: belongs to a finished run of other content "
+                f"({lead_name(other.lead)} differs); remove that run (gc --finished {self.member} --delete) or name "
+                "another destination"
+            )
+
     @cached_property
-    def _receipt(self) -> Mapping[str, Any] | None:
-        """The receipt of an earlier delivery."""
-        return remote_receipt(self.config, self.storage, self.member)
+    def _receipt(self) -> MemberReceipt | None:
+        """The receipt of an earlier delivery that tells the truth about its manifest, where there is one."""
+        receipt = remote_receipt(self.config, self.storage, self.member)
+        if receipt and self.remote and (problem := receipt_problem(self.config, self.remote, receipt)):
+            LOG.warning("%s: %s, made anew", self.storage.address(self.keys.receipt(self.member)), problem)
+            return None
+        return receipt
 
     def _longer(self, manifest: MemberManifest) -> MemberManifest | None:
         """Return the manifest at the destination when it is of the same leads and more."""
@@ -324,7 +350,7 @@ class MemberDelivery:
         )
         effort = ("sent_objects", "sent_bytes", "retries", "seconds", "freed_bytes")
         content = {**receipt.lasting(), **{name: getattr(receipt, name) for name in effort}}
-        write_json(self.scratch.receipt(self.member), content)
+        write_bytes(self.scratch.receipt(self.member), receipt_bytes(content))
         name = member_name(self.member)
         if receipt.sent_objects:
             LOG.info("%s: %d objects, %d bytes sent to %s", name, receipt.sent_objects, sent, receipt.destination)
@@ -345,7 +371,7 @@ def deliver_member(
     from it, ConflictError when other finished content is at the destination, StorageError.
     """
     path = config.scratch.manifest(member)
-    manifest = read_member_manifest(path)
+    manifest = read_member_manifest(path, config.cycle)
     delivery = MemberDelivery(config, member, storage)
     if delivery.standing(manifest) is None:
         _send_all(delivery, manifest.leads, on_progress or (lambda done, leads: None))

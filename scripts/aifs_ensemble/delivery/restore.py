@@ -8,26 +8,37 @@ settings under which they were made, which the forecast compares with its own.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import StorageError, VerificationError
-from aifs_ensemble.common.files import read_json, write_bytes
-from aifs_ensemble.common.manifest import FileRecord, LeadRecord, lead_record
+from aifs_ensemble.common.files import write_bytes
+from aifs_ensemble.common.manifest import FileRecord, LeadRecord
 from aifs_ensemble.common.names import file_name, lead_name, restart_file
+from aifs_ensemble.common.records import json_object, read_record, sealed
 from aifs_ensemble.common.storage import ObjectInfo, Storage, open_destination
-from aifs_ensemble.delivery.receipt import member_objects, receipt_files, remote_json
+from aifs_ensemble.delivery.receipt import check_leads_named, member_objects, receipt_files, remote_record
 from aifs_ensemble.delivery.standing import DAMAGED, OTHER_SETTINGS, Standing, at_destination, refusal, short_of
 from aifs_ensemble.forecast.work_folder import WORK_FILES, WorkFolder
 
 LOG = logging.getLogger(__name__)
 
-RESUME_SCHEMA = "aifs-ensemble/resume-point/1"
+RESUME_SCHEMA = "aifs-ensemble/resume-point/2"
+OLD_RESUME_SCHEMA = "aifs-ensemble/resume-point/1"  # without a seal
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """What stands beside a restart state at the destination: the leads up to it, and the work folder's small files."""
+
+    lead: int
+    leads: tuple[LeadRecord, ...]
+    work: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -102,15 +113,15 @@ def _delivered_before(config: Config, standing: Standing, objects: _Objects) -> 
     """
     receipt, member = standing.receipt, standing.member
     root = config.scratch.work(member)
-    if receipt is None or "leads" not in receipt or not _same_run(root, receipt.get("work", {})):
+    if receipt is None or receipt.leads is None or not _same_run(root, receipt.work):
         return None
-    records = tuple(lead_record(item) for item in receipt["leads"])
+    records = receipt.leads
     finished = not short_of(config, records) and all(objects.have_file(file) for file in receipt_files(receipt))
     if not finished:
         records = tuple(record for record in records if objects.have(record))
     if not records:
         return None
-    _write_work_files(root, receipt.get("work", {}))
+    _write_work_files(root, receipt.work)
     return Restored(member, records, finished=finished)
 
 
@@ -121,12 +132,12 @@ def _resume_point(config: Config, storage: Storage, work: WorkFolder, objects: _
     for lead in sorted(config.leads, reverse=True):
         if not {keys.restart(work.member, lead), keys.resume_point(work.member, lead)} <= listed:
             continue
-        point = remote_json(storage, keys.resume_point(work.member, lead))
-        if point is None or point.get("schema") != RESUME_SCHEMA:
+        point = remote_record(storage, keys.resume_point(work.member, lead), partial(_parse_point, config, work, lead))
+        if point is None:
             continue
-        if not _same_run(work.root, point.get("work", {})):  # of settings that this folder was cleared of
+        if not _same_run(work.root, point.work):  # of settings that this folder was cleared of
             continue
-        records = [lead_record(item) for item in point["leads"]]
+        records = point.leads
         if not all(objects.have(record) for record in records):
             LOG.warning("member %d: a lead before restart %s is missing or differs", work.member, lead_name(lead))
             continue
@@ -135,22 +146,38 @@ def _resume_point(config: Config, storage: Storage, work: WorkFolder, objects: _
         except StorageError as error:
             LOG.warning("restart state not brought back: %s", error)
             continue
-        _write_work_files(work.root, point.get("work", {}))
-        return Restored(work.member, tuple(records), restart=lead)
+        _write_work_files(work.root, point.work)
+        return Restored(work.member, records, restart=lead)
     return None
+
+
+def _parse_point(config: Config, work: WorkFolder, lead: int, data: bytes, name: str) -> ResumePoint:
+    """Return a resume point from its bytes; VerificationError unless it is that of this member and lead."""
+    point = read_record(ResumePoint, data, name, schema=RESUME_SCHEMA, unsealed=OLD_RESUME_SCHEMA)
+    check_leads_named(config, work.member, point.leads, name)
+    expected = [hours for hours in config.leads if hours <= lead]
+    if point.lead != lead or [record.lead for record in point.leads] != expected:
+        raise VerificationError(f"{name}: of other leads than those up to {lead_name(lead)}")
+    return point
 
 
 def resume_point(lead: int, records: Iterable[LeadRecord], work: Mapping[str, str]) -> dict[str, Any]:
     """Return the content of a resume point: the leads delivered up to `lead` and the work folder's small files."""
-    return {"schema": RESUME_SCHEMA, "lead": lead, "leads": [asdict(record) for record in records], "work": dict(work)}
+    leads = [asdict(record) for record in records]
+    return sealed({"schema": RESUME_SCHEMA, "lead": lead, "leads": leads, "work": dict(work)})
 
 
 def _same_run(root: Path, files: Mapping[str, str]) -> bool:
     """Tell whether a work folder has no settings of its own, or the ones in `files`."""
-    own, name = root / WORK_FILES[0], WORK_FILES[0]
-    if not own.exists():
-        return True
-    return name in files and json.loads(files[name]).get("digest") == read_json(own).get("digest")
+    name = WORK_FILES[0]
+    try:
+        own = json_object((root / name).read_bytes(), name).get("digest")
+    except (FileNotFoundError, VerificationError):
+        return True  # the forecast takes one that it cannot read for none
+    try:
+        return name in files and json_object(files[name], name).get("digest") == own
+    except VerificationError:
+        return False
 
 
 def _write_work_files(root: Path, files: Mapping[str, str]) -> None:

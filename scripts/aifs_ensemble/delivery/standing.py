@@ -11,14 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest
 from aifs_ensemble.common.names import format_members, lead_name
 from aifs_ensemble.common.storage import MissingError, ObjectInfo, Storage, open_destination
-from aifs_ensemble.delivery.receipt import lead_prefix, member_objects, parse_manifest, parse_receipt, vouched_files
+from aifs_ensemble.delivery.receipt import (
+    MemberReceipt,
+    lead_prefix,
+    member_objects,
+    parse_manifest,
+    parse_receipt,
+    receipt_problem,
+    vouched_files,
+)
 from aifs_ensemble.forecast.settings import member_differences
 from aifs_ensemble.forecast.work_folder import WorkFolder
 
@@ -52,7 +59,7 @@ class Standing:
     state: str
     reason: str = ""
     manifest: MemberManifest | None = None
-    receipt: Mapping[str, Any] | None = None
+    receipt: MemberReceipt | None = None
     problems: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -191,18 +198,18 @@ def judge(
     again does not mend it.
     """
     place = SCRATCH if receipt is None else DESTINATION
-    delivered = parse_receipt(receipt[1]) if receipt else None
+    delivered, unread = _read_receipt(config, member, receipt)
     if data is None:
         prefix = lead_prefix(config, member)
         begun = (receipt and receipt[1] is not None) or any(key.startswith(prefix) for key in objects or ())
         state, reason = (UNFINISHED, "no manifest yet") if begun else (ABSENT, "")
         return Standing(member, place, name, state, reason, receipt=delivered)
     try:
-        manifest = parse_manifest(data, name)
+        manifest = parse_manifest(config, member, data, name)
     except VerificationError as error:
         reason = " ".join(str(error).split())
         return Standing(member, place, name, DAMAGED, reason, receipt=delivered, problems={0: reason})
-    problems = _problems(config, manifest, receipt, delivered, objects, checked) if receipt else {}
+    problems = _problems(config, manifest, delivered or unread, objects, checked) if receipt else {}
     layout = config.delivery.layout
     if differ := member_differences(config, manifest):
         state, reason = OTHER_SETTINGS, f"made with {'; '.join(differ)}"
@@ -211,8 +218,8 @@ def judge(
         state, reason = DAMAGED, f"{problems[min(problems)]}{more}"
     elif reason := short_of(config, manifest.leads):
         state = SHORT
-    elif delivered and delivered["layout"] != layout:
-        state, reason = OTHER_LAYOUT, f"delivered in layout {delivered['layout']}, {layout} is asked for"
+    elif delivered and delivered.layout != layout:
+        state, reason = OTHER_LAYOUT, f"delivered in layout {delivered.layout}, {layout} is asked for"
     else:
         state, reason = COMPUTED if receipt is None else DELIVERED, ""
     return Standing(member, place, name, state, reason, manifest, delivered, problems)
@@ -228,21 +235,39 @@ def short_of(config: Config, records: Iterable[LeadRecord]) -> str:
     return f"{ends}, {config.leads[-1]} h are asked for"
 
 
+def _read_receipt(
+    config: Config, member: int, receipt: tuple[str, bytes | None] | None
+) -> tuple[MemberReceipt | None, str]:
+    """Return a receipt, and in its place why there is none."""
+    if receipt is None:
+        return None, ""
+    name, data = receipt
+    if data is None:
+        return None, f"{name}: missing"
+    try:
+        return parse_receipt(config, member, data, name), ""
+    except VerificationError as error:
+        return None, str(error)
+
+
 def _problems(
     config: Config,
     manifest: MemberManifest,
-    receipt: tuple[str, bytes | None],
-    delivered: Mapping[str, Any] | None,
+    receipt: MemberReceipt | str,
     objects: Mapping[str, ObjectInfo] | None,
     checked: Check | None,
 ) -> dict[int, str]:
-    """Return by lead what is wrong of a delivery, in the layout in which it was made."""
+    """Return by lead what is wrong of a delivery, in the layout in which it was made.
+
+    In place of a receipt that cannot be read there is the reason.
+    """
     problems: dict[int, str] = {}
-    name, data = receipt
-    if delivered is None:
-        problems[0] = f"{name}: {'missing' if data is None else 'not a receipt'}"
-    elif delivered["content_digest"] != manifest.content_digest:
-        problems[0] = f"{name}: of other content than the manifest"
+    if isinstance(receipt, str):
+        problems[0], delivered = receipt, None
+    else:
+        delivered = receipt
+        if problem := receipt_problem(config, manifest, receipt):
+            problems[0] = f"receipt of member {manifest.member}: {problem}"
     if objects is None:
         return problems
     lead_of = {file.name: record.lead for record in manifest.leads for file in record.files}

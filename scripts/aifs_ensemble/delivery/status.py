@@ -7,7 +7,6 @@ harms nothing. Whether a member is done, its standing says.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import time
@@ -21,12 +20,14 @@ from typing import Any, Self
 from aifs_ensemble.common import environment
 from aifs_ensemble.common.acceleration import Acceleration, why_not_accelerated
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import StorageError
+from aifs_ensemble.common.errors import StorageError, VerificationError
 from aifs_ensemble.common.files import json_bytes
 from aifs_ensemble.common.locks import flock, marker_of
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
 from aifs_ensemble.common.observers import Observer
+from aifs_ensemble.common.records import Count, Finite, json_object, read_record
 from aifs_ensemble.common.storage import Storage
+from aifs_ensemble.common.text import foreign
 from aifs_ensemble.delivery.kept_object import KeptObject
 from aifs_ensemble.delivery.standing import (
     COMPUTED,
@@ -55,14 +56,14 @@ class MemberStatus:
     `note` is what is not as planned, and yet no error.
     """
 
-    member: int
+    member: Count
     state: str
-    step: int = 0
-    steps: int = 0
-    lead: int = 0
-    step_seconds: float = 0.0
-    started: float = 0.0
-    updated: float = 0.0
+    step: Count = 0
+    steps: Count = 0
+    lead: Count = 0
+    step_seconds: Finite = 0.0
+    started: Finite = 0.0
+    updated: Finite = 0.0
     host: str = ""
     job: str = ""
     error: str = ""
@@ -132,12 +133,22 @@ class StatusObserver(Observer):
         return json_bytes({"schema": SCHEMA, **asdict(self._status)})
 
 
-def parse_status(content: Any, member: int) -> MemberStatus:
-    """Return a member's status from its JSON; one that makes no sense reads as waiting, with the reason."""
-    if not isinstance(content, Mapping) or content.get("schema") != SCHEMA:
-        return MemberStatus(member, WAITING, error="status file of another kind")
-    known = {key: value for key, value in content.items() if key in MemberStatus.__dataclass_fields__}
-    return MemberStatus(**known)
+def parse_status(data: bytes, member: int) -> MemberStatus:
+    """Return a member's status from its bytes; one that makes no sense reads as waiting, with the reason.
+
+    Its words are the job's, and are shown on terminals: what is not printable is left out.
+    """
+    try:
+        content = json_object(data, "status file")
+        if content.get("schema") != SCHEMA:
+            return MemberStatus(member, WAITING, error="status file of another kind")
+        found = read_record(MemberStatus, data, "status file")
+    except VerificationError as error:
+        return MemberStatus(member, WAITING, error=str(error))
+    if found.member != member:
+        return MemberStatus(member, WAITING, error="status file of another member")
+    host, job, state = (foreign(text) for text in (found.host, found.job, found.state))
+    return replace(found, host=host, job=job, state=state, error=foreign(found.error, 500))
 
 
 def read_statuses(config: Config, destination: Destination | None = None) -> list[MemberStatus]:
@@ -153,8 +164,8 @@ def _read(config: Config, destination: Destination, member: int) -> MemberStatus
     status = MemberStatus(member, WAITING, steps=len(config.leads))
     try:
         content = destination.content(keys.status(member))
-        status = status if content is None else parse_status(json.loads(content), member)
-    except (StorageError, ValueError) as error:
+        status = status if content is None else parse_status(content, member)
+    except StorageError as error:
         status = replace(status, error=" ".join(str(error).split()))
     standing = destination.standing(member)
     if standing.done:

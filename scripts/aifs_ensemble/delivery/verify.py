@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,13 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
-from aifs_ensemble.common.files import json_bytes
-from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, check_file, check_leads, lead_record
-from aifs_ensemble.common.names import file_name, format_members, lead_name, member_name
+from aifs_ensemble.common.manifest import (
+    FileRecord,
+    LeadRecord,
+    MemberManifest,
+    check_leads,
+)
+from aifs_ensemble.common.names import format_members, lead_name, member_name
 from aifs_ensemble.common.parameters import bits_for
 from aifs_ensemble.common.storage import MissingError, Storage, open_destination
 from aifs_ensemble.delivery.blocks import make_blocks
-from aifs_ensemble.delivery.receipt import forget_delivery, remote_receipt, vouched_files
+from aifs_ensemble.delivery.ensemble import ensemble_problems, parse_ensemble_manifest
+from aifs_ensemble.delivery.mend import forget_vanished, mend_destination, mend_manifest, mend_scratch
+from aifs_ensemble.delivery.receipt import vouched_files
 from aifs_ensemble.delivery.scratch import lead_file_paths
 from aifs_ensemble.delivery.standing import (
     ABSENT,
@@ -36,6 +42,7 @@ from aifs_ensemble.delivery.standing import (
     SCRATCH,
     SHORT,
     UNFINISHED,
+    Destination,
     Standing,
     at_destination,
     grouped,
@@ -79,9 +86,11 @@ class MemberCheck:
 
 @dataclass(frozen=True)
 class EnsembleCheck:
-    """What was found of all members."""
+    """What was found of all members, and what is untrue of the ensemble's manifest (`rewritten` if it was mended)."""
 
     members: tuple[MemberCheck, ...]
+    ensemble: tuple[str, ...] = ()
+    rewritten: bool = False
 
     def of(self, state: str, place: str | None = None) -> list[MemberCheck]:
         """Return the checks with a state, in one place or anywhere."""
@@ -96,6 +105,10 @@ class EnsembleCheck:
             members = format_members({check.member for check in damaged})
             next_step = "they count as unfinished now: run again" if mended else "verify --mend, then run again"
             raise VerificationError(f"members {members} damaged: {'; '.join(lines[:3])}{more}; {next_step}")
+        if self.ensemble and not self.rewritten:
+            more = f" and {len(self.ensemble) - 1} more" if len(self.ensemble) > 1 else ""
+            next_step = "run again" if mended else "verify --mend writes it anew, or run again"
+            raise VerificationError(f"ensemble: {self.ensemble[0]}{more}; {next_step}")
 
     def require_members(self, config: Config) -> None:
         """Raise VerificationError when members have other settings at the destination, or too few are sound there."""
@@ -139,7 +152,31 @@ def check_ensemble(
     jobs = [(member, place) for place in wanted for member in config.members]
     run = partial(_check_one, config, storage=storage, deep=deep, mend=mend)
     with ThreadPoolExecutor(config.delivery.threads) as pool:
-        return EnsembleCheck(tuple(pool.map(run, jobs)))
+        members = tuple(pool.map(run, jobs))
+    if storage is None:
+        return EnsembleCheck(members)
+    problems = _check_manifest(config, storage, [check for check in members if check.place == DESTINATION])
+    for line in problems:
+        LOG.warning("ensemble: %s", line)
+    return EnsembleCheck(members, problems, rewritten=bool(problems) and mend and mend_manifest(config))
+
+
+def _check_manifest(config: Config, storage: Storage, checks: Sequence[MemberCheck]) -> tuple[str, ...]:
+    """Return what is untrue of the ensemble's manifest: of itself, and of the members that are there now."""
+    destination = Destination(config, storage)
+    key = config.objects.ensemble_manifest
+    if problems := ensemble_problems(destination):
+        return tuple(problems)
+    sound = sorted(check.member for check in checks if check.state == SOUND)
+    data = destination.content(key)
+    if data is None:  # until enough members are there, nothing has to say of them that they are an ensemble
+        return (f"{key}: missing",) if len(sound) >= config.min_members else ()
+    found = parse_ensemble_manifest(data, key, config.cycle)
+    listed = sorted(entry.member for entry in found.members)
+    if found.as_asked(config) or listed == sound:
+        return ()
+    said, there = (format_members(members) or "none" for members in (listed, sound))
+    return (f"{key}: says that members {said} are delivered, sound are {there}",)
 
 
 def _check_one(config: Config, job: tuple[int, str], **options: Any) -> MemberCheck:
@@ -175,10 +212,13 @@ def verify_member(
         check = _decode_some(config, check, standing.manifest, storage)
     if mend and check.state == DAMAGED:
         if place == SCRATCH:
-            _mend_scratch(config, check)
+            mend_scratch(config, member, check.problems)
         else:
             assert storage is not None
-            _mend_destination(config, check, storage)
+            mend_destination(config, member, check.problems, storage)
+    elif mend and check.state == ABSENT and place == DESTINATION:
+        assert storage is not None
+        forget_vanished(config, standing, storage)
     return check
 
 
@@ -199,9 +239,11 @@ def _removed(config: Config, member: int, record: LeadRecord) -> bool:
 
 
 def _check(standing: Standing, problems: Mapping[int, str], size: int) -> MemberCheck:
-    """Return a check from a standing and what is wrong with the files; other settings are told before damage."""
+    """Return a check from a standing and what is wrong with the files; a damaged one tells other settings, too."""
     state = SOUND if standing.whole else ABSENT if standing.state == UNFINISHED else standing.state
-    if problems and state != OTHER_SETTINGS:
+    if problems:
+        if state == OTHER_SETTINGS:
+            problems = {**problems, 0: "; ".join(filter(None, (problems.get(0), standing.reason)))}
         state = DAMAGED
     elif state in (SHORT, OTHER_SETTINGS):
         problems = {**problems, 0: standing.reason}
@@ -273,64 +315,3 @@ def _file_bytes(config: Config, check: MemberCheck, file: FileRecord, storage: S
     with suppress(MissingError):
         return storage.get_bytes(config.objects.published(file.name))
     return None
-
-
-def _mend_scratch(config: Config, check: MemberCheck) -> None:
-    """Move damaged files aside, forget leads whose work copies are damaged, and take back manifest and receipt."""
-    scratch = config.scratch
-    work = WorkFolder(scratch.work(check.member), config.cycle, check.member)
-    forgotten = []
-    for lead, record in work.journal.read().items():
-        if lead in check.problems:
-            for folder in (scratch.forecasts(), work.leads):
-                for file in record.files:
-                    if (folder / file.name).exists() and check_file(folder, file):
-                        _move_aside(folder / file.name, work.root / "damaged")
-            if check_leads(work.leads, [record]):
-                forgotten.append(lead)
-    work.journal.forget(forgotten)
-    scratch.manifest(check.member).unlink(missing_ok=True)
-    scratch.receipt(check.member).unlink(missing_ok=True)
-
-
-def _move_aside(path: Path, folder: Path) -> None:
-    """Move a file into a folder; of a file with two names, which a rename would leave as it is, drop this one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / path.name
-    if target.exists() and target.samefile(path):
-        path.unlink()
-    else:
-        path.replace(target)
-
-
-def _mend_destination(config: Config, check: MemberCheck, storage: Storage) -> None:
-    """Take back the manifest at the destination, and forget that the damaged leads were delivered.
-
-    The receipt stays for the sound leads, so that a machine with an empty scratch need not make these again.
-    Damaged objects stay until the next delivery replaces them: nothing vouches for them any more.
-    """
-    keys = config.objects
-    for key in (keys.success, keys.manifest(check.member)):
-        storage.delete(key)
-    _shorten_receipt(config, check, storage)
-    work = WorkFolder(config.scratch.work(check.member), config.cycle, check.member)
-    work.delivered.forget(check.problems)
-    forget_delivery(config, check.member)
-
-
-def _shorten_receipt(config: Config, check: MemberCheck, storage: Storage) -> None:
-    """Leave the receipt of a damaged member with its sound leads; with blocks alone it goes."""
-    key = config.objects.receipt(check.member)
-    receipt = remote_receipt(config, storage, check.member)
-    if receipt is None or receipt["layout"] == "blocks":  # a block gives back none of its leads
-        storage.delete(key)
-        return
-    damaged = [lead_record(item) for item in receipt["leads"] if item["lead"] in check.problems]
-    names = {file.name for record in damaged for file in record.files}
-    shorter = {
-        **receipt,
-        "content_digest": None,  # of no finished member
-        "leads": [item for item in receipt["leads"] if item["lead"] not in check.problems],
-        "objects": [item for item in receipt["objects"] if file_name(item["key"]) not in names],
-    }
-    storage.put_bytes(json_bytes(shorter), key, overwrite=True)

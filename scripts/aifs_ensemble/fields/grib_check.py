@@ -19,6 +19,7 @@ import numpy as np
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import CONTROL, index_file, parse_lead_file
 from aifs_ensemble.common.parameters import FieldName, has_row, parameter_of, variable_name
+from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grib_encoder import OutputSpec, former_keys, grib_parameter, member_keys
 from aifs_ensemble.fields.grib_index import Entry, parse_index, read_index
@@ -116,7 +117,7 @@ def messages(
             try:
                 handle = eccodes.codes_grib_new_from_file(file)
             except eccodes.CodesInternalError as error:
-                raise InputError(f"{path}: no whole GRIB message at byte {end} ({error})") from None
+                raise InputError(f"{path}: no whole GRIB message at byte {end} ({foreign(error)})") from None
             if handle is None:
                 break
             try:
@@ -129,7 +130,7 @@ def messages(
                     statistics = _statistics(handle, _may_miss(found)) if values else {}
                 except eccodes.CodesInternalError as error:
                     name = f"{found['shortName']} at byte {offset}"
-                    raise InputError(f"{path}: {name}: values cannot be unpacked ({error})") from None
+                    raise InputError(f"{path}: {name}: values cannot be unpacked ({foreign(error)})") from None
                 yield Message(offset, length, found, **statistics)
             finally:
                 eccodes.codes_release(handle)

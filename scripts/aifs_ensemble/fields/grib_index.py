@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import index_file
+from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grib_encoder import OutputSpec, grib_parameter
 
@@ -76,8 +77,8 @@ def parse_index(content: bytes, path: Path) -> list[Entry]:
             entry = json.loads(line)
             if not {"_offset", "_length", "param"} <= entry.keys():
                 raise ValueError("no _offset, _length or param")
-        except (ValueError, AttributeError) as error:
-            raise InputError(f"{path}: line {number}: not an index entry ({error})") from None
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise InputError(f"{path}: line {number}: not an index entry ({foreign(error)})") from None
         entries.append(entry)
     return entries
 

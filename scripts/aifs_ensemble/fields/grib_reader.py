@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.parameters import FieldName, in_soil
+from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.grids import CLASSICAL, grid_coordinates, octahedral_rows
 
 _HEADER = 16  # bytes: "GRIB", edition, and the total length of a GRIB 2 message
@@ -64,7 +65,7 @@ def _handle(data: bytes, where: str) -> Iterator[Any]:
     try:
         handle = eccodes.codes_new_from_message(data)
     except eccodes.CodesInternalError as error:
-        raise InputError(f"{where}: not a GRIB message ({error})") from None
+        raise InputError(f"{where}: not a GRIB message ({foreign(error)})") from None
     try:
         yield handle
     finally:
@@ -130,7 +131,7 @@ def _header(handle: Any, where: str) -> Header:
             units=_text(handle, "units"),
         )
     except (eccodes.CodesInternalError, ValueError) as error:
-        raise InputError(f"{where}: unreadable header ({error})") from None
+        raise InputError(f"{where}: unreadable header ({foreign(error)})") from None
 
 
 def read_header(data: bytes, where: str) -> Header:
@@ -155,7 +156,7 @@ def scan_file(path: Path) -> list[Location]:
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such GRIB file") from None
     except eccodes.CodesInternalError as error:
-        raise InputError(f"{path}: no whole GRIB message after message {len(found)} ({error})") from None
+        raise InputError(f"{path}: no whole GRIB message after message {len(found)} ({foreign(error)})") from None
     if not found:
         raise InputError(f"{path}: no GRIB message in {path.stat().st_size} bytes")
     return found
@@ -173,7 +174,7 @@ def decode(data: bytes, where: str) -> tuple[str, npt.NDArray[np.float32]]:
             values = eccodes.codes_get_array(handle, "values", ktype=np.float32)
             missing = eccodes.codes_get_long(handle, "numberOfMissing")
         except eccodes.CodesInternalError as error:
-            raise InputError(f"{where}: does not decode ({error})") from None
+            raise InputError(f"{where}: does not decode ({foreign(error)})") from None
         points = grid_coordinates(grid).points
         if len(values) != points:
             raise InputError(f"{where}: {len(values)} values, expected {points} on {grid}")

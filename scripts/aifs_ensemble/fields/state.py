@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import atomic_writer, encode_crc32c
+from aifs_ensemble.common.text import foreign
 
 SCHEMA = "aifs-ensemble/state/1"
 _CHUNK = 8 << 20
@@ -118,12 +119,12 @@ def _check(path: Path) -> None:
         header = _header(path, file)
         metadata = header["__metadata__"]
         if unknown := sorted(set(metadata) - _METADATA):
-            raise InputError(f"{path}: header with {unknown[0][:40]!r}, expected that of a state; {REMEDY}")
+            raise InputError(f"{path}: header with {foreign(repr(unknown[0]))}, expected that of a state; {REMEDY}")
         if "crc32c" not in metadata:
             return
         found = _checksum(header, iter(lambda: file.read(_CHUNK), b""))
     if found != metadata["crc32c"]:
-        raise InputError(f"{path}: crc32c {found}, expected {str(metadata['crc32c'])[:20]}: damaged; {REMEDY}")
+        raise InputError(f"{path}: crc32c {found}, expected {foreign(metadata['crc32c'])}: damaged; {REMEDY}")
 
 
 def _header(path: Path, file: BinaryIO) -> dict[str, Any]:
@@ -135,8 +136,8 @@ def _header(path: Path, file: BinaryIO) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(file.read(length))
         if not isinstance(header["__metadata__"], dict):
             raise TypeError("metadata that are no table")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a readable state ({error!r}); {REMEDY}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable state ({foreign(repr(error))}); {REMEDY}") from None
     return header
 
 
@@ -152,15 +153,15 @@ def read_state(path: Path, *, variables: Sequence[str] | None = None, grid: str 
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("schema") != SCHEMA:
-                raise InputError(f"{path}: schema {header.get('schema')!r}, expected {SCHEMA!r}")
+                raise InputError(f"{path}: schema {foreign(repr(header.get('schema')))}, expected {SCHEMA!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable state ({error}); {REMEDY}") from None
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a readable state ({foreign(error)}); {REMEDY}") from None
     _check(path)
     try:
         return _state(path, header, tensors, variables, grid)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(f"{path}: not a readable state ({error!r}); {REMEDY}") from None
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable state ({foreign(repr(error))}); {REMEDY}") from None
 
 
 def _state(
@@ -172,8 +173,11 @@ def _state(
 ) -> State:
     names, units = json.loads(header["variables"]), json.loads(header["units"])
     fields = tensors.pop("fields")
+    provenance = json.loads(header["provenance"])
+    if not (_texts(names) and _texts(units) and isinstance(provenance, dict)):
+        raise ValueError("variables, units or provenance of another kind")
     if grid is not None and header["grid"] != grid:
-        raise InputError(f"{path}: grid {header['grid']}, expected {grid}")
+        raise InputError(f"{path}: grid {foreign(header['grid'])}, expected {grid}")
     if variables is not None and list(variables) != names:
         missing = sorted(set(variables) - set(names))
         if missing:
@@ -188,9 +192,13 @@ def _state(
         grid=header["grid"],
         cycle=header["cycle"],
         member=int(header["member"]),
-        provenance=json.loads(header["provenance"]),
+        provenance=provenance,
         extra=tensors,
     )
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def state_digest(path: Path) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aifs_ensemble.common.files import link
-from aifs_ensemble.common.manifest import LeadRecord, MemberManifest, write_member_manifest
+from aifs_ensemble.common.manifest import AttemptRecord, LeadRecord, MemberManifest, write_member_manifest
 from aifs_ensemble.forecast.work_folder import KnownFile, WorkFolder
 from aifs_ensemble.model import noise
 
@@ -45,7 +45,10 @@ def member_manifest(
         machine=known.get("machine", {}) | {key: known[key] for key in ("peak_gpu_mb",) if known.get(key)},
         timings=known.get("timings", {}),
         step_seconds=tuple(known.get("step_seconds", ())),
-        attempts=tuple({key: value for key, value in attempt.items() if key not in long} for attempt in attempts),
+        attempts=tuple(
+            cast(AttemptRecord, {key: value for key, value in attempt.items() if key not in long})
+            for attempt in attempts
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from aifs_ensemble.common.errors import InputError, WorkflowError
 from aifs_ensemble.common.files import encode_crc32c
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import parse_cycle, parse_restart_file, restart_file
+from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.state import State, read_state, write_state
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class RestartStore:
             ("crc32c", _checksums(state.fields, state.extra), state.provenance.get("crc32c")),
         ):
             if found != expected:
-                raise InputError(f"{path}: {what} {found}, expected {expected}")
+                raise InputError(f"{path}: {what} {foreign(found)}, expected {expected}")
         return state
 
     def write(self, lead: int, fields: npt.NDArray[np.float32], sums: npt.NDArray[np.float32] | None) -> Path:

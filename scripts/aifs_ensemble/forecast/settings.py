@@ -78,7 +78,9 @@ def member_differences(config: Config, manifest: MemberManifest) -> list[str]:
 
 def source_differences(config: Config, provenance: Mapping[str, Any]) -> list[str]:
     """Return how the source of an initial state differs from the one asked for; converted pickles serve any."""
-    source = provenance.get("source") or {}
+    source = provenance.get("source")
+    if not isinstance(source, Mapping):  # it does not say
+        return []
     kind, asked = source.get("kind"), config.initial_conditions.source
     if kind in (None, "pickle"):
         return []

@@ -13,7 +13,6 @@ Nothing here is believed without a look: a lead counts when its files have the s
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -26,12 +25,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from aifs_ensemble.common.errors import InputError, WorkflowError
+from aifs_ensemble.common.errors import InputError, VerificationError, WorkflowError
 from aifs_ensemble.common.file_identity import file_identity
-from aifs_ensemble.common.files import JsonLines, digest, read_json, remove_leftovers, write_bytes, write_json
+from aifs_ensemble.common.files import digest, remove_leftovers, write_json
 from aifs_ensemble.common.locks import HeldError, held
-from aifs_ensemble.common.manifest import LeadRecord, check_leads, lead_record
-from aifs_ensemble.common.names import index_file, lead_file
+from aifs_ensemble.common.manifest import AttemptRecord, LeadRecord, check_leads, lead_problem
+from aifs_ensemble.common.records import Count, JsonLines, json_object, read_record
 
 LOG = logging.getLogger(__name__)
 # Outcomes of attempts that say nothing against another one.
@@ -43,21 +42,20 @@ _CHUNK = 8 << 20
 
 
 class LeadJournal:
-    """Leads that were published, the last line about a lead being the one that counts."""
+    """Leads of one member that were published, the last line about a lead being the one that counts."""
 
-    def __init__(self, path: Path):
-        self._lines = JsonLines(path)
+    def __init__(self, path: Path, cycle: str, member: int):
+        self._lines = JsonLines(path, LeadRecord, "lead")
+        self._cycle, self._member = cycle, member
 
     def read(self) -> dict[int, LeadRecord]:
-        """Return the records by lead; lines that are not records are left out with a line in the log."""
+        """Return the records by lead; lines that are not records of the member are left out with a line in the log."""
         records: dict[int, LeadRecord] = {}
-        for content in self._lines.read():
-            try:
-                record = lead_record(content)
-            except (KeyError, TypeError):
-                LOG.warning("%s: not a lead's record and left out: %.80s", self._lines.path, content)
-                continue
-            records[record.lead] = record
+        for record in self._lines.read():
+            if problem := lead_problem(record, self._cycle, self._member):
+                LOG.warning("%s: left out: %s", self._lines.path, problem)
+            else:
+                records[record.lead] = record
         return records
 
     def append(self, record: LeadRecord) -> None:
@@ -66,7 +64,7 @@ class LeadJournal:
 
     def write(self, records: Iterable[LeadRecord]) -> None:
         """Write the journal anew, in one step."""
-        write_bytes(self._lines.path, b"".join(json.dumps(asdict(r)).encode() + b"\n" for r in records))
+        self._lines.write(map(asdict, records))
 
     def forget(self, leads: Collection[int]) -> None:
         """Drop leads, in one step."""
@@ -79,7 +77,7 @@ class KnownFile:
     """A file whose SHA-256 is known as long as it is the same one, on the same start of the same machine."""
 
     path: str
-    size: int
+    size: Count
     mtime_ns: int
     sha256: str
     identity: str = ""
@@ -101,6 +99,16 @@ class KnownFile:
         return cls(str(path), status.st_size, status.st_mtime_ns, sha256, identity)
 
 
+@dataclass(frozen=True)
+class Fingerprint:
+    """What `fingerprint.json` holds; `digest` is that of the settings."""
+
+    schema: str
+    digest: str
+    settings: Mapping[str, Any]
+    files: Mapping[str, KnownFile]
+
+
 class WorkFolder:
     """The work folder of one member; see the module's description."""
 
@@ -110,9 +118,9 @@ class WorkFolder:
         self.member = member
         self.leads = root / "leads"
         self.restarts = root / "restarts"
-        self.journal = LeadJournal(root / "journal.jsonl")
-        self.delivered = LeadJournal(root / "delivered.jsonl")
-        self._attempts = JsonLines(root / "attempts.jsonl")
+        self.journal = LeadJournal(root / "journal.jsonl", cycle, member)
+        self.delivered = LeadJournal(root / "delivered.jsonl", cycle, member)
+        self._attempts = JsonLines(root / "attempts.jsonl", AttemptRecord, "attempt")
         self._fingerprint = root / "fingerprint.json"
 
     @contextmanager
@@ -138,18 +146,26 @@ class WorkFolder:
 
     def known_files(self) -> dict[str, Any]:
         """Return what was recorded about the digests of input files, by role."""
-        return self._read_fingerprint().get("files", {})
+        recorded = self._read_fingerprint()
+        return {role: asdict(file) for role, file in recorded.files.items()} if recorded else {}
 
     def recorded_settings(self) -> dict[str, Any] | None:
         """Return the settings under which the folder's content was made, None if it has none."""
-        return self._read_fingerprint().get("settings")
+        recorded = self._read_fingerprint()
+        return dict(recorded.settings) if recorded else None
 
-    def _read_fingerprint(self) -> dict[str, Any]:
+    def _read_fingerprint(self) -> Fingerprint | None:
         try:
-            content = read_json(self._fingerprint)
-        except InputError:
-            return {}
-        return content if isinstance(content, dict) and content.get("schema") == SCHEMA else {}
+            data = self._fingerprint.read_bytes()
+            recorded = read_record(Fingerprint, data, str(self._fingerprint))
+            if recorded.schema != SCHEMA or recorded.digest != digest(recorded.settings):
+                raise VerificationError(f"{self._fingerprint}: differs from its own digest: edited or damaged")
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+        except VerificationError as error:
+            LOG.warning("%s, counts as missing", error)
+            return None
+        return recorded
 
     def would_clear(self, settings: Mapping[str, Any]) -> bool:
         """Return whether `adopt` would remove content that was made under other settings."""
@@ -204,8 +220,11 @@ class WorkFolder:
     def _restart_fingerprints(self) -> set[str]:
         found = set()
         for path in self.restarts.glob("*.safetensors"):
-            with suppress(SafetensorError, OSError, ValueError), safe_open(path, framework="numpy") as file:
-                provenance = json.loads((file.metadata() or {}).get("provenance", "{}"))
+            with (
+                suppress(SafetensorError, OSError, ValueError, VerificationError),
+                safe_open(path, framework="numpy") as file,
+            ):
+                provenance = json_object((file.metadata() or {}).get("provenance", "{}"), str(path))
                 found.add(str(provenance.get("fingerprint")))
         return found
 
@@ -225,14 +244,14 @@ class WorkFolder:
         """
         journal = self.journal.read()
         delivered = {} if local else self.delivered.read()
-        mine = {lead: journal[lead] for lead in wanted if lead in journal and self._is_mine(journal[lead])}
+        mine = {lead: journal[lead] for lead in wanted if lead in journal}
         with ThreadPoolExecutor(4) as executor:
             damage = dict(zip(mine, executor.map(self._damage, mine.values()), strict=True))
         whole = {}
         for lead in wanted:
             if lead in mine and damage[lead] is None:
                 whole[lead] = mine[lead]
-            elif lead in delivered and self._is_mine(delivered[lead]):
+            elif lead in delivered:
                 whole[lead] = delivered[lead]
             elif lead in mine:
                 LOG.warning("member %d: lead %d h is made again: %s", self.member, lead, damage[lead])
@@ -240,10 +259,6 @@ class WorkFolder:
 
     def _damage(self, record: LeadRecord) -> str | None:
         return check_leads(self.leads, [record]).get(record.lead)
-
-    def _is_mine(self, record: LeadRecord) -> bool:
-        name = lead_file(self.cycle, self.member, record.lead)
-        return record.grib.name == name and record.index.name == index_file(name)
 
     def remove_leftovers(self, records: Iterable[LeadRecord]) -> None:
         """Remove every file of the leads folder that is in none of the `records`."""
@@ -263,7 +278,7 @@ class WorkFolder:
 
     def begin_attempt(self, content: Mapping[str, Any]) -> int:
         """Record the start of an attempt and return its number, counted from 1; unless more is told, it was killed."""
-        number = len(self.attempts()) + 1
+        number = max((attempt.get("attempt", 0) for attempt in self.attempts()), default=0) + 1
         self.record_attempt(number, {**content, "outcome": "killed"})
         return number
 

@@ -33,7 +33,7 @@ def damaged_index(data: bytes) -> str | None:
         try:
             entry = json.loads(line)
             sound = entry["_offset"] >= 0 and entry["_length"] > 0
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             sound = False
         if not sound:
             return f"index is truncated or damaged at line {number}"

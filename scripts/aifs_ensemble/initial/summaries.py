@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from aifs_ensemble.common.errors import InputError
-from aifs_ensemble.common.files import read_json, write_json
+from aifs_ensemble.common.errors import InputError, VerificationError
+from aifs_ensemble.common.files import write_json
 from aifs_ensemble.common.names import format_members, member_name
+from aifs_ensemble.common.records import Count, read_record
 from aifs_ensemble.fields.state import State
 
 SCHEMA = "aifs-ensemble/initial-summary/1"
@@ -48,23 +50,36 @@ def refuse_twin(path: Path) -> None:
     A twin is refused as soon as it is made: its forecast is not paid for, and whether other members can be made
     does not matter.
     """
-    own = read_json(path)["fields_sha256"]
-    beside = (
-        summary
-        for summary in path.parent.glob(f"{member_name('*')}.json")
-        if read_json(summary).get("fields_sha256") == own
-    )
-    _by_fields(beside)
+    own = _summary(path)
+    summaries = path.parent.glob(f"{member_name('*')}.json")
+    _by_fields(summary for summary in summaries if _summary(summary).fields_sha256 == own.fields_sha256)
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What is compared of a summary."""
+
+    schema: Literal["aifs-ensemble/initial-summary/1"]
+    member: Count
+    fields_sha256: str
+
+
+def _summary(path: Path) -> _Summary:
+    """Return the summary in a file; InputError when there is none."""
+    try:
+        return read_record(_Summary, path.read_bytes(), str(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except VerificationError:
+        raise InputError(f"{path}: not the summary of an initial state") from None
 
 
 def _by_fields(paths: Iterable[Path]) -> list[list[int]]:
     """Return the members of summaries, those of the same fields together; InputError when there are such."""
     members: dict[str, list[int]] = defaultdict(list)
     for summary in paths:
-        content = read_json(summary)
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise InputError(f"{summary}: not the summary of an initial state")
-        members[content["fields_sha256"]].append(content["member"])
+        found = _summary(summary)
+        members[found.fields_sha256].append(found.member)
     same = [format_members(group) for group in members.values() if len(group) > 1]
     if same:
         raise InputError(

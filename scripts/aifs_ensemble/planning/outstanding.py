@@ -9,6 +9,7 @@ from pathlib import Path
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.names import checkpoint_file, file_name, parse_restart_file
+from aifs_ensemble.delivery.ensemble import needs_writing
 from aifs_ensemble.delivery.standing import (
     DAMAGED,
     OTHER_SETTINGS,
@@ -88,7 +89,7 @@ def outstanding(config: Config, *, destination: bool | None = None) -> Outstandi
     )
     shared = any(work.initial for work in members) and not (scratch.root / config.objects.initial_cycle).exists()
     built = scratch.root / checkpoint_file(config.model.name)
-    has_manifest = there is not None and config.objects.ensemble_manifest in there.listed
+    has_manifest = there is not None and needs_writing(there) is None
     refused = {member: one.reason for member, one in delivered.items() if one.state == OTHER_SETTINGS}
     return Outstanding(
         members,

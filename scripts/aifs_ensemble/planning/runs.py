@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError, WorkflowError
 from aifs_ensemble.common.manifest import MemberManifest, machine_name, read_member_manifest
-from aifs_ensemble.common.names import BENCHMARKS, file_name, member_in, member_name, parse_member_name
+from aifs_ensemble.common.names import BENCHMARKS, member_name, parse_member_name
+from aifs_ensemble.common.text import foreign
 from aifs_ensemble.forecast.metrics import COLUMNS
 from aifs_ensemble.forecast.work_folder import INTERRUPTED
 from aifs_ensemble.planning.throughput import PHASES, phase_seconds
 
 LOG = logging.getLogger(__name__)
+_RULE = re.compile("[a-z_]+")
+_TABLE = re.compile(r"[a-z_]+[0-9]*\.tsv")
+_LONGEST = 1e9  # seconds of a job
+_NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def read_run(config: Config, benchmarks: Path | None = Path(BENCHMARKS)) -> RunR
     manifests: dict[int, MemberManifest] = {}
     for file in (file for folder in folders for file in sorted(folder.glob(f"{member_name('*')}.json"))):
         try:
-            manifest = read_member_manifest(file)
+            manifest = read_member_manifest(file, config.cycle)
         except WorkflowError as error:
             LOG.warning("account: %s, left out", error)
             continue
@@ -126,14 +133,18 @@ def fetch_run(config: Config) -> int:
     count = 0
     for part in ("manifests", "metrics"):
         for info in store.list(config.objects.folder(part)):
-            name = file_name(info.key)
-            if member_in(name):
+            name = info.key.removeprefix(config.objects.folder(part))
+            stem, _, kind = name.partition(".")
+            if parse_member_name(stem) is not None and kind == {"manifests": "json", "metrics": "csv"}[part]:
                 store.get_file(info.key, folder / name)
-                count += name.endswith(".json")
+                count += kind == "json"
     for info in store.list(f"{BENCHMARKS}/"):
-        rule, cycle = info.key.split("/")[-3:-1]
-        if cycle == config.cycle:
-            store.get_file(info.key, folder / "benchmarks" / rule / cycle / file_name(info.key))
+        parts = info.key.removeprefix(f"{BENCHMARKS}/").split("/")
+        if len(parts) != 3:
+            continue
+        rule, cycle, name = parts
+        if cycle == config.cycle and _RULE.fullmatch(rule) and _TABLE.fullmatch(name):
+            store.get_file(info.key, folder / "benchmarks" / rule / cycle / name)
     return count
 
 
@@ -144,14 +155,31 @@ def _job_times(folders: Iterable[Path], cycle: str) -> tuple[JobTime, ...]:
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
-    """Return a member's sampled metrics, a column `member` added; a line torn by a kill is left out."""
-    frame = pd.read_csv(path, on_bad_lines="skip")
-    frame = frame[pd.to_numeric(frame["time"], errors="coerce").notna()].copy()
+    """Return a member's sampled metrics, a column `member` added; a line torn by a kill is left out.
+
+    A file that holds no table at all gives no rows and one line in the log. So does a value that is no number: NaN.
+    """
     # a file of another version has other columns: what it lacks is unknown, not an error
-    frame = frame.reindex(columns=list(COLUMNS))
-    frame["time"] = frame["time"].astype(float)
+    frame = pd.DataFrame(columns=list(COLUMNS), dtype=float)
+    try:
+        table = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace", dtype=str)
+        if "time" not in table:
+            raise ValueError("no column time")
+        frame = table.reindex(columns=list(COLUMNS))
+        numbers = frame.columns.drop("phase")
+        frame[numbers] = frame[numbers].map(_number).astype(float)
+        frame = frame[np.isfinite(frame["time"])].copy()
+    except (ValueError, TypeError, OSError) as error:  # an empty file is a ValueError, too
+        LOG.warning("account: %s: no table of metrics (%s), left out", path, foreign(error))
     frame.insert(0, "member", parse_member_name(path.stem))
     return frame
+
+
+def _number(text: object) -> float:
+    try:
+        return float(str(text))
+    except ValueError:
+        return _NAN
 
 
 def read_benchmarks(folder: Path, cycle: str) -> list[JobTime]:
@@ -159,11 +187,13 @@ def read_benchmarks(folder: Path, cycle: str) -> list[JobTime]:
     found = []
     for file in sorted(folder.glob(f"*/{cycle}/*.tsv")):
         try:
-            with open(file, newline="") as lines:
+            with open(file, newline="", errors="replace") as lines:
                 *_, row = csv.DictReader(lines, delimiter="\t")
             seconds = float(row["s"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            LOG.warning("account: %s: not a benchmark file (%s), left out", file, error)
+            if not 0 <= seconds < _LONGEST:
+                raise ValueError(f"{seconds} s")
+        except (ValueError, KeyError, TypeError, OSError, csv.Error) as error:
+            LOG.warning("account: %s: not a benchmark file (%s), left out", file, foreign(error))
             continue
         found.append(JobTime(file.parent.parent.name, parse_member_name(file.stem) or 0, seconds))
     return found

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from aifs_ensemble.common.acceleration import why_not_accelerated
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import InputError, WorkflowError
+from aifs_ensemble.common.errors import InputError, VerificationError, WorkflowError
 from aifs_ensemble.common.names import format_members
+from aifs_ensemble.delivery.ensemble import EnsembleStatus, parse_ensemble_manifest, write_ensemble_manifest
 from aifs_ensemble.delivery.standing import (
     ABSENT,
+    OTHER_SETTINGS,
     UNFINISHED,
     Destination,
     Standing,
@@ -31,17 +34,34 @@ def closing_lines(config: Config, *, finished: bool) -> Iterator[str]:
 
         yield from member_table(config).splitlines()
     if not finished and config.destination:
-        from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
-
         try:
             status = write_ensemble_manifest(config)
             yield f"ensemble {status}"
-            if status.missing:
-                yield f"run again to make members {format_members(status.missing)}"
+            if status.reasons:
+                yield f"members {format_members(status.reasons)} do not count: {grouped(status.reasons)}"
+            if again := sorted(set(status.missing) - set(others_delivered(status))):
+                yield f"run again to make members {format_members(again)}"
         except WorkflowError as error:
             yield f"ensemble state unknown: {error}"
+    elif config.destination:
+        yield from _ensemble_said(config)
     yield from _where(config)
     yield from not_accelerated(config)
+
+
+def others_delivered(status: EnsembleStatus) -> list[int]:
+    """Return the members that are there with other settings: to run again does not make them."""
+    return [member for member, why in status.reasons.items() if why.startswith(OTHER_SETTINGS)]
+
+
+def _ensemble_said(config: Config) -> Iterator[str]:
+    """Yield what the manifest of the ensemble asked for says of it, without asking a bucket."""
+    key = config.objects.ensemble_manifest
+    path = config.scratch.copy(key) if config.cloud_destination else Path(str(config.destination)) / key
+    with suppress(OSError, VerificationError):
+        found = parse_ensemble_manifest(path.read_bytes(), str(path), config.cycle)
+        if not found.as_asked(config):
+            yield f"ensemble {found}"
 
 
 def _where(config: Config) -> Iterator[str]:

@@ -9,7 +9,6 @@ A delivered member that was made with other settings is not made again: what is 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,10 @@ from pathlib import Path
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.names import parse_member_name
+from aifs_ensemble.common.records import json_object
 from aifs_ensemble.common.storage import ObjectInfo, Storage
-from aifs_ensemble.delivery.ensemble import asked_for
+from aifs_ensemble.common.text import foreign
+from aifs_ensemble.delivery.ensemble import asked_otherwise, needs_writing
 from aifs_ensemble.delivery.standing import DESTINATION, OTHER_SETTINGS, Destination, judge, refusal
 from aifs_ensemble.forecast.settings import source_differences
 
@@ -42,11 +43,14 @@ def outdated(
     """
     receipts = receipts or {}
     there = Destination(config, storage) if storage else None
+    ensemble = config.objects.ensemble_manifest
     if there is None:
         content = _files({*paths, *receipts.values()})
         # a folder is listed too; of a bucket, these are the copies that this machine keeps
         folder = bool(config.destination) and not config.cloud_destination
-        objects = Destination(config).listed if folder and set(receipts) & set(content) else None
+        ensemble = f"{config.destination}/{ensemble}"
+        there = Destination(config) if folder and {*receipts, ensemble} & set(content) else None
+        objects = there.listed if there else None
     else:
         wanted = sorted({*paths, *receipts.values()} & set(there.listed))
         with ThreadPoolExecutor(there.storage.settings.threads) as pool:
@@ -56,7 +60,10 @@ def outdated(
     again = []
     for path in sorted({*paths} & set(content)):
         receipt = (receipts[path], content.get(receipts[path])) if path in receipts else None
-        why = _why(config, path, content[path], receipt, objects)
+        if there and path == ensemble:
+            why = needs_writing(there)
+        else:
+            why = _why(config, path, content[path], receipt, objects)
         if why:
             LOG.info("%s is made again: %s", path, why)
             again.append(path)
@@ -64,7 +71,7 @@ def outdated(
 
 
 def _files(paths: Iterable[str]) -> dict[str, bytes]:
-    return {path: Path(path).read_bytes() for path in paths if Path(path).exists()}
+    return {path: Path(path).read_bytes() for path in paths if Path(path).is_file()}
 
 
 def _why(
@@ -82,18 +89,14 @@ def _why(
         if standing.state == OTHER_SETTINGS and standing.place == DESTINATION:
             raise VerificationError(f"{path}: {refusal({standing.member: standing.reason})}")
         return None if standing.done else standing.text
+    if name.parent.name != "initial":
+        return asked_otherwise(config, data, path)
     try:
-        content = json.loads(data)
-    except ValueError as error:
-        return " ".join(str(error).split())
-    if not isinstance(content, dict):
-        return "not a manifest"
-    if name.parent.name == "initial":
-        return "; ".join(source_differences(config, content.get("provenance") or content)) or None
-    return _ensemble_differs(config, content)
-
-
-def _ensemble_differs(config: Config, content: dict) -> str | None:
-    asked = asked_for(config)
-    other = [name for name in asked if content.get(name) != asked[name]]
-    return f"other {', '.join(other)}" if other else None
+        content = json_object(data, path)
+    except VerificationError as error:
+        return str(error)
+    provenance = content.get("provenance") or content
+    try:
+        return "; ".join(source_differences(config, provenance)) or None
+    except (AttributeError, TypeError):
+        return f"{path}: of another kind: {foreign(repr(provenance))}"

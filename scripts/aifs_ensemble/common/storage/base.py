@@ -99,7 +99,10 @@ class Storage(ABC):
 
     @abstractmethod
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Yield the objects whose keys start with `prefix`, in order of key."""
+        """Yield the objects whose keys start with `prefix`, in order of key.
+
+        An object whose name cannot be one of ours (`names.sound_key`) is nobody's business here, and not among them.
+        """
 
     @abstractmethod
     def with_crc32c(self, info: ObjectInfo) -> ObjectInfo:

@@ -17,6 +17,7 @@ import google_crc32c
 from aifs_ensemble.common.errors import DiskFullError, StorageError, VerificationError
 from aifs_ensemble.common.files import NO_LINKS, atomic_writer, crc32c_bytes, crc32c_file, encode_crc32c
 from aifs_ensemble.common.locks import flock
+from aifs_ensemble.common.names import sound_key
 from aifs_ensemble.common.storage.base import MissingError, ObjectInfo, Storage, TransferSettings
 
 _CHUNK = 8 << 20
@@ -56,6 +57,8 @@ class FolderStorage(Storage):
         folder, _, start = prefix.rpartition("/")
         found = sorted(_files_below(self.path(folder), start), key=lambda path: path.relative_to(self.root).as_posix())
         for path in found:
+            if not sound_key(path.relative_to(self.root).as_posix()):
+                continue
             try:
                 yield self._info(path)
             except FileNotFoundError:  # removed meanwhile

@@ -32,6 +32,7 @@ from google.resumable_media import DataCorruption, InvalidResponse
 
 from aifs_ensemble.common.errors import StorageError, VerificationError, WorkflowError
 from aifs_ensemble.common.files import atomic_writer, crc32c_bytes, crc32c_file
+from aifs_ensemble.common.names import sound_key
 from aifs_ensemble.common.storage.base import MissingError, ObjectInfo, Storage, TransferSettings
 from aifs_ensemble.common.storage.uploads import (
     TIMEOUT,
@@ -109,7 +110,8 @@ class GcsStorage(Storage):
         )
         try:
             for blob in pages:
-                yield self._info(blob)
+                if sound_key(str(blob.name).removeprefix(self._prefix)):
+                    yield self._info(blob)
         except Exception as error:
             if _status(error) == 404:
                 raise MissingError(f"{self.url}: no such bucket as {self.bucket.name}") from error

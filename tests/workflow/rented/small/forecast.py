@@ -16,11 +16,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path("scripts").resolve()))
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.files import crc32c_bytes, json_bytes
+from aifs_ensemble.common.files import crc32c_bytes
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, write_member_manifest
 from aifs_ensemble.common.names import file_name
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.member import Receipt
+from aifs_ensemble.delivery.receipt import receipt_bytes
 from aifs_ensemble.delivery.scratch import OVERLAY_MOST, check_scratch
 
 
@@ -69,7 +70,7 @@ def leave_receipt(config, storage, manifest):
     place, layout = storage.url, config.delivery.layout
     receipt = Receipt(manifest.member, config.cycle, place, layout, manifest.content_digest, tuple(objects))
     content = {**receipt.lasting(), "leads": [asdict(record) for record in manifest.leads], "work": {}}
-    storage.put_bytes(json_bytes(content), config.objects.receipt(manifest.member), overwrite=True)
+    storage.put_bytes(receipt_bytes(content), config.objects.receipt(manifest.member), overwrite=True)
 
 
 main(Config(snakemake.config), int(snakemake.wildcards.member), snakemake.output[0])
