@@ -45,7 +45,7 @@ def use_bucket(workflow: Any, config: Config) -> bool:
     nothing changes. Without a bucket a dry-run plans on local paths, so it needs no credentials;
     anything more is refused by `refuse_without_bucket`. So does a dry-run that has no credentials or
     project for the bucket, and a line says it. Called again inside a remote job, whose
-    command line names provider and prefix already, it changes nothing. Raises ConfigError for a
+    command line names provider and prefix already, it only has the bucket looked at by listings. Raises ConfigError for a
     checkpoint that only this machine has, and for missing credentials or a missing project.
     """
     from aifs_ensemble.workflow.routing import provider
@@ -74,7 +74,18 @@ def use_bucket(workflow: Any, config: Config) -> bool:
             internals.share_files(workflow)
             return True
         internals.use_default_storage(workflow, PROVIDER, str(config.destination).rstrip("/"))
+    _look_by_listings(workflow, config)
     return True
+
+
+def _look_by_listings(workflow: Any, config: Config) -> None:
+    """Have Snakemake know the cycle's objects from listings instead of requests for each; here and in jobs."""
+    # imports Google's library
+    from aifs_ensemble.workflow.listed_bucket import StorageProvider
+
+    provider = internals.replace_default_storage(workflow, PROVIDER, StorageProvider)
+    below = internals.default_storage_prefix(workflow).removeprefix("gs://").partition("/")[2]
+    provider.prefix, provider.cycle = f"{below}/" if below else "", config.cycle
 
 
 def refuse_without_bucket(config: Config) -> None:

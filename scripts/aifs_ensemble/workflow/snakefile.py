@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.googlebatch.jobs import keep_jobs_at_exit
 from aifs_ensemble.workflow.members_here import MembersHere
 from aifs_ensemble.workflow.outdated import outdated
+from aifs_ensemble.workflow.short_log import ShortNames
 from aifs_ensemble.workflow.start import prepare_start
 
 EACH = "{member}"
+# folders of objects at the destination that jobs deliver themselves, checksums and all
+_DELIVERED_BY_JOBS = ("forecasts",)
 # named by the profiles as the default resource `provider`
 _PROFILES = {"coiled": "coiled-gpu"}
 
@@ -66,11 +69,14 @@ class Paths:
     def forecast_outputs(self) -> list[str]:
         """Return what each member's forecast declares, its manifest first.
 
-        Where the forecast streams, that is all: every declared object costs requests before anything runs.
+        On rented machines, its leads are objects that the job delivers itself; a job that streams to a folder declares
+        none, since Snakemake would remove what is delivered before it runs.
         """
-        if self.config.delivery.streaming:
-            return [self.manifest()]
         leads = self.config.leads if self.config.declare_leads else ()
+        if self.config.delivery.streaming:
+            if not self.rented or self.config.delivery.layout == "blocks":
+                leads = ()
+            return [self.manifest(), *(self.config.objects.lead(EACH, lead) for lead in leads)]
         scratch = self.config.scratch
         return [str(scratch.manifest(EACH)), *(str(scratch.lead(EACH, lead)) for lead in leads)]
 
@@ -79,6 +85,10 @@ class Paths:
         declared = self.config.declare_leads and not self.config.cloud_destination
         leads = self.config.leads if declared and self.config.delivery.layout != "blocks" else ()
         return [self.manifest(), *(self.delivered(self.config.objects.lead(EACH, lead)) for lead in leads)]
+
+    def by_job(self, path: str) -> bool:
+        """Tell whether a path is an object that jobs deliver themselves: Snakemake only looks whether it is there."""
+        return self.rented and path.startswith(tuple(self.config.objects.folder(part) for part in _DELIVERED_BY_JOBS))
 
     def member_files(self) -> list[str]:
         """Return what says that each member is delivered; where leads are declared, a missing one is missed."""
@@ -108,6 +118,7 @@ class Run:
     """
 
     def __init__(self, workflow: Any, config: Mapping[str, Any]):
+        internals.filter_log(ShortNames())
         self._workflow = workflow
         self._outdated: frozenset[str] | None = None
         self._coordinates = internals.is_coordinator(workflow)
@@ -124,6 +135,17 @@ class Run:
         self.path = Paths(self.config, self.rented)
         self.keys = self.config.objects
         self.members = [f"{member:03d}" for member in self.config.members]
+
+    def declared(self, paths: Iterable[str]) -> list[Any]:
+        """Return paths as outputs of a rule, or as inputs: what jobs deliver themselves as objects that stay in place."""
+        return [
+            internals.delivered_object(self._workflow, path) if self.path.by_job(path) and not self.blind else path
+            for path in paths
+        ]
+
+    def of_each_member(self, paths: Sequence[str]) -> list[Any]:
+        """Return the paths of each member as inputs of a rule."""
+        return self.declared(path.format(member=member) for member in self.members for path in paths)
 
     def checkpoint(self) -> Any:
         """Return the checkpoint as an input: the user's own, or where it is built or fetched."""

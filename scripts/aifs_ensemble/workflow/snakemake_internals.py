@@ -7,6 +7,7 @@ has it already, and commands that only look into modules beside this one do with
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,6 +29,18 @@ class errors_in_one_line:  # noqa: N801 - used like a function
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, WorkflowError) and trace is not None:
             trace.tb_next = None  # what is left is the line of the Snakefile
+
+
+def filter_log(seen_first: logging.Filter) -> None:
+    """Have a filter see every record of Snakemake's log before it is shown; one of a class is enough.
+
+    Leans on `snakemake.logging.logger` being the one logger, and on records naming files in `input`, `output`, `log`,
+    `reason` and `job_error_info` (9.27.1).
+    """
+    from snakemake.logging import logger
+
+    if not any(type(one) is type(seen_first) for one in logger.filters):
+        logger.addFilter(seen_first)
 
 
 def is_dry_run(workflow: Any) -> bool:
@@ -118,6 +131,53 @@ def use_default_storage(workflow: Any, provider: str, prefix: str) -> None:
     workflow.storage_settings.default_storage_prefix = prefix
     registry = workflow.storage_registry
     registry._default_storage_provider = registry.register_storage(provider, is_default=True)
+
+
+def replace_default_storage(workflow: Any, provider: str, made_by: type) -> Any:
+    """Have the default storage's objects be those of `made_by`, a class over the plugin's provider; return its provider.
+
+    Before any rule, on the coordinator and in jobs. Leans on the registry's plugin naming its class in
+    `storage_provider`, by which `StorageRegistry.register_storage` makes one, and on `_default_storage_provider` (9.27.1).
+    """
+    from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
+
+    StoragePluginRegistry().get_plugin(provider).storage_provider = made_by
+    registry = workflow.storage_registry
+    registry._default_storage_provider = registry.register_storage(provider, is_default=True)
+    return registry._default_storage_provider
+
+
+def default_storage_prefix(workflow: Any) -> str:
+    """Return what the default storage's objects begin with. Leans on `StorageSettings.default_storage_prefix` (9.27.1)."""
+    return str(workflow.storage_settings.default_storage_prefix or "").rstrip("/")
+
+
+def delivered_object(workflow: Any, path: str) -> Any:
+    """Return an output, or an input, that jobs deliver themselves: an object that Snakemake does not move.
+
+    Leans on `storage_object` and its ``retrieve=False``, with which Snakemake neither retrieves nor stores (9.27.1).
+    """
+    registry = workflow.storage_registry
+    query = f"{default_storage_prefix(workflow)}/{path}"
+    return getattr(registry, workflow.storage_settings.default_storage_provider)(query, retrieve=False)
+
+
+def has_inventory(cache: Any, parent: str) -> bool:
+    """Tell whether Snakemake knows everything of a folder of a storage. Leans on `ExistsDict.has_inventory` (9.27.1)."""
+    return parent in cache.exists_in_storage.has_inventory
+
+
+def note_inventory(cache: Any, parent: str) -> None:
+    """Have Snakemake take what is not in its cache as absent from a folder, by its `get_inventory_parent`.
+
+    Leans on `ExistsDict.has_inventory` (9.27.1).
+    """
+    cache.exists_in_storage.has_inventory.add(parent)
+
+
+def is_active(cache: Any) -> bool:
+    """Tell whether Snakemake remembers what it asks of files: while it plans. Leans on `IOCache.active` (9.27.1)."""
+    return bool(cache.active)
 
 
 def storage_plugin_settings(workflow: Any, provider: str) -> Any:

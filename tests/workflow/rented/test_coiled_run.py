@@ -51,6 +51,8 @@ def test_one_member_fails_and_only_it_is_made_again(project, coiled, tmp_path):
     assert code != 0 and "exit code" in output
     first = forecasts(coiled)
     assert set(undelivered(config, config.members)) >= {2}, "a failed job was called a success"
+    leads = {info.key for info in open_destination(config).list(config.objects.folder("forecasts"))}
+    assert {config.objects.lead(member, 24) for member in (1, 3, 4)} | {config.objects.lead(2, 6)} <= leads
     states = {record["state"] for record in records(project) if "forecast" in record["title"]}
     assert states == {"success", "failed"}
 
@@ -62,6 +64,26 @@ def test_one_member_fails_and_only_it_is_made_again(project, coiled, tmp_path):
         expected = "12, 18, 24" if member == 2 else ""
         assert leads == [expected], f"member {member} made {leads} again"
     assert all(cluster.state == "stopped" for cluster in coiled.clusters.values())
+
+    # somebody deletes a lead: it is missed, and made by its name, and everything else stays as it is
+    storage, lost = open_destination(config), config.objects.lead(3, 12)
+    storage.delete(lost)
+    before, clusters = generations(storage, config), len(coiled.clusters)
+    code, output = project.run(*ARGUMENTS, lost)
+    assert code == 0, output
+    (cluster,) = [each for each in coiled.clusters.values() if each.id > clusters]
+    assert made([cluster]) == {3: ["12"]}
+    after = generations(storage, config)
+    new = {lost, config.objects.receipt(3), config.objects.manifest(3)}
+    assert {key for key in after if after[key] != before.get(key)} == new and set(before) <= set(after)
+    assert storage.get_bytes(lost).startswith(b"3 12")
+    # and whoever asks for a lead that is there hears so, with no machine
+    code, output = project.run(*ARGUMENTS, lost)
+    assert code == 0 and "Nothing to be done" in output and len(coiled.clusters) == clusters + 1, output
+
+
+def generations(storage, config):
+    return {info.key: info.generation for info in storage.list(f"{config.cycle}/")}
 
 
 def records(project):
