@@ -131,7 +131,9 @@ def test_a_lead_that_is_lost_is_missed(tmp_path: Path, monkeypatch: pytest.Monke
             return project.run(*options, profile="coiled-gpu", environment=emulator)
 
         proxy.schedule.log.clear()
-        assert "Nothing to be done" in plan()
+        said = plan()
+        assert "Nothing to be done" in said
+        assert "plan: 20250819_0000: no member to forecast or deliver in this run" in said and "cost:" not in said
         # as of an empty bucket, the checkpoint's time, and each record once: manifest, receipt, initial state
         assert proxy.schedule.log["requests"] == 9 + 3 * 3 + 2
         lost = config.objects.lead(2, 12)
@@ -139,5 +141,6 @@ def test_a_lead_that_is_lost_is_missed(tmp_path: Path, monkeypatch: pytest.Monke
         for target in ((), ("--", lost)):
             said = plan(*target)
             assert jobs_run(said, "forecast_member") == ["002"]
+            assert "1 of 3 members to forecast (2), 2 steps, 1 members to deliver" in said
             assert f"Missing output files: gs://ensembles/weekly/{lost}" in said or "Forced execution" in said
         assert "Nothing to be done" in plan("--", config.objects.lead(3, 12))

@@ -1,4 +1,4 @@
-"""The storage provider over the plugin's: what it asks of a bucket, what it makes of the answers, what it leaves alone."""
+"""The storage provider over the plugin's: what it asks of a bucket, what it makes of answers, what it leaves alone."""
 
 from __future__ import annotations
 

@@ -44,9 +44,9 @@ def use_bucket(workflow: Any, config: Config) -> bool:
     Call it in the Snakefile before the rules are included. Where files are shared (local profile)
     nothing changes. Without a bucket a dry-run plans on local paths, so it needs no credentials;
     anything more is refused by `refuse_without_bucket`. So does a dry-run that has no credentials or
-    project for the bucket, and a line says it. Called again inside a remote job, whose
-    command line names provider and prefix already, it only has the bucket looked at by listings. Raises ConfigError for a
-    checkpoint that only this machine has, and for missing credentials or a missing project.
+    project for the bucket, and a line says it. In a remote job, whose command line names provider and
+    prefix, it only has the bucket looked at by listings. Raises ConfigError for a checkpoint that only
+    this machine has, and for missing credentials or a missing project.
     """
     from aifs_ensemble.workflow.routing import provider
 

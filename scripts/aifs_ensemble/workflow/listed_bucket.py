@@ -5,8 +5,8 @@ again, five requests each. Here one listing of the cycle tells Snakemake what is
 listing of a member's leads answers for all of them when its job has ended.
 
 What a job delivers itself, such as leads, its rule declares with ``retrieve=False`` (`internals.delivered_object`):
-Snakemake neither retrieves nor stores it. Nor is it removed here. Snakemake removes the outputs of a job before it runs,
-and those of a whole group when one of its jobs fails, but what is delivered stays.
+Snakemake neither retrieves nor stores it. Nor is it removed here: before a job runs Snakemake removes its outputs, and
+those of a whole group when one of its jobs fails, but what is delivered stays.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Listing:
 
 
 class StorageProvider(gcs.StorageProvider):
-    """The plugin's provider, which also knows the `cycle` and the `prefix` before it, empty or with a slash at its end."""
+    """The plugin's provider, which also knows the `cycle` and the `prefix` before it, empty or ending in a slash."""
 
     prefix, cycle = "", ""
     # Snakemake's, once it has asked for an inventory

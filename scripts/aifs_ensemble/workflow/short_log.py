@@ -1,4 +1,4 @@
-"""Snakemake's log without lists of thousands of names: those that differ by their numbers alone become first, last, count.
+"""Snakemake's log without lists of thousands of names: of those alike but for numbers the first, the last, a count.
 
 A run of fifty members declares 6,600 leads, and Snakemake names every output of a job, twice where it is missing.
 """

@@ -10,13 +10,14 @@ import atexit
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.models import fetched_by_coordinator
 from aifs_ensemble.common.names import benchmark_file, checkpoint_file, log_file
-from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.workflow import bucket, preflight, routing
 from aifs_ensemble.workflow import snakemake_internals as internals
@@ -25,6 +26,9 @@ from aifs_ensemble.workflow.members_here import MembersHere
 from aifs_ensemble.workflow.outdated import outdated
 from aifs_ensemble.workflow.short_log import ShortNames
 from aifs_ensemble.workflow.start import prepare_start
+
+if TYPE_CHECKING:
+    from aifs_ensemble.planning.outstanding import Outstanding
 
 EACH = "{member}"
 # folders of objects at the destination that jobs deliver themselves, checksums and all
@@ -137,7 +141,7 @@ class Run:
         self.members = [f"{member:03d}" for member in self.config.members]
 
     def declared(self, paths: Iterable[str]) -> list[Any]:
-        """Return paths as outputs of a rule, or as inputs: what jobs deliver themselves as objects that stay in place."""
+        """Return paths as outputs or inputs of a rule: what jobs deliver themselves as objects that stay in place."""
         return [
             internals.delivered_object(self._workflow, path) if self.path.by_job(path) and not self.blind else path
             for path in paths
@@ -180,8 +184,12 @@ class Run:
             *(path.format(member=member) for path in each for member in self.members),
             *receipts,
         }
-        place = open_destination(self.config) if self.rented else None
-        return frozenset(outdated(self.config, manifests, place, receipts=receipts))
+        return frozenset(outdated(self.config, manifests, self._bucket, receipts=receipts))
+
+    @cached_property
+    def _bucket(self) -> Destination | None:
+        """What rented machines have delivered; None where there are none, or nobody may look."""
+        return Destination(self.config) if self.rented and not self.blind else None
 
     def again(self, manifest: str) -> Callable[[Any], list[str]]:
         """Return an input function without files: the job runs if its manifest is outdated, as if forced to."""
@@ -207,26 +215,34 @@ class Run:
             self._announce_plan()
 
     def _announce_plan(self) -> None:
-        """Say what the run would take and cost, in a few lines after everything else."""
+        """Say, in a few lines after everything else, what the run would take and cost that Snakemake has planned."""
         from aifs_ensemble.planning.outstanding import outstanding
         from aifs_ensemble.planning.plan import plan, plan_case
-        from aifs_ensemble.planning.plan_text import summary_lines
         from aifs_ensemble.planning.throughput import past_manifests
 
         provider = routing.provider(self._workflow)
+        work = outstanding(self.config, destination=self._bucket)
         given: dict[str, Any] = {
             "profile": _PROFILES.get(provider, provider),
-            "work": outstanding(self.config),
             "runs": past_manifests(self.config.scratch.root),
         }
-        plan(plan_case(self.config, self.machines, **given))  # what is wrong is said now
+        plan(plan_case(self.config, self.machines, work=work, **given))  # what is wrong is said now
+        # jobs, and the groups of profile and command line, are known only once the rules are read
+        atexit.register(self._say_plan, work, given)
 
-        def say() -> None:
-            # Snakemake knows the groups of profile and command line only once the rules are read
-            group = internals.group_size(self._workflow, "members")
-            _say(*summary_lines(plan(plan_case(self.config, self.machines, group=group, **given))))
+    def _say_plan(self, work: Outstanding, given: Mapping[str, Any]) -> None:
+        from aifs_ensemble.planning.outstanding import of_jobs
+        from aifs_ensemble.planning.plan import plan, plan_case
+        from aifs_ensemble.planning.plan_text import summary_lines
 
-        atexit.register(say)
+        jobs = internals.jobs_to_run(self._workflow, "member")
+        if jobs is None:
+            return  # Snakemake has said what is wrong
+        members = {rule: {int(member) for member in found} for rule, found in jobs.items()}
+        group = internals.group_size(self._workflow, "members")
+        case = plan_case(self.config, self.machines, work=of_jobs(self.config, work, members), group=group, **given)
+        at_once = internals.jobs_at_once(self._workflow, here=not self.rented)
+        _say(*summary_lines(plan(case, at_once=at_once)))
 
     def start(self) -> None:
         """Refuse a run that has nowhere to deliver to, or no room, before anything is computed."""

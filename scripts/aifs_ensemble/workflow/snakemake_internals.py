@@ -134,10 +134,11 @@ def use_default_storage(workflow: Any, provider: str, prefix: str) -> None:
 
 
 def replace_default_storage(workflow: Any, provider: str, made_by: type) -> Any:
-    """Have the default storage's objects be those of `made_by`, a class over the plugin's provider; return its provider.
+    """Have objects of the default storage be those of `made_by`, a class over the plugin's provider; return one of it.
 
     Before any rule, on the coordinator and in jobs. Leans on the registry's plugin naming its class in
-    `storage_provider`, by which `StorageRegistry.register_storage` makes one, and on `_default_storage_provider` (9.27.1).
+    `storage_provider`, by which `StorageRegistry.register_storage` makes one, and on `_default_storage_provider`
+    (9.27.1).
     """
     from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
@@ -148,7 +149,7 @@ def replace_default_storage(workflow: Any, provider: str, made_by: type) -> Any:
 
 
 def default_storage_prefix(workflow: Any) -> str:
-    """Return what the default storage's objects begin with. Leans on `StorageSettings.default_storage_prefix` (9.27.1)."""
+    """Return how the default storage's objects begin. Leans on `StorageSettings.default_storage_prefix` (9.27.1)."""
     return str(workflow.storage_settings.default_storage_prefix or "").rstrip("/")
 
 
@@ -163,7 +164,7 @@ def delivered_object(workflow: Any, path: str) -> Any:
 
 
 def has_inventory(cache: Any, parent: str) -> bool:
-    """Tell whether Snakemake knows everything of a folder of a storage. Leans on `ExistsDict.has_inventory` (9.27.1)."""
+    """Tell whether Snakemake knows all of a folder of a storage. Leans on `ExistsDict.has_inventory` (9.27.1)."""
     return parent in cache.exists_in_storage.has_inventory
 
 
@@ -266,6 +267,34 @@ def force_job(workflow: Any, output: str) -> None:
 def rules_to_run(workflow: Any) -> set[str]:
     """Return the names of the rules that have jobs to run; in ``onstart``. Leans on `DAG.needrun_jobs` (9.27.1)."""
     return {job.rule.name for job in workflow.dag.needrun_jobs()}
+
+
+def jobs_to_run(workflow: Any, wildcard: str) -> dict[str, set[str]] | None:
+    """Return by rule the values of a wildcard whose jobs are to run, in ``onstart`` or after a dry-run; None: unknown.
+
+    A rule without the wildcard has an empty set. Targets, ``--until`` and ``--omit-from`` are counted in, and what is
+    there already. Leans on `DAG.jobs` being what targets need, on `DAG.needrun`, and on `DAG.targetjobs` being empty
+    when the jobs could not be made out (9.27.1).
+    """
+    dag = workflow.dag
+    if dag is None or not dag.targetjobs:
+        return None
+    found: dict[str, set[str]] = {}
+    for job in dag.jobs:
+        if dag.needrun(job):
+            values = found.setdefault(job.rule.name, set())
+            if wildcard in job.wildcards_dict:
+                values.add(job.wildcards_dict[wildcard])
+    return found
+
+
+def jobs_at_once(workflow: Any, *, here: bool) -> int | None:
+    """Return what ``-j`` says: cores for jobs that run here, else jobs on other machines; None where nothing says it.
+
+    Leans on `ResourceSettings.cores` and `nodes` (9.27.1).
+    """
+    settings = workflow.resource_settings
+    return settings.cores if here else settings.nodes
 
 
 def cores(workflow: Any) -> int:
