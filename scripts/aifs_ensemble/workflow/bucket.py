@@ -17,6 +17,7 @@ from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, StorageError
+from aifs_ensemble.workflow import refusals
 from aifs_ensemble.workflow import snakemake_internals as internals
 
 PROVIDER = "gcs"
@@ -46,7 +47,8 @@ def use_bucket(workflow: Any, config: Config) -> bool:
     anything more is refused by `refuse_without_bucket`. So does a dry-run that has no credentials or
     project for the bucket, and a line says it. In a remote job, whose command line names provider and
     prefix, it only has the bucket looked at by listings. Raises ConfigError for a checkpoint that only
-    this machine has, and for missing credentials or a missing project.
+    this machine has, names that shells do not take, resources without a provider, and for missing
+    credentials or a missing project.
     """
     from aifs_ensemble.workflow.routing import provider
 
@@ -54,6 +56,13 @@ def use_bucket(workflow: Any, config: Config) -> bool:
         return False
     planning = internals.is_dry_run(workflow)
     _refuse_local_checkpoint(config)
+    # before Snakemake writes a name into a command or asks a storage for it
+    refusals.check(*refusals.named_objects(config))
+    if internals.is_coordinator(workflow) and provider(workflow) == "local":
+        raise ConfigError(
+            "--default-resources: no provider among them, expected provider=coiled or provider=googlebatch: on the "
+            "command line they take the place of all that the profile names"
+        )
     if problem := bucket_problem(config):
         if provider(workflow) == "googlebatch":
             # this executor lets nobody say that files are shared, not even for a dry-run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from aifs_ensemble.common.models import fetched_by_coordinator
 from aifs_ensemble.common.names import benchmark_file, checkpoint_file, log_file
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.planning.machines import load_machines
-from aifs_ensemble.workflow import bucket, preflight, routing
+from aifs_ensemble.workflow import bucket, preflight, refusals, routing
 from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.googlebatch.jobs import keep_jobs_at_exit
 from aifs_ensemble.workflow.members_here import MembersHere
@@ -247,11 +248,12 @@ class Run:
     def start(self) -> None:
         """Refuse a run that has nowhere to deliver to, or no room, before anything is computed."""
         if self._coordinates and self.rented:
-            prepare_start(self._workflow, self.config)
+            prepare_start(self._workflow, self.config, self._bucket)
         elif self._coordinates:
             needed = internals.rules_to_run(self._workflow)
             here = MembersHere.of(self._workflow, self.config)
             here.tell_jobs()
+            refusals.check(refusals.time_problem(internals.inputs_there(self._workflow), time.time(), tolerance=1.0))
             preflight.check_start(self.config, needed, here)
 
     def end(self, *, finished: bool) -> None:

@@ -288,6 +288,17 @@ def jobs_to_run(workflow: Any, wildcard: str) -> dict[str, set[str]] | None:
     return found
 
 
+def inputs_there(workflow: Any) -> dict[str, float]:
+    """Return the files here that jobs to run read and none of them makes, and when these changed; in ``onstart``.
+
+    Leans on `DAG.needrun_jobs`, `Job.input` and `Job.output` (9.27.1).
+    """
+    jobs = list(workflow.dag.needrun_jobs())
+    made = {str(path) for job in jobs for path in job.output}
+    read = {str(path) for job in jobs for path in job.input if not path.is_storage} - made
+    return {path: Path(path).stat().st_mtime for path in sorted(read) if Path(path).exists()}
+
+
 def jobs_at_once(workflow: Any, *, here: bool) -> int | None:
     """Return what ``-j`` says: cores for jobs that run here, else jobs on other machines; None where nothing says it.
 
