@@ -104,7 +104,7 @@ def changed(config: Config, seen: Destination | None = None) -> dict[str, float]
 
 
 def time_problem(changed: Mapping[str, float], now: float, tolerance: float = 60.0) -> str | None:
-    """Return which input changed after `now` (seconds since 1970): what is made of it would count as older, and fail."""
+    """Return which input changed after `now` (seconds since 1970): what is made of it would count as older."""
     for name, when in changed.items():
         if when > now + tolerance:
             said = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -107,22 +107,6 @@ def test_a_coordinator_that_died_takes_its_jobs_up_again(project, coiled):
     assert undelivered(config, config.members) == {}
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP], ids=["Ctrl-C", "closed terminal"])
-def test_the_end_of_the_coordinator_stops_the_machines(project, coiled, signum):
-    project.configure(destination=f"gs://ensembles/stops{signum:d}")
-    coiled.machine_env |= {"SMALL_STEP_SECONDS": "30"}
-    process = project.start(*ARGUMENTS)
-    wait_for(lambda: len(forecasts(coiled)) == 2 and len(records(project)) == 3, process)
-    os.killpg(process.pid, signum)
-    output, _ = process.communicate(timeout=240)
-    assert "Cancelling" in output or "Terminating" in output, output
-    end = time.monotonic() + 240
-    while coiled.running() or {record["state"] for record in records(project)} & {"running"}:
-        assert time.monotonic() < end, (project.folder / ".snakemake/rented/cancel.log").read_text()
-        time.sleep(0.2)
-    assert process.returncode != 0
-
-
 @pytest.mark.long
 def test_cancelling_beside_a_run_ends_it(project, coiled):
     """Snakemake has retries left for every job, and none of them rents a machine."""
