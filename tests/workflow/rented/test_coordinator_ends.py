@@ -1,4 +1,4 @@
-"""Ten ways in which a coordinator ends, and the machines that are left after it: none, once their limits have passed."""
+"""Ten ways in which a coordinator ends, and the machines left after it: none, once their limits have passed."""
 
 from __future__ import annotations
 
