@@ -35,7 +35,10 @@ def to_all(*signals: signal.Signals) -> Way:
 
 
 def lose_records(process: subprocess.Popen, project: Project) -> None:
-    shutil.rmtree(project.folder / ".snakemake" / "rented")
+    # looks at jobs write there meanwhile
+    while process.poll() is None:
+        shutil.rmtree(project.folder / ".snakemake" / "rented", ignore_errors=True)
+        time.sleep(0.2)
 
 
 def wait(process: subprocess.Popen, project: Project) -> None:
