@@ -29,12 +29,12 @@ rule all:
     default_target: True
     input:
         PATH.delivered(KEYS.ensemble_manifest),
-        expand(PATH.member_files(), member=MEMBERS),
+        RUN.of_each_member(PATH.member_files()),
 
 
 rule forecasts:
     input:
-        expand(PATH.forecast_outputs(), member=MEMBERS),
+        RUN.of_each_member(PATH.forecast_outputs()),
 
 
 with aifs_internals.errors_in_one_line():

@@ -1,12 +1,12 @@
-# The forecast: one job per member. Where it streams, only the manifest is declared, because every declared
-# object costs requests before anything runs; the job delivers the leads itself.
+# The forecast: one job per member, which declares its manifest and every lead. Where it streams, it delivers the leads
+# itself: Snakemake only looks whether they are there.
 rule forecast_member:
     input:
         state=rules.initial_member.output.state,
         checkpoint=RUN.checkpoint(),
         again=RUN.again(PATH.forecast_outputs()[0]),
     output:
-        PATH.forecast_outputs(),
+        RUN.declared(PATH.forecast_outputs()),
     log:
         PATH.log("forecast_member", "{member}"),
     benchmark:

@@ -5,8 +5,8 @@ test gives the "machine", so that a job finds no file that it was not sent. Ever
 
 What it does not check: whether Coiled's real service accepts the request (the names and places of fields
 are those of client 1.135, the answers are what that client reads); images, machine types, disks, quotas
-and identities; how fast machines come; that a lifetime limit really stops a machine. A preemption is a
-killed process and a cluster in state ``error``; the wording of reasons is ours.
+and identities; how fast machines come; that a lifetime limit really stops a machine (here the
+job's timeout does). A preemption is a killed process and a cluster in state ``error``; the wording of reasons is ours.
 """
 
 from __future__ import annotations
@@ -273,6 +273,10 @@ class CoiledServer:
                 start_new_session=True,
             )
             cluster.started, cluster.state = time.time(), "ready"
+            if seconds := cluster.job.get("job_timeout_seconds"):
+                limit = threading.Timer(seconds, self.reach_limit, (cluster,))
+                limit.daemon = True
+                limit.start()
             try:
                 self.on_start(cluster)
             finally:
@@ -287,6 +291,14 @@ class CoiledServer:
         if cluster.process is not None and cluster.process.poll() is None:
             with suppress(ProcessLookupError):  # it ended since
                 os.killpg(cluster.process.pid, signal.SIGKILL)
+
+    def reach_limit(self, cluster: Cluster) -> None:
+        """End a job that runs for as long as it may."""
+        with self.lock:
+            if cluster.state != "ready":
+                return
+            cluster.state, cluster.reason = "error", "job timeout"
+        self.kill(cluster)
 
     def preempt(self, cluster: Cluster) -> None:
         """Take the machine away: the process dies without warning, the task never ends."""

@@ -13,7 +13,7 @@ from aifs_ensemble.common.manifest import read_member_manifest, write_member_man
 from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.receipt import RECEIPT_SCHEMA, receipt_bytes
 from aifs_ensemble.planning.machines import Machines
-from aifs_ensemble.planning.outstanding import everything, outstanding
+from aifs_ensemble.planning.outstanding import everything, of_jobs, outstanding
 from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.plan_text import summary_lines
 from delivery.members import make_member
@@ -127,3 +127,37 @@ def test_a_bucket_is_looked_at_only_when_asked(tmp_path: Path) -> None:
     found = outstanding(config)
     assert found.looked_at == (str(config.scratch.base),)
     assert found.to_deliver == (1, 2, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "steps", "deliver", "initial"),
+    [
+        ({}, {}, (), ()),
+        ({"initial_member": {2}, "initial_cycle": set()}, {}, (), (2,)),
+        ({"forecast_member": {1, 2}, "initial_member": {2}}, {1: 8, 2: 8}, (), (2,)),
+        ({"sync_member": {1, 3}}, {}, (1, 3), ()),
+    ],
+)
+def test_a_run_does_what_its_jobs_do(tmp_path: Path, jobs: dict, steps: dict, deliver: tuple, initial: tuple) -> None:
+    """A member that is there and forecast all the same is computed whole."""
+    config = small(tmp_path, delivery={"streaming": False})
+    finish(config, 1, at_destination=False)
+    found = of_jobs(config, outstanding(config), jobs)
+    assert {work.member: work.steps for work in found.to_forecast} == steps
+    assert found.to_deliver == deliver
+    assert tuple(work.member for work in found.members if work.initial) == initial
+    assert (found.shared_initial, found.checkpoint, found.ensemble_manifest) == ("initial_cycle" in jobs, False, False)
+
+
+def test_lost_leads_are_computed_from_the_state_before_them(tmp_path: Path) -> None:
+    config = small(tmp_path, delivery={"streaming": True})
+    finish(config, 1, at_destination=True)
+    gone = Path(config.destination) / config.objects.lead(1, 24)
+    gone.unlink()
+    assert {work.member: work.steps for work in outstanding(config).members}[1] == 4
+    restart = Path(config.destination) / config.objects.restart(1, 12)
+    restart.parent.mkdir(parents=True)
+    restart.touch()
+    assert {work.member: work.steps for work in outstanding(config).members}[1] == 2
+    restart.rename(restart.with_name("h024.safetensors"))
+    assert {work.member: work.steps for work in outstanding(config).members}[1] == 4, "it is behind the lost lead"

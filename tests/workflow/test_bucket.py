@@ -17,6 +17,7 @@ from delivery.members import make_config, make_member
 from doubles.gcs_fault_proxy import fault_proxy
 from doubles.gcs_server import gcs_server
 
+from workflow.full_bucket import fill
 from workflow.project import CYCLE, Project, jobs_run
 
 pytestmark = [pytest.mark.workflow, pytest.mark.cloud]
@@ -73,7 +74,10 @@ def test_rented_machines_plan_with_a_bucket(tmp_path: Path, model: str, prepares
             "-n", "--config", "destination=gs://ensembles/weekly", "members=1-3", f"model={model}",
             profile="coiled-gpu", environment=emulator,
         )  # fmt: skip
+        # however many leads are declared: the bucket, its cycle twice, benchmarks of four rules, the checkpoint
+        assert proxy.schedule.log["requests"] == 8
     assert "gs://ensembles/weekly/20250819_0000/initial/members.json" in said
+    assert len(said) < 40_000 and said.count(".grib2") < 30, "the log names every lead"
     assert said.count("provisioning=standard") >= 3
     assert machine_of(said, "checkpoint_prepare") == prepares
     assert machine_of(said, "initial_member") == "cpu"
@@ -110,3 +114,33 @@ def test_what_a_bucket_has_is_compared_with_what_is_asked_for(tmp_path: Path, mo
         said = plan("members=1", "delivery={layout: both}")
         assert jobs_run(said, "forecast_member") == ["001"]
         assert "rule ensemble_manifest:" in said
+
+
+def test_a_lead_that_is_lost_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its member alone is made, also by the lead's name; requests follow the members, not the leads."""
+    project = Project.copy(tmp_path / "project")
+    with gcs_server() as server, fault_proxy(server) as proxy:
+        emulator = {"STORAGE_EMULATOR_HOST": proxy.url, "NO_GCE_CHECK": "true", "GOOGLE_CLOUD_PROJECT": "test"}
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        config = make_config(tmp_path / "s", "gs://ensembles/weekly", members="1-3", lead_hours=60)
+        storage = fill(config)
+
+        def plan(*arguments: str) -> str:
+            keys = ("model=demo", "members=1-3", "lead_hours=60", "destination=gs://ensembles/weekly")
+            options = ("-n", "--config", *keys, "--rerun-triggers", "mtime", *arguments)
+            return project.run(*options, profile="coiled-gpu", environment=emulator)
+
+        proxy.schedule.log.clear()
+        said = plan()
+        assert "Nothing to be done" in said
+        assert "plan: 20250819_0000: no member to forecast or deliver in this run" in said and "cost:" not in said
+        # as of an empty bucket, the checkpoint's time, and each record once: manifest, receipt, initial state
+        assert proxy.schedule.log["requests"] == 9 + 3 * 3 + 2
+        lost = config.objects.lead(2, 12)
+        storage.delete(lost)
+        for target in ((), ("--", lost)):
+            said = plan(*target)
+            assert jobs_run(said, "forecast_member") == ["002"]
+            assert "1 of 3 members to forecast (2), 2 steps, 1 members to deliver" in said
+            assert f"Missing output files: gs://ensembles/weekly/{lost}" in said or "Forced execution" in said
+        assert "Nothing to be done" in plan("--", config.objects.lead(3, 12))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 from aifs_ensemble.common.config import Config, merge, read_files
 from aifs_ensemble.workflow.doctor import examine
@@ -25,6 +28,16 @@ def test_versions_and_places(root, tmp_path, role):
     assert found["destination"].state == "ok" and not list(tmp_path.iterdir())
 
 
+def test_a_home_and_a_checkpoint_that_no_run_could_use(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/dev/null")
+    future = tmp_path / "own.ckpt"
+    future.touch()
+    os.utime(future, (time.time() + 3600,) * 2)
+    found = findings(root, tmp_path, "cpu", checkpoint=str(future))
+    assert found["home"].state == found["times"].state == "failure"
+    assert found["times"].text.startswith(f"{future}: changed at 20")
+
+
 def test_no_driver_is_a_failure(root, tmp_path):
     found = findings(root, tmp_path, "gpu")
     cards = [item for name, item in found.items() if name.startswith("gpu")]
@@ -40,6 +53,7 @@ BAD = {
     "images": ("coordinator", {}, "cloud", "warning"),
     "digest": ("coordinator", {"model": "aifs-ens-1.0"}, "model", "failure"),
     "digest on a machine": ("gpu", {"model": "aifs-ens-1.0"}, "model", "failure"),
+    "name": ("coordinator", {"destination": "gs://bucket/$(id)"}, "checkout", "failure"),
     "secret": ("coordinator", {"cloud": {"secrets": ["NO_SUCH_TOKEN"]}}, "secret", "failure"),
 }
 

@@ -113,11 +113,18 @@ def test_a_bucket_that_may_not_be_described_is_told_in_one_line(project: Project
     assert (project.code == 0) == bool(flags), "planned as empty, and not run"
 
 
-@pytest.mark.parametrize(("flags", "expected"), [((), "1 x "), (("--group-components", "members=1"), "3 x ")])
-def test_the_plan_has_the_machines_of_the_run(project: Project, flags: tuple[str, ...], expected: str) -> None:
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [((), "machines: 1 x a2-ultragpu-1g in us-central1, 3 members each"),
+     (("--group-components", "members=1"), "machines: 3 x a2-ultragpu-1g in us-central1, 1 members each"),
+     (("--group-components", "members=1", "-j", "1"), "machines: 3 groups of 1 member on 1 x a2-ultragpu-1g"),
+     (("--until", "initial_members"), "jobs: 5 cpu"),
+     (("--omit-from", "forecast_member"), "jobs: 6 cpu"),
+     (("20250819_0000/manifests/member002.json",), "1 of 3 members to forecast (2), 132 steps")],
+)  # fmt: skip
+def test_the_plan_is_of_the_jobs_that_would_run(project: Project, flags: tuple[str, ...], expected: str) -> None:
     said = project.run("-n", *flags, "--config", "members=1-3", profile="coiled-gpu")
-    (line,) = re.findall(r"machines: (.*members each.*)", said)
-    assert line.startswith(expected)
+    assert expected in said.partition("\nplan: ")[2], said
 
 
 def test_the_command_that_a_plan_recommends_works(project: Project) -> None:

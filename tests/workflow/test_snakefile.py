@@ -43,10 +43,19 @@ def test_places_of_files(place: str) -> None:
     assert path.receipt("003") == f"{receipts}/receipts/member003.json"
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_forecast_that_streams_declares_its_manifest_alone(place: str) -> None:
-    path = paths(place, delivery={"streaming": True})
-    assert path.forecast_outputs() == path.member_files() == [path.manifest()]
+@pytest.mark.parametrize(
+    ("place", "declare", "layout", "declared"),
+    [("rented", True, "leads", True), ("rented", True, "both", True), ("rented", True, "blocks", False),
+     ("rented", False, "leads", False), ("folder", True, "leads", False), ("synced bucket", True, "leads", False)],
+)  # fmt: skip
+def test_a_forecast_that_streams_declares_its_leads_as_objects(
+    place: str, declare: bool, layout: str, declared: bool
+) -> None:
+    """Of a folder, Snakemake would remove them before the job runs; blocks take the place of their leads."""
+    path = paths(place, declare_leads=declare, delivery={"streaming": True, "layout": layout})
+    leads = [f"{CYCLE}/forecasts/{lead}" for lead in LEADS] if declared else []
+    assert path.forecast_outputs() == path.member_files() == [path.manifest(), *leads]
+    assert [path.by_job(name) for name in path.forecast_outputs()] == [False, *(True for _ in leads)]
 
 
 @pytest.mark.parametrize("declared", [True, False])

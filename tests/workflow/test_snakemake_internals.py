@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -316,3 +317,93 @@ def test_the_googlebatch_plugin_is_given_what_options_would_say(
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     (seen,) = run(SETTLE.format(project=project), *BATCH, *arguments, "--", "c", code=7)
     assert seen == expected
+
+
+OWN_STORAGE = """
+import snakemake_storage_plugin_gcs as gcs
+from aifs_ensemble.workflow import snakemake_internals as internals
+from snakemake_interface_storage_plugins.io import Mtime
+seen = []
+
+class StorageProvider(gcs.StorageProvider):
+    pass
+
+class StorageObject(gcs.StorageObject):
+    def get_inventory_parent(self):
+        return self.cache_key("bucket/p")
+
+    async def inventory(self, cache):
+        if not internals.has_inventory(cache, self.get_inventory_parent()):
+            there = self.cache_key("bucket/p/there.txt")
+            cache.exists_in_storage[there], cache.mtime[there] = True, Mtime(storage=1.0)
+            internals.note_inventory(cache, self.get_inventory_parent())
+            seen.append(internals.is_active(cache))
+"""
+INVENTORY = """
+import sys
+sys.path.insert(0, ".")
+import own_storage
+internals.storage_plugin_settings(workflow, "gcs").project = "mine"
+internals.use_default_storage(workflow, "gcs", "gs://bucket/p/")
+made = internals.replace_default_storage(workflow, "gcs", own_storage.StorageProvider)
+see(prefix=internals.default_storage_prefix(workflow), ours=type(made) is own_storage.StorageProvider,
+    default=workflow.storage_registry.default_storage_provider is made)
+
+rule c:
+    output: internals.delivered_object(workflow, "{n}.txt")
+    shell: "touch {output}"
+
+rule d:
+    input: [internals.delivered_object(workflow, f"{n}.txt") for n in ("there", "absent", "gone")]
+
+output = workflow.get_rule("c").output[0].flags["storage_object"]
+see(query=output.query, retrieve=output.retrieve, ours=type(output) is own_storage.StorageObject)
+"""
+
+
+def test_the_default_storage_is_looked_at_once_and_absence_counts(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An inventory answers for what it has not found: there is no server that could be asked."""
+    from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    # put back afterwards
+    plugin = StoragePluginRegistry().get_plugin("gcs")
+    monkeypatch.setattr(plugin, "storage_provider", plugin.storage_provider)
+    (tmp_path / "own_storage.py").write_text(OWN_STORAGE)
+    assert run(INVENTORY, "-n", "d") == [
+        {"prefix": "gs://bucket/p", "ours": True, "default": True},
+        {"query": "gs://bucket/p/{n}.txt", "retrieve": False, "ours": True},
+    ]
+    assert sys.modules["own_storage"].seen == [True], "one inventory, while jobs are planned"
+    assert sorted(set(re.findall(r"output: (\S+)", "".join(capfd.readouterr())))) == [
+        "gs://bucket/p/absent.txt", "gs://bucket/p/gone.txt",
+    ]  # fmt: skip
+
+
+SPEAKS = """
+import logging
+
+class Quiet(logging.Filter):
+    def filter(self, record):
+        see(names=[name for name in ("output", "reason") if hasattr(record, name)])
+        record.output = ["short"]
+        return True
+
+if internals.is_coordinator(workflow):
+    internals.filter_log(Quiet())
+    internals.filter_log(Quiet())
+"""
+
+
+def test_records_of_the_log_are_seen_before_they_are_shown(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    from snakemake.logging import logger
+
+    try:
+        seen = run(SPEAKS, "-n", "b")
+    finally:
+        for one in list(logger.filters):
+            logger.removeFilter(one)
+    assert [each for each in seen if each["names"]] == [{"names": ["output", "reason"]}] * 2, "two jobs, once each"
+    assert "output: short" in "".join(capfd.readouterr())

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
 from aifs_ensemble.cli._quiet import stdout_for_snakemake
 from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.planning.machines import load_machines, machines_of
 from aifs_ensemble.planning.regions import regions_of_run
 from aifs_ensemble.workflow.bucket import bucket_problem
 from aifs_ensemble.workflow.coiled.job_script import read_job
 from aifs_ensemble.workflow.coiled.jobs import submit
-from aifs_ensemble.workflow.coiled.records import JobJournal
+from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
+from aifs_ensemble.workflow.coiled.spending import spending_line
 from aifs_ensemble.workflow.context import current
 
 HELP = "submit a job script to Coiled (used by the coiled-gpu profile)"
@@ -32,5 +34,8 @@ def run(args: argparse.Namespace) -> int:
         if problem:
             raise ConfigError(problem)
         job = read_job(args.jobscript)
-        print(submit(job, config, load_machines(), partial(regions_of_run, config), JobJournal()), file=answer)
+        journal, machines = JobJournal(), load_machines()
+        print(submit(job, config, machines, partial(regions_of_run, config), journal), file=answer)
+        if line := spending_line(journal.of_work(work_of(config)), config, machines_of(config)):
+            print(line, file=sys.stderr)
     return 0

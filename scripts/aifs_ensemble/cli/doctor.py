@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.cli._common import add_config_arguments, config_files, config_from
 from aifs_ensemble.workflow.doctor import FAILURE, ROLES, examine
 
 HELP = "versions, GPU, driver, scratch, credentials, checkpoint of this machine"
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a finding; 1 when anything needed is missing."""
-    findings = examine(config_from(args), args.role)
+    findings = examine(config_from(args), args.role, config_files(args))
     for finding in findings:
         print(f"{finding.state:8} {finding.name}: {finding.text}")
     return 1 if any(finding.state == FAILURE for finding in findings) else 0

@@ -20,6 +20,9 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.delivery.standing import DAMAGED, DELIVERED, OTHER_SETTINGS, SHORT, Destination
 from aifs_ensemble.delivery.status import FAILED, RUNNING, MemberStatus, read_statuses, summary, with_scratch
+from aifs_ensemble.planning.machines import machines_of
+from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
+from aifs_ensemble.workflow.coiled.spending import spending_line
 
 HELP = "table of what the members are doing"
 _COLOURS = {
@@ -37,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def table(statuses: Sequence[MemberStatus], now: float) -> Group:
-    """Return the table as rich shows it."""
+def table(statuses: Sequence[MemberStatus], now: float, spending: str | None = None) -> Group:
+    """Return the table as rich shows it, with what the machines cost that this folder rented."""
     shown = Table(box=None, pad_edge=False)
     for name, right in (("member", True), ("state", False), ("s/step", True), ("machine", False), ("updated", True)):
         shown.add_column(name, justify="right" if right else "left")
@@ -50,7 +53,13 @@ def table(statuses: Sequence[MemberStatus], now: float) -> Group:
             status.job or status.host,
             f"{now - status.updated:.0f} s ago" if status.updated else "",
         )
-    return Group(shown, Text(summary(statuses)))
+    return Group(shown, Text(summary(statuses)), *([Text(spending)] if spending else []))
+
+
+def spending_of(config: Config) -> str | None:
+    """Return what is rented on Coiled for the ensemble from this folder, None when nothing was."""
+    records = JobJournal().of_work(work_of(config))
+    return spending_line(records, config, machines_of(config)) if records else None
 
 
 def statuses_of(config: Config, destination: Destination | None = None) -> list[MemberStatus]:
@@ -68,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.watch:
         _watch(config, args.watch)
     else:
-        Console().print(table(statuses_of(config), time.time()))
+        Console().print(table(statuses_of(config), time.time(), spending_of(config)))
     return 0
 
 
@@ -79,7 +88,7 @@ def _watch(config: Config, seconds: float) -> None:
     statuses = statuses_of(config, destination)
     with Live(console=console, auto_refresh=False) if still else nullcontext() as live:
         while True:
-            shown = table(statuses, time.time())
+            shown = table(statuses, time.time(), spending_of(config))
             if live is None:
                 console.print(shown)
                 sys.stdout.flush()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
@@ -35,7 +36,10 @@ class MemberWork:
 
 @dataclass(frozen=True)
 class Outstanding:
-    """What is missing. `looked_at` says where that was read, `refusal` why a run would not start on it."""
+    """What is missing. `looked_at` says where that was read, `refusal` why a run would not start on it.
+
+    `of_run` says that it is what one run would do, which may be less (`of_jobs`).
+    """
 
     members: tuple[MemberWork, ...]
     shared_initial: bool
@@ -44,6 +48,7 @@ class Outstanding:
     looked_at: tuple[str, ...]
     manifests: tuple[MemberManifest, ...] = ()
     refusal: str | None = None
+    of_run: bool = False
 
     @property
     def to_forecast(self) -> tuple[MemberWork, ...]:
@@ -68,16 +73,45 @@ def everything(config: Config) -> Outstanding:
     return Outstanding(members, True, config.checkpoint is None, True, ())
 
 
-def outstanding(config: Config, *, destination: bool | None = None) -> Outstanding:
+def of_jobs(config: Config, work: Outstanding, jobs: Mapping[str, Collection[int]]) -> Outstanding:
+    """Return the part of `work` that a run does whose `jobs` are known: members by rule, none for one of all members.
+
+    A member whose forecast runs although nothing of it is missing, because it was forced, is computed whole.
+    """
+    forecast, initial = jobs.get("forecast_member", ()), jobs.get("initial_member", ())
+    deliver = forecast if config.delivery.streaming else jobs.get("sync_member", ())
+    members = tuple(
+        MemberWork(
+            each.member,
+            steps=(each.steps or len(config.leads)) if each.member in forecast else 0,
+            deliver=each.member in deliver,
+            initial=each.member in initial,
+        )
+        for each in work.members
+    )
+    return replace(
+        work,
+        members=members,
+        shared_initial="initial_cycle" in jobs,
+        checkpoint="checkpoint_prepare" in jobs,
+        ensemble_manifest="ensemble_manifest" in jobs,
+        of_run=True,
+    )
+
+
+def outstanding(config: Config, *, destination: bool | Destination | None = None) -> Outstanding:
     """Return what is missing on scratch and at the destination, by the standing of every member there.
 
     A folder destination is always looked at, a bucket only when `destination` is true (it needs credentials and
-    a request); else this machine's own notes of its deliveries count. Raises StorageError when a destination that was
-    asked for does not answer.
+    a request) or is what was seen of it; else this machine's own notes of its deliveries count. Raises StorageError
+    when a destination that was asked for does not answer.
     """
     scratch = config.scratch
-    look = destination if destination is not None else not config.cloud_destination
-    there = Destination(config) if look and config.destination else None
+    if isinstance(destination, Destination):
+        there: Destination | None = destination
+    else:
+        look = destination if destination is not None else not config.cloud_destination
+        there = Destination(config) if look and config.destination else None
     delivered = there.standings() if there else {member: noted_here(config, member) for member in config.members}
     computed = {member: on_scratch(config, member) for member in config.members}
     remote_restarts = _restarts_at(there) if there else {}
@@ -109,7 +143,14 @@ def _work(config: Config, computed: Standing, delivered: Standing, remote_restar
         return MemberWork(member, len(config.leads), deliver=True, initial=not scratch.initial(member).exists())
     done = computed.done or delivered.whole
     own = 0 if computed.state == OTHER_SETTINGS else _newest_restart(scratch.work(member) / "restarts")
-    left = [lead for lead in config.leads if lead > max(own, remote_restart)]
+    lost = delivered.problems
+    if lost and min(lost) > 0 and not own:
+        # delivered, and some of its leads are gone since: from the newest restart state before them to the last of them
+        left = [
+            lead for lead in config.leads if (remote_restart if remote_restart < min(lost) else 0) < lead <= max(lost)
+        ]
+    else:
+        left = [lead for lead in config.leads if lead > max(own, remote_restart)]
     return MemberWork(
         member,
         steps=0 if done else max(len(left), 1),

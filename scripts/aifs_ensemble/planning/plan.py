@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from statistics import median
@@ -173,11 +173,16 @@ def plan_case(
     )
 
 
-def plan(case: Case, today: date | None = None) -> Plan:
-    """Return the plan of a case on the machines that its configuration names; `today` tells old prices."""
+def plan(case: Case, today: date | None = None, *, at_once: int | None = None) -> Plan:
+    """Return the plan of a case on the machines that its configuration names; `today` tells old prices.
+
+    `at_once` is what ``snakemake -j`` says, in place of the machine's processors or of ``cloud.vms``.
+    """
     config, machines = case.config, case.machines
     machine = this_machine(config, machines) if case.local else machines.for_class("gpu", config)
-    chosen = estimate(case, machine, config.cloud.vms)
+    if case.local and at_once:
+        machine = replace(machine, vcpus=min(machine.vcpus, at_once))
+    chosen = estimate(case, machine, config.cloud.vms if case.local else at_once or config.cloud.vms)
     used = [] if case.local else [machine, machines.for_class("cpu", config)]
     notes = machines.price_notes(used, case.region, today or datetime.now(UTC).date()) if used else []
     return Plan(case, _jobs(case), chosen, tuple(_findings(case, machine, chosen, notes)), tuple(notes))

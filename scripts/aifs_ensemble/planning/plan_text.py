@@ -36,6 +36,8 @@ def summary_lines(plan: Plan) -> list[str]:
 def _work_line(case: Case) -> str:
     config, work = case.config, case.work
     todo = work.to_forecast
+    if not todo and not work.to_deliver and work.of_run:
+        return f"plan: {config.cycle}: no member to forecast or deliver in this run"
     if not todo and not work.to_deliver:
         one = len(config.members) == 1
         all_of = f"{'' if one else 'all '}{count_members(config.members)} {'is' if one else 'are'}"
@@ -59,7 +61,7 @@ def _way_lines(plan: Plan) -> Iterator[str]:
             f"time: {duration(3600 * way.wall_hours)}{hours}; scratch peak {size(way.scratch_peak_bytes)} "
             f"of {size(way.scratch_bytes)}"
         )
-    if not case.local:
+    if not case.local and plan.jobs:
         low, high = way.spot_range
         yield (
             f"cost: {money(way.usd)} on demand, {money(way.spot_usd)} spot "

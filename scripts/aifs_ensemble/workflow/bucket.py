@@ -17,6 +17,7 @@ from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, StorageError
+from aifs_ensemble.workflow import refusals
 from aifs_ensemble.workflow import snakemake_internals as internals
 
 PROVIDER = "gcs"
@@ -44,9 +45,10 @@ def use_bucket(workflow: Any, config: Config) -> bool:
     Call it in the Snakefile before the rules are included. Where files are shared (local profile)
     nothing changes. Without a bucket a dry-run plans on local paths, so it needs no credentials;
     anything more is refused by `refuse_without_bucket`. So does a dry-run that has no credentials or
-    project for the bucket, and a line says it. Called again inside a remote job, whose
-    command line names provider and prefix already, it changes nothing. Raises ConfigError for a
-    checkpoint that only this machine has, and for missing credentials or a missing project.
+    project for the bucket, and a line says it. In a remote job, whose command line names provider and
+    prefix, it only has the bucket looked at by listings. Raises ConfigError for a checkpoint that only
+    this machine has, names that shells do not take, resources without a provider, and for missing
+    credentials or a missing project.
     """
     from aifs_ensemble.workflow.routing import provider
 
@@ -54,6 +56,13 @@ def use_bucket(workflow: Any, config: Config) -> bool:
         return False
     planning = internals.is_dry_run(workflow)
     _refuse_local_checkpoint(config)
+    # before Snakemake writes a name into a command or asks a storage for it
+    refusals.check(*refusals.named_objects(config))
+    if internals.is_coordinator(workflow) and provider(workflow) == "local":
+        raise ConfigError(
+            "--default-resources: no provider among them, expected provider=coiled or provider=googlebatch: on the "
+            "command line they take the place of all that the profile names"
+        )
     if problem := bucket_problem(config):
         if provider(workflow) == "googlebatch":
             # this executor lets nobody say that files are shared, not even for a dry-run
@@ -74,7 +83,18 @@ def use_bucket(workflow: Any, config: Config) -> bool:
             internals.share_files(workflow)
             return True
         internals.use_default_storage(workflow, PROVIDER, str(config.destination).rstrip("/"))
+    _look_by_listings(workflow, config)
     return True
+
+
+def _look_by_listings(workflow: Any, config: Config) -> None:
+    """Have Snakemake know the cycle's objects from listings instead of requests for each; here and in jobs."""
+    # imports Google's library
+    from aifs_ensemble.workflow.listed_bucket import StorageProvider
+
+    provider = internals.replace_default_storage(workflow, PROVIDER, StorageProvider)
+    below = internals.default_storage_prefix(workflow).removeprefix("gs://").partition("/")[2]
+    provider.prefix, provider.cycle = f"{below}/" if below else "", config.cycle
 
 
 def refuse_without_bucket(config: Config) -> None:

@@ -11,7 +11,8 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,8 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.gpu import cards, driver_version
 from aifs_ensemble.common.models import check_listed
+from aifs_ensemble.delivery.standing import Destination
+from aifs_ensemble.workflow import refusals
 from aifs_ensemble.workflow.preflight import check_destination
 
 ROLES = ("coordinator", "gpu", "cpu")
@@ -41,15 +44,20 @@ class CheckResult:
     text: str
 
 
-def examine(config: Config, role: str) -> list[CheckResult]:
-    """Return what was found, in order; a check that breaks is a finding, not an error."""
+def examine(config: Config, role: str, files: Iterable[Path] = ()) -> list[CheckResult]:
+    """Return what was found, in order; a check that breaks is a finding, not an error.
+
+    `files` are those that the configuration was read from.
+    """
     checks: list[Callable[[Config, str], Iterator[CheckResult]]] = [_system, _packages]
     if role == "gpu":
         checks += [_gpu, _model, _checkpoint]
     if role == "coordinator":
         checks += [_coiled, _cloud_settings, _model]
-    checks += [_scratch, _destination]
-    findings: list[CheckResult] = []
+    checks += [_home, _scratch]
+    if not any(refusals.named_objects(config)):
+        checks += [_destination, _times]
+    findings: list[CheckResult] = list(_machines_get(config, files)) if role == "coordinator" else []
     for check in checks:
         try:
             findings += check(config, role)
@@ -154,6 +162,27 @@ def _coiled(config: Config, role: str) -> Iterator[CheckResult]:
     token = dask.config.get("coiled.token", None) or os.environ.get("DASK_COILED__TOKEN")
     text = f"{version}, {'token set' if token else 'no token: coiled login'}"
     yield CheckResult("coiled", OK if token else WARNING, text)
+
+
+def _machines_get(config: Config, files: Iterable[Path]) -> Iterator[CheckResult]:
+    """Whether rented machines would get the checkout and the configuration, and could take the names in it."""
+    here = Path.cwd()
+    problems = [refusals.checkout_problem(here), refusals.outside(files, here), *refusals.named_objects(config)]
+    # who delivers to a folder rents none
+    wrong = FAILURE if config.cloud_destination else WARNING
+    found = [CheckResult("checkout", wrong, problem) for problem in problems if problem]
+    yield from found or [CheckResult("checkout", OK, f"{here}: machines get what git knows of it")]
+
+
+def _home(config: Config, role: str) -> Iterator[CheckResult]:
+    problem = refusals.home_problem()
+    yield CheckResult("home", FAILURE if problem else OK, problem or f"{Path.home()} can be written")
+
+
+def _times(config: Config, role: str) -> Iterator[CheckResult]:
+    seen = Destination(config) if config.cloud_destination else None
+    problem = refusals.time_problem(refusals.changed(config, seen), time.time())
+    yield CheckResult("times", FAILURE if problem else OK, problem or "no checkpoint or initial state is of the future")
 
 
 def _cloud_settings(config: Config, role: str) -> Iterator[CheckResult]:

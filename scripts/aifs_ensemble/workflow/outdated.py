@@ -28,21 +28,26 @@ LOG = logging.getLogger(__name__)
 
 
 def outdated(
-    config: Config, paths: Iterable[str], storage: Storage | None = None, *, receipts: Mapping[str, str] | None = None
+    config: Config,
+    paths: Iterable[str],
+    storage: Storage | Destination | None = None,
+    *,
+    receipts: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Return those of `paths` that hold something else than the configuration asks for; absent ones are not named.
 
     Parameters
     ----------
     paths : manifests of members, or the ensemble's (``manifest.json``); records of initial states (``initial/...``)
-    storage : where `paths` are keys, read side by side after a listing; without it they are files here
+    storage : where `paths` are keys, read side by side after a listing, which may have been made; without it they are
+        files here
     receipts : the receipt of each of `paths` that tells of a member at the destination
 
     Raises VerificationError when a delivered member was made with other settings, StorageError when the storage
     does not answer.
     """
     receipts = receipts or {}
-    there = Destination(config, storage) if storage else None
+    there = Destination(config, storage) if isinstance(storage, Storage) else storage
     ensemble = config.objects.ensemble_manifest
     if there is None:
         content = _files({*paths, *receipts.values()})

@@ -8,24 +8,34 @@ from __future__ import annotations
 
 import atexit
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.models import fetched_by_coordinator
 from aifs_ensemble.common.names import benchmark_file, checkpoint_file, log_file
-from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.planning.machines import load_machines
-from aifs_ensemble.workflow import bucket, preflight, routing
+from aifs_ensemble.workflow import bucket, preflight, refusals, routing
 from aifs_ensemble.workflow import snakemake_internals as internals
+from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
+from aifs_ensemble.workflow.coiled.spending import spending_line
 from aifs_ensemble.workflow.googlebatch.jobs import keep_jobs_at_exit
 from aifs_ensemble.workflow.members_here import MembersHere
 from aifs_ensemble.workflow.outdated import outdated
+from aifs_ensemble.workflow.short_log import ShortNames
 from aifs_ensemble.workflow.start import prepare_start
 
+if TYPE_CHECKING:
+    from aifs_ensemble.planning.outstanding import Outstanding
+
 EACH = "{member}"
+# folders of objects at the destination that jobs deliver themselves, checksums and all
+_DELIVERED_BY_JOBS = ("forecasts",)
 # named by the profiles as the default resource `provider`
 _PROFILES = {"coiled": "coiled-gpu"}
 
@@ -66,11 +76,14 @@ class Paths:
     def forecast_outputs(self) -> list[str]:
         """Return what each member's forecast declares, its manifest first.
 
-        Where the forecast streams, that is all: every declared object costs requests before anything runs.
+        On rented machines, its leads are objects that the job delivers itself; a job that streams to a folder declares
+        none, since Snakemake would remove what is delivered before it runs.
         """
-        if self.config.delivery.streaming:
-            return [self.manifest()]
         leads = self.config.leads if self.config.declare_leads else ()
+        if self.config.delivery.streaming:
+            if not self.rented or self.config.delivery.layout == "blocks":
+                leads = ()
+            return [self.manifest(), *(self.config.objects.lead(EACH, lead) for lead in leads)]
         scratch = self.config.scratch
         return [str(scratch.manifest(EACH)), *(str(scratch.lead(EACH, lead)) for lead in leads)]
 
@@ -79,6 +92,10 @@ class Paths:
         declared = self.config.declare_leads and not self.config.cloud_destination
         leads = self.config.leads if declared and self.config.delivery.layout != "blocks" else ()
         return [self.manifest(), *(self.delivered(self.config.objects.lead(EACH, lead)) for lead in leads)]
+
+    def by_job(self, path: str) -> bool:
+        """Tell whether a path is an object that jobs deliver themselves: Snakemake only looks whether it is there."""
+        return self.rented and path.startswith(tuple(self.config.objects.folder(part) for part in _DELIVERED_BY_JOBS))
 
     def member_files(self) -> list[str]:
         """Return what says that each member is delivered; where leads are declared, a missing one is missed."""
@@ -108,6 +125,7 @@ class Run:
     """
 
     def __init__(self, workflow: Any, config: Mapping[str, Any]):
+        internals.filter_log(ShortNames())
         self._workflow = workflow
         self._outdated: frozenset[str] | None = None
         self._coordinates = internals.is_coordinator(workflow)
@@ -124,6 +142,17 @@ class Run:
         self.path = Paths(self.config, self.rented)
         self.keys = self.config.objects
         self.members = [f"{member:03d}" for member in self.config.members]
+
+    def declared(self, paths: Iterable[str]) -> list[Any]:
+        """Return paths as outputs or inputs of a rule: what jobs deliver themselves as objects that stay in place."""
+        return [
+            internals.delivered_object(self._workflow, path) if self.path.by_job(path) and not self.blind else path
+            for path in paths
+        ]
+
+    def of_each_member(self, paths: Sequence[str]) -> list[Any]:
+        """Return the paths of each member as inputs of a rule."""
+        return self.declared(path.format(member=member) for member in self.members for path in paths)
 
     def checkpoint(self) -> Any:
         """Return the checkpoint as an input: the user's own, or where it is built or fetched."""
@@ -158,8 +187,12 @@ class Run:
             *(path.format(member=member) for path in each for member in self.members),
             *receipts,
         }
-        place = open_destination(self.config) if self.rented else None
-        return frozenset(outdated(self.config, manifests, place, receipts=receipts))
+        return frozenset(outdated(self.config, manifests, self._bucket, receipts=receipts))
+
+    @cached_property
+    def _bucket(self) -> Destination | None:
+        """What rented machines have delivered; None where there are none, or nobody may look."""
+        return Destination(self.config) if self.rented and not self.blind else None
 
     def again(self, manifest: str) -> Callable[[Any], list[str]]:
         """Return an input function without files: the job runs if its manifest is outdated, as if forced to."""
@@ -185,35 +218,44 @@ class Run:
             self._announce_plan()
 
     def _announce_plan(self) -> None:
-        """Say what the run would take and cost, in a few lines after everything else."""
+        """Say, in a few lines after everything else, what the run would take and cost that Snakemake has planned."""
         from aifs_ensemble.planning.outstanding import outstanding
         from aifs_ensemble.planning.plan import plan, plan_case
-        from aifs_ensemble.planning.plan_text import summary_lines
         from aifs_ensemble.planning.throughput import past_manifests
 
         provider = routing.provider(self._workflow)
+        work = outstanding(self.config, destination=self._bucket)
         given: dict[str, Any] = {
             "profile": _PROFILES.get(provider, provider),
-            "work": outstanding(self.config),
             "runs": past_manifests(self.config.scratch.root),
         }
-        plan(plan_case(self.config, self.machines, **given))  # what is wrong is said now
+        plan(plan_case(self.config, self.machines, work=work, **given))  # what is wrong is said now
+        # jobs, and the groups of profile and command line, are known only once the rules are read
+        atexit.register(self._say_plan, work, given)
 
-        def say() -> None:
-            # Snakemake knows the groups of profile and command line only once the rules are read
-            group = internals.group_size(self._workflow, "members")
-            _say(*summary_lines(plan(plan_case(self.config, self.machines, group=group, **given))))
+    def _say_plan(self, work: Outstanding, given: Mapping[str, Any]) -> None:
+        from aifs_ensemble.planning.outstanding import of_jobs
+        from aifs_ensemble.planning.plan import plan, plan_case
+        from aifs_ensemble.planning.plan_text import summary_lines
 
-        atexit.register(say)
+        jobs = internals.jobs_to_run(self._workflow, "member")
+        if jobs is None:
+            return  # Snakemake has said what is wrong
+        members = {rule: {int(member) for member in found} for rule, found in jobs.items()}
+        group = internals.group_size(self._workflow, "members")
+        case = plan_case(self.config, self.machines, work=of_jobs(self.config, work, members), group=group, **given)
+        at_once = internals.jobs_at_once(self._workflow, here=not self.rented)
+        _say(*summary_lines(plan(case, at_once=at_once)))
 
     def start(self) -> None:
         """Refuse a run that has nowhere to deliver to, or no room, before anything is computed."""
         if self._coordinates and self.rented:
-            prepare_start(self._workflow, self.config)
+            prepare_start(self._workflow, self.config, self._bucket)
         elif self._coordinates:
             needed = internals.rules_to_run(self._workflow)
             here = MembersHere.of(self._workflow, self.config)
             here.tell_jobs()
+            refusals.check(refusals.time_problem(internals.inputs_there(self._workflow), time.time(), tolerance=1.0))
             preflight.check_start(self.config, needed, here)
 
     def end(self, *, finished: bool) -> None:
@@ -224,6 +266,9 @@ class Run:
             if finished:
                 keep_jobs_at_exit()
             _say(*closing_lines(self.config, finished=finished))
+            if routing.provider(self._workflow) == "coiled":
+                records = JobJournal().of_work(work_of(self.config))
+                _say(*filter(None, [spending_line(records, self.config, self.machines)]))
 
 
 def _say(*lines: str) -> None:

@@ -7,6 +7,7 @@ has it already, and commands that only look into modules beside this one do with
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,6 +29,18 @@ class errors_in_one_line:  # noqa: N801 - used like a function
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, WorkflowError) and trace is not None:
             trace.tb_next = None  # what is left is the line of the Snakefile
+
+
+def filter_log(seen_first: logging.Filter) -> None:
+    """Have a filter see every record of Snakemake's log before it is shown; one of a class is enough.
+
+    Leans on `snakemake.logging.logger` being the one logger, and on records naming files in `input`, `output`, `log`,
+    `reason` and `job_error_info` (9.27.1).
+    """
+    from snakemake.logging import logger
+
+    if not any(type(one) is type(seen_first) for one in logger.filters):
+        logger.addFilter(seen_first)
 
 
 def is_dry_run(workflow: Any) -> bool:
@@ -120,6 +133,54 @@ def use_default_storage(workflow: Any, provider: str, prefix: str) -> None:
     registry._default_storage_provider = registry.register_storage(provider, is_default=True)
 
 
+def replace_default_storage(workflow: Any, provider: str, made_by: type) -> Any:
+    """Have objects of the default storage be those of `made_by`, a class over the plugin's provider; return one of it.
+
+    Before any rule, on the coordinator and in jobs. Leans on the registry's plugin naming its class in
+    `storage_provider`, by which `StorageRegistry.register_storage` makes one, and on `_default_storage_provider`
+    (9.27.1).
+    """
+    from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
+
+    StoragePluginRegistry().get_plugin(provider).storage_provider = made_by
+    registry = workflow.storage_registry
+    registry._default_storage_provider = registry.register_storage(provider, is_default=True)
+    return registry._default_storage_provider
+
+
+def default_storage_prefix(workflow: Any) -> str:
+    """Return how the default storage's objects begin. Leans on `StorageSettings.default_storage_prefix` (9.27.1)."""
+    return str(workflow.storage_settings.default_storage_prefix or "").rstrip("/")
+
+
+def delivered_object(workflow: Any, path: str) -> Any:
+    """Return an output, or an input, that jobs deliver themselves: an object that Snakemake does not move.
+
+    Leans on `storage_object` and its ``retrieve=False``, with which Snakemake neither retrieves nor stores (9.27.1).
+    """
+    registry = workflow.storage_registry
+    query = f"{default_storage_prefix(workflow)}/{path}"
+    return getattr(registry, workflow.storage_settings.default_storage_provider)(query, retrieve=False)
+
+
+def has_inventory(cache: Any, parent: str) -> bool:
+    """Tell whether Snakemake knows all of a folder of a storage. Leans on `ExistsDict.has_inventory` (9.27.1)."""
+    return parent in cache.exists_in_storage.has_inventory
+
+
+def note_inventory(cache: Any, parent: str) -> None:
+    """Have Snakemake take what is not in its cache as absent from a folder, by its `get_inventory_parent`.
+
+    Leans on `ExistsDict.has_inventory` (9.27.1).
+    """
+    cache.exists_in_storage.has_inventory.add(parent)
+
+
+def is_active(cache: Any) -> bool:
+    """Tell whether Snakemake remembers what it asks of files: while it plans. Leans on `IOCache.active` (9.27.1)."""
+    return bool(cache.active)
+
+
 def storage_plugin_settings(workflow: Any, provider: str) -> Any:
     """Return the settings of a storage plugin, to be changed before it is used.
 
@@ -206,6 +267,45 @@ def force_job(workflow: Any, output: str) -> None:
 def rules_to_run(workflow: Any) -> set[str]:
     """Return the names of the rules that have jobs to run; in ``onstart``. Leans on `DAG.needrun_jobs` (9.27.1)."""
     return {job.rule.name for job in workflow.dag.needrun_jobs()}
+
+
+def jobs_to_run(workflow: Any, wildcard: str) -> dict[str, set[str]] | None:
+    """Return by rule the values of a wildcard whose jobs are to run, in ``onstart`` or after a dry-run; None: unknown.
+
+    A rule without the wildcard has an empty set. Targets, ``--until`` and ``--omit-from`` are counted in, and what is
+    there already. Leans on `DAG.jobs` being what targets need, on `DAG.needrun`, and on `DAG.targetjobs` being empty
+    when the jobs could not be made out (9.27.1).
+    """
+    dag = workflow.dag
+    if dag is None or not dag.targetjobs:
+        return None
+    found: dict[str, set[str]] = {}
+    for job in dag.jobs:
+        if dag.needrun(job):
+            values = found.setdefault(job.rule.name, set())
+            if wildcard in job.wildcards_dict:
+                values.add(job.wildcards_dict[wildcard])
+    return found
+
+
+def inputs_there(workflow: Any) -> dict[str, float]:
+    """Return the files here that jobs to run read and none of them makes, and when these changed; in ``onstart``.
+
+    Leans on `DAG.needrun_jobs`, `Job.input` and `Job.output` (9.27.1).
+    """
+    jobs = list(workflow.dag.needrun_jobs())
+    made = {str(path) for job in jobs for path in job.output}
+    read = {str(path) for job in jobs for path in job.input if not path.is_storage} - made
+    return {path: Path(path).stat().st_mtime for path in sorted(read) if Path(path).exists()}
+
+
+def jobs_at_once(workflow: Any, *, here: bool) -> int | None:
+    """Return what ``-j`` says: cores for jobs that run here, else jobs on other machines; None where nothing says it.
+
+    Leans on `ResourceSettings.cores` and `nodes` (9.27.1).
+    """
+    settings = workflow.resource_settings
+    return settings.cores if here else settings.nodes
 
 
 def cores(workflow: Any) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import check_listed
-from aifs_ensemble.workflow import bucket, coordinator, routing
+from aifs_ensemble.delivery.standing import Destination
+from aifs_ensemble.workflow import bucket, coordinator, refusals, routing
 from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
 from aifs_ensemble.workflow.googlebatch import jobs as batch_jobs
@@ -18,10 +21,20 @@ from aifs_ensemble.workflow.googlebatch import resources
 from aifs_ensemble.workflow.preflight import check_places
 
 
-def prepare_start(workflow: Any, config: Config) -> None:
-    """Raise what a machine, or the provider, would refuse; print what a user should know of what is left running."""
+def prepare_start(workflow: Any, config: Config, seen: Destination | None = None) -> None:
+    """Raise what a machine, or the provider, would refuse; print what a user should know of what is left running.
+
+    `seen` is what was seen of the destination when jobs were planned.
+    """
     bucket.refuse_without_bucket(config)
     _refuse_fixed_order()
+    here = Path.cwd()
+    refusals.check(
+        refusals.checkout_problem(here),
+        refusals.outside(internals.config_files(workflow), here),
+        refusals.home_problem(),
+        refusals.time_problem(refusals.changed(config, seen), time.time()),
+    )
     check_places(config)
     if internals.rules_to_run(workflow) & {"checkpoint_prepare", "forecast_member"}:
         check_listed(config.model, trust=config.trust_checkpoint)

@@ -95,7 +95,7 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    folder = tmp_path / "project"
+    folder = tmp_path / "my project"
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info", ".mypy_cache")
     for name in ("config", "scripts", "profiles"):
         shutil.copytree(ROOT / name, folder / name, ignore=skip)

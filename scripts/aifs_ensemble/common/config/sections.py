@@ -276,8 +276,8 @@ class Values(Section):
     keep_scratch: Flag = True
     """Keep local copies of leads after their delivery was verified."""
     declare_leads: Flag = True
-    """Declare every lead's GRIB as an output (local), so that snakemake makes one by its name, or only the member's
-    manifest (buckets, where every declared object costs requests)."""
+    """Declare every lead's GRIB as an output, so that snakemake misses one that is lost and makes one by its name, or
+    only the member's manifest."""
     initial_conditions: InitialConditions
     forecast: Forecast = Field(default={}, validate_default=True)
     delivery: Delivery = Field(default={}, validate_default=True)

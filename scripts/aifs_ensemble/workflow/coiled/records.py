@@ -48,7 +48,7 @@ class MachineRequest:
     """One request for a machine: where, which cluster answers to it, and how it ended.
 
     `lost`: the last look saw its cluster without the worker that the job runs on; `came`: when a look first saw its
-    machine, though the job had not begun.
+    machine, though the job had not begun; `ended_at`: when its end was written down.
     """
 
     region: str
@@ -58,6 +58,7 @@ class MachineRequest:
     ended: str | None = None
     lost: bool = False
     came: float = 0.0
+    ended_at: float = 0.0
 
 
 @dataclass
@@ -117,6 +118,9 @@ class JobJournal:
         with self._locked():
             if self.path(record.id).exists():
                 _take_in(record, self.read(record.id))
+            for request in record.requests:
+                if request.ended is not None and not request.ended_at:
+                    request.ended_at = time.time()
             write_json(self.path(record.id), asdict(record))
 
     def read(self, job_id: str) -> JobRecord:
@@ -134,6 +138,10 @@ class JobJournal:
         """Return every record, oldest first."""
         files = sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
         return [self.read(path.stem) for path in files]
+
+    def of_work(self, work: dict[str, Any]) -> list[JobRecord]:
+        """Return the records of one ensemble's jobs, of all its runs from this folder."""
+        return [record for record in self.all() if record.work == work]
 
     def running(self) -> list[JobRecord]:
         return [record for record in self.all() if record.state == "running"]
@@ -224,4 +232,5 @@ def _take_in(record: JobRecord, there: JobRecord) -> None:
     for mine, other in zip(record.requests, there.requests, strict=False):
         mine.cluster_id = other.cluster_id if mine.cluster_id is None else mine.cluster_id
         mine.ended = other.ended if mine.ended is None else mine.ended
+        mine.ended_at = mine.ended_at or other.ended_at
     record.requests.extend(there.requests[len(record.requests) :])

@@ -1,0 +1,89 @@
+"""What rented machines cost, from the coordinator's own records: while they run, when they end, and when none came."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from aifs_ensemble.cli import main
+from aifs_ensemble.workflow.coiled import jobs as coiled_jobs
+from aifs_ensemble.workflow.coiled.records import JobJournal, JobRecord, MachineRequest, work_of
+from aifs_ensemble.workflow.coiled.spending import spending_line
+
+from workflow.rented.coiled_helpers import MACHINES, finish, job, settings
+
+CONFIG = settings()
+GPU, CPU = (MACHINES.for_class(kind, CONFIG) for kind in ("gpu", "cpu"))
+REGION = "us-central1"
+
+
+def record(*requests: MachineRequest, machine: str = "gpu") -> JobRecord:
+    made = JobRecord("id", "title", (), "", {"machine": machine}, 1, (REGION,))
+    made.requests.extend(requests)
+    return made
+
+
+def request(**changes: object) -> MachineRequest:
+    return MachineRequest(**{"region": REGION, "spot": False, "cluster_id": 1, "requested": 0.0, **changes})
+
+
+def usd(value: float) -> str:
+    return f"${value:,.2f}"
+
+
+def test_machines_that_run_and_that_have_ended() -> None:
+    running = record(request())
+    done = record(request(ended="success", ended_at=1800.0), machine="cpu")
+    gpu, cpu = GPU.prices[REGION], CPU.prices[REGION]
+    spent = 2 * gpu.on_demand + 0.5 * cpu.on_demand
+    assert spending_line([running, done], CONFIG, MACHINES, now=7200.0) == (
+        f"rented: 1 machine (1 x {GPU.name}), {usd(gpu.on_demand)} an hour; {usd(spent)} so far by list prices"
+    )
+    assert spending_line([done], CONFIG, MACHINES, now=7200.0) == (
+        f"rented: no machine now; {usd(0.5 * cpu.on_demand)} so far by list prices"
+    )
+
+
+def test_a_preemptible_machine_has_a_small_one_beside_it() -> None:
+    usd_hour = usd(GPU.prices[REGION].spot + CPU.prices[REGION].on_demand)
+    assert spending_line([record(request(spot=True))], CONFIG, MACHINES, now=3600.0) == (
+        f"rented: 2 machines (1 x {GPU.name}, 1 x {CPU.name}), {usd_hour} an hour; {usd_hour} so far by list prices"
+    )
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [{"cluster_id": None, "ended": "refused"}, {"ended": "ZONE_RESOURCE_POOL_EXHAUSTED"}],
+    ids=["asked in vain", "no stock"],
+)
+def test_what_gave_no_machine_costs_nothing(refused: dict) -> None:
+    assert spending_line([record(request(**refused, ended_at=9.0))], CONFIG, MACHINES, now=7200.0) is None
+    assert spending_line([], CONFIG, MACHINES) is None
+
+
+@pytest.mark.cloud
+def test_records_know_when_a_machine_ended(server, journal: JobJournal) -> None:
+    job_id = coiled_jobs.submit(job("true", machine="cpu"), CONFIG, MACHINES, [REGION], journal)
+    line = spending_line(journal.of_work(work_of(CONFIG)), CONFIG, MACHINES)
+    assert line and line.startswith(f"rented: 1 machine (1 x {CPU.name}), ")
+    finish(journal, job_id, CONFIG)
+    (ended,) = journal.read(job_id).requests
+    assert ended.ended_at >= ended.requested
+    assert "no machine now" in str(spending_line(journal.of_work(work_of(CONFIG)), CONFIG, MACHINES))
+    assert journal.of_work(work_of(settings(lead_hours=48))) == []
+
+
+def test_status_says_what_is_rented(tmp_path, monkeypatch, capsys) -> None:
+    """From the folder that the workflow runs in; another folder has rented nothing."""
+    monkeypatch.chdir(tmp_path)
+    config = settings(destination=str(tmp_path / "out"))
+    made = record(request())
+    made.work = work_of(config)
+    JobJournal().write(made)
+    (tmp_path / "c.yaml").write_text(json.dumps(config.to_dict()))
+    assert main(["status", "--configfile", "c.yaml"]) == 0
+    assert f"rented: 1 machine (1 x {GPU.name})" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["status", "--configfile", "../c.yaml"]) == 0
+    assert "rented" not in capsys.readouterr().out
