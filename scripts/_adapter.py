@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.config import Config
@@ -30,6 +31,15 @@ def rule(snakemake: Any) -> Iterator[Config]:
     except WorkflowError as error:
         logging.error("%s", error)  # noqa: TRY400 - one line, no traceback
         sys.exit(error.exit_code)
+
+
+@contextmanager
+def product(snakemake: Any, config: Config) -> Iterator[None]:
+    """Run a product's code, then bring what it made to a bucket that Snakemake itself does not write to."""
+    from aifs_ensemble.products.deliver import deliver_copies
+
+    yield
+    deliver_copies(config, [Path(path) for path in snakemake.output])
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
