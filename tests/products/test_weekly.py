@@ -226,7 +226,7 @@ def test_files_of_a_submission_have_the_names_that_are_asked_for(ensemble: Confi
 @pytest.mark.parametrize(
     ("over", "says"),
     [
-        ({"members": {"variables": ["2tt"]}}, "products.members.variables: 2tt: '2tt', expected .*did you mean 2t"),
+        ({"members": {"variables": ["2tt"]}}, "products.members.variables: 2tt: '2tt', expected .*did you mean '2t'"),
         ({"interpolation": {"2tx": "linear"}}, "products.interpolation.2tx"),
         ({"weekly": {"variables": {"pr": {"variable": "tp", "statistic": "mean"}}}}, "statistic: mean, expected sum"),
         ({"weekly": {"variables": {"tas": {"variable": "2t", "statistic": "sum"}}}}, "statistic: sum, expected mean"),
@@ -256,4 +256,4 @@ def test_time_comes_first_and_grows(ensemble: Config, tmp_path: Path) -> None:
 
     with netCDF4.Dataset(path) as data:
         assert data.dimensions["time"].isunlimited()
-        assert data["2t"].dimensions[0] == "time" and data["time"].units == "hours since 2025-08-19 00:00:00"
+        assert data["2t"].dimensions[0] == "time" and data["time"].units == "hours since 2025-08-19"
