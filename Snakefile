@@ -13,6 +13,7 @@ include: "rules/checkpoint.smk"
 include: "rules/initial.smk"
 include: "rules/forecast.smk"
 include: "rules/sync.smk"
+include: "rules/products.smk"
 include: "rules/reports.smk"
 include: "rules/benchmark.smk"
 
@@ -21,6 +22,7 @@ include: "rules/benchmark.smk"
 localrules:
     all,
     forecasts,
+    products,
     plan,
     ensemble_manifest,
 
@@ -30,6 +32,7 @@ rule all:
     input:
         PATH.delivered(KEYS.ensemble_manifest),
         RUN.of_each_member(PATH.member_files()),
+        RUN.products(),
 
 
 rule forecasts:

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.config import Config
@@ -36,6 +37,15 @@ def rule(snakemake: Any) -> Iterator[Config]:
             raise
         logging.error("%s: no space left on device", error.filename or "this machine")  # noqa: TRY400
         sys.exit(DiskFullError.exit_code)
+
+
+@contextmanager
+def product(snakemake: Any, config: Config) -> Iterator[None]:
+    """Run a product's code, then bring what it made to a bucket that Snakemake itself does not write to."""
+    from aifs_ensemble.products.deliver import deliver_copies
+
+    yield
+    deliver_copies(config, [Path(path) for path in snakemake.output])
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:

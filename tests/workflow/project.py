@@ -39,7 +39,8 @@ class Project:
                 (folder / name).symlink_to(Path("profiles") / name)
         use_plain_log(folder)
         project = cls(folder)
-        project.configure(**config)
+        # tests of other stages need no products
+        project.configure(**{"products": {}, **config})
         return project
 
     def configure(self, **config: object) -> None:

@@ -177,6 +177,12 @@ def benchmark_file(cycle: str, rule: str, member: str = "") -> str:
     return f"{BENCHMARKS}/{rule}/{cycle}/{member_name(member) if member else rule}.tsv"
 
 
+def grid_label(grid: str) -> str:
+    """Return a regular grid as names of files have it: ``1p5deg`` for ``1.5x1.5``, ``1x0p5deg`` for ``1x0.5``."""
+    east, north = grid.replace(".", "p").split("x")
+    return f"{east}deg" if east == north else f"{east}x{north}deg"
+
+
 @dataclass(frozen=True)
 class Scratch:
     """Where things are under the scratch prefix of one cycle."""
@@ -217,6 +223,11 @@ class Scratch:
     def copy(self, key: str) -> Path:
         """The copy on scratch of an object in a bucket."""
         return self.base / "delivered" / PurePosixPath(key).relative_to(self.cycle)
+
+    def copied_key(self, path: Path) -> str | None:
+        """The object in a bucket that a file is the copy of; None for another file."""
+        copies = self.base / "delivered"
+        return f"{self.cycle}/{path.relative_to(copies).as_posix()}" if path.is_relative_to(copies) else None
 
 
 @dataclass(frozen=True)
@@ -281,6 +292,28 @@ class Keys:
     def initial_members(self) -> str:
         """The comparison of all initial states."""
         return f"{self.cycle}/initial/members.json"
+
+    def member_netcdf(self, member: int | str, grid: str) -> str:
+        """A member on a regular grid, under the name that users' scripts know: ``1p5deg`` is 1.5 x 1.5 degrees."""
+        name = grid_label(grid)
+        return f"{self.cycle}/{name}_nc/aifs_ensemble_forecast_{name}_{member_name(member)}.nc"
+
+    def weekly(self, member: int | str) -> str:
+        """Means and sums of one member over the configured periods."""
+        return self.product(f"weekly/{member_name(member)}.nc")
+
+    def product(self, name: str) -> str:
+        """A product of the whole ensemble."""
+        return self.folder("products") + name
+
+    @property
+    def quintiles(self) -> str:
+        """Probabilities of climatological classes, under the name that users' scripts know."""
+        return self.product(f"ensemble_quintile_probabilities_{self.cycle[:8]}.nc")
+
+    def submission(self, name: str) -> str:
+        """A file of a submission to AI Weather Quest."""
+        return self.product(f"aiwq/{name}")
 
     @property
     def ensemble_manifest(self) -> str:

@@ -27,14 +27,14 @@ LOG = logging.getLogger(__name__)
 MISSING = 1e36
 _END = b"7777"
 _LIBRARIES = ("libaec.0.dylib", "libaec.dylib") if sys.platform == "darwin" else ("libaec.so.0", "libaec.so")
-_AEC_DATA_3BYTE, _AEC_DATA_MSB = 2, 4
+AEC_DATA_SIGNED, AEC_DATA_3BYTE, AEC_DATA_MSB = 1, 2, 4
 # Below these the reference value or the binary scale leave the range of GRIB's numbers, and ecCodes has its ways.
 _SMALLEST_NORMAL = 2.0**-126
 _SMALLEST_SPAN = 2.0**-100
 _CHUNK = 1 << 15  # values: float64 scratch of 256 KiB stays in the second-level cache
 
 
-class _Stream(ctypes.Structure):
+class Stream(ctypes.Structure):
     """struct aec_stream of libaec.h."""
 
     _fields_ = (
@@ -63,14 +63,15 @@ def read_values(handle: int, kind: type[np.floating] = np.float64) -> npt.NDArra
     return values
 
 
-def _load_libaec() -> ctypes.CDLL | None:
+def load_libaec() -> ctypes.CDLL | None:
+    """Return the libaec that ecCodes uses, None where it cannot be loaded."""
     eccodes.codes_get_api_version()  # loads ecCodes, and with it the libaec that it is linked to
     for name in _LIBRARIES:
         try:
             return ctypes.CDLL(name)
         except OSError:
             continue
-    LOG.warning("libaec cannot be loaded: ecCodes packs the fields, at about half the speed")
+    LOG.warning("libaec cannot be loaded: ecCodes packs and unpacks the fields, at about half the speed")
     return None
 
 
@@ -125,7 +126,7 @@ class CcsdsPacker:
     @classmethod
     def create(cls, points: int) -> CcsdsPacker | None:
         """Return a packer, or None where libaec cannot be loaded."""
-        library = _load_libaec()
+        library = load_libaec()
         return None if library is None else cls(library, points)
 
     def pack(self, header: bytes, values: npt.NDArray[np.float32], low: float, high: float, bits: int) -> memoryview:
@@ -173,10 +174,10 @@ class CcsdsPacker:
         `options` are flags, block size and reference sample interval as in section 5.
         """
         flags, block, rsi = options
-        native = flags & ~_AEC_DATA_3BYTE & ~_AEC_DATA_MSB
+        native = flags & ~AEC_DATA_3BYTE & ~AEC_DATA_MSB
         if sys.byteorder == "big":
-            native |= _AEC_DATA_MSB
-        stream = _Stream(
+            native |= AEC_DATA_MSB
+        stream = Stream(
             next_in=integers.ctypes.data,
             avail_in=integers.nbytes,
             next_out=self._out.ctypes.data + start,

@@ -29,7 +29,6 @@ from aifs_ensemble.fields.grids import grid_coordinates
 LOG = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 900
-_BLOCK = 32  # fields per product: bounds memory without costing speed
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +59,8 @@ class Weights:
         if self.matrix is None:
             return values
         result = np.empty((len(values), self.matrix.shape[0]), np.float32)
-        for start in range(0, len(values), _BLOCK):
-            block = np.ascontiguousarray(values[start : start + _BLOCK].T)
-            result[start : start + _BLOCK] = (self.matrix @ block).T
+        for number, field in enumerate(values):  # one product a field: the matrix stays in the cache, nothing is turned
+            result[number] = self.matrix @ field
         return result
 
 

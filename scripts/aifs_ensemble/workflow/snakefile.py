@@ -20,6 +20,7 @@ from aifs_ensemble.common.models import fetched_by_coordinator
 from aifs_ensemble.common.names import benchmark_file, checkpoint_file, log_file
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.products.submission import submission_names, unmade_periods
 from aifs_ensemble.workflow import bucket, preflight, refusals, routing
 from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
@@ -163,6 +164,22 @@ class Run:
             return internals.storage_object(self._workflow, bucket.PROVIDER, named)
         return named or self.path.between_machines(checkpoint_file(self.config.model.name))
 
+    def submissions(self) -> list[str]:
+        """Return the keys of the files of a submission to AI Weather Quest."""
+        return [self.keys.submission(name) for _, _, name in submission_names(self.config)]
+
+    def products(self) -> list[str]:
+        """Return every product that the configuration asks for."""
+        products, keys = self.config.products, self.keys
+        wanted: list[str] = []
+        if products.members.enabled:
+            wanted += [keys.member_netcdf(member, products.grid) for member in self.members]
+        if self.config.periods:
+            wanted.append(keys.product("weekly/ensemble.nc"))
+            if products.weekly.climatology:
+                wanted += [keys.quintiles, *self.submissions()]
+        return [self.path.delivered(key) for key in wanted]
+
     def fetches_checkpoint(self) -> bool:
         """Tell whether the coordinator fetches the checkpoint, and no rented machine."""
         return fetched_by_coordinator(self.config.model, routing.provider(self._workflow))
@@ -216,6 +233,8 @@ class Run:
             self.outdated()
         if self._coordinates and internals.is_dry_run(self._workflow):
             self._announce_plan()
+        if self._coordinates:
+            _say(*unmade_periods(self.config))
 
     def _announce_plan(self) -> None:
         """Say, in a few lines after everything else, what the run would take and cost that Snakemake has planned."""

@@ -16,7 +16,7 @@ from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.common.names import Keys, Scratch, lead_hours, parse_cycle, parse_members
-from aifs_ensemble.common.parameters import bits_for
+from aifs_ensemble.common.parameters import bits_for, parameter_of
 from aifs_ensemble.common.text import hint
 
 
@@ -108,15 +108,24 @@ class Config:
         self.destination = values.destination
         self.keep_scratch, self.declare_leads = values.keep_scratch, values.declare_leads
         self.initial_conditions, self.forecast = values.initial_conditions, values.forecast
-        self.delivery, self.cloud, self.report = values.delivery, values.cloud, values.report
+        self.delivery, self.cloud = values.delivery, values.cloud
+        self.products, self.report = values.products, values.report
         _check_members(self)
         if self.initial_conditions.source == "file" and not self.initial_conditions.file.path:
             raise ConfigError("config: initial_conditions.file.path is missing: source is file")
         _check_variables(self)
+        _check_products(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return keys and values as given, with defaults: what JSON and YAML take, and ``Config`` takes again."""
         return self.given.model_dump()
+
+    @property
+    def periods(self) -> dict[str, int]:
+        """First hour of each period of ``products.weekly`` that ends within the forecast, by its name."""
+        weekly = self.products.weekly
+        named = weekly.named_periods if weekly.enabled else {}
+        return {name: start for name, start in named.items() if start + weekly.hours <= self.lead_hours}
 
     @property
     def cache(self) -> Path:
@@ -145,3 +154,41 @@ def _check_variables(config: Config) -> None:
     if field not in model.outputs:
         meant = hint(field, model.outputs, f"such as {model.outputs[0]}")
         raise ConfigError(f"config: report.field: {field!r}, expected a variable that {model.name} makes, {meant}")
+
+
+def _check_products(config: Config) -> None:
+    """Raise ConfigError for a product that cannot be made from what the forecasts will hold."""
+    products, weekly = config.products, config.products.weekly
+    named = {f"interpolation.{name}": name for name in products.interpolation}
+    if products.members.enabled:
+        named |= {f"members.variables: {name}": name for name in products.members.variables}
+    if weekly.enabled:
+        named |= {f"weekly.variables.{name}.variable": item.variable for name, item in weekly.variables.items()}
+        _check_periods(config)
+    for key, variable in named.items():
+        if variable not in config.model.outputs:
+            meant = hint(variable, config.model.outputs, f"such as {config.model.outputs[0]}")
+            raise ConfigError(
+                f"config: products.{key}: {variable!r}, expected a variable that {config.model.name} makes, {meant}"
+            )
+
+
+def _check_periods(config: Config) -> None:
+    weekly = config.products.weekly
+    for start in weekly.periods:
+        if start < 6 or start % config.model.timestep_hours:
+            raise ConfigError(f"config: products.weekly.periods: {start}, expected a step of the forecast from 6 h on")
+    for name, item in weekly.variables.items():
+        accumulates = item.variable in config.model.outputs and parameter_of(item.variable).accumulates
+        if item.variable in config.model.outputs and accumulates != (item.statistic == "sum"):
+            right = "sum, for it is an amount" if accumulates else "mean, for it is no amount"
+            raise ConfigError(f"config: products.weekly.variables.{name}.statistic: {item.statistic}, expected {right}")
+    if bool(weekly.team) != bool(weekly.submission_model):
+        raise ConfigError("config: products.weekly: team and submission_model, expected both or neither")
+    if weekly.team and len(config.periods) < len(weekly.periods):
+        raise ConfigError(
+            f"config: lead_hours: {config.lead_hours}, expected {max(weekly.periods) + weekly.hours}: "
+            "products.weekly.team asks for the files of a submission"
+        )
+    if weekly.team and not weekly.climatology:
+        raise ConfigError("config: products.weekly.climatology is missing: team asks for the files of a submission")

@@ -239,6 +239,70 @@ class Cloud(Section):
     """Labels on every machine, for the bill."""
 
 
+class MemberFiles(Section):
+    """One NetCDF file a member on a regular grid."""
+
+    enabled: Flag = False
+    """Make them: {cycle}/1p5deg_nc/aifs_ensemble_forecast_1p5deg_memberNNN.nc."""
+    variables: Annotated[list[str], AfterValidator(_different)] = Field(default=["2t", "msl", "tp"], min_length=1)
+    """Variables of the model in them."""
+
+
+class PeriodVariable(Section):
+    """A variable over a period."""
+
+    variable: str
+    """Variable of the model."""
+    statistic: Literal["mean", "sum"]
+    """The mean of the 6-hourly values from the start of the period until before its end, or, of an accumulated
+    variable, the amount in the period."""
+
+
+class Weekly(Section):
+    """Means and sums over weeks, or other periods, and probabilities of the classes of a climatology."""
+
+    enabled: Flag = False
+    """Make them, for each member and for the ensemble."""
+    hours: Whole = Field(default=168, ge=6, multiple_of=6)
+    """Length of a period."""
+    periods: Annotated[list[Whole], AfterValidator(_different)] = Field(default=[432, 600], min_length=1)
+    """First hour of each period; they are called p1, p2 ... The default is that of AI Weather Quest: days 18 to 25 and
+    25 to 32. A period that ends after lead_hours is not made."""
+    variables: dict[Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")], PeriodVariable] = Field(
+        default={
+            "tas": {"variable": "2t", "statistic": "mean"},
+            "mslp": {"variable": "msl", "statistic": "mean"},
+            "pr": {"variable": "tp", "statistic": "sum"},
+        },
+        min_length=1,
+        validate_default=True,
+    )
+    """What is averaged or summed, by its name in the files. The default is that of AI Weather Quest."""
+    climatology: Annotated[Nullable[str], AfterValidator(locations.place("products.weekly.climatology"))] = None
+    """Folder of climatological quantiles, a NetCDF file for each variable and period:
+    {name}_20yrCLIM_WEEKLY{MEAN|SUM}_quintiles_{first day, YYYYMMDD}.nc. null: no probabilities."""
+    team: Annotated[str, Field(pattern="^[A-Za-z0-9-]*$")] = ""
+    """Team name in AI Weather Quest. With submission_model it makes the files of a submission."""
+    submission_model: Annotated[str, Field(pattern="^[A-Za-z0-9-]*$")] = ""
+    """Name of the model in AI Weather Quest."""
+
+    @property
+    def named_periods(self) -> dict[str, int]:
+        """First hour of each period by its name: ``p1``, ``p2`` ..."""
+        return {f"p{number}": start for number, start in enumerate(self.periods, 1)}
+
+
+class Products(Section):
+    """What is made from delivered leads. Another choice here never computes a member again."""
+
+    grid: Annotated[str, Field(pattern=r"^\d+(\.\d+)?x\d+(\.\d+)?$")] = "1.5x1.5"
+    """Regular grid of the products, degrees east-west and north-south."""
+    interpolation: dict[str, Literal["linear", "grid-box-average", "nearest-neighbour"]] = {}
+    """Interpolation by variable. Default linear, as ECMWF's archive does; grid-box-average keeps the amount of rain."""
+    members: MemberFiles = Field(default={}, validate_default=True)
+    weekly: Weekly = Field(default={}, validate_default=True)
+
+
 class Report(Section):
     """The report of a run."""
 
@@ -282,4 +346,5 @@ class Values(Section):
     forecast: Forecast = Field(default={}, validate_default=True)
     delivery: Delivery = Field(default={}, validate_default=True)
     cloud: Cloud = Field(default={}, validate_default=True)
+    products: Products = Field(default={}, validate_default=True)
     report: Report = Field(default={}, validate_default=True)

@@ -1,0 +1,138 @@
+"""Fields of a delivered member, read by byte range through the indexes beside its leads or blocks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.names import index_file
+from aifs_ensemble.common.parameters import FieldName, field_name
+from aifs_ensemble.common.storage import Storage, open_destination
+from aifs_ensemble.delivery.standing import at_destination
+from aifs_ensemble.fields.field_decoder import FieldDecoder
+from aifs_ensemble.fields.grib_index import parse_index
+from aifs_ensemble.fields.grids import grid_coordinates
+
+Field = npt.NDArray[np.float32]
+_GAP = 64 << 10  # bytes between two fields that cost less to read than another request
+_INDEXES = 8  # kept at once: a block's index serves twelve leads
+
+
+@dataclass(frozen=True)
+class _Range:
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
+class DeliveredFields:
+    """Reads fields of one member at the destination. May be used from several threads.
+
+    Attributes
+    ----------
+    member : its number
+    digest : content digest of its manifest, which products made from it record
+    untrained : whether an untrained model made it
+
+    Raises InputError unless the member is delivered as the configuration asks for.
+    """
+
+    def __init__(self, config: Config, member: int, storage: Storage | None = None):
+        self.config, self.member = config, member
+        self._storage = storage or open_destination(config)
+        standing = at_destination(config, self._storage, member)
+        if not standing.whole or standing.manifest is None:
+            raise InputError(f"{standing.name}: {standing.text}, expected a delivered member")
+        self.digest = standing.manifest.content_digest
+        self.untrained = standing.manifest.untrained
+        self._blocks = _block_names(standing.receipt)
+        self._points = grid_coordinates(config.model.grid).points
+        self._local = threading.local()
+        self._index = lru_cache(_INDEXES)(self._read_index)
+
+    def read(self, lead: int, variables: Sequence[str]) -> dict[str, Field]:
+        """Return fields of one lead by variable, float32 ``(value,)`` in GRIB's units, NaN where missing.
+
+        Neighbours in the file come with one request. Raises InputError for what the index does not name, and for bytes
+        that are not the fields it names.
+        """
+        key = self._key(lead)
+        index = self._index(index_file(key))
+        ranges: dict[str, _Range] = {}
+        for variable in variables:
+            found = index.get((lead, field_name(variable)))
+            if found is None:
+                raise InputError(f"{self._storage.address(index_file(key))}: no {variable} at {lead} h")
+            ranges[variable] = found
+        fields: dict[str, Field] = {}
+        for together in _joined(ranges):
+            start = ranges[together[0]].offset
+            data = self._storage.get_range(key, start, ranges[together[-1]].end - start)
+            for variable in together:
+                one = ranges[variable]
+                where = f"{self._storage.address(key)}: {variable} at byte {one.offset}"
+                fields[variable] = self._decoder().decode(data[one.offset - start : one.end - start], where)
+        return fields
+
+    def _decoder(self) -> FieldDecoder:
+        if not hasattr(self._local, "decoder"):
+            self._local.decoder = FieldDecoder(self._points)
+        return self._local.decoder
+
+    def _key(self, lead: int) -> str:
+        """Return the object that holds a lead."""
+        keys = self.config.objects
+        for end, name in self._blocks.items():
+            if lead <= end:
+                return keys.published(name)
+        return keys.lead(self.member, lead)
+
+    def _read_index(self, key: str) -> Mapping[tuple[int, FieldName], _Range]:
+        address = self._storage.address(key)
+        found: dict[tuple[int, FieldName], _Range] = {}
+        for entry in parse_index(self._storage.get_bytes(key), Path(address)):
+            try:
+                name = FieldName(str(entry["param"]), str(entry["levtype"]), int(entry.get("levelist", 0)))
+                lead = int(str(entry["step"]).rpartition("-")[2])
+                where = _Range(int(entry["_offset"]), int(entry["_length"]))
+            except (KeyError, ValueError, TypeError) as error:
+                raise InputError(f"{address}: not an index of a forecast ({error!r})") from None
+            if where.offset < 0 or where.length <= 0:
+                raise InputError(f"{address}: {where.length} bytes at byte {where.offset}, expected a message")
+            found[lead, name] = where
+        return found
+
+
+def _block_names(receipt: Mapping[str, object] | None) -> dict[int, str]:
+    """Return the blocks of a member delivered as blocks alone, by their last lead in hours, in order."""
+    if receipt is None or receipt.get("layout") != "blocks":
+        return {}
+    objects = receipt["objects"]
+    assert isinstance(objects, Iterable)
+    names = [str(item["key"]).rpartition("/")[2] for item in objects]
+    blocks = {int(name.removesuffix(".grib").rpartition("-")[2]): name for name in names if name.endswith(".grib")}
+    return dict(sorted(blocks.items()))
+
+
+def _joined(ranges: Mapping[str, _Range]) -> list[list[str]]:
+    """Return variables in the order of their bytes, those that one request reads together."""
+    groups: list[list[str]] = []
+    end = -1
+    for name in sorted(ranges, key=lambda name: ranges[name].offset):
+        if groups and ranges[name].offset - end <= _GAP:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+        end = max(end, ranges[name].end)
+    return groups

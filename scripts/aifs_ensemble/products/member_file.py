@@ -1,0 +1,75 @@
+"""A member on a regular grid as one NetCDF file, every lead of the chosen variables."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.names import grid_label
+from aifs_ensemble.common.parameters import parameter_of
+from aifs_ensemble.products import netcdf
+from aifs_ensemble.products.delivered_fields import DeliveredFields
+from aifs_ensemble.products.parallel import readers
+from aifs_ensemble.products.regular_grid import RegularGrid
+
+
+def write_member_file(config: Config, member: int, path: Path) -> None:
+    """Write the variables of ``products.members`` of one member, ``(time, number, latitude, longitude)``.
+
+    Amounts are what the leads hold: from the start of the forecast, or over each step; ``cell_methods`` says which.
+    Raises InputError when the member is not delivered.
+    """
+    fields, grid = DeliveredFields(config, member), RegularGrid(config)
+    variables = config.products.members.variables
+    for variable in variables:
+        grid.weights(variable)  # made before threads want them
+    values = {name: np.empty((len(config.leads), 1, *grid.shape), np.float32) for name in variables}
+
+    def one(place: int) -> None:
+        for variable, field in fields.read(config.leads[place], variables).items():
+            values[variable][place, 0] = grid.regrid(variable, field)
+
+    with ThreadPoolExecutor(readers(config)) as pool:
+        list(pool.map(one, range(len(config.leads))))
+    netcdf.write_netcdf(_data_set(config, fields, grid, values), path, unlimited=("time",))
+
+
+def _data_set(config: Config, fields: DeliveredFields, grid: RegularGrid, values: dict[str, np.ndarray]) -> xr.Dataset:
+    leads = np.array(config.leads, "f8")
+    start = np.datetime64(config.cycle_time.replace(tzinfo=None), "ns")
+    time = start + leads.astype("m8[h]")
+    data = xr.Dataset(
+        {
+            name: (("time", "number", "latitude", "longitude"), array, _attributes(config, grid, name))
+            for name, array in values.items()
+        },
+        {
+            "time": ("time", time, {"standard_name": "time", "long_name": "valid time", "axis": "T"}),
+            "leadtime": ("time", leads, {"standard_name": "forecast_period", "units": "hours"}),
+            "number": netcdf.member_coordinate([fields.member]),
+            **netcdf.grid_coordinates(grid),
+        },
+        netcdf.global_attributes(
+            config, f"AIFS ENS member {fields.member} at {grid_label(grid.name)}", untrained=fields.untrained
+        )
+        | {"member_digest": fields.digest},
+    )
+    data["time"].encoding = {"units": netcdf.hours_since(config), "dtype": "f8"}
+    return data
+
+
+def _attributes(config: Config, grid: RegularGrid, variable: str) -> dict[str, str]:
+    method = "time: point"
+    if parameter_of(variable).accumulates:
+        from_start = config.forecast.accumulate == "from_start"
+        method = f"time: sum (comment: {'from the start of the forecast' if from_start else 'over the 6 hours before'})"
+    weights = grid.weights(variable)
+    return {
+        **netcdf.cf_attributes(variable),
+        "cell_methods": method,
+        "interpolation": f"{grid.method(variable)} from {config.model.grid}, weights {weights.digest[:16]}",
+    }

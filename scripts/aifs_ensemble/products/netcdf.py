@@ -1,0 +1,67 @@
+"""NetCDF files of products: CF 1.11, time first, compressed, the same bytes whenever they are made of the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.files import atomic_writer
+from aifs_ensemble.common.parameters import parameter_of
+from aifs_ensemble.products.regular_grid import RegularGrid
+
+_LATITUDE = {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}
+_LONGITUDE = {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}
+_MEMBER = {"standard_name": "realization", "units": "1", "long_name": "ensemble member"}
+
+
+def grid_coordinates(grid: RegularGrid) -> dict[str, Any]:
+    """Return the coordinates of a regular grid."""
+    return {
+        "latitude": ("latitude", grid.latitudes, _LATITUDE),
+        "longitude": ("longitude", grid.longitudes, _LONGITUDE),
+    }
+
+
+def member_coordinate(members: list[int]) -> tuple[str, Any, Mapping[str, str]]:
+    """Return the coordinate ``number``."""
+    return "number", np.array(members, "i4"), _MEMBER
+
+
+def cf_attributes(variable: str) -> dict[str, str]:
+    """Return name and units of a variable of the model, as delivered."""
+    parameter = parameter_of(variable)
+    attributes = {"long_name": variable, "units": parameter.cf_units}
+    return attributes | ({"standard_name": parameter.standard_name} if parameter.standard_name else {})
+
+
+def global_attributes(config: Config, title: str, *, untrained: bool) -> dict[str, str]:
+    """Return what every file says of itself; `untrained` models are named so in title and source."""
+    model = config.model.name
+    return {
+        "Conventions": "CF-1.11",
+        "title": f"{title}{', untrained model' if untrained else ''}",
+        "source": f"{model}{', an untrained model: its values mean nothing' if untrained else ''}",
+        "forecast_reference_time": f"{config.cycle_time:%Y-%m-%dT%H:%MZ}",
+    }
+
+
+def hours_since(config: Config) -> str:
+    """Return the units of time coordinates."""
+    return f"hours since {config.cycle_time:%Y-%m-%d %H:%M:%S}"
+
+
+def write_netcdf(data: xr.Dataset, path: Path, unlimited: tuple[str, ...] = ()) -> None:
+    """Write a data set atomically, float32 variables compressed; DiskFullError where there is no room."""
+    encoding = {
+        name: {"zlib": True, "complevel": 1, "shuffle": True, "_FillValue": None}
+        for name in data.data_vars
+        if data[name].dtype == np.float32
+    }
+    with atomic_writer(path) as file:
+        # netCDF writes to a path of its own
+        data.to_netcdf(file.name, engine="netcdf4", encoding=encoding, unlimited_dims=list(unlimited))

@@ -1,0 +1,45 @@
+"""Fields of the model's grid on the regular grid of the products."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.interpolation import Weights, interpolation_weights
+
+Field = npt.NDArray[np.float32]
+
+
+class RegularGrid:
+    """The grid of ``products.grid`` and the interpolation of each variable to it.
+
+    Attributes
+    ----------
+    latitudes, longitudes : float64 ``(row,)`` from north to south, ``(column,)`` from 0 eastward, degrees
+    """
+
+    def __init__(self, config: Config):
+        self.name = config.products.grid
+        grid = grid_coordinates(self.name)
+        assert grid.shape is not None
+        self.shape = grid.shape
+        self.latitudes = grid.latitudes[:: self.shape[1]]
+        self.longitudes = grid.longitudes[: self.shape[1]]
+        self._methods = config.products.interpolation
+        self._weights = cache(lambda method: interpolation_weights(config.model.grid, self.name, config.cache, method))
+
+    def method(self, variable: str) -> str:
+        """Return the interpolation of a variable, as MIR calls it."""
+        return self._methods.get(variable, "linear")
+
+    def weights(self, variable: str) -> Weights:
+        """Return the weights of a variable's interpolation."""
+        return self._weights(self.method(variable))
+
+    def regrid(self, variable: str, values: Field) -> Field:
+        """Return a field of the model's grid, ``(value,)``, as float32 ``(row, column)``."""
+        return self.weights(variable).apply(values[None])[0].reshape(self.shape)

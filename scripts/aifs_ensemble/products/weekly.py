@@ -1,0 +1,110 @@
+"""Means and sums over weeks, member by member, as AI Weather Quest defines them.
+
+Its package (AI-WQ-package 3.33, ``forecast_submission``) gives days 18.0 to 24.75 to the first mean, that is the 28
+six-hourly values from 432 h to 594 h, and days 18.0 to 25.0 to the first sum, that is what falls from 432 h to 600 h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.config.sections import PeriodVariable
+from aifs_ensemble.products import netcdf
+from aifs_ensemble.products.delivered_fields import DeliveredFields
+from aifs_ensemble.products.parallel import readers
+from aifs_ensemble.products.regular_grid import RegularGrid
+
+Field = npt.NDArray[np.float32]
+
+
+def weights_of_leads(
+    statistic: str, start: int, hours: int, *, step: int = 6, from_start: bool = True
+) -> dict[int, float]:
+    """Return the leads in hours that make a statistic of a period, each with its weight.
+
+    A mean is that of the values from `start` until before the end. An amount is the difference of two amounts since
+    the start of the forecast, or the sum of the amounts of each step.
+    """
+    if statistic == "mean":
+        leads = range(start, start + hours, step)
+        return dict.fromkeys(leads, 1 / len(leads))
+    if from_start:
+        return {start: -1.0, start + hours: 1.0}
+    return dict.fromkeys(range(start + step, start + hours + step, step), 1.0)
+
+
+def write_weekly_file(config: Config, member: int, path: Path) -> None:
+    """Write all variables of ``products.weekly`` of one member, ``(period, number, latitude, longitude)``.
+
+    Sums are kept on the model's grid in float64 and regridded once: means and differences commute with linear weights.
+    Raises InputError when the member is not delivered.
+    """
+    fields, grid, weekly = DeliveredFields(config, member), RegularGrid(config), config.products.weekly
+    jobs = [(name, period) for name in weekly.variables for period in config.periods]
+    for item in weekly.variables.values():
+        grid.weights(item.variable)
+
+    def one(job: tuple[str, str]) -> Field:
+        item = weekly.variables[job[0]]
+        return grid.regrid(item.variable, _statistic(config, fields, item, config.periods[job[1]]))
+
+    with ThreadPoolExecutor(readers(config)) as pool:
+        found = dict(zip(jobs, pool.map(one, jobs), strict=True))
+    periods = list(config.periods)
+    data = xr.Dataset(
+        {
+            name: (
+                ("period", "number", "latitude", "longitude"),
+                np.stack([found[name, period] for period in periods])[:, None],
+                attributes(config, item),
+            )
+            for name, item in weekly.variables.items()
+        },
+        {**period_coordinates(config), "number": netcdf.member_coordinate([member]), **netcdf.grid_coordinates(grid)},
+        netcdf.global_attributes(config, f"AIFS ENS member {member}, weekly", untrained=fields.untrained)
+        | {"member_digest": fields.digest},
+    )
+    netcdf.write_netcdf(data, path)
+
+
+def _statistic(config: Config, fields: DeliveredFields, item: PeriodVariable, start: int) -> Field:
+    """Return a variable's mean or sum over a period on the model's grid, float32 ``(value,)``."""
+    weights = weights_of_leads(
+        item.statistic,
+        start,
+        config.products.weekly.hours,
+        step=config.model.timestep_hours,
+        from_start=config.forecast.accumulate == "from_start",
+    )
+    total: npt.NDArray[np.float64] | None = None
+    for lead, weight in weights.items():
+        values = fields.read(lead, [item.variable])[item.variable] * np.float64(weight)
+        total = values if total is None else total + values
+    assert total is not None
+    return total.astype(np.float32)
+
+
+def attributes(config: Config, item: PeriodVariable) -> dict[str, str]:
+    """Return units and cell methods of a variable over a period."""
+    interval = f" (interval: {config.model.timestep_hours} hours)" if item.statistic == "mean" else ""
+    return {**netcdf.cf_attributes(item.variable), "cell_methods": f"time: {item.statistic}{interval}"}
+
+
+def period_coordinates(config: Config, names: Sequence[str] | None = None) -> dict[str, object]:
+    """Return the coordinates of periods: their names, first and last hour."""
+    weekly = config.products.weekly
+    names = list(config.periods) if names is None else list(names)
+    start = np.array([config.periods[name] for name in names], "i4")
+    about = {"units": "hours", "long_name": "hours since the forecast's start"}
+    return {
+        "period": ("period", np.array(names, object), {"long_name": "period"}),
+        "period_start": ("period", start, {**about, "standard_name": "forecast_period"}),
+        "period_end": ("period", start + np.int32(weekly.hours), about),
+    }

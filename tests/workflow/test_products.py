@@ -1,0 +1,57 @@
+"""The stage of products in a real run: made with the ensemble, made again where a member was, and only there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from workflow.project import Project
+
+pytestmark = pytest.mark.workflow
+PRODUCTS = {"members": {"enabled": True}, "weekly": {"enabled": True, "hours": 6, "periods": [6, 600]}}
+
+
+def made(project: Project) -> dict[str, int]:
+    """Return the files of the stage with their times."""
+    return {
+        str(path.relative_to(project.results)): path.stat().st_mtime_ns
+        for path in sorted(project.results.rglob("*.nc"))
+    }
+
+
+def test_products_follow_their_members(tmp_path: Path) -> None:
+    project = Project.copy(
+        tmp_path / "project", members="1-2", lead_hours=12, forecast={"encoders": 1}, products=PRODUCTS
+    )
+    said = project.run()
+    assert "products.weekly: 600-606 h not made, the forecast ends at 12 h" in said
+    first = made(project)
+    members = [f"1p5deg_nc/aifs_ensemble_forecast_1p5deg_member{n:03d}.nc" for n in (1, 2)]
+    weekly = [f"products/weekly/member{n:03d}.nc" for n in (1, 2)]
+    assert sorted(first) == sorted([*members, "products/weekly/ensemble.nc", *weekly])
+    manifest = json.loads((project.results / "manifests/member002.json").read_text())
+    with xr.open_dataset(project.results / members[1]) as data:
+        assert data.attrs["member_digest"] == manifest["content_digest"]
+
+    assert "Nothing to be done" in project.run()
+    # a member that is made again makes its own products again, and those of the ensemble
+    (project.results / "manifests/member002.json").unlink()
+    (project.scratch / "manifests/member002.json").unlink()
+    project.run()
+    second = made(project)
+    changed = {name for name in second if second[name] != first.get(name)}
+    assert changed == {members[1], weekly[1], "products/weekly/ensemble.nc"}
+
+    # one that is lost is made alone, by its name too, and no forecast for it
+    (project.results / weekly[0]).unlink()
+    leads = project.leads()
+    project.run(f"results/{project.results.name}/{weekly[0]}")
+    assert (project.results / weekly[0]).exists() and project.leads() == leads
+    # other products are no other settings
+    project.configure(products={**PRODUCTS, "grid": "3x3"})
+    said = project.run("products")
+    assert (project.results / "3deg_nc/aifs_ensemble_forecast_3deg_member001.nc").exists()
+    assert project.leads() == leads
