@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import index_file
 from aifs_ensemble.common.parameters import FieldName, field_name
 from aifs_ensemble.common.storage import Storage, open_destination
+from aifs_ensemble.delivery.receipt import MemberReceipt, receipt_files
 from aifs_ensemble.delivery.standing import at_destination
 from aifs_ensemble.fields.field_decoder import FieldDecoder
 from aifs_ensemble.fields.grib_index import parse_index
@@ -114,13 +115,11 @@ class DeliveredFields:
         return found
 
 
-def _block_names(receipt: Mapping[str, object] | None) -> dict[int, str]:
+def _block_names(receipt: MemberReceipt | None) -> dict[int, str]:
     """Return the blocks of a member delivered as blocks alone, by their last lead in hours, in order."""
-    if receipt is None or receipt.get("layout") != "blocks":
+    if receipt is None or receipt.layout != "blocks":
         return {}
-    objects = receipt["objects"]
-    assert isinstance(objects, Iterable)
-    names = [str(item["key"]).rpartition("/")[2] for item in objects]
+    names = [file.name for file in receipt_files(receipt)]
     blocks = {int(name.removesuffix(".grib").rpartition("-")[2]): name for name in names if name.endswith(".grib")}
     return dict(sorted(blocks.items()))
 
