@@ -449,7 +449,12 @@ def test_a_choice_names_its_groups_where_they_are_not_the_profile_s(
     quickest = min(min(way.wall_hours, way.spot.wall_hours_p90) for way in single)
     quick = choose(case, ways, deadline_hours=quickest * 0.99)
     assert quick.way.vms > 1
-    assert quick.options() == ["--group-components", f"members={quick.way.members_per_vm}", "initial=1000"]
+    assert quick.options() == [
+        "--group-components",
+        f"members={quick.way.members_per_vm}",
+        "initial=1000",
+        "products=1000",
+    ]
     assert make(config, frozen, group=quick.way.members_per_vm).chosen.vms == quick.way.vms
     assert choose(case, single).options() == []
 

@@ -53,7 +53,6 @@ BAD = {
     "images": ("coordinator", {}, "cloud", "warning"),
     "digest": ("coordinator", {"model": "aifs-ens-1.0"}, "model", "failure"),
     "digest on a machine": ("gpu", {"model": "aifs-ens-1.0"}, "model", "failure"),
-    "name": ("coordinator", {"destination": "gs://bucket/$(id)"}, "checkout", "failure"),
     "secret": ("coordinator", {"cloud": {"secrets": ["NO_SUCH_TOKEN"]}}, "secret", "failure"),
 }
 

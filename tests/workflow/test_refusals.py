@@ -19,45 +19,6 @@ from doubles.gcs_server import gcs_server
 
 from workflow.project import Project
 
-NAMES = [
-    "gs://bucket/a b",
-    "gs://bucket/$(id)",
-    "gs://bucket/`id`",
-    "gs://bucket/'x",
-    'gs://bucket/"x',
-    "gs://bucket/{member}",
-    "gs://bucket/a;b",
-    "gs://bucket/a&b",
-]
-NAMES += [
-    "gs://bucket/a#b",
-    "gs://bucket/a?b",
-    "gs://bucket/a*",
-    "gs://bucket/a\\b",
-    "gs://bucket/a\nb",
-    "gs://bucket/é",
-    "gs://bucket/a//b",
-    "gs://bucket/../c",
-]
-PLAIN = ["gs://bucket", "gs://bucket/", "gs://my-bucket.example.org/aifs_ens/v1.0/a+b=c@d~e,f:g", "/a folder/of's"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_that_a_shell_or_the_storage_takes_otherwise(name: str) -> None:
-    assert "\n" not in str(refusals.name_problem("destination", name)).replace(repr(name), "")
-    assert str(refusals.name_problem("destination", name)).startswith(f"config: destination: {name!r}")
-
-
-@pytest.mark.parametrize("name", PLAIN)
-def test_names_that_work(name: str, tmp_path: Path) -> None:
-    assert list(refusals.named_objects(make_config(tmp_path, name))) == []
-
-
-def test_a_checkpoint_is_named_too(tmp_path: Path) -> None:
-    config = make_config(tmp_path, "gs://bucket/x", checkpoint="gs://bucket/a b.ckpt")
-    (problem,) = refusals.named_objects(config)
-    assert problem.startswith("config: checkpoint: 'gs://bucket/a b.ckpt' has ' ' in it")
-
 
 def git(folder: Path, *arguments: str) -> None:
     who = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
@@ -172,7 +133,7 @@ def test_a_checkpoint_of_the_future_is_refused_before_anything_is_computed(tmp_p
         (("--default-resources", "mem_mb=1000"), "--default-resources: no provider among them"),
         (
             ("--config", "destination=gs://bucket/$(touch x)"),
-            "config: destination: 'gs://bucket/$(touch x)' has '$' in it",
+            "config: destination: 'gs://bucket/$(touch x)', expected letters, digits and",
         ),
     ],
 )

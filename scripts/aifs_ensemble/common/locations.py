@@ -13,8 +13,9 @@ T = TypeVar("T")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]+[a-z0-9]")
 DESTINATION = "a folder or gs://bucket[/prefix]"
 # Names of objects travel through commands that others write: Snakemake quotes with repr, Google Batch's plugin writes a
-# script through an unquoted here-document. No name with a meaning to a shell, or to Snakemake as a pattern, is let in.
-_OBJECT = re.compile(r"[\w.~/+=@,:%-]*")
+# script through an unquoted here-document. No name with a meaning to a shell, to Snakemake as a pattern, or to a URL is
+# let in.
+_OBJECT = re.compile(r"[\w.~/+=@,:-]*", re.ASCII)
 _GOOGLE = re.compile(r"gs:/*(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
@@ -47,9 +48,11 @@ def check_destination(text: str, key: str = "destination", expected: str = DESTI
         raise ConfigError(f"config: {key}: {text!r} names no bucket, expected {expected}")
     if google and (strange := _OBJECT.sub("", text)):
         raise ConfigError(
-            f"config: {key}: {text!r}, expected letters, digits and . _ ~ / + = @ , : % - in a name of Google Cloud "
+            f"config: {key}: {text!r}, expected letters, digits and . _ ~ / + = @ , : - in a name of Google Cloud "
             f"Storage, not {strange[0]!r}: it becomes part of commands on rented machines"
         )
+    if google and {"", ".", ".."} & {*text.removeprefix("gs://").rstrip("/").split("/")}:
+        raise ConfigError(f"config: {key}: {text!r}, expected no empty part and no . or .. in it")
     if "://" in text and not google:
         raise ConfigError(f"config: {key}: {text!r}, expected {expected}")
 

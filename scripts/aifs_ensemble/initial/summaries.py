@@ -13,7 +13,7 @@ import numpy as np
 
 from aifs_ensemble.common.errors import InputError, VerificationError
 from aifs_ensemble.common.files import write_json
-from aifs_ensemble.common.names import format_members, member_name
+from aifs_ensemble.common.names import format_members, member_name, parse_member_name
 from aifs_ensemble.common.records import Count, read_record
 from aifs_ensemble.fields.state import State
 
@@ -51,7 +51,7 @@ def refuse_twin(path: Path) -> None:
     does not matter.
     """
     own = _summary(path)
-    summaries = path.parent.glob(f"{member_name('*')}.json")
+    summaries = (one for one in path.parent.glob(f"{member_name('*')}.json") if parse_member_name(one.stem) is not None)
     _by_fields(summary for summary in summaries if _summary(summary).fields_sha256 == own.fields_sha256)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, StorageError
-from aifs_ensemble.workflow import refusals
 from aifs_ensemble.workflow import snakemake_internals as internals
 
 PROVIDER = "gcs"
@@ -57,7 +56,6 @@ def use_bucket(workflow: Any, config: Config) -> bool:
     planning = internals.is_dry_run(workflow)
     _refuse_local_checkpoint(config)
     # before Snakemake writes a name into a command or asks a storage for it
-    refusals.check(*refusals.named_objects(config))
     if internals.is_coordinator(workflow) and provider(workflow) == "local":
         raise ConfigError(
             "--default-resources: no provider among them, expected provider=coiled or provider=googlebatch: on the "

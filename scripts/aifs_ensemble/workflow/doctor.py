@@ -54,9 +54,7 @@ def examine(config: Config, role: str, files: Iterable[Path] = ()) -> list[Check
         checks += [_gpu, _model, _checkpoint]
     if role == "coordinator":
         checks += [_coiled, _cloud_settings, _model]
-    checks += [_home, _scratch]
-    if not any(refusals.named_objects(config)):
-        checks += [_destination, _times]
+    checks += [_home, _scratch, _destination, _times]
     findings: list[CheckResult] = list(_machines_get(config, files)) if role == "coordinator" else []
     for check in checks:
         try:
@@ -167,7 +165,7 @@ def _coiled(config: Config, role: str) -> Iterator[CheckResult]:
 def _machines_get(config: Config, files: Iterable[Path]) -> Iterator[CheckResult]:
     """Whether rented machines would get the checkout and the configuration, and could take the names in it."""
     here = Path.cwd()
-    problems = [refusals.checkout_problem(here), refusals.outside(files, here), *refusals.named_objects(config)]
+    problems = [refusals.checkout_problem(here), refusals.outside(files, here)]
     # who delivers to a folder rents none
     wrong = FAILURE if config.cloud_destination else WARNING
     found = [CheckResult("checkout", wrong, problem) for problem in problems if problem]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,30 +22,8 @@ from aifs_ensemble.common.parameters import TABLE as PARAMETERS
 from aifs_ensemble.common.storage import open_storage, transfer_settings
 from aifs_ensemble.delivery.standing import Destination
 
-# Snakemake writes the name into commands without quotes, and takes braces for wildcards; # and ? end a URL's path
-_PLAIN = re.compile(r"[\w.,:=@+~/-]*", re.ASCII)
 # the jobs' scripts are named by their path in double quotes
 _SPECIAL = re.compile(r"[\"$`\\\n]")
-
-
-def name_problem(key: str, name: str) -> str | None:
-    """Return what is wrong with the name of a bucket's object or prefix, called by its key of the configuration."""
-    rest = _PLAIN.sub("", name.removeprefix("gs://"))
-    if rest:
-        return (
-            f"config: {key}: {name!r} has {rest[0]!r} in it, expected letters, digits and . , : = @ + ~ - _ /: "
-            "it stands in commands of the machines' shells"
-        )
-    if name.startswith("gs://") and ({"", ".", ".."} & {*name.removeprefix("gs://").rstrip("/").split("/")}):
-        return f"config: {key}: {name!r}, expected no empty part and no . or .. in it"
-    return None
-
-
-def named_objects(config: Config) -> Iterator[str]:
-    """Yield what is wrong with the names in a bucket that the configuration has."""
-    for key, name in (("destination", config.destination), ("checkpoint", config.checkpoint)):
-        if name and str(name).startswith("gs://") and (problem := name_problem(key, str(name))):
-            yield problem
 
 
 def checkout_problem(folder: Path) -> str | None:

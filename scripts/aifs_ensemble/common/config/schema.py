@@ -61,6 +61,8 @@ def _plain(node: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, Any
     for key in ("items", "additionalProperties"):
         if isinstance(found.get(key), Mapping):
             found[key] = _plain(found[key], classes)
+    if patterns := found.get("patternProperties"):
+        found["patternProperties"] = {name: _plain(child, classes) for name, child in patterns.items()}
     if "description" in found:  # wrapped in the class
         found["description"] = " ".join(found["description"].split())
     ordered = sorted(found, key=lambda key: _ORDER.index(key) if key in _ORDER else 4.5)

@@ -244,7 +244,9 @@ class MemberFiles(Section):
 
     enabled: Flag = False
     """Make them: {cycle}/1p5deg_nc/aifs_ensemble_forecast_1p5deg_memberNNN.nc."""
-    variables: Annotated[list[str], AfterValidator(_different)] = Field(default=["2t", "msl", "tp"], min_length=1)
+    variables: Annotated[list[str], AfterValidator(_different)] = Field(
+        default=["2t", "msl", "tp"], min_length=1, json_schema_extra={"uniqueItems": True}
+    )
     """Variables of the model in them."""
 
 
@@ -265,7 +267,9 @@ class Weekly(Section):
     """Make them, for each member and for the ensemble."""
     hours: Whole = Field(default=168, ge=6, multiple_of=6)
     """Length of a period."""
-    periods: Annotated[list[Whole], AfterValidator(_different)] = Field(default=[432, 600], min_length=1)
+    periods: Annotated[list[Whole], AfterValidator(_different)] = Field(
+        default=[432, 600], min_length=1, json_schema_extra={"uniqueItems": True}
+    )
     """First hour of each period; they are called p1, p2 ... The default is that of AI Weather Quest: days 18 to 25 and
     25 to 32. A period that ends after lead_hours is not made."""
     variables: dict[Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")], PeriodVariable] = Field(
