@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import copyreg
+import json
+import resource
 import struct
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from aifs_ensemble.cli import main
 from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.model.checkpoint.archive import read_archive
+from aifs_ensemble.model.checkpoint.inert import read_inert
 from aifs_ensemble.model.checkpoint.load import load_model
 from aifs_ensemble.model.checkpoint.plain_archive import check_seen_alike, plain_records
 
@@ -149,3 +157,82 @@ def test_nothing_is_compared_before_its_type_is_known(place: str, monkeypatch: p
 def test_the_matrix_itself_is_one_that_is_refused_at_the_end() -> None:
     with pytest.raises(CheckpointError, match="refused: a sparse matrix that is none"):
         parts.unpickle(PROTO + MATRIX + END)
+
+
+def with_metadata(original: Path, to: Path, content: bytes) -> Path:
+    with zipfile.ZipFile(original) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/anemoi.json"))
+    with zipfile.ZipFile(original) as source, zipfile.ZipFile(to, "w") as target:
+        for record in source.namelist():
+            target.writestr(record, content if record == name else source.read(record))
+    return to
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/anemoi.json"))
+        return json.loads(archive.read(name))
+
+
+@pytest.mark.parametrize("action", ["show", "check"])
+@pytest.mark.parametrize(
+    "change",
+    [b"[" * 200_000, {"metadata_inference": {"dataset_names": 5}}, {"metadata_inference": {"dataset_names": []}},
+     {"metadata_inference": []}, {"dataset": None}, {"provenance_training": [1]}],
+    ids=["deep", "number", "empty", "list", "none", "provenance"],
+)  # fmt: skip
+def test_metadata_of_another_shape_are_one_line(
+    change: Any, action: str, demo_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = change if type(change) is bytes else json.dumps(metadata_of(demo_path) | change).encode()
+    path = with_metadata(demo_path, tmp_path / "m.ckpt", content)
+    code = main(["checkpoint", action, str(path)])
+    said = capsys.readouterr()
+    if action == "show" or type(change) is bytes:
+        assert code == CheckpointError.exit_code
+        assert said.err.startswith(f"error: {path}: metadata ") and said.err.count("\n") == 1
+    assert said.out or said.err
+
+
+TERMINAL = "\x1b]0;evil\x07\x1b[2Jruns here  yes"
+
+
+@pytest.mark.parametrize("action", ["show", "check"])
+def test_a_file_has_no_commands_for_the_terminal(
+    action: str, demo_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = metadata_of(demo_path) | {
+        "provenance_training": {"python": TERMINAL, "module_versions": {"torch": "\ud800"}}
+    }
+    path = with_metadata(demo_path, tmp_path / "m.ckpt", json.dumps(changed).encode())
+    parts.with_records(path, tmp_path / "n.ckpt", data__pkl=parts.g(f"torch.nn.modules.{TERMINAL}.x") + b")R.")
+    main(["checkpoint", action, str(tmp_path / "n.ckpt")])
+    said = capsys.readouterr().out
+    assert "evil" in said
+    assert said.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"Nr\xff\xff\xff\xff", b"\x82\xf0)R", b"\x83\xf0\x00)R", b"\x84\xf0\x00\x00\x00)R", b"\x96" + b"\xff" * 8],
+    ids=["memo", "EXT1", "EXT2", "EXT4", "bytearray"],
+)
+def test_a_bare_look_makes_no_room_and_calls_nothing(content: bytes) -> None:
+    copyreg.add_extension("os", "getpid", 0xF0)
+    copyreg._extension_cache[0xF0] = pytest.fail  # type: ignore[attr-defined]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        with suppress(CheckpointError):
+            assert read_inert(PROTO + content + END, "here")[0] is None
+    finally:
+        copyreg.remove_extension("os", "getpid", 0xF0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # kB
+
+
+def test_text_of_lists_within_lists_is_not_made() -> None:
+    """Sixty lists, each twice in the next: their text would have 2**60 parts."""
+    lists = b"]q\x000" + b"".join(
+        b"](h" + bytes([i - 1]) + b"h" + bytes([i - 1]) + b"eq" + bytes([i]) + b"0" for i in range(1, 60)
+    )
+    found, names = read_inert(PROTO + lists + parts.g("builtins.str") + b"(h\x3btR" + END, "here")
+    assert repr(found) == "<builtins.str>" and names == (("builtins", "str"),)

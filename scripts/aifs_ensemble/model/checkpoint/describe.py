@@ -16,6 +16,7 @@ import numpy as np
 
 from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.common.models import Model
+from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.model.checkpoint.digest import existing
 
@@ -121,8 +122,8 @@ def describe_checkpoint(path: Path, name: str | None = None) -> Description:
         raise CheckpointError(f"{name}: truncated or damaged ({error}), {path.stat().st_size} bytes") from None
     except FileNotFoundError:
         raise CheckpointError(f"{name}: no anemoi metadata in it, expected a checkpoint saved for inference") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of JSON too, or of JSON that is something else
-        raise CheckpointError(f"{name}: metadata cannot be read ({error})") from None
+    except Exception as error:  # of JSON, of JSON that is something else, of other methods of compression
+        raise CheckpointError(f"{name}: metadata cannot be read ({foreign(error)})") from None
     return Description(path, name, path.stat().st_size, metadata, arrays)
 
 
