@@ -6,9 +6,11 @@ import copyreg
 import json
 import resource
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ import torch
 from aifs_ensemble.cli import main
 from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.common.models import Model
-from aifs_ensemble.model.checkpoint.archive import read_archive
+from aifs_ensemble.model.checkpoint.archive import read_archive, verify_records
+from aifs_ensemble.model.checkpoint.describe import describe_checkpoint
 from aifs_ensemble.model.checkpoint.inert import read_inert
 from aifs_ensemble.model.checkpoint.load import load_model
 from aifs_ensemble.model.checkpoint.plain_archive import check_seen_alike, plain_records
@@ -236,3 +239,40 @@ def test_text_of_lists_within_lists_is_not_made() -> None:
     )
     found, names = read_inert(PROTO + lists + parts.g("builtins.str") + b"(h\x3btR" + END, "here")
     assert repr(found) == "<builtins.str>" and names == (("builtins", "str"),)
+
+
+def test_a_bare_look_does_not_inflate_a_bomb_into_memory(tmp_path: Path) -> None:
+    """A file of 400 kB holds 400 MB of zeros."""
+    path = tmp_path / "bomb.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a/data/0", "w") as record:
+        for _ in range(400):
+            record.write(bytes(1_000_000))
+    tracemalloc.start()
+    try:
+        verify_records(read_archive(path))
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("claimed", [5, (1 << 64) - 1])
+def test_a_record_of_another_size_than_claimed_is_one_line(claimed: int, tmp_path: Path) -> None:
+    path = tmp_path / "c.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data/0", b"12345678")
+    found = read_archive(path)
+    lying = replace(found, records=(replace(found.records[0], size=claimed),))
+    with pytest.raises(CheckpointError, match=f"has 8 bytes, expected {claimed}"):
+        verify_records(lying)
+
+
+def test_metadata_that_no_memory_holds_are_refused(demo_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.ckpt"
+    path.write_bytes(demo_path.read_bytes())
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"anemoi-metadata/anemoi.json")
+    entry = content.rindex(b"PK\1\2", 0, place)
+    struct.pack_into("<L", content, entry + 24, (1 << 31))
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"\d{10} bytes beside the weights, expected at most"):
+        describe_checkpoint(path)
