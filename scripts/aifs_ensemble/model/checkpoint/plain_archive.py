@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.common.text import foreign
@@ -61,7 +62,7 @@ def check_seen_alike(path: Path, archive: Archive, name: str) -> None:
 
     expected = {record.name.partition("/")[2]: record.start for record in archive.records}
     try:
-        reader = torch._C.PyTorchFileReader(str(path))
+        reader: Any = torch._C.PyTorchFileReader(str(path))
         found = {record: reader.get_record_offset(record) for record in reader.get_all_records()}
     except RuntimeError as error:
         raise CheckpointError(f"{name}: torch cannot read it ({foreign(error)})") from None
