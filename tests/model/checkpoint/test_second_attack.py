@@ -217,7 +217,7 @@ def test_a_file_has_no_commands_for_the_terminal(
 
 @pytest.mark.parametrize(
     "content",
-    [b"Nr\xff\xff\xff\xff", b"\x82\xf0)R", b"\x83\xf0\x00)R", b"\x84\xf0\x00\x00\x00)R", b"\x96" + b"\xff" * 8],
+    [b"Nr\0\0\0\x08", b"\x82\xf0)R", b"\x83\xf0\x00)R", b"\x84\xf0\x00\x00\x00)R", b"\x96" + b"\xff" * 8],
     ids=["memo", "EXT1", "EXT2", "EXT4", "bytearray"],
 )
 def test_a_bare_look_makes_no_room_and_calls_nothing(content: bytes) -> None:
@@ -276,3 +276,17 @@ def test_metadata_that_no_memory_holds_are_refused(demo_path: Path, tmp_path: Pa
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"\d{10} bytes beside the weights, expected at most"):
         describe_checkpoint(path)
+
+
+def test_a_matrix_is_whole_before_anything_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An LSTM looks into its list of weights when it gets its state."""
+    import scipy.sparse
+
+    def tell(*_: object) -> bool:
+        raise ComparedError
+
+    monkeypatch.setattr(scipy.sparse.csr_matrix, "__getitem__", tell)
+    modules = dict.fromkeys(("_modules", "_parameters", "_buffers", "_forward_pre_hooks", "_forward_hooks"), b"}")
+    attack = parts.blank("torch.nn.modules.rnn.LSTM") + d(**modules, all_weights=MATRIX) + BUILD
+    with pytest.raises(CheckpointError, match="refused: a sparse matrix that is none"):
+        parts.unpickle(PROTO + attack + END)

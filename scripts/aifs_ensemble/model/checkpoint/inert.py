@@ -134,7 +134,7 @@ def modules(root: Any, seen: set[int] | None = None) -> Iterator[Inert]:
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own: the one in C makes room for as many remembered objects as a file names, 64 GB by six bytes."""
+    """Python's own: the one in C makes room for as many remembered objects as a file names, up to 64 GiB."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
 
