@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.fields.ccsds import pack_with_eccodes, read_values
-from aifs_ensemble.fields.field_decoder import FieldDecoder
+from aifs_ensemble.fields.field_decoder import FieldDecoder, _sections
 from aifs_ensemble.fields.grib_encoder import FieldEncoder
 
 from fields.members import make_spec
@@ -111,6 +111,41 @@ def test_a_field_goes_where_it_is_asked_for(decoder: FieldDecoder) -> None:
 def test_what_is_no_message_is_one_line(decoder: FieldDecoder, spoil, says: str) -> None:
     with pytest.raises(InputError, match=f"^there: .*{says}"):
         decoder.decode(spoil(encoded(FIELDS["noise"])), "there")
+
+
+HUGE = struct.pack(">I", 0xFFFFFFF0)
+
+
+def edited(message: bytes, *edits: tuple[int, bytes]) -> bytes:
+    """Return the message with bytes of it replaced."""
+    out = bytearray(message)
+    for place, content in edits:
+        out[place : place + len(content)] = content
+    return bytes(out)
+
+
+@pytest.mark.parametrize(
+    ("template", "bits"), [(42, 16), (42, 0), (0, 16), (0, 0)], ids=["ccsds", "constant", "simple", "simple constant"]
+)
+def test_no_memory_is_made_for_as_many_values_as_a_message_claims(template: int, bits: int) -> None:
+    """A message of 6 kB that says it has 4294967280 values had 16 GiB asked for."""
+    message = encoded(FIELDS["noise"])
+    at = _sections(message, "here")
+    packing = (at[5] + 9, struct.pack(">H", template)), (at[5] + 19, bytes([bits]))
+    for places in [(at[3] + 6, at[5] + 5), (at[3] + 6,), (at[5] + 5,)]:
+        spoiled = edited(message, *packing, *((place, HUGE) for place in places))
+        with pytest.raises(InputError, match=f"there: 4294967280 values, expected {POINTS}"):
+            FieldDecoder(POINTS).decode(spoiled, "there")
+
+
+@pytest.mark.parametrize("scale", [128, 1024, 0x7FFF])
+def test_a_scale_beyond_all_numbers_is_one_line(decoder: FieldDecoder, scale: int) -> None:
+    message = encoded(FIELDS["noise"])
+    place = _sections(message, "here")[5] + 15
+    with pytest.raises(InputError, match=rf"there: scaled by 2\*\*{scale}, expected at most"):
+        decoder.decode(edited(message, (place, struct.pack(">H", scale))), "there")
+    smallest = decoder.decode(edited(message, (place, b"\xff\xff")), "there")
+    assert (smallest == smallest[0]).all()
 
 
 def test_another_grid_is_refused() -> None:

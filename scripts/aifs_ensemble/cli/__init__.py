@@ -18,6 +18,7 @@ from types import ModuleType
 
 import aifs_ensemble
 from aifs_ensemble.common.errors import DiskFullError, WorkflowError
+from aifs_ensemble.common.text import printable
 
 
 def command_names() -> list[str]:
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except WorkflowError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # a reader such as head has seen enough; Python must not complain again when it flushes at exit

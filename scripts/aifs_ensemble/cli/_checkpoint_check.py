@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from aifs_ensemble.common.text import printable
 from aifs_ensemble.model.checkpoint.check import Report
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.throughput import load_throughput
@@ -85,7 +86,7 @@ def _text(value: Any) -> str:
 
 
 def _print_row(name: str, text: str) -> None:
-    lines = textwrap.wrap(text, _WIDTH - 22, break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(printable(text), _WIDTH - 22, break_on_hyphens=False) or [""]
     print(f"  {name:18}  {lines[0]}")
     for line in lines[1:]:
         print(f"{'':22}{line}")

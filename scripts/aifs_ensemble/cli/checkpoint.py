@@ -11,6 +11,7 @@ from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.common.http import Policy
 from aifs_ensemble.common.models import get_model
 from aifs_ensemble.common.names import checkpoint_file
+from aifs_ensemble.common.text import foreign, printable
 from aifs_ensemble.model.checkpoint.archive import read_archive
 from aifs_ensemble.model.checkpoint.build import build_demo
 from aifs_ensemble.model.checkpoint.check import examine
@@ -96,8 +97,13 @@ def _fetch(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     description = describe_checkpoint(args.path)
-    for name, value in _facts(description):
-        print(f"{name:12} {value}")
+    try:
+        facts = _facts(description)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        told = foreign(f"{type(error).__name__}: {error}")
+        raise CheckpointError(f"{args.path}: metadata lacks what inference needs ({told})") from None
+    for name, value in facts:
+        print(printable(f"{name:12} {value}"))
     if args.model:
         check_description(description, get_model(args.model))
         print(f"fits         {args.model}")

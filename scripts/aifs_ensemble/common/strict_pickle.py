@@ -61,6 +61,11 @@ def is_plain(value: Any) -> bool:
     return type(value) in _PLAIN or (type(value) is tuple and all(map(is_plain, value)))
 
 
+def is_one_of(value: Any, *known: Any) -> bool:
+    """Whether a value is one of some plain ones. Anything else is not compared: that would run code of its class."""
+    return is_plain(value) and value in known
+
+
 def plain_call(name: str, call: Callable[..., Any], *kinds: type) -> Rebuilder:
     """Return a function that is called with positional arguments of exact types only."""
 
@@ -74,7 +79,7 @@ def plain_call(name: str, call: Callable[..., Any], *kinds: type) -> Rebuilder:
 
 def _encode(text: Any, encoding: Any = None) -> bytes:
     """Stand for _codecs.encode: bytes in protocols that have none."""
-    if type(text) is not str or encoding != "latin1":
+    if type(text) is not str or not is_one_of(encoding, "latin1"):
         refuse("_codecs.encode called with anything but text and latin1")
     return text.encode("latin1")
 
@@ -82,7 +87,8 @@ def _encode(text: Any, encoding: Any = None) -> bytes:
 def _ordered(*arguments: Any) -> collections.OrderedDict[Any, Any]:
     """Stand for collections.OrderedDict: empty, or of pairs as Python 2 wrote them."""
     pairs = arguments[0] if arguments else []
-    if len(arguments) > 1 or type(pairs) is not list or not all(len(p) == 2 and is_plain(p[0]) for p in pairs):
+    sound = len(arguments) <= 1 and type(pairs) is list
+    if not sound or not all(type(p) in (list, tuple) and len(p) == 2 and is_plain(p[0]) for p in pairs):
         refuse("collections.OrderedDict called with anything but pairs")
     return collections.OrderedDict(pairs)
 
@@ -95,7 +101,7 @@ def _dtype(code: Any, align: Any = False, copy: Any = False) -> np.dtype[Any]:
 
 
 def _reconstruct(cls: Any, shape: Any, typecode: Any) -> np.ndarray[Any, Any]:
-    if not (type(cls) is Blank and cls.cls is np.ndarray and shape == (0,) and typecode in (b"b", "b")):
+    if not (type(cls) is Blank and cls.cls is np.ndarray and is_one_of(shape, (0,)) and is_one_of(typecode, b"b", "b")):
         refuse("numpy's _reconstruct called for anything but an empty array")
     return np.empty((0,), np.int8)
 
@@ -117,7 +123,7 @@ def _scalar(dtype: Any, raw: Any = b"") -> Any:
 
 
 def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any = "C", *rest: Any) -> np.ndarray[Any, Any]:
-    if order not in ("C", "F") or rest not in ((), (None,)):
+    if not is_one_of(order, "C", "F") or not is_one_of(rest, (), (None,)):
         refuse("numpy's _frombuffer called with an unknown order")
     _check_numbers(dtype, shape, raw)
     return np.ndarray(shape, dtype, bytes(raw), order=order)
@@ -144,7 +150,7 @@ def common_names() -> dict[str, Any]:
 
 def _set_dtype(dtype: np.dtype[Any], state: Any) -> None:
     """Set the byte order of a number type; RefusedError for a state that changes more."""
-    if type(state) is not tuple or len(state) not in (8, 9) or state[0] not in (3, 4):
+    if type(state) is not tuple or len(state) not in (8, 9) or not is_one_of(state[0], 3, 4):
         refuse("a numpy.dtype with an unknown state")
     _, order, subtype, names, fields, size, alignment, flags = state[:8]
     text, objects = dtype.kind in "SU", dtype.kind == "O"
@@ -167,15 +173,17 @@ def _is_unit(dtype: np.dtype[Any], metadata: Any) -> bool:
     """Whether the ninth part of a type's state is the unit of dates, such as ``({}, (b"ns", 1, 1, 1))``, or nothing."""
     if metadata is None:
         return True
-    if dtype.kind not in "mM" or type(metadata) is not tuple or len(metadata) != 2 or metadata[0] not in ({}, None):
+    if dtype.kind not in "mM" or type(metadata) is not tuple or len(metadata) != 2:
         return False
-    unit = metadata[1]
+    more, unit = metadata
+    if not (more is None or (type(more) is dict and not more)):
+        return False
     return type(unit) is tuple and len(unit) == 4 and is_plain(unit) and all(type(n) is int for n in unit[1:])
 
 
 def _set_array(array: np.ndarray[Any, Any], state: Any, *, objects: bool) -> None:
     """Fill an empty array; RefusedError for a state whose bytes, shape and type do not agree."""
-    if type(state) is not tuple or len(state) != 5 or state[0] != 1 or type(state[3]) not in (bool, int):
+    if type(state) is not tuple or len(state) != 5 or not is_one_of(state[0], 1) or type(state[3]) not in (bool, int):
         refuse("a numpy.ndarray with an unknown state")
     _, shape, dtype, _, raw = state
     if isinstance(dtype, np.dtype) and dtype.kind == "O" and objects:

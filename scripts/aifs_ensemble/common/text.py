@@ -66,6 +66,11 @@ def hint(name: object, known: Iterable[str], otherwise: str = "") -> str:
     return f"did you mean {near!r}?" if near else otherwise or f"known are {', '.join(known)}"
 
 
+def printable(text: str) -> str:
+    """Return text for a terminal: its lines, and a question mark for whatever would be a command to it."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def foreign(value: object, most: int = 100) -> str:
     """Return what a file, an object or a server says, fit for a message: one line, at most `most` printable characters.
 

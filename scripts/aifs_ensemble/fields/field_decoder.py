@@ -22,6 +22,7 @@ Field = npt.NDArray[np.float32]
 _CCSDS = 42
 _NO_BITMAP = 255
 _EXACT_BITS = 24  # integers of so many bits are exact in float32
+_LARGEST_EXPONENT = 127  # of float32
 _END = b"7777"
 
 
@@ -39,16 +40,17 @@ class FieldDecoder:
         Raises InputError, naming `where`, for bytes that are no GRIB2 message of `points` values.
         """
         at = _sections(message, where)
-        found = int.from_bytes(message[at[5] + 5 : at[5] + 9], "big")
+        # before ecCodes makes room for as many as the message says
+        grid, packed = (int.from_bytes(message[start : start + 4], "big") for start in (at[3] + 6, at[5] + 5))
+        if grid != self.points or packed > grid:
+            raise InputError(f"{where}: {max(grid, packed)} values, expected {self.points}")
         if out is None:
             out = np.empty(self.points, np.float32)
         if not self._unpack(message, at, out, where):
             values = _through_eccodes(message, where)
-            found = values.size
-            if found == self.points:
-                out[:] = values
-        if found != self.points:
-            raise InputError(f"{where}: {found} values, expected {self.points}")
+            if values.size != self.points:
+                raise InputError(f"{where}: {values.size} values, expected {self.points}")
+            out[:] = values
         return out
 
     def _unpack(self, message: bytes, at: dict[int, int], out: Field, where: str) -> bool:
@@ -60,6 +62,8 @@ class FieldDecoder:
         flags, block, interval = struct.unpack_from(">BBH", message, at[5] + 21)
         if decimal or bits > _EXACT_BITS or flags & AEC_DATA_SIGNED:
             return False
+        if (exponent := _signed(scale)) > _LARGEST_EXPONENT:
+            raise InputError(f"{where}: scaled by 2**{exponent}, expected at most 2**{_LARGEST_EXPONENT}")
         if not bits:
             out[:] = reference
             return True
@@ -81,7 +85,7 @@ class FieldDecoder:
         if error or stream.total_out != integers.nbytes:
             raise InputError(f"{where}: does not decode (libaec: error {error}, {stream.total_out} bytes)")
         # the scale is a power of two: only the sum rounds
-        np.multiply(integers, np.float32(2.0 ** _signed(scale)), out=out, casting="unsafe")
+        np.multiply(integers, np.float32(2.0**exponent), out=out, casting="unsafe")
         out += np.float32(reference)
         return True
 

@@ -16,6 +16,7 @@ from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import index_file
 from aifs_ensemble.common.parameters import FieldName, field_name
 from aifs_ensemble.common.storage import Storage, open_destination
+from aifs_ensemble.common.text import foreign
 from aifs_ensemble.delivery.receipt import MemberReceipt, receipt_files
 from aifs_ensemble.delivery.standing import at_destination
 from aifs_ensemble.fields.field_decoder import FieldDecoder
@@ -24,6 +25,8 @@ from aifs_ensemble.fields.grids import grid_coordinates
 
 Field = npt.NDArray[np.float32]
 _GAP = 64 << 10  # bytes between two fields that cost less to read than another request
+_HEADER = 64 << 10  # more than a message has beside its values
+_LARGEST = 1 << 53  # more than an object has
 _INDEXES = 8  # kept at once: a block's index serves twelve leads
 
 
@@ -102,15 +105,18 @@ class DeliveredFields:
     def _read_index(self, key: str) -> Mapping[tuple[int, FieldName], _Range]:
         address = self._storage.address(key)
         found: dict[tuple[int, FieldName], _Range] = {}
+        longest = _HEADER + 8 * self._points
         for entry in parse_index(self._storage.get_bytes(key), Path(address)):
             try:
                 name = FieldName(str(entry["param"]), str(entry["levtype"]), int(entry.get("levelist", 0)))
                 lead = int(str(entry["step"]).rpartition("-")[2])
                 where = _Range(int(entry["_offset"]), int(entry["_length"]))
-            except (KeyError, ValueError, TypeError) as error:
+            except (KeyError, ValueError, TypeError, OverflowError) as error:
                 raise InputError(f"{address}: not an index of a forecast ({error!r})") from None
-            if where.offset < 0 or where.length <= 0:
-                raise InputError(f"{address}: {where.length} bytes at byte {where.offset}, expected a message")
+            # what nobody vouches for is not asked of the memory, nor of the service
+            if not (0 <= where.offset <= _LARGEST and 0 < where.length <= longest):
+                place = foreign(f"{where.length} bytes at byte {where.offset}")
+                raise InputError(f"{address}: {place}, expected a message of at most {longest} bytes")
             found[lead, name] = where
         return found
 

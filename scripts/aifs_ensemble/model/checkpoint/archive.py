@@ -32,6 +32,7 @@ _T = TypeVar("_T")
 
 ALIGNMENT = 64
 _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+_PACKED_PIECE, _PIECE = 1 << 20, 16 << 20
 # Extra field in which torch pads a local header.
 _PADDING = 0x4246
 
@@ -103,23 +104,40 @@ def _record(path: Path, file: io.BufferedReader, info: zipfile.ZipInfo) -> Recor
 
 def _content(archive: Archive, whole: memoryview, record: Record) -> bytes | memoryview:
     """Return the content of a record, inflated where it is deflated; CheckpointError when it is not what it was."""
-    content: bytes | memoryview = whole[record.start : record.start + record.packed]
-    if record.deflated:
-        try:
-            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, record.size + 1)
-        except zlib.error as error:
-            raise CheckpointError(
-                f"{archive.path}: damaged: record {record.name} cannot be inflated ({error})"
-            ) from None
-    if len(content) != record.size:
-        raise CheckpointError(
-            f"{archive.path}: damaged: record {record.name} has {len(content)} bytes, expected {record.size}"
-        )
-    if (crc := zlib.crc32(content)) != record.crc:
+    pieces = list(_pieces(archive, whole, record))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _pieces(archive: Archive, whole: memoryview, record: Record) -> Iterator[bytes | memoryview]:
+    """Yield the content of a record in pieces of at most `_PIECE` bytes; CheckpointError when it is not what it was."""
+    size = crc = 0
+    try:
+        for piece in _inflated(whole, record):
+            size, crc = size + len(piece), zlib.crc32(piece, crc)
+            if size > record.size:
+                break
+            yield piece
+    except zlib.error as error:
+        raise CheckpointError(f"{archive.path}: damaged: record {record.name} cannot be inflated ({error})") from None
+    if size != record.size:
+        raise CheckpointError(f"{archive.path}: damaged: record {record.name} has {size} bytes, expected {record.size}")
+    if crc != record.crc:
         raise CheckpointError(
             f"{archive.path}: damaged: record {record.name} has CRC-32 {crc:08x}, expected {record.crc:08x}"
         )
-    return content
+
+
+def _inflated(whole: memoryview, record: Record) -> Iterator[bytes | memoryview]:
+    packed = whole[record.start : record.start + record.packed]
+    if not record.deflated:
+        yield packed
+        return
+    inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+    for start in range(0, len(packed), _PACKED_PIECE):
+        rest: bytes | memoryview = packed[start : start + _PACKED_PIECE]
+        while rest:
+            yield inflating.decompress(rest, _PIECE)
+            rest = inflating.unconsumed_tail
 
 
 def _in_order(work: Callable[[Record], _T], records: Iterable[Record]) -> Iterator[_T]:
@@ -144,7 +162,8 @@ def _whole(path: Path) -> memoryview:
 def verify_records(archive: Archive) -> None:
     """Raise CheckpointError naming the first record whose content is not the one that the archive lists."""
     whole = _whole(archive.path)
-    for _ in _in_order(lambda record: len(_content(archive, whole, record)), archive.records):
+    # piece by piece: a megabyte may hold a gigabyte of zeros
+    for _ in _in_order(lambda record: sum(map(len, _pieces(archive, whole, record))), archive.records):
         pass
 
 

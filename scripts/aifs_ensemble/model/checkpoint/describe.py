@@ -16,12 +16,14 @@ import numpy as np
 
 from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.common.models import Model
+from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.model.checkpoint.digest import existing
 
 if TYPE_CHECKING:
     from anemoi.inference.metadata import Metadata
 
+_MOST_BESIDE = 1 << 30  # the pickle, the metadata and their arrays, inflated: tens of MB in any that was seen
 _ZIP_START = b"PK\x03\x04"
 # Packages other than anemoi's own whose version decides whether a model can be unpickled.
 _PICKLED_FROM = ("torch", "torch_geometric", "numpy", "omegaconf", "hydra", "einops", "flash_attn")
@@ -116,13 +118,19 @@ def describe_checkpoint(path: Path, name: str | None = None) -> Description:
     if start != _ZIP_START:
         raise CheckpointError(f"{name}: starts with {start!r}, expected the zip archive that torch.save writes")
     try:
+        with zipfile.ZipFile(path) as archive:
+            beside = sum(info.file_size for info in archive.infolist() if "/data/" not in info.filename)
+        if beside > _MOST_BESIDE:
+            raise CheckpointError(f"{name}: {beside} bytes beside the weights, expected at most {_MOST_BESIDE}")
         metadata, arrays = load_metadata(str(path), supporting_arrays=True)
+    except CheckpointError:
+        raise
     except (zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{name}: truncated or damaged ({error}), {path.stat().st_size} bytes") from None
     except FileNotFoundError:
         raise CheckpointError(f"{name}: no anemoi metadata in it, expected a checkpoint saved for inference") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of JSON too, or of JSON that is something else
-        raise CheckpointError(f"{name}: metadata cannot be read ({error})") from None
+    except Exception as error:  # of JSON, of JSON that is something else, of other methods of compression
+        raise CheckpointError(f"{name}: metadata cannot be read ({foreign(error)})") from None
     return Description(path, name, path.stat().st_size, metadata, arrays)
 
 

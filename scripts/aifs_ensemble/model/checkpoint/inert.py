@@ -11,12 +11,12 @@ from __future__ import annotations
 import collections
 import io
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from aifs_ensemble.common.errors import CheckpointError
 
-# What is harmless to call and handy to have as it is.
+# What is harmless to call and handy to have as it is. Not text: that of lists within lists has no end.
 _PLAIN = {
     "builtins.set": set,
     "builtins.frozenset": frozenset,
@@ -24,7 +24,6 @@ _PLAIN = {
     "builtins.dict": dict,
     "builtins.int": int,
     "builtins.float": float,
-    "builtins.str": str,
     "builtins.tuple": tuple,
     "collections.OrderedDict": collections.OrderedDict,
     "torch.Size": tuple,
@@ -134,7 +133,11 @@ def modules(root: Any, seen: set[int] | None = None) -> Iterator[Inert]:
             yield from modules(part, seen)
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own: the one in C makes room for as many remembered objects as a file names, up to 64 GiB."""
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+
     def __init__(self, content: bytes):
         super().__init__(io.BytesIO(content))
         self.names: dict[tuple[str, str], Any] = {}
@@ -145,6 +148,12 @@ class _Unpickler(pickle.Unpickler):
             made = type(name.rpartition(".")[2], (Inert,), {"full_name": full})
             self.names[module, name] = _Reconstructed if full == "copyreg._reconstructor" else _PLAIN.get(full, made)
         return self.names[module, name]
+
+    def load_extension(self) -> None:
+        raise pickle.UnpicklingError("an object that some package of this environment registered")
+
+    for _code in (pickle.EXT1, pickle.EXT2, pickle.EXT4):
+        dispatch[_code[0]] = load_extension
 
     def persistent_load(self, pid: Any) -> Any:
         """Stand for a tensor's storage: its key is the record that holds it."""

@@ -27,7 +27,7 @@ from aifs_ensemble.model.checkpoint.digest import (
     read_record,
     write_record,
 )
-from aifs_ensemble.model.checkpoint.plain_archive import plain_records
+from aifs_ensemble.model.checkpoint.plain_archive import check_seen_alike, plain_records
 from aifs_ensemble.model.checkpoint.unpickle import pickle_module
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def unpickle_checkpoint(description: Description, device: str, also: Collection[
     pickled = pickle_module(also, plain_records(path, description.name))
     ensure_flash_attention()
     with torch_may_map(read_archive(path)) as mapped:
+        check_seen_alike(mapped, read_archive(mapped), description.name)
         try:
             # weights_only=False, for the checkpoint is a whole model; pickle_module is what limits it.
             interface: Any = torch.load(

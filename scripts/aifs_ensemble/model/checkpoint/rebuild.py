@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from aifs_ensemble.common.strict_pickle import Blank, Rebuilder, common_names, is_plain, plain_call, refuse
+from aifs_ensemble.common.strict_pickle import Blank, Rebuilder, common_names, is_one_of, is_plain, plain_call, refuse
 
 _FACTORIES = (dict, list, set, int, float, str, None)
 
@@ -80,7 +80,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> An
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if last >= length and 0 not in size:
         refuse(f"a tensor of {last + 1} values in a storage of {length}")
-    if rest[2:] not in ((), (None,), ({},)):
+    if any(not (part is None or (type(part) is dict and not part)) for part in rest[2:]):
         refuse("a tensor with metadata")
     tensor = torch._utils._rebuild_tensor(storage, offset, tuple(size), tuple(stride))
     return tensor.requires_grad_(rest[0] is True) if rest else tensor
@@ -94,7 +94,7 @@ def _parameter(data: Any, requires_grad: Any, hooks: Any = None, state: Any = No
         refuse("a parameter that is no tensor")
     parameter = torch._utils._rebuild_parameter(data, requires_grad is True, collections.OrderedDict())
     attributes, slots = state if type(state) is tuple and len(state) == 2 else (state, None)
-    if slots or (attributes and type(attributes) is not dict):
+    if any(not (part is None or type(part) is dict) for part in (attributes, slots)) or slots:
         refuse("a parameter with a state that is no dictionary of attributes")
     for name, value in (attributes or {}).items():
         if type(name) is not str or name[:2] == "__" or hasattr(torch.nn.Parameter, name) or not is_plain(value):
@@ -117,7 +117,8 @@ def _sparse(layout: Any, data: Any) -> Any:
     if coordinates:
         coalesced = data[3] if len(data) == 4 else None
         return torch.sparse_coo_tensor(tensors[0], tensors[1], size, check_invariants=True, is_coalesced=coalesced)
-    if layout not in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc):
+    known = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+    if not any(layout is one for one in known):
         refuse("a sparse tensor of an unknown layout")
     rows, columns, values = tensors
     return torch.sparse_compressed_tensor(rows, columns, values, size, layout=layout, check_invariants=True)
@@ -277,7 +278,7 @@ def check_storage(stored: Any, sizes: Mapping[str, int] | None) -> None:
     sound = (
         type(stored) is tuple
         and len(stored) == 5
-        and stored[0] == "storage"
+        and is_one_of(stored[0], "storage")
         and type(stored[1]) is torch.serialization.StorageType
         and type(stored[2]) is str
         and re.fullmatch(r"\d{1,9}", stored[2], re.ASCII)

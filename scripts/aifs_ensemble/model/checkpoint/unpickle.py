@@ -268,6 +268,7 @@ class _ModelUnpickler(StrictUnpickler):
         elif _is_network(cls):
             _check_state(cls, state)
             rebuild.set_state(instance, dict(state))  # a copy: the file could fill its own afterwards
+            rebuild.check_built(instance)  # before another's state is set, whose class may look into this one
         else:
             super().build(instance, state)
 
