@@ -8,12 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.files import crc32c_bytes, json_bytes
+from aifs_ensemble.common.files import crc32c_bytes
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, write_member_manifest
 from aifs_ensemble.common.names import checkpoint_file, file_name
 from aifs_ensemble.common.storage import Storage, open_destination
 from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
 from aifs_ensemble.delivery.member import Receipt
+from aifs_ensemble.delivery.receipt import receipt_bytes
 
 
 def fill(config: Config) -> Storage:
@@ -43,7 +44,7 @@ def _deliver(config: Config, storage: Storage, member: int) -> None:
     layout, digest = config.delivery.layout, manifest.content_digest
     receipt = Receipt(member, config.cycle, storage.url, layout, digest, tuple(objects))
     leads = [asdict(record) for record in records]
-    storage.put_bytes(json_bytes({**receipt.lasting(), "leads": leads, "work": {}}), keys.receipt(member))
+    storage.put_bytes(receipt_bytes({**receipt.lasting(), "leads": leads, "work": {}}), keys.receipt(member))
     with TemporaryDirectory() as folder:
         path = Path(folder) / "manifest.json"
         write_member_manifest(path, manifest)
