@@ -19,6 +19,11 @@ _COUNT = itertools.count()
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Real runs of snakemake first: whichever process is free at the end then has short tests left."""
+    items.sort(key=lambda item: "/workflow/" not in item.path.as_posix())
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""

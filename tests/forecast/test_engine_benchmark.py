@@ -13,7 +13,7 @@ import pytest
 
 @pytest.mark.timeout(600)
 def test_it_runs_side_by_side_and_compares_the_bytes(tmp_path: Path, root: Path) -> None:
-    modes = ("forward-eager", "engine", "engine-killed", "engine-2", "anemoi-serial")
+    modes = ("forward-eager", "engine", "engine-killed", "engine-2")
     command = [
         sys.executable, str(root / "benchmarks" / "forecast_engine.py"), "--model", "demo", "--scratch", str(tmp_path),
         "--steps", "12", "--reference-steps", "1", "--repeats", "1", "--encoders", "1", "--out", str(tmp_path / "out"),

@@ -19,7 +19,6 @@ from aifs_ensemble.forecast.run import run_forecast
 
 from forecast.cases import content
 
-KILLS = 20
 # what a forecast imports, most of it only while the checkpoint is read
 PRELOADED = [
     "aifs_ensemble.forecast.engine",
@@ -67,7 +66,9 @@ def processes() -> ForkServerContext:
 
 
 @pytest.mark.timeout(900)  # seconds on an idle machine, minutes on one shared by a dozen
-def test_killed_at_twenty_random_points_it_gives_the_same_bytes(
+@pytest.mark.parametrize("wanted", [8, pytest.param(40, marks=pytest.mark.long)])
+def test_killed_at_random_points_it_gives_the_same_bytes(
+    wanted: int,
     processes: ForkServerContext,
     request_for: Callable[..., ForecastRequest],
     whole: tuple[ForecastRequest, dict[str, bytes]],
@@ -89,7 +90,7 @@ def test_killed_at_twenty_random_points_it_gives_the_same_bytes(
 
     rng = random.Random()
     kills = finishes = 0
-    while kills < KILLS:
+    while kills < wanted:
         process, began = start()
         process.join(rng.uniform(0, duration))
         if process.exitcode is None:

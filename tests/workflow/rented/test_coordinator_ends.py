@@ -58,7 +58,7 @@ WAYS: dict[str, tuple[Way, float, dict]] = {
     "--until": (wait, 0, {"arguments": ["--until", "forecast_member"]}),
     "full disk": (wait, 5, {"full": True}),
 }
-QUICK = ("Ctrl-C", "closed terminal")
+QUICK = ("Ctrl-C",)
 
 
 def records(project: Project) -> list[dict]:
