@@ -146,12 +146,13 @@ def test_a_member_that_waits_can_be_stopped(
 ) -> None:
     first, second = two
     holding = Holding(tmp_path)
-    with started(processes, first, tmp_path, holding) as one, started(processes, second, tmp_path) as other:
+    with started(processes, first, tmp_path, holding) as one:
         until(holding.inside.exists, one)
-        until(lambda: waiting(second), other)
-        os.kill(other.pid, signal.SIGTERM)  # type: ignore[arg-type]
-        other.join()
-        assert other.exitcode == StoppedError.exit_code
+        with started(processes, second, tmp_path) as other:
+            until(lambda: waiting(second), other)
+            os.kill(other.pid, signal.SIGTERM)  # type: ignore[arg-type]
+            other.join()
+            assert other.exitcode == StoppedError.exit_code
         holding.release.touch()
         one.join()
         assert one.exitcode == 0
