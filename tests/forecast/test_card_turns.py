@@ -87,6 +87,19 @@ def encoders_left(folder: Path) -> list[str]:
     return found
 
 
+@contextmanager
+def one_computes_and_another_waits(
+    processes: ForkServerContext, two: tuple[ForecastRequest, ForecastRequest], folder: Path
+) -> Iterator[tuple[multiprocessing.Process, multiprocessing.Process, Holding]]:
+    """Yield both processes, the second one at its turn, and what holds the first one in its first step."""
+    holding = Holding(folder)
+    with started(processes, two[0], folder, holding) as one:
+        until(holding.inside.exists, one)
+        with started(processes, two[1], folder) as other:
+            until(lambda: waiting(two[1]), other)
+            yield one, other, holding
+
+
 def waiting(request: ForecastRequest) -> bool:
     """Whether a member has read its initial state, which is the last thing before its turns."""
     attempts = WorkFolder(request.work, request.cycle, request.member).attempts() if request.work.exists() else []
@@ -112,20 +125,16 @@ def test_one_computes_and_the_other_follows(
     tmp_path: Path,
 ) -> None:
     first, second = two
-    holding = Holding(tmp_path)
-    with started(processes, first, tmp_path, holding) as one:
-        until(holding.inside.exists, one)
-        with started(processes, second, tmp_path) as other:
-            until(lambda: waiting(second), other)
-            other.join(3)  # time to make all five leads, were it not for its turn
-            assert other.is_alive() and not (second.work / "journal.jsonl").exists()
-            if ends == "killed":
-                os.kill(one.pid, signal.SIGKILL)  # type: ignore[arg-type]
-            else:
-                holding.release.touch()
-            other.join()
-            one.join()
-            assert other.exitcode == 0
+    with one_computes_and_another_waits(processes, two, tmp_path) as (one, other, holding):
+        other.join(3)  # time to make all five leads, were it not for its turn
+        assert other.is_alive() and not (second.work / "journal.jsonl").exists()
+        if ends == "killed":
+            os.kill(one.pid, signal.SIGKILL)  # type: ignore[arg-type]
+        else:
+            holding.release.touch()
+        other.join()
+        one.join()
+        assert other.exitcode == 0
     assert content(second) == whole[1]
     if ends == "well":
         assert one.exitcode == 0
@@ -144,15 +153,11 @@ def test_one_computes_and_the_other_follows(
 def test_a_member_that_waits_can_be_stopped(
     processes: ForkServerContext, two: tuple[ForecastRequest, ForecastRequest], tmp_path: Path
 ) -> None:
-    first, second = two
-    holding = Holding(tmp_path)
-    with started(processes, first, tmp_path, holding) as one:
-        until(holding.inside.exists, one)
-        with started(processes, second, tmp_path) as other:
-            until(lambda: waiting(second), other)
-            os.kill(other.pid, signal.SIGTERM)  # type: ignore[arg-type]
-            other.join()
-            assert other.exitcode == StoppedError.exit_code
+    second = two[1]
+    with one_computes_and_another_waits(processes, two, tmp_path) as (one, other, holding):
+        os.kill(other.pid, signal.SIGTERM)  # type: ignore[arg-type]
+        other.join()
+        assert other.exitcode == StoppedError.exit_code
         holding.release.touch()
         one.join()
         assert one.exitcode == 0

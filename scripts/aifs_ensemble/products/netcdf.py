@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.files import atomic_writer
 from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.products.regular_grid import RegularGrid
@@ -56,7 +57,7 @@ def hours_since(config: Config) -> str:
 
 
 def write_netcdf(data: xr.Dataset, path: Path, unlimited: tuple[str, ...] = ()) -> None:
-    """Write a data set atomically, float32 variables compressed; DiskFullError where there is no room."""
+    """Write a data set atomically, float32 variables compressed; StorageError where it cannot be written."""
     encoding = {
         name: {"zlib": True, "complevel": 1, "shuffle": True, "_FillValue": None}
         for name in data.data_vars
@@ -64,4 +65,7 @@ def write_netcdf(data: xr.Dataset, path: Path, unlimited: tuple[str, ...] = ()) 
     }
     with atomic_writer(path) as file:
         # netCDF writes to a path of its own
-        data.to_netcdf(file.name, engine="netcdf4", encoding=encoding, unlimited_dims=list(unlimited))
+        try:
+            data.to_netcdf(file.name, engine="netcdf4", encoding=encoding, unlimited_dims=list(unlimited))
+        except RuntimeError as error:  # all that netCDF says of a disk without room
+            raise StorageError(f"{path}: cannot be written ({error}); is the disk full?") from None
