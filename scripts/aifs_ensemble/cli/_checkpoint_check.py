@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from aifs_ensemble.planning.throughput import load_throughput
 
 # The benchmark's model of that size is measured in the released one's place.
 _MEASURED_AS = {"aifs-ens-size": "aifs-ens-1.0"}
-_WIDTH = 120
+_WIDEST = 120
 
 
 def by_card(report: Report) -> list[dict[str, Any]]:
@@ -86,7 +87,8 @@ def _text(value: Any) -> str:
 
 
 def _print_row(name: str, text: str) -> None:
-    lines = textwrap.wrap(printable(text), _WIDTH - 22, break_on_hyphens=False) or [""]
+    width = min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
+    lines = textwrap.wrap(printable(text), width - 22, break_on_hyphens=False) or [""]
     print(f"  {name:18}  {lines[0]}")
     for line in lines[1:]:
         print(f"{'':22}{line}")

@@ -51,7 +51,7 @@ def _data_set(config: Config, fields: DeliveredFields, grid: RegularGrid, values
             "time": ("time", time, {"standard_name": "time", "long_name": "valid time", "axis": "T"}),
             "leadtime": ("time", leads, {"standard_name": "forecast_period", "units": "hours"}),
             "number": netcdf.member_coordinate([fields.member]),
-            **netcdf.grid_coordinates(grid),
+            **netcdf.latitude_longitude(grid),
         },
         netcdf.global_attributes(
             config, f"AIFS ENS member {fields.member} at {grid_label(grid.name)}", untrained=fields.untrained

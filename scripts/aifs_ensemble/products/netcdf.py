@@ -20,7 +20,7 @@ _LONGITUDE = {"standard_name": "longitude", "units": "degrees_east", "axis": "X"
 _MEMBER = {"standard_name": "realization", "units": "1", "long_name": "ensemble member"}
 
 
-def grid_coordinates(grid: RegularGrid) -> dict[str, Any]:
+def latitude_longitude(grid: RegularGrid) -> dict[str, Any]:
     """Return the coordinates of a regular grid."""
     return {
         "latitude": ("latitude", grid.latitudes, _LATITUDE),

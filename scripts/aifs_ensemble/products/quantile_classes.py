@@ -78,7 +78,7 @@ def write_weekly_ensemble(config: Config, paths: Sequence[Path], output: Path) -
             for name, item in config.products.weekly.variables.items()
             for kind, reduce, words in (("mean", "mean", "mean"), ("spread", "std", "standard deviation"))
         },
-        {**period_coordinates(config), **netcdf.grid_coordinates(RegularGrid(config))},
+        {**period_coordinates(config), **netcdf.latitude_longitude(RegularGrid(config))},
         ensemble_attributes(config, members, "AIFS ENS weekly mean and spread")
         | {"member_digests": data.attrs["digests"]},
     )
@@ -109,7 +109,7 @@ def write_quintiles(config: Config, paths: Sequence[Path], output: Path, submiss
     assert edges is not None
     coordinates = {
         "quintile": ("quintile", np.append(edges, 1.0), {"long_name": "upper bound of the class, share of years"}),
-        **netcdf.grid_coordinates(grid),
+        **netcdf.latitude_longitude(grid),
     }
     periods = list(config.periods)
     result = xr.Dataset(

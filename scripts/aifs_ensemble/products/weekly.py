@@ -67,7 +67,7 @@ def write_weekly_file(config: Config, member: int, path: Path) -> None:
             )
             for name, item in weekly.variables.items()
         },
-        {**period_coordinates(config), "number": netcdf.member_coordinate([member]), **netcdf.grid_coordinates(grid)},
+        {**period_coordinates(config), "number": netcdf.member_coordinate([member]), **netcdf.latitude_longitude(grid)},
         netcdf.global_attributes(config, f"AIFS ENS member {member}, weekly", untrained=fields.untrained)
         | {"member_digest": fields.digest},
     )
