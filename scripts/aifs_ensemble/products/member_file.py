@@ -12,8 +12,8 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.names import grid_label
 from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.products import netcdf
-from aifs_ensemble.products.delivered_fields import DeliveredFields
 from aifs_ensemble.products.parallel import readers
+from aifs_ensemble.products.regular_fields import RegularFields
 from aifs_ensemble.products.regular_grid import RegularGrid
 
 
@@ -23,22 +23,22 @@ def write_member_file(config: Config, member: int, path: Path) -> None:
     Amounts are what the leads hold: from the start of the forecast, or over each step; ``cell_methods`` says which.
     Raises InputError when the member is not delivered.
     """
-    fields, grid = DeliveredFields(config, member), RegularGrid(config)
     variables = config.products.members.variables
-    for variable in variables:
-        grid.weights(variable)  # made before threads want them
+    fields = RegularFields(config, member, variables)
+    grid = fields.grid
     values = {name: np.empty((len(config.leads), 1, *grid.shape), np.float32) for name in variables}
 
     def one(place: int) -> None:
         for variable, field in fields.read(config.leads[place], variables).items():
-            values[variable][place, 0] = grid.regrid(variable, field)
+            values[variable][place, 0] = field
 
     with ThreadPoolExecutor(readers(config)) as pool:
         list(pool.map(one, range(len(config.leads))))
-    netcdf.write_netcdf(_data_set(config, fields, grid, values), path, unlimited=("time",))
+    netcdf.write_netcdf(_data_set(config, fields, values), path, unlimited=("time",))
 
 
-def _data_set(config: Config, fields: DeliveredFields, grid: RegularGrid, values: dict[str, np.ndarray]) -> xr.Dataset:
+def _data_set(config: Config, fields: RegularFields, values: dict[str, np.ndarray]) -> xr.Dataset:
+    grid = fields.grid
     leads = np.array(config.leads, "f8")
     start = np.datetime64(config.cycle_time.replace(tzinfo=None), "ns")
     time = start + leads.astype("m8[h]")
