@@ -32,6 +32,7 @@ USES = ("computing", "start_up", "wait_output", "between", "drain", "lost", "gap
 FORECAST = "forecast_member"
 NOT_CPU_RULES = (FORECAST, "ensemble_manifest")  # the coordinator writes the latter
 INITIAL_RULES = ("initial_cycle", "initial_member", "initial_members")  # on one machine, as the profiles group them
+PRODUCT_RULES = "product_"  # what their names begin with; on one machine, too
 _GB = 1e9
 _NAN = float("nan")
 
@@ -217,12 +218,20 @@ def _machine_costs(seconds: float, rates: Rates, category: str) -> dict[str, flo
     }
 
 
+def _machine_of(rule: str) -> str:
+    """Return which machine the jobs of a rule share, empty for a machine a job."""
+    return "initial" if rule in INITIAL_RULES else "products" if rule.startswith(PRODUCT_RULES) else ""
+
+
 def _cpu_costs(jobs: Sequence[JobTime], rates: Rates, cores: int) -> Iterator[tuple[JobTime, dict[str, float]]]:
-    """Yield jobs and what they cost; initial states are made on one machine, as many at once as it has cores."""
-    initial = [job for job in jobs if job.rule in INITIAL_RULES]
-    at_once = min(cores, sum(job.rule == "initial_member" for job in initial))
+    """Yield jobs and what they cost; initial states are made on one machine, as many at once as it has cores.
+
+    Products are made on another.
+    """
+    sharing = Counter(_machine_of(job.rule) for job in jobs)
+    at_once = min(cores, sum(job.rule == "initial_member" for job in jobs))
     for job in jobs:
-        share = 1 / len(initial) if job.rule in INITIAL_RULES else 1.0
+        share = 1 / sharing[_machine_of(job.rule)] if _machine_of(job.rule) else 1.0
         started = replace(rates, start_seconds=rates.start_seconds * share, pull_seconds=rates.pull_seconds * share)
         seconds = job.seconds / at_once if job.rule == "initial_member" else job.seconds
         yield job, _machine_costs(seconds, started, "cpu compute")

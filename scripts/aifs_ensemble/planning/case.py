@@ -8,8 +8,10 @@ from functools import cached_property
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import CloudError
 from aifs_ensemble.common.models import fetched_by_coordinator
+from aifs_ensemble.planning.grid_sizes import grid_points
 from aifs_ensemble.planning.machines import HourPrice, Machines, MachineType
 from aifs_ensemble.planning.outstanding import Outstanding
+from aifs_ensemble.planning.product_stage import ProductStage, product_stage
 from aifs_ensemble.planning.regions import usable_regions
 from aifs_ensemble.planning.speeds import Speed
 from aifs_ensemble.planning.throughput import Throughput
@@ -61,6 +63,17 @@ class Case:
     def delivered_bytes(self) -> float:
         """Bytes still to deliver."""
         return len(self.work.to_deliver) * len(self.config.leads) * self.lead_bytes
+
+    @cached_property
+    def products(self) -> ProductStage:
+        """What the products take that follow the forecasts."""
+        return product_stage(
+            self.config,
+            self.work.products,
+            field_bytes=self.lead_bytes / self.fields,
+            points=grid_points(self.config.model.grid),
+            assume=self.machines.assumptions,
+        )
 
     @property
     def written_bytes(self) -> float:

@@ -57,6 +57,7 @@ def cpu_stage(case: Case) -> CpuStage:
         (int(case.work.checkpoint and not case.checkpoint_here), case.initial_seconds, 1),
         (min(states, 1), case.initial_seconds, states),
         (synced, sync_seconds, math.ceil(synced / cores) if case.local else 1),
+        (int(bool(case.products.jobs)), product_seconds(case, cores), 1),
     ]
     # on no machine of their own
     here = _MANIFEST_SECONDS * int(case.work.ensemble_manifest)
@@ -67,6 +68,21 @@ def cpu_stage(case: Case) -> CpuStage:
         wall_hours=(here + sum(wait + start + jobs * seconds for machines, seconds, jobs in stages if machines)) / 3600,
         starts=sum(machines for machines, _, _ in stages),
     )
+
+
+def product_seconds(case: Case, processors: int) -> float:
+    """Return the seconds of the products' stage on a machine: two of a rented one's processors are one core."""
+    return case.products.cpu_seconds / max(processors if case.local else processors / 2, 1)
+
+
+def product_usd(case: Case) -> float:
+    """Return what the products' stage costs on demand, its machine's start included, USD."""
+    if case.local or not case.products.jobs:
+        return 0.0
+    assume, machine = case.machines.assumptions, case.machines.for_class("cpu", case.config)
+    start = assume.vm_boot_seconds + assume.image_gb["cpu"] * 1000 / assume.image_pull_mb_s
+    hours = (start + product_seconds(case, machine.vcpus)) / 3600
+    return hours * (case.price(machine).on_demand + sum(hourly(case, machine).values()))
 
 
 def costs_by_category(

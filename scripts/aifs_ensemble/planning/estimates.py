@@ -12,21 +12,10 @@ from dataclasses import dataclass, replace
 from aifs_ensemble.delivery.scratch import MB, MemberSizes, reserve, room_needed
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.costs import GB, CpuStage, Rented, costs_by_category, cpu_stage, hourly
+from aifs_ensemble.planning.grid_sizes import grid_points
 from aifs_ensemble.planning.machines import MachineType
 from aifs_ensemble.planning.preemption import Life, Spread, busy_seconds, spread
 from aifs_ensemble.planning.speeds import Speed
-
-# Points of the grids in the model catalogue; others are asked of ecCodes, which takes longer to import than a plan.
-_POINTS = {"N32": 6114, "N48": 13280, "N80": 35718, "N128": 88838, "N320": 542080}
-
-
-def grid_points(name: str) -> int:
-    """Return the number of points of a grid."""
-    if name in _POINTS:
-        return _POINTS[name]
-    from aifs_ensemble.fields.grids import grid_coordinates
-
-    return grid_coordinates(name).points
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ class Assumptions:
     sync_mb_s: float
     idle_tail_seconds: float
     preemptions_per_hour: Mapping[str, float]
+    product_seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
@@ -20,6 +20,7 @@ from aifs_ensemble.delivery.standing import (
     on_scratch,
     refusal,
 )
+from aifs_ensemble.planning.product_stage import jobs_of_products
 
 LOG = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class MemberWork:
 class Outstanding:
     """What is missing. `looked_at` says where that was read, `refusal` why a run would not start on it.
 
-    `of_run` says that it is what one run would do, which may be less (`of_jobs`).
+    `of_run` says that it is what one run would do, which may be less (`of_jobs`). `products` counts jobs by rule.
     """
 
     members: tuple[MemberWork, ...]
@@ -49,6 +50,7 @@ class Outstanding:
     manifests: tuple[MemberManifest, ...] = ()
     refusal: str | None = None
     of_run: bool = False
+    products: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def to_forecast(self) -> tuple[MemberWork, ...]:
@@ -70,7 +72,8 @@ def everything(config: Config) -> Outstanding:
     """Return the work of an ensemble of which nothing exists yet."""
     steps = len(config.leads)
     members = tuple(MemberWork(member, steps, deliver=True, initial=True) for member in config.members)
-    return Outstanding(members, True, config.checkpoint is None, True, ())
+    products = jobs_of_products(config, len(members))
+    return Outstanding(members, True, config.checkpoint is None, True, (), products=products)
 
 
 def of_jobs(config: Config, work: Outstanding, jobs: Mapping[str, Collection[int]]) -> Outstanding:
@@ -96,6 +99,7 @@ def of_jobs(config: Config, work: Outstanding, jobs: Mapping[str, Collection[int
         checkpoint="checkpoint_prepare" in jobs,
         ensemble_manifest="ensemble_manifest" in jobs,
         of_run=True,
+        products={rule: len(members) or 1 for rule, members in jobs.items()},
     )
 
 
@@ -133,6 +137,7 @@ def outstanding(config: Config, *, destination: bool | Destination | None = None
         looked_at=(str(scratch.base), str(config.destination)) if there else (str(scratch.base),),
         manifests=tuple(one.manifest for one in computed.values() if one.done and one.manifest),
         refusal=refusal(refused) if refused else None,
+        products=jobs_of_products(config, sum(work.deliver for work in members)),
     )
 
 

@@ -23,7 +23,8 @@ from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.planning.cards import own_card
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.costs import GB
-from aifs_ensemble.planning.estimates import Estimate, estimate, grid_points
+from aifs_ensemble.planning.estimates import Estimate, estimate
+from aifs_ensemble.planning.grid_sizes import grid_points
 from aifs_ensemble.planning.machines import Gpu, Machines, MachineType
 from aifs_ensemble.planning.outstanding import Outstanding, outstanding
 from aifs_ensemble.planning.own_pass import unmixed, why_own_pass, without_acceleration
@@ -213,6 +214,7 @@ def _jobs(case: Case) -> tuple[JobCount, ...]:
         ("forecast_member", "gpu", len(work.to_forecast)),
         ("sync_member", "cpu", 0 if case.config.delivery.streaming else len(work.to_deliver)),
         ("ensemble_manifest", "local", int(work.ensemble_manifest)),
+        *((rule, "cpu", count) for rule, count in case.products.jobs.items()),
     ]
     return tuple(JobCount(rule, "local" if case.local else kind, count) for rule, kind, count in counts if count)
 

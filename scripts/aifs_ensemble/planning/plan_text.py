@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from aifs_ensemble.common.names import count_members, format_members
 from aifs_ensemble.common.text import duration, money, size, table
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.choice import ranked
+from aifs_ensemble.planning.costs import product_seconds, product_usd
 from aifs_ensemble.planning.estimates import Estimate
 from aifs_ensemble.planning.machines import machines_of
 from aifs_ensemble.planning.plan import Plan, plan, plan_case
@@ -61,12 +63,25 @@ def _way_lines(plan: Plan) -> Iterator[str]:
             f"time: {duration(3600 * way.wall_hours)}{hours}; scratch peak {size(way.scratch_peak_bytes)} "
             f"of {size(way.scratch_bytes)}"
         )
+    if case.products.jobs:
+        yield _products_line(case)
     if not case.local and plan.jobs:
         low, high = way.spot_range
         yield (
             f"cost: {money(way.usd)} on demand, {money(way.spot_usd)} spot "
             f"({money(low)} to {money(high)} by preemptions); storage {money(plan.storage_usd_month)} a month"
         )
+
+
+def _products_line(case: Case) -> str:
+    """Return what the products take; their cost is within that of the run."""
+    stage, machine = case.products, case.machines.for_class("cpu", case.config)
+    processors = (os.cpu_count() or 1) if case.local else machine.vcpus
+    where = "" if case.local else f" on {machine.name}, {money(product_usd(case))} of the cost"
+    return (
+        f"products: {sum(stage.jobs.values())} jobs, {stage.fields:,} fields ({size(stage.bytes)}) by byte range; "
+        f"{duration(product_seconds(case, processors))}{where}"
+    )
 
 
 def _finding_lines(plan: Plan) -> list[str]:
@@ -177,6 +192,7 @@ def plan_dict(plan: Plan, ways: Sequence[Estimate] = ()) -> dict[str, Any]:
         "bytes_written": case.written_bytes,
         "bytes_delivered": case.delivered_bytes,
         "jobs": [asdict(job) for job in plan.jobs],
+        "products": asdict(case.products) | {"usd": product_usd(case)},
         "chosen": _way_dict(plan.chosen),
         "alternatives": [_way_dict(way) for way in ways],
         "storage_usd_month": plan.storage_usd_month,

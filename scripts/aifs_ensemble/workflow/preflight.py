@@ -14,7 +14,7 @@ from aifs_ensemble.common.files import folder_problem
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.text import duration
 from aifs_ensemble.delivery.scratch import MemberSizes, check_scratch, room_held, room_needed
-from aifs_ensemble.planning.estimates import grid_points
+from aifs_ensemble.planning.grid_sizes import grid_points
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.throughput import load_throughput
 from aifs_ensemble.workflow.members_here import MembersHere
