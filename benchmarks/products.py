@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -235,8 +234,10 @@ def part(what: str, config: Any, folder: Path) -> None:
         pass
     cpu, wall = time.process_time(), time.perf_counter()
     users(config, folder) if what == "users" else ours(config)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    content = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "rss_mb": used.ru_maxrss / 1e3}
+    # not ru_maxrss: that counts the parent's memory from before exec
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    memory = int(status["VmHWM"].split()[0]) / 1e3
+    content = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "rss_mb": memory}
     print(json.dumps(content))
 
 
