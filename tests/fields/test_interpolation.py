@@ -1,8 +1,12 @@
 """Weights from MIR: exact for what is linear, cached, remade when the cache is damaged."""
 
+from pathlib import Path
+
+import eccodes
 import numpy as np
 import pytest
 from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.fields.grib_reader import decode
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.interpolation import interpolation_weights
 
@@ -59,3 +63,39 @@ def test_errors_are_one_line(tmp_path, weights_cache):
         interpolation_weights("10x10", "O8", tmp_path, method="of-my-own")
     with pytest.raises(InputError, match=r"shape \(1, 7\), expected \(fields, 684\) on 10x10"):
         interpolation_weights("10x10", "N32", weights_cache).apply(np.zeros((1, 7)))
+
+
+@pytest.mark.parametrize("name", ["u", "t"])
+@pytest.mark.parametrize(("source", "target"), [("N32", "1.5x1.5"), ("O24", "5x5"), ("F32", "2x2")])
+def test_pole_rows_are_what_mir_makes_grid_to_grid(source, target, name, weights_cache: Path, tmp_path) -> None:
+    """Wind that goes round the pole differs along such a row; a scalar has one value there."""
+    import mir
+
+    grid, rows = grid_coordinates(source), grid_coordinates(target)
+    field = 20 * np.cos(np.deg2rad(grid.longitudes)) + 5 * np.sin(np.deg2rad(grid.latitudes))
+    sample = "regular_gg_pl_grib2" if source[0] == "F" else "reduced_gg_pl_32_grib2"
+    handle = eccodes.codes_grib_new_from_samples(sample)
+    keys = {"N": int(source[1:]), "bitsPerValue": 24, "shortName": name}
+    if source[0] == "F":
+        keys |= {"Ni": int(grid.rows[0]), "Nj": len(grid.rows)}
+    for key, value in keys.items():
+        eccodes.codes_set(handle, key, value)
+    if source[0] != "F":
+        eccodes.codes_set_array(handle, "pl", grid.rows)
+    step = 360 / grid.rows.max()
+    eccodes.codes_set(handle, "longitudeOfLastGridPointInDegrees", 360 - step)
+    if source[0] == "F":
+        eccodes.codes_set(handle, "iDirectionIncrementInDegrees", step)
+    for end, place in (("First", 0), ("Last", -1)):
+        eccodes.codes_set(handle, f"latitudeOf{end}GridPointInDegrees", float(grid.latitudes[place]))
+    eccodes.codes_set_array(handle, "values", field)
+    (tmp_path / "in").write_bytes(eccodes.codes_get_message(handle))
+    job = mir.Job()
+    for key, value in (("grid", target.replace("x", "/")), ("interpolation", "linear"), ("accuracy", 24)):
+        job.set(key, value)
+    job.execute(mir.GribFileInput(str(tmp_path / "in")), mir.GribFileOutput(str(tmp_path / "out")))
+    _, expected = decode((tmp_path / "out").read_bytes(), "mir")
+    found = interpolation_weights(source, target, weights_cache, wind=name == "u").apply(field[None])[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    north = expected[: int(rows.rows[0])]
+    assert (np.ptp(north) > 30) == (name == "u"), "one value for the whole row would pass"

@@ -3,6 +3,7 @@
 docs/initial-conditions.md shows the same table; a case here is a row there.
 """
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -155,6 +156,19 @@ def test_index_of_another_file_is_caught(replica, tmp_path):
     with serve(copy) as wrong, pytest.raises(DownloadError, match="member 2 at 2025-08-19 00 UTC, expected"):
         Downloader(sources(wrong), SETTINGS, tmp_path / "cache").fetch(REQUEST)
     assert not list((tmp_path / "cache").rglob("*.grib2"))
+
+
+def test_an_index_that_names_a_field_twice_is_refused(replica, tmp_path):
+    copy = tmp_path / "twice"
+    shutil.copytree(replica, copy)
+    for index in copy.rglob("*.index"):
+        lines = index.read_text().splitlines(keepends=True)
+        one = next((line for line in lines if '"param": "sp"' in line and '"number": "1"' in line), None)
+        if one:
+            entry = json.loads(one) | {"_offset": 0}
+            index.write_text("".join([*lines, json.dumps(entry) + "\n"]))
+    with serve(copy) as wrong, pytest.raises(DownloadError, match=r"its index names sp twice, \d+ bytes at byte"):
+        Downloader(sources(wrong), SETTINGS, tmp_path / "cache").fetch(REQUEST)
 
 
 @pytest.mark.timeout(30)

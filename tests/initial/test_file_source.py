@@ -61,6 +61,17 @@ def test_bad_file_is_one_line(name, content, line, make_config, weights_cache, w
     assert not (tmp_path / "m1").exists()
 
 
+def test_two_versions_of_a_field_are_named(make_config, weights_cache, write_grib, tmp_path):
+    """ERA5 and ERA5T in one file."""
+    both = tmp_path / "both.grib2"
+    keys = {"setLocalDefinition": 1, "localDefinitionNumber": 1}
+    first = write_grib(name="a.grib2", **keys, experimentVersionNumber="0001").read_bytes()
+    second = write_grib(name="b.grib2", **keys, experimentVersionNumber="0005").read_bytes()
+    both.write_bytes(first + second)
+    with pytest.raises(InputError, match=r"expver 0001 and 0005: choose one"):
+        build_member(file_config(make_config, weights_cache, str(both)), 1, tmp_path / "m1")
+
+
 def test_unknown_placeholder_is_refused(make_config, weights_cache, tmp_path):
     with pytest.raises(ConfigError, match=r"expected placeholders \{member\}"):
         build_member(file_config(make_config, weights_cache, "in_{number}.grib2"), 1, tmp_path / "m1")
@@ -78,7 +89,7 @@ def rewritten(path, **keys):
 
 # keys of a message on a grid that cannot be read, and the line
 BAD_GRIDS = [
-    ({"latitudeOfFirstGridPointInDegrees": 80}, "expected a global grid"),
+    ({"latitudeOfFirstGridPointInDegrees": 80}, "expected rows at both poles, 90 to -90"),
     ({"longitudeOfLastGridPointInDegrees": 100}, "expected a global grid"),
     ({"longitudeOfFirstGridPointInDegrees": 185, "longitudeOfLastGridPointInDegrees": 175}, "a point at 0 E"),
     ({"jPointsAreConsecutive": 1}, "jPointsAreConsecutive is set"),

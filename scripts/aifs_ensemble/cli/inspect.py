@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     wrong: list[str] = []
     names: set[str] = set()
     for path in paths:
-        found = list(messages(path, values=not args.headers))
+        found = list(messages(path, values=not args.headers, ours=_indexed(path)))
         names |= {message.keys["shortName"] for message in found}
         if not args.quiet:
             _print_fields(found, args.param)
@@ -50,16 +50,25 @@ def run(args: argparse.Namespace) -> int:
 
 def _problems(path: Path, found: list[Message]) -> list[str]:
     problems = [*check_messages(path, found, {}), *check_name(path, found)]
-    if is_lead(path) or path.with_name(index_file(path.name)).exists():
+    if _indexed(path):
         problems += check_index(path, found)
     return problems
+
+
+def _indexed(path: Path) -> bool:
+    """Return whether a file is a lead of ours, or has an index: then it holds whole messages and nothing else."""
+    return is_lead(path) or path.with_name(index_file(path.name)).exists()
 
 
 def _summary(path: Path, found: list[Message]) -> str:
     members = sorted({m.keys["number"] for m in found if m.keys["number"] is not None})
     steps = sorted({m.keys["endStep"] for m in found}, key=lambda step: (isinstance(step, str), step))
-    size = path.stat().st_size / 1e6
-    return f"{len(found)} fields, {size:.2f} MB, members {_span(members)}, steps {_span(steps)} h"
+    size = path.stat().st_size
+    # of a message of several fields ecCodes tells the length that each would have alone
+    alone = len({message.offset for message in found}) == len(found)
+    other = size - sum(message.length for message in found) if alone else 0
+    between = f", {other} bytes that are no message" if other > 0 else ""
+    return f"{len(found)} fields, {size / 1e6:.2f} MB{between}, members {_span(members)}, steps {_span(steps)} h"
 
 
 def _span(numbers: Sequence[int | str]) -> str:
@@ -77,7 +86,7 @@ def _print_fields(found: list[Message], params: list[str] | None) -> None:
         if params and keys["shortName"] not in params:
             continue
         statistics = (_number(v) for v in (message.minimum, message.mean, message.maximum))
-        error = f"{keys['packingError']:.2g}"
+        error = "" if keys["packingError"] is None else f"{keys['packingError']:.2g}"
         number = "" if keys["number"] is None else keys["number"]
         row = (message.name, keys["stepRange"], number, keys["bitsPerValue"])
         print(_COLUMNS.format(*row, *statistics, error, message.length, keys["units"]))

@@ -246,6 +246,9 @@ def field_name(variable: str) -> FieldName:
     return FieldName(parameter.short_name, parameter.levtype, level)
 
 
+_WINDS = frozenset({"u", "v", "10u", "10v", "100u", "100v"})
+
+
 def variable_name(field: FieldName) -> str:
     """Return the variable of the models that a field is, before any conversion; for others their own name.
 
@@ -255,7 +258,14 @@ def variable_name(field: FieldName) -> str:
         return f"{field.name}_{field.level}"
     if field.levtype == "sol":
         return f"{_names('soil').get(field.name, field.name)}{field.level}"
+    if field.levtype != "sfc":
+        return f"{field.name} on {field.levtype} {field.level}"  # of no model: nothing is taken for it
     return _names("surface").get(field.name, field.name)
+
+
+def is_wind(variable: str) -> bool:
+    """Return whether a variable of a model is a component of the wind."""
+    return variable.partition("_")[0] in _WINDS
 
 
 def in_soil(short_name: str) -> bool:

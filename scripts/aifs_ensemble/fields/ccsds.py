@@ -25,6 +25,7 @@ LOG = logging.getLogger(__name__)
 
 # What ecCodes takes and gives for a missing value: no field has it. Its own 9999 may be a true one.
 MISSING = 1e36
+_FLOAT64_ONLY = frozenset({"grid_jpeg", "grid_png", "grid_ieee"})
 _END = b"7777"
 _LIBRARIES = ("libaec.0.dylib", "libaec.dylib") if sys.platform == "darwin" else ("libaec.so.0", "libaec.so")
 AEC_DATA_SIGNED, AEC_DATA_3BYTE, AEC_DATA_MSB = 1, 2, 4
@@ -57,10 +58,12 @@ def read_values(handle: int, kind: type[np.floating] = np.float64) -> npt.NDArra
     has_bitmap = eccodes.codes_get(handle, "bitmapPresent")
     if has_bitmap:
         eccodes.codes_set(handle, "missingValue", MISSING)
-    values = eccodes.codes_get_array(handle, "values", ktype=kind)
+    # ecCodes unpacks some packings to float64 alone
+    unpacked = np.float64 if eccodes.codes_get(handle, "packingType") in _FLOAT64_ONLY else kind
+    values = eccodes.codes_get_array(handle, "values", ktype=unpacked)
     if has_bitmap:
-        values[values == kind(MISSING)] = np.nan
-    return values
+        values[values == unpacked(MISSING)] = np.nan
+    return values if unpacked is kind else values.astype(kind)
 
 
 def load_libaec() -> ctypes.CDLL | None:

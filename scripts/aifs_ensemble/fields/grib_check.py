@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,7 @@ from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grib_encoder import OutputSpec, former_keys, grib_parameter, member_keys
 from aifs_ensemble.fields.grib_index import Entry, parse_index, read_index
+from aifs_ensemble.fields.grib_reader import several_fields
 
 # set to make a template, and read back differently or not at all
 _NOT_READ_BACK = {"setLocalDefinition", "productDefinitionTemplateNumber", "packingType"}
@@ -103,15 +105,16 @@ def _may_miss(keys: Mapping[str, Any]) -> bool:
 
 
 def messages(
-    path: Path, keys: Iterable[str] = (), *, values: bool = False, data: bytes | None = None
+    path: Path, keys: Iterable[str] = (), *, values: bool = False, data: bytes | None = None, ours: bool = True
 ) -> Iterator[Message]:
     """Yield the messages of a GRIB file with the keys in `SHOWN` and `keys`; with `values`, statistics too.
 
     With `data` these bytes are read, and `path` is only their name. Raises InputError naming file and byte for
-    anything that is no whole GRIB message.
+    anything that is no whole GRIB message. A file that is not `ours` may have other bytes between and after messages,
+    and messages of several fields, of which each is yielded.
     """
     names = (*SHOWN, *keys)
-    with _opened(path, data) as file:
+    with _opened(path, data) as file, nullcontext() if ours else several_fields(file):
         end = 0
         while True:
             try:
@@ -122,7 +125,7 @@ def messages(
                 break
             try:
                 offset, length = int(eccodes.codes_get(handle, "offset")), int(eccodes.codes_get(handle, "totalLength"))
-                if offset != end:
+                if ours and offset != end:
                     raise InputError(f"{path}: {offset - end} bytes at byte {end} are no GRIB message")
                 end = offset + length
                 found = {name: _get(handle, name) for name in names}
@@ -134,7 +137,7 @@ def messages(
                 yield Message(offset, length, found, **statistics)
             finally:
                 eccodes.codes_release(handle)
-        if (size := os.fstat(file.fileno()).st_size) != end:
+        if ours and (size := os.fstat(file.fileno()).st_size) != end:
             raise InputError(f"{path}: {size - end} bytes at byte {end} are no whole GRIB message")
 
 

@@ -6,12 +6,13 @@ Whatever the message says about order, fields come with rows from north to south
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import eccodes
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.parameters import FieldName, in_soil
 from aifs_ensemble.common.text import foreign
+from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grids import CLASSICAL, grid_coordinates, octahedral_rows
 
 _HEADER = 16  # bytes: "GRIB", edition, and the total length of a GRIB 2 message
@@ -38,6 +40,7 @@ class Header:
     base_time: datetime
     step: str
     units: str
+    expver: str = ""
 
     def __str__(self) -> str:
         member = "" if self.number is None else f" member {self.number}"
@@ -46,18 +49,42 @@ class Header:
 
 @dataclass(frozen=True)
 class Location:
-    """Where a message lies in a file, and its header."""
+    """Where a field lies in a file, and its header.
+
+    `part` is its number from 0 in a message of several fields, None where a message has one.
+    """
 
     path: Path
     offset: int
     length: int
     header: Header
+    part: int | None = None
 
     def read(self) -> bytes:
-        """Return the bytes of the message."""
+        """Return the bytes of a message that has this field alone."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            return file.read(self.length)
+            if self.part is None:
+                return file.read(self.length)
+            with several_fields(file):
+                for _ in range(self.part):
+                    eccodes.codes_release(eccodes.codes_grib_new_from_file(file))
+                handle = eccodes.codes_grib_new_from_file(file)
+                try:
+                    return bytes(eccodes.codes_get_message(handle))
+                finally:
+                    eccodes.codes_release(handle)
+
+
+@contextmanager
+def several_fields(file: IO[bytes]) -> Iterator[None]:
+    """Let ecCodes give each field of a message that has several; of the process, so for short."""
+    eccodes.codes_grib_multi_support_on()
+    eccodes.codes_grib_multi_support_reset_file(file)  # what it knows of an earlier file in the same place
+    try:
+        yield
+    finally:
+        eccodes.codes_grib_multi_support_off()
 
 
 @contextmanager
@@ -108,17 +135,31 @@ def _time(handle: Any, date: str, time: str) -> datetime:
     return datetime.strptime(f"{day:08d}{clock:04d}", "%Y%m%d%H%M").replace(tzinfo=UTC)
 
 
-def _level_type(handle: Any) -> str:
+# a parameter there is another one than that of the surface: geopotential on a model level is no orography
+_OTHER_SURFACES = (
+    *("hybrid", "hybridLayer", "hybridHeight", "hybridPressure", "sigma", "eta", "theta", "thetaLayer"),
+    *("potentialVorticity", "isothermal", "tropopause", "maxWind", "heightAboveSea", "isobaricLayer"),
+    *("adiabaticCondensation", "freezingLevel"),
+)
+_PA_PER_HPA = 100
+
+
+def _level(handle: Any) -> tuple[str, int]:
+    """Return the kind of level, ``pl``, ``sol``, ``sfc`` or that of another surface, and the level (hPa, layer)."""
     kind = _text(handle, "typeOfLevel")
-    if kind.startswith("isobaric"):
-        return "pl"
-    return "sol" if in_soil(_text(handle, "shortName")) else "sfc"
+    level = eccodes.codes_get_long(handle, "level") if eccodes.codes_is_defined(handle, "level") else 0
+    if kind == "isobaricInhPa":
+        return "pl", level
+    if kind == "isobaricInPa":
+        return ("pl", level // _PA_PER_HPA) if level and level % _PA_PER_HPA == 0 else (kind, level)
+    if kind in _OTHER_SURFACES:
+        return kind, level
+    return ("sol", level) if in_soil(_text(handle, "shortName")) else ("sfc", 0)
 
 
 def _header(handle: Any, where: str) -> Header:
     try:
-        levtype = _level_type(handle)
-        level = 0 if levtype == "sfc" else eccodes.codes_get_long(handle, "level")
+        levtype, level = _level(handle)
         number = _text(handle, "number") or _text(handle, "perturbationNumber")
         # local definitions give deterministic forecasts a number too: 0 of 0
         single = number == "0" and _text(handle, "numberOfForecastsInEnsemble", "0") == "0"
@@ -129,6 +170,7 @@ def _header(handle: Any, where: str) -> Header:
             base_time=_time(handle, "dataDate", "dataTime"),
             step=_text(handle, "stepRange", "0"),
             units=_text(handle, "units"),
+            expver=_text(handle, "experimentVersionNumber"),
         )
     except (eccodes.CodesInternalError, ValueError) as error:
         raise InputError(f"{where}: unreadable header ({foreign(error)})") from None
@@ -141,13 +183,14 @@ def read_header(data: bytes, where: str) -> Header:
 
 
 def scan_file(path: Path) -> list[Location]:
-    """Return the messages of a GRIB file, headers only: the file may be larger than memory.
+    """Return the fields of a GRIB file, headers only: the file may be larger than memory.
 
-    Raises InputError naming the file when it is absent, holds no message or ends within one.
+    Bytes between messages are passed over. Raises InputError naming the file when it is absent, holds no message or
+    ends within one.
     """
     found: list[Location] = []
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, several_fields(file):
             while (handle := eccodes.codes_grib_new_from_file(file, headers_only=True)) is not None:
                 offset, length = (eccodes.codes_get_long(handle, key) for key in ("offset", "totalLength"))
                 where = f"{path}: message {len(found) + 1}"
@@ -159,6 +202,12 @@ def scan_file(path: Path) -> list[Location]:
         raise InputError(f"{path}: no whole GRIB message after message {len(found)} ({foreign(error)})") from None
     if not found:
         raise InputError(f"{path}: no GRIB message in {path.stat().st_size} bytes")
+    seen: dict[int, int] = {}
+    shared = {offset for offset, count in Counter(location.offset for location in found).items() if count > 1}
+    for place, location in enumerate(found):
+        if location.offset in shared:
+            part = seen[location.offset] = seen.get(location.offset, -1) + 1
+            found[place] = replace(location, part=part)
     return found
 
 
@@ -171,7 +220,7 @@ def decode(data: bytes, where: str) -> tuple[str, npt.NDArray[np.float32]]:
     with _handle(data, where) as handle:
         try:
             grid, shift = grid_name(handle, where)
-            values = eccodes.codes_get_array(handle, "values", ktype=np.float32)
+            values = read_values(handle, np.float32)
             missing = eccodes.codes_get_long(handle, "numberOfMissing")
         except eccodes.CodesInternalError as error:
             raise InputError(f"{where}: does not decode ({foreign(error)})") from None
@@ -238,6 +287,8 @@ def _regular(handle: Any, kind: str, where: str) -> tuple[str, int]:
         name, poleward = f"F{number}", rows == 2 * number and columns == 4 * number
     else:
         name, poleward = f"{step:g}x{180 / (rows - 1):g}", abs(north - 90) < 2e-3 and abs(south + 90) < 2e-3
+    if whole and aligned and kind == "regular_ll" and not poleward:
+        raise InputError(f"{where}: rows from {north:g} to {south:g} N, expected rows at both poles, 90 to -90")
     if not (whole and aligned and poleward):
         raise InputError(f"{where}: {kind} of {extent}, expected a global grid that has a point at 0 E")
     return name, round(first / step)

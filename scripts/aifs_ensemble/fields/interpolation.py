@@ -20,15 +20,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import atomic_writer
-from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.grids import Grid, grid_coordinates
 
 LOG = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 900
+_POLE = 90 - 1e-6  # degrees: a row beyond is at a pole
+_POLE_METHODS = ("linear", "nearest-neighbour")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +66,13 @@ class Weights:
         return result
 
 
-def interpolation_weights(source: str, target: str, cache: Path, method: str = "linear") -> Weights:
+def interpolation_weights(
+    source: str, target: str, cache: Path, method: str = "linear", *, wind: bool = False
+) -> Weights:
     """Return the weights from grid `source` to grid `target`, from `cache` or made by MIR.
 
-    `method` is a MIR interpolation (``linear``, ``grid-box-average``, ``nearest-neighbour`` ...).
+    `method` is a MIR interpolation (``linear``, ``grid-box-average``, ``nearest-neighbour`` ...). Components of the
+    wind (`common.parameters.is_wind`) have weights of their own at the poles.
     Raises ConfigError for an unknown grid and InputError when MIR makes no weights.
     """
     points = grid_coordinates(target).points, grid_coordinates(source).points
@@ -79,7 +84,48 @@ def interpolation_weights(source: str, target: str, cache: Path, method: str = "
         LOG.info("making interpolation weights %s to %s (%s)", source, target, method)
         matrix = _make(source, target, method, points)
         _store(path, matrix)
+    if wind:
+        matrix = _with_pole_rows(matrix, grid_coordinates(source), grid_coordinates(target), method)
     return Weights(source, target, method, matrix, _digest(matrix))
+
+
+def _with_pole_rows(matrix: csr_array, source: Grid, target: Grid, method: str) -> csr_array:
+    """Return `matrix` with the rows of a target at the poles as MIR interpolates wind there, grid to grid.
+
+    A component of the wind turns with longitude. MIR's matrix gives all points of a pole's row the same weights, as is
+    right for a scalar. Of a wind MIR itself goes round the source's outermost ring, along the chord between two of
+    its points; tests/fields compares them. A source with points at the poles needs nothing.
+    """
+    if method not in _POLE_METHODS or target.kind != "regular_ll" or abs(source.latitudes[0]) > _POLE:
+        return matrix
+    columns = int(target.rows[0])
+    ends = [(0, source.rows[0], 0), (len(target.rows) - 1, source.rows[-1], source.points - source.rows[-1])]
+    pieces = [_ring_weights(target.longitudes[:columns], int(count), int(first), source.points, method)
+              for row, count, first in ends if abs(target.latitudes[row * columns]) > _POLE]  # fmt: skip
+    if len(pieces) < 2:  # a target whose rows miss the poles
+        return matrix
+    made = csr_array(vstack([pieces[0], matrix[columns:-columns], pieces[1]], format="csr", dtype=np.float32))
+    made.indices, made.indptr = made.indices.astype(np.int32), made.indptr.astype(np.int32)
+    return made
+
+
+def _ring_weights(longitudes: npt.NDArray[np.float64], count: int, first: int, points: int, method: str) -> csr_array:
+    """Return weights ``(longitude, points)`` on a ring of `count` points from longitude 0 that begins at `first`."""
+    step = 360 / count
+    before = np.floor(longitudes / step + 1e-9).astype(np.int64)
+    away = np.maximum(longitudes - before * step, 0.0)
+    if method == "nearest-neighbour":
+        after = (away > step / 2).astype(np.float64)
+    else:
+        after = np.sin(np.deg2rad(away))
+        after /= after + np.sin(np.deg2rad(step - away))
+    column = np.stack([first + before % count, first + (before + 1) % count], 1)
+    data = np.stack([1 - after, after], 1).astype(np.float32)
+    row = np.repeat(np.arange(len(longitudes)), 2)
+    made = csr_array((data.ravel(), (row, column.ravel())), shape=(len(longitudes), points))
+    made.eliminate_zeros()
+    made.sort_indices()
+    return made
 
 
 def _digest(matrix: csr_array) -> str:

@@ -203,7 +203,7 @@ class Downloader:
         try:
             client = self._client(source)
             ranges = client.ranges(request.mars)
-            by_name = {item.field: item for item in ranges}
+            by_name = _by_name(ranges)
             missing = [p for p in request.parameters if p not in by_name]
             if missing:
                 raise MissingFieldsError(request, missing)
@@ -251,6 +251,17 @@ class Downloader:
         if failure is not None:
             raise failure
         return fetched
+
+
+def _by_name(ranges: list[IndexedRange]) -> dict[FieldName, IndexedRange]:
+    """Return ranges by field. Raises ContentError for an index that names a field twice, with other bytes."""
+    found: dict[FieldName, IndexedRange] = {}
+    for item in ranges:
+        before = found.setdefault(item.field, item)
+        if before.key != item.key:
+            places = " and ".join(f"{key.length} bytes at byte {key.offset}" for key in (before.key, item.key))
+            raise ContentError(f"{item.key.file}: its index names {item.field} twice, {places}", again=False)
+    return found
 
 
 def _checked(data: bytes, item: IndexedRange, request: FieldRequest) -> Fetched:

@@ -102,9 +102,14 @@ class FileSource:
         counts = Counter((self._slot(location), variable_name(location.header.field)) for location in usable)
         repeated = [f"{name} at {time:%Y-%m-%d %H} UTC" for (time, name), count in counts.items() if count > 1]
         if repeated:
-            raise InputError(f"{self._files(member)}: more than one field of {', '.join(sorted(repeated)[:5])}")
+            versions = sorted({location.header.expver for location in usable} - {""})
+            told = f" (expver {' and '.join(versions)}: choose one)" if len(versions) > 1 else ""
+            raise InputError(f"{self._files(member)}: more than one field of {', '.join(sorted(repeated)[:5])}{told}")
         if not usable:
-            raise InputError(f"{self._files(member)}: none of {len(found)} messages is an input of the model")
+            held = sorted({variable_name(location.header.field) for location in found})
+            raise InputError(
+                f"{self._files(member)}: none of {len(found)} messages is an input of the model; it has {_few(held)}"
+            )
         return sorted(usable, key=lambda item: (self._slot(item), variable_name(item.header.field)))
 
     def _files(self, member: int) -> str:
@@ -139,6 +144,10 @@ class FileSource:
                 f"{self._files(member)}: no fields at {_spell(absent)}: the file has {_spell(times[:6])}{apart}, "
                 f"expected both {_spell(self.times)} (6 h apart)"
             )
+
+
+def _few(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _as_list(paths: str | list[str] | None) -> list[str]:

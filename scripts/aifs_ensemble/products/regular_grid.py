@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.parameters import is_wind
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.interpolation import Weights, interpolation_weights
 
@@ -30,7 +31,9 @@ class RegularGrid:
         self.latitudes = grid.latitudes[:: self.shape[1]]
         self.longitudes = grid.longitudes[: self.shape[1]]
         self._methods = config.products.interpolation
-        self._weights = cache(lambda method: interpolation_weights(config.model.grid, self.name, config.cache, method))
+        self._weights = cache(
+            lambda method, wind: interpolation_weights(config.model.grid, self.name, config.cache, method, wind=wind)
+        )
 
     def method(self, variable: str) -> str:
         """Return the interpolation of a variable, as MIR calls it."""
@@ -38,7 +41,7 @@ class RegularGrid:
 
     def weights(self, variable: str) -> Weights:
         """Return the weights of a variable's interpolation."""
-        return self._weights(self.method(variable))
+        return self._weights(self.method(variable), is_wind(variable))
 
     def regrid(self, variable: str, values: Field) -> Field:
         """Return a field of the model's grid, ``(value,)``, as float32 ``(row, column)``."""
