@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # what pydantic reads before Python 3.12
@@ -96,11 +96,13 @@ class CoarseRecord:
     Attributes
     ----------
     grid : such as ``1.5x1.5``
+    variables : of the model, in the file's order; ``all`` of its outputs
     methods : interpolation by variable; ``default`` stands for those that are not named
     weights : SHA-256 of the interpolation weights by method
     """
 
     grid: Annotated[str, Field(pattern=GRID)]
+    variables: Literal["all"] | tuple[str, ...]
     methods: Mapping[str, str]
     weights: Mapping[str, str]
     grib: FileRecord
@@ -115,6 +117,10 @@ class CoarseRecord:
     def method(self, variable: str) -> str:
         """Return the interpolation of a variable that is in the file."""
         return self.methods.get(variable, self.methods.get("default", ""))
+
+    def holds(self, variable: str) -> bool:
+        """Tell whether a variable of the model is in the file."""
+        return self.variables == "all" or variable in self.variables
 
 
 @dataclass(frozen=True)
@@ -183,8 +189,13 @@ class MemberManifest:
 
     @property
     def bytes(self) -> int:
-        """Size of all GRIB files and indexes."""
-        return sum(record.grib.size + record.index.size for record in self.leads)
+        """Size of all GRIB files and indexes, the coarse ones too."""
+        return sum(record.bytes for record in self.leads)
+
+    @property
+    def files(self) -> int:
+        """Number of GRIB files and indexes."""
+        return sum(len(record.files) + len(record.coarse_files) for record in self.leads)
 
     @property
     def fields(self) -> int:
@@ -224,8 +235,14 @@ def lead_record(content: Mapping[str, Any]) -> LeadRecord:
         content["lead"],
         **_file_records(content),
         messages=content["messages"],
-        coarse=coarse and CoarseRecord(**{**coarse, **_file_records(coarse)}),
+        coarse=coarse and _coarse_record(coarse),
     )
+
+
+def _coarse_record(content: Mapping[str, Any]) -> CoarseRecord:
+    variables = content["variables"]
+    known = {"variables": variables if variables == "all" else tuple(variables), **_file_records(content)}
+    return CoarseRecord(**{**content, **known})
 
 
 def _file_records(content: Mapping[str, Any]) -> dict[str, FileRecord]:

@@ -1,7 +1,7 @@
 """The coarse lead: fields interpolated to a regular grid before they are packed, as a second, small file of a lead.
 
-GRIB2 has no key for an interpolation in the templates of ensemble members (4.1, 4.11): section 3 says the grid, each line
-of the index method and weights, and the member's manifest too. A line also holds its message's checksum, so that
+GRIB2 has no key for an interpolation in the templates of ensemble members (4.1, 4.11). Section 3 says the grid; each
+line of the index says method and weights, and so does the member's manifest. A line also holds its message's checksum:
 whoever reads one field by range knows that it is the one that was made.
 """
 

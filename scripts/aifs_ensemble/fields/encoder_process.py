@@ -16,7 +16,7 @@ import select
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -49,8 +49,8 @@ class SharedMemory:
 
     The slots come first, float32 ``(slot, variable, value)``, and on the next page the control block,
     int64 ``(slot, 1 + variable + coarse variable)``: the number of fields done and the length of each message. Its last
-    row holds the flags that stop the encoders, and that leave coarse files out. Messages of coarse fields, which may be larger than the model's, have
-    room of their own after that: bytes ``(slot, coarse variable, coarse_room)``.
+    row holds the flags that stop the encoders, and that leave coarse files out. Messages of coarse fields, which may be
+    larger than the model's, have room of their own after that: bytes ``(slot, coarse variable, coarse_room)``.
     """
 
     slots: int
@@ -136,7 +136,7 @@ def _write(
     spec: OutputSpec,
     lead: int,
     messages: Messages,
-    more: Callable[[str, npt.NDArray[np.uint8]], Mapping[str, Any]] = lambda variable, message: {},
+    more: Callable[[str, npt.NDArray[np.uint8]], dict[str, Any]] = lambda variable, message: {},
 ) -> tuple[FileRecord, FileRecord]:
     """Write a GRIB file and, before it has its name, its index, whose lines also have the keys that `more` gives."""
     index_path = path.with_name(index_file(path.name))
@@ -221,7 +221,8 @@ class Encoder:
         messages = [self._coarse_room[slot, row, :length] for row, length in enumerate(lengths)]
         path = self._folder / coarse_file(self._spec.cycle, self._spec.member, lead, wanted.grid)
         grib, index = _write(path, coarse.spec, lead, messages, coarse.index_keys)
-        return CoarseRecord(wanted.grid, wanted.methods, coarse.digests, grib, index, len(messages))
+        variables: Any = "all" if wanted.variables == self._spec.variables else wanted.variables
+        return CoarseRecord(wanted.grid, variables, wanted.methods, coarse.digests, grib, index, len(messages))
 
     def _last_of_lead(self, slot: int, variable: int, length: int) -> bool:
         with self._locked():

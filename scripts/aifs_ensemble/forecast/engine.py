@@ -231,7 +231,7 @@ def _states(computation: Computation, pool: EncoderPool) -> tuple[State, int, St
 
 
 def _coarse_weights(request: ForecastRequest, pool: EncoderPool) -> None:
-    """Make the interpolation weights of the coarse leads; without them the member goes on, and its leads alone are made.
+    """Make the interpolation weights of the coarse leads; where they cannot be made, the leads alone are.
 
     MIR takes seconds, and a process of its own, where no earlier member left them in the cache.
     """

@@ -20,7 +20,6 @@ from aifs_ensemble.common.names import Keys, Scratch, lead_hours, parse_cycle, p
 from aifs_ensemble.common.parameters import bits_for, parameter_of
 from aifs_ensemble.common.text import hint
 
-
 _FINEST = Fraction(1, 4)  # of a coarse lead, degrees: encoders hold a few of them in memory
 
 
