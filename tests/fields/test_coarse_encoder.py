@@ -1,4 +1,4 @@
-"""Coarse leads: the product of the weights, packed once; the same bytes whoever makes them; the lead itself as without."""
+"""Coarse leads: the product of the weights, packed once; the same bytes whoever makes them; leads as without."""
 
 from __future__ import annotations
 
