@@ -9,6 +9,7 @@ thread, so CPU seconds are counted, which a busy machine disturbs least:
 naive    a sample cloned, every key set, values converted to float64: what a simple writer does
 reuse    a handle per variable kept, only step and values set, float64 as ecCodes needs it
 ours     aifs_ensemble.fields.grib_encoder.FieldEncoder
+coarse   what a coarse lead adds to ours, turn and turn about with it: 1.5 degrees, and 1 degree
 Fields are sums of plane waves on the sphere with the slope of the atmosphere's kinetic energy spectrum, so that
 they compress about as weather does; each parameter has its own mean, spread and shape.
 """
@@ -31,8 +32,16 @@ import eccodes
 import numpy as np
 from aifs_ensemble.common.models import get_model
 from aifs_ensemble.common.parameters import bits_for, split_variable
+from aifs_ensemble.fields.coarse_encoder import CoarseEncoder
 from aifs_ensemble.fields.encoder_pool import EncoderPool
-from aifs_ensemble.fields.grib_encoder import FieldEncoder, OutputSpec, grib_parameter, member_keys, output_spec
+from aifs_ensemble.fields.grib_encoder import (
+    CoarseSpec,
+    FieldEncoder,
+    OutputSpec,
+    grib_parameter,
+    member_keys,
+    output_spec,
+)
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
 from packing_error import measure_error
 
@@ -143,6 +152,39 @@ def time_fields(spec: OutputSpec, fields: np.ndarray, repeats: int) -> dict[str,
     }
 
 
+COARSE = (("1.5x1.5", "linear"), ("1.5x1.5", "grid-box-average"), ("1x1", "linear"), ("1x1", "grid-box-average"))
+
+
+def time_coarse(spec: OutputSpec, fields: np.ndarray, repeats: int, cache: Path) -> list[dict[str, Any]]:
+    """Return CPU seconds per field of one process: of its own message, and of the coarse one, by grid and method.
+
+    Medians over repeats; ours is measured anew beside each way, so that the ratio is of the same minute.
+    """
+    ours, found = FieldEncoder(spec), []
+    for grid, method in COARSE:
+        wanted = CoarseSpec(grid, spec.variables, {"default": method}, str(cache))
+        coarse = CoarseEncoder(dataclasses.replace(spec, coarse=wanted))
+        own, added, size = [], [], 0
+        for number in range(repeats + 1):  # the first makes handles and loads libraries
+            seconds, size = [0.0, 0.0], 0
+            for row, variable in enumerate(spec.variables):
+                start = time.process_time()
+                ours.encode(variable, LEAD, fields[row])
+                between = time.process_time()
+                message = np.frombuffer(coarse.encode(variable, LEAD, fields[row]), np.uint8)
+                coarse.index_keys(variable, message)
+                seconds[0] += between - start
+                seconds[1] += time.process_time() - between
+                size += message.size
+            if number:
+                own.append(seconds[0] / len(spec.variables))
+                added.append(seconds[1] / len(spec.variables))
+        row = {"grid": grid, "method": method, "ours": statistics.median(own), "coarse": statistics.median(added)}
+        ratios = [more / less for more, less in zip(added, own, strict=True)]
+        found.append(row | {"ratio": statistics.median(ratios), "mb_per_lead": size / 1e6})
+    return found
+
+
 def time_pool(spec: OutputSpec, fields: np.ndarray, processes: int, leads: int, folder: Path) -> dict[str, float]:
     """Return seconds per lead through the pool in steady state: its processes warm, its slots always full.
 
@@ -227,6 +269,11 @@ def show(result: dict[str, Any]) -> None:
     for name, row in result["fields"].items():
         speed = f"{row['fields_per_second']:9.0f} {row['times_naive']:8.2f}"
         print(f"{name:<12} {1e3 * row['seconds']:10.2f} {speed}")
+    print(f"\n{'coarse lead':<26} {'ours, CPU ms':>12} {'added':>7} {'ratio':>7} {'MB a lead':>10}")
+    for row in result["coarse"]:
+        name = f"{row['grid']} {row['method']}"
+        print(f"{name:<26} {1e3 * row['ours']:12.2f} {1e3 * row['coarse']:7.2f} {row['ratio']:7.1%} "
+              f"{row['mb_per_lead']:10.2f}")  # fmt: skip
     print(f"\n{'pool of':<12} {'s a lead':>10} {'fields/s':>9} {'MB a lead':>10} {'s copying':>11}")
     for row in result["pool"]:
         speed = f"{row['seconds_per_lead']:10.3f} {row['fields_per_second']:9.0f}"
@@ -250,6 +297,7 @@ def main() -> None:
     parser.add_argument("--leads", type=int, default=10, help="leads timed through the pool")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where leads go (default: a temporary folder)")
+    parser.add_argument("--cache", type=Path, help="where interpolation weights are kept (default: made each time)")
     parser.add_argument("--grib", type=Path, nargs="+", default=[], help="fields for the packing errors")
     parser.add_argument("--json", type=Path, help="write the result here")
     args = parser.parse_args()
@@ -258,6 +306,7 @@ def main() -> None:
     spec = output_spec(model, "20250819_0000", 1, ensemble_size=50, bits=bits)
     fields = make_fields(spec)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        coarse = time_coarse(spec, fields, 2 if args.tiny else args.repeats, args.cache or Path(folder) / "cache")
         pool = [
             time_pool(spec, fields, n, 2 if args.tiny else args.leads, Path(folder) / str(n)) for n in args.processes
         ]
@@ -269,6 +318,7 @@ def main() -> None:
         "machine": f"{cores} cores of {platform.processor() or platform.machine()}",
         "ecCodes": eccodes.codes_get_api_version(),
         "fields": time_fields(spec, fields, 2 if args.tiny else args.repeats),
+        "coarse": coarse,
         "pool": pool,
         "errors": packing_errors(spec, real or dict(zip(spec.variables, fields, strict=True))),
     }

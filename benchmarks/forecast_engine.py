@@ -23,6 +23,7 @@ engine-streaming    the same, delivering to a folder as it goes
 engine-2, engine-3  two and three members at once, the encoder processes divided among them; they share the card,
                     or spread over the cards of the machine
 engine-2-graph, engine-3-graph   the same with CUDA graphs
+engine-coarse, engine-3-coarse   the whole job that also makes coarse leads of all variables at 1.5 degrees
 precisions          the forward pass by precision, compilation and chunks: seconds and peak memory: GPU only
 anemoi-serial, anemoi-parallel   anemoi-inference with GribFileOutput, and with ParallelOutput and 8 writers
 """
@@ -54,7 +55,8 @@ from engine.setup import prepare
 MODES = (
     "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "forward-untruncated",
     "forward-graph", "engine-cold", "engine", "engine-graph", "engine-streaming", "engine-killed",
-    "engine-2", "engine-3", "engine-2-graph", "engine-3-graph", "anemoi-serial", "anemoi-parallel",
+    "engine-2", "engine-3", "engine-2-graph", "engine-3-graph", "engine-coarse", "engine-3-coarse",
+    "anemoi-serial", "anemoi-parallel",
     "precisions", "drift", "profile", "self-check",
 )  # fmt: skip
 GPU_ONLY = {
@@ -90,6 +92,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--job", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--streaming", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--cuda-graph", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--coarse", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--mode", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.device is None:

@@ -44,7 +44,9 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     if kind == "engine-cold":
         shutil.rmtree(cache, ignore_errors=True)
     config = configuration(args)
-    made = [config.scratch.base / folder for folder in ("work", "forecasts", "manifests", "receipts", "metrics")]
+    made = [
+        config.scratch.base / folder for folder in ("work", "forecasts", "coarse", "manifests", "receipts", "metrics")
+    ]
     for folder in (*made, args.scratch / "delivered"):
         shutil.rmtree(folder, ignore_errors=True)
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
@@ -52,7 +54,8 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     command = [sys.executable, str(COMMAND), *args.passed, *encoders, "--job"]
     if kind == "engine-killed":
         killed_halfway([*command, "1"], environment, config.scratch.work(1) / "journal.jsonl", args.steps)
-    special = [f"--{word}" for word, mode in (("streaming", "streaming"), ("cuda-graph", "graph")) if mode in kind]
+    words = (("streaming", "streaming"), ("cuda-graph", "graph"), ("coarse", "coarse"))
+    special = [f"--{word}" for word, mode in words if mode in kind]
     start = time.perf_counter()
     jobs = [subprocess.Popen([*command, str(member), *special], env=environment) for member in config.members[:members]]
     codes = [job.wait() for job in jobs]
@@ -66,6 +69,9 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
         raise SystemExit(f"{kind}: cuda_graph {recorded} in the manifest, expected True")
     step = card_step_seconds(manifests)
     size = sum(manifest.bytes for manifest in manifests)
+    coarse = [record.coarse for manifest in manifests for record in manifest.leads if record.coarse]
+    if ("coarse" in kind) != (len(coarse) == members * args.steps):
+        raise SystemExit(f"{kind}: {len(coarse)} coarse leads")
     return {
         "members_at_once": members,
         "wall_seconds": wall,
@@ -78,6 +84,8 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
         "steps": manifests[0].step_seconds,
         "crc32c": [lead.grib.crc32c for lead in manifests[0].leads],
         "bytes": size,
+        "coarse_bytes": sum(file.size for record in coarse for file in record.files),
+        "coarse_fields": sum(record.messages for record in coarse),
         "fields": sum(lead.messages for manifest in manifests for lead in manifest.leads),
         "gigabytes_per_second": size / members / args.steps / step / 1e9,
     } | metrics(config, members)

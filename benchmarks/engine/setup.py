@@ -29,6 +29,7 @@ def configuration(args: argparse.Namespace, **over: Any) -> Config:
         "encoders": args.encoders, "chunks": args.chunks, "restart_hours": 72, "progress": False,
         "cuda_graph": args.cuda_graph, "compute_at_once": 64,
     }  # fmt: skip
+    raw["products"] = {"coarse": {"enabled": args.coarse, "method": {"default": "linear", "tp": "grid-box-average"}}}
     for key, value in over.items():
         raw[key] = value
     return Config(raw)

@@ -6,18 +6,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # what pydantic reads before Python 3.12
 
 from aifs_ensemble.common.errors import InputError, VerificationError
 from aifs_ensemble.common.files import crc32c_file, write_json
-from aifs_ensemble.common.names import index_file, lead_file, lead_name, member_name, parse_member_name
+from aifs_ensemble.common.names import (
+    coarse_file,
+    index_file,
+    lead_file,
+    lead_name,
+    member_name,
+    parse_member_name,
+)
 from aifs_ensemble.common.records import Count, Crc32c, Finite, json_object, read_record, sealed
 from aifs_ensemble.common.text import foreign
 
@@ -26,6 +33,10 @@ MEMBER_SCHEMA = "aifs-ensemble/member-manifest/2"
 OLD_MEMBER_SCHEMA = "aifs-ensemble/member-manifest/1"
 ENSEMBLE_SCHEMA = "aifs-ensemble/ensemble-manifest/2"
 OLD_ENSEMBLE_SCHEMA = "aifs-ensemble/ensemble-manifest/1"
+
+
+GRID = r"^\d+(\.\d+)?x\d+(\.\d+)?$"  # regular grids, degrees east-west and north-south
+_NO_COARSE = ("coarse", None)
 
 
 def _told(**kinds: type | tuple[type, ...]) -> AfterValidator:
@@ -79,10 +90,21 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
-class LeadRecord:
-    """One lead of one member: the GRIB file, its index and the number of messages."""
+class CoarseRecord:
+    """A lead's second file: some of its fields on a regular grid, interpolated before they were packed.
 
-    lead: Count
+    Attributes
+    ----------
+    grid : such as ``1.5x1.5``
+    variables : of the model, in the file's order; ``all`` of its outputs
+    methods : interpolation by variable; ``default`` stands for those that are not named
+    weights : SHA-256 of the interpolation weights by method
+    """
+
+    grid: Annotated[str, Field(pattern=GRID)]
+    variables: Literal["all"] | tuple[str, ...]
+    methods: Mapping[str, str]
+    weights: Mapping[str, str]
     grib: FileRecord
     index: FileRecord
     messages: Count
@@ -91,6 +113,49 @@ class LeadRecord:
     def files(self) -> tuple[FileRecord, FileRecord]:
         """The GRIB file and its index."""
         return self.grib, self.index
+
+    def method(self, variable: str) -> str:
+        """Return the interpolation of a variable that is in the file."""
+        return self.methods.get(variable, self.methods.get("default", ""))
+
+    def holds(self, variable: str) -> bool:
+        """Tell whether a variable of the model is in the file."""
+        return self.variables == "all" or variable in self.variables
+
+
+@dataclass(frozen=True)
+class LeadRecord:
+    """One lead of one member: the GRIB file, its index and the number of messages.
+
+    What was made `coarse` of it comes on top: records of one lead are equal whether it is there or not, and nothing is
+    computed again for its sake.
+    """
+
+    lead: Count
+    grib: FileRecord
+    index: FileRecord
+    messages: Count
+    coarse: CoarseRecord | None = field(default=None, compare=False)
+
+    @property
+    def files(self) -> tuple[FileRecord, FileRecord]:
+        """The GRIB file and its index."""
+        return self.grib, self.index
+
+    @property
+    def coarse_files(self) -> tuple[FileRecord, ...]:
+        """The coarse GRIB file and its index, where they were made."""
+        return self.coarse.files if self.coarse else ()
+
+    @property
+    def bytes(self) -> int:
+        """Size of all four files."""
+        return sum(file.size for file in (*self.files, *self.coarse_files))
+
+
+def record_json(record: Any) -> dict[str, Any]:
+    """Return a record in JSON-compatible form; leads without a coarse file do not mention one."""
+    return asdict(record, dict_factory=lambda items: {key: value for key, value in items if (key, value) != _NO_COARSE})
 
 
 @dataclass(frozen=True)
@@ -124,8 +189,13 @@ class MemberManifest:
 
     @property
     def bytes(self) -> int:
-        """Size of all GRIB files and indexes."""
-        return sum(record.grib.size + record.index.size for record in self.leads)
+        """Size of all GRIB files and indexes, the coarse ones too."""
+        return sum(record.bytes for record in self.leads)
+
+    @property
+    def files(self) -> int:
+        """Number of GRIB files and indexes."""
+        return sum(len(record.files) + len(record.coarse_files) for record in self.leads)
 
     @property
     def fields(self) -> int:
@@ -134,7 +204,10 @@ class MemberManifest:
 
     @property
     def content_digest(self) -> str:
-        """SHA-256 over every file's name, size and checksum: equal exactly when the content is."""
+        """SHA-256 over every lead's and index's name, size and checksum: equal exactly when these are.
+
+        Coarse leads stand outside: a member is the same with them, without them, and when some are lost.
+        """
         lines = [f"{f.name} {f.size} {f.crc32c}\n" for record in self.leads for f in record.files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -146,21 +219,43 @@ def machine_name(machine: Mapping[str, Any]) -> str:
 
 def write_member_manifest(path: Path, manifest: MemberManifest) -> None:
     """Write a member's manifest atomically, sealed by a digest of all of it."""
-    content = {"schema": MEMBER_SCHEMA, "content_digest": manifest.content_digest, **asdict(manifest)}
-    write_json(path, sealed(content))
+    write_json(path, member_manifest_json(manifest))
+
+
+def member_manifest_json(manifest: MemberManifest) -> dict[str, Any]:
+    """Return a member's manifest as it is written, sealed."""
+    content = {"schema": MEMBER_SCHEMA, "content_digest": manifest.content_digest, **record_json(manifest)}
+    return sealed(content)
 
 
 def lead_record(content: Mapping[str, Any]) -> LeadRecord:
     """Return a lead record from its JSON form, as a process of our own writes it: nothing is checked."""
+    coarse = content.get("coarse")
     return LeadRecord(
-        content["lead"], FileRecord(**content["grib"]), FileRecord(**content["index"]), content["messages"]
+        content["lead"],
+        **_file_records(content),
+        messages=content["messages"],
+        coarse=coarse and _coarse_record(coarse),
     )
+
+
+def _coarse_record(content: Mapping[str, Any]) -> CoarseRecord:
+    variables = content["variables"]
+    known = {"variables": variables if variables == "all" else tuple(variables), **_file_records(content)}
+    return CoarseRecord(**{**content, **known})
+
+
+def _file_records(content: Mapping[str, Any]) -> dict[str, FileRecord]:
+    return {name: FileRecord(**content[name]) for name in ("grib", "index")}
 
 
 def lead_problem(record: LeadRecord, cycle: str, member: int) -> str | None:
     """Return why a record is not of a lead of this member, None when it is: files have the names that it gives them."""
-    grib = lead_file(cycle, member, record.lead)
-    if (record.grib.name, record.index.name) == (grib, index_file(grib)):
+    gribs = [lead_file(cycle, member, record.lead)]
+    if record.coarse:
+        gribs.append(coarse_file(cycle, member, record.lead, record.coarse.grid))
+    named = [file.name for file in (*record.files, *record.coarse_files)]
+    if named == [name for grib in gribs for name in (grib, index_file(grib))]:
         return None
     return f"{lead_name(record.lead)} names other files than those of {member_name(member)} of {cycle}"
 
@@ -222,6 +317,16 @@ def check_leads(folder: Path, leads: Iterable[LeadRecord]) -> dict[int, str]:
         wrong = check_file(folder, record.grib) or check_file(folder, record.index)
         if wrong:
             damaged[record.lead] = wrong
+    return damaged
+
+
+def check_coarse(place: Callable[[str], Path], leads: Iterable[LeadRecord]) -> dict[int, str]:
+    """Return the leads whose coarse files are not as recorded and what is wrong; `place` gives each file's path."""
+    damaged = {}
+    for record in leads:
+        wrong = (check_file(place(file.name).parent, file) for file in record.coarse_files)
+        if found := next(filter(None, wrong), None):
+            damaged[record.lead] = found
     return damaged
 
 

@@ -24,6 +24,7 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _MEMBER = re.compile(r"member([0-9]{3})")
 _MEMBER_IN_KEY = re.compile(r"(?<![^/_.])member[0-9]{3}(?![^/_.])")
 _LEAD_FILE = re.compile(r"aifs_ens_forecast_([0-9]{8}_[0-9]{4})_member([0-9]{3})_h([0-9]{3})\.grib2")
+_COARSE_FILE = re.compile(r"aifs_ens_forecast_[0-9]{8}_[0-9]{4}_member[0-9]{3}_h[0-9]{3}_[0-9px]+deg\.(?:grib2|index)")
 _BLOCK_FILE = re.compile(r"aifs_ens_forecast_[0-9]{8}_[0-9]{4}_member[0-9]{3}_h([0-9]{3})-([0-9]{3})\.grib")
 _RESTART = re.compile(r"h([0-9]{3})\.safetensors")
 
@@ -135,6 +136,16 @@ def parse_lead_file(name: str) -> LeadName | None:
     return LeadName(match[1], int(match[2]), int(match[3])) if match else None
 
 
+def coarse_file(cycle: str, member: int | str, lead: int, grid: str) -> str:
+    """Return the GRIB file name of one lead of one member on a regular grid."""
+    return f"{lead_file(cycle, member, lead).removesuffix('.grib2')}_{grid_label(grid)}.grib2"
+
+
+def is_coarse_file(name: str) -> bool:
+    """Tell whether a file is called as a coarse lead or its index is."""
+    return _COARSE_FILE.fullmatch(name) is not None
+
+
 def index_file(grib: str) -> str:
     """Return the name of the index beside a GRIB file."""
     return grib.removesuffix(".grib2").removesuffix(".grib") + ".index"
@@ -204,6 +215,10 @@ class Scratch:
     def forecasts(self) -> Path:
         return self.base / "forecasts"
 
+    def published(self, name: str) -> Path:
+        """Where a lead, a coarse lead or an index of a finished member is, by the name of its file."""
+        return self.base / _folder(name) / name
+
     def lead(self, member: int | str, lead: int) -> Path:
         return self.forecasts() / lead_file(self.cycle, member, lead)
 
@@ -241,8 +256,8 @@ class Keys:
         return f"{self.cycle}/{part}/"
 
     def published(self, name: str) -> str:
-        """The key of a lead, a block or an index, by the name of its file."""
-        return self.folder("forecasts") + name
+        """The key of a lead, a coarse lead, a block or an index, by the name of its file."""
+        return self.folder(_folder(name)) + name
 
     def lead(self, member: int | str, lead: int) -> str:
         return self.published(lead_file(self.cycle, member, lead))
@@ -322,6 +337,11 @@ class Keys:
     @property
     def success(self) -> str:
         return f"{self.cycle}/_SUCCESS"
+
+
+def _folder(name: str) -> str:
+    """Return the folder of a published file."""
+    return "coarse" if is_coarse_file(name) else "forecasts"
 
 
 def file_name(key: str) -> str:

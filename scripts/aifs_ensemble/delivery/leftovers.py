@@ -13,11 +13,19 @@ from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.manifest import read_member_manifest
 from aifs_ensemble.common.names import file_name, member_in, member_name, parse_member_name
 from aifs_ensemble.common.storage import ObjectInfo, Storage
-from aifs_ensemble.delivery.receipt import forget_delivery, member_objects, receipt_files, vouched_files
+from aifs_ensemble.delivery.receipt import (
+    coarse_files,
+    coarse_objects,
+    forget_delivery,
+    member_objects,
+    receipt_files,
+    vouched_files,
+)
 from aifs_ensemble.delivery.scratch import lead_file_paths
 from aifs_ensemble.delivery.standing import at_destination
 
 LOG = logging.getLogger(__name__)
+_LEADS = ("forecasts", "coarse")  # folders of what manifests and receipts vouch for
 
 
 @dataclass(frozen=True)
@@ -39,20 +47,22 @@ class _Vouched:
 def find_orphans(config: Config, storage: Storage, older_than: timedelta) -> list[Orphan]:
     """Return objects of the cycle that nothing vouches for, of members that did nothing for `older_than`.
 
-    Leads, blocks and indexes that neither manifest nor receipt of their member names, and restart states. A member
-    that runs has objects that nothing names yet, some of them left by an attempt days ago: as long as anything
+    Leads, coarse leads, blocks and indexes that neither manifest nor receipt of their member names, and restart states.
+    A member that runs has objects that nothing names yet, some of them left by an attempt days ago: as long as anything
     about it is younger, all of it is left alone. So is a member whose manifest or receipt is damaged or another's: what
     they would vouch for is not known.
     """
     limit = datetime.now(UTC) - older_than
-    folders = {name: list(storage.list(config.objects.folder(name))) for name in ("forecasts", "restarts", "status")}
+    kinds = (*_LEADS, "restarts", "status")
+    folders = {name: list(storage.list(config.objects.folder(name))) for name in kinds}
     active = {
         member_in(info.key)
         for listed in folders.values()
         for info in listed
         if info.updated is not None and info.updated > limit
     }
-    leads, restarts = ([info for info in folders[name] if member_in(info.key)] for name in ("forecasts", "restarts"))
+    leads = [info for name in _LEADS for info in folders[name] if member_in(info.key)]
+    restarts = [info for info in folders["restarts"] if member_in(info.key)]
     idle = sorted({member_in(info.key) or "" for info in [*leads, *restarts]} - active)
     with ThreadPoolExecutor(storage.settings.threads) as pool:
         found = zip(idle, pool.map(lambda name: _vouched(config, storage, name), idle), strict=True)
@@ -66,7 +76,8 @@ def finished_run(config: Config, storage: Storage, members: Iterable[int]) -> li
     found = []
     for member in members:
         vouching = [storage.stat(key) for key in (keys.manifest(member), keys.receipt(member))]
-        own = [info for info in (*vouching, *member_objects(config, storage, member).values()) if info is not None]
+        objects = member_objects(config, storage, member) | coarse_objects(config, storage, member)
+        own = [info for info in (*vouching, *objects.values()) if info is not None]
         found += [Orphan(info, f"of {member_name(member)}, asked for") for info in own]
     success = storage.stat(keys.success) if found else None
     return found if success is None else [Orphan(success, f"of {found[0].info.key}, asked for"), *found]
@@ -82,7 +93,7 @@ def remove(storage: Storage, orphans: Iterable[Orphan]) -> int:
         return storage.delete(orphan.info.key, generation=orphan.info.generation)
 
     orphans = list(orphans)
-    vouching = [orphan for orphan in orphans if "/forecasts/" not in orphan.info.key]
+    vouching = [orphan for orphan in orphans if not any(f"/{name}/" in orphan.info.key for name in _LEADS)]
     gone = sum(map(go, vouching))
     with ThreadPoolExecutor(storage.settings.threads) as pool:
         return gone + sum(pool.map(go, [orphan for orphan in orphans if orphan not in vouching]))
@@ -129,6 +140,7 @@ def _vouched(config: Config, storage: Storage, name: str) -> _Vouched | None:
         LOG.warning("%s left alone: %s; verify --mend first", name, problem)
         return None
     files = receipt_files(receipt) if manifest is None else vouched_files(manifest, receipt)
+    files = files + coarse_files(manifest.leads if manifest else receipt.leads if receipt else ())
     return _Vouched(frozenset(file.name for file in files), manifest is not None)
 
 

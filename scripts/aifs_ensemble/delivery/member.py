@@ -12,21 +12,24 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.files import crc32c_bytes, write_bytes
-from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, read_member_manifest
-from aifs_ensemble.common.names import lead_name, member_name
+from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, read_member_manifest, record_json
+from aifs_ensemble.common.names import is_coarse_file, lead_name, member_name
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.storage.base import ConflictError, ObjectInfo, Storage, info_json
 from aifs_ensemble.delivery.blocks import Block, make_blocks, wants_blocks, wants_leads
 from aifs_ensemble.delivery.receipt import (
     RECEIPT_SCHEMA,
     MemberReceipt,
+    coarse_files,
+    coarse_objects,
+    coarse_prefix,
     lead_prefix,
     member_objects,
     receipt_bytes,
@@ -95,6 +98,7 @@ class MemberDelivery:
         self._before = self.storage.counts
         self._lock = threading.Lock()
         self._turns: dict[int, threading.Lock] = {}
+        self._looked_at_coarse = False
         for left in (lead_prefix(config, member), self.keys.manifest(member), self.keys.receipt(member)):
             self.storage.tidy(left)
         self.there = member_objects(config, self.storage, member)
@@ -111,9 +115,20 @@ class MemberDelivery:
         with self._lock:
             turn = self._turns.setdefault(record.lead, threading.Lock())
         with turn:  # a lead may be made again while its earlier version is on its way
+            if problem := self._send_coarse(record):
+                LOG.warning("%s; products will read the lead itself", problem)
             self.send_file(record.index)
             self.send_file(record.grib)
             self.note_delivered(record)
+
+    def _send_coarse(self, record: LeadRecord) -> str:
+        """Bring a lead's coarse files to the destination; return why it cannot be: the lead goes without."""
+        try:
+            for file in reversed(record.coarse_files):  # its index first
+                self.send_file(file)
+        except (VerificationError, ConflictError) as error:
+            return str(error)
+        return ""
 
     def send_file(self, file: FileRecord) -> ObjectInfo:
         """Bring one published file to the destination unless it is there; ConflictError as the class says."""
@@ -166,12 +181,23 @@ class MemberDelivery:
             address = self.storage.address(self.keys.manifest(self.member))
             LOG.info("%s: of a run of %d leads, left as it is", address, len(longer.leads))
             return self._finished(receipt, manifest)
-        lasting = {**receipt.lasting(), "leads": [asdict(record) for record in manifest.leads], "work": self.carried()}
+        self._send_missing_coarse(manifest)
+        leads = [record_json(record) for record in manifest.leads]
+        lasting = {**receipt.lasting(), "leads": leads, "work": self.carried()}
         self.storage.put_bytes(receipt_bytes(lasting), self.keys.receipt(self.member), overwrite=True)
         self._remove_parts(manifest)
         self.remove_restarts()
         self.storage.put_bytes(content, self.keys.manifest(self.member), overwrite=True)
         return self._finished(receipt, manifest)
+
+    def _send_missing_coarse(self, manifest: MemberManifest) -> None:
+        """Bring to the destination what it lacks of the coarse leads, as far as scratch has it."""
+        made = [record for record in manifest.leads if record.coarse]
+        with ThreadPoolExecutor(self.storage.settings.threads, thread_name_prefix="coarse") as pool:
+            problems = [problem for problem in pool.map(self._send_coarse, made) if problem]
+        if problems:
+            more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+            LOG.warning("%s%s; products will read the leads themselves", problems[0], more)
 
     def remove_restarts(self) -> None:
         """Remove the member's restart states at the destination: it needs them no more."""
@@ -187,6 +213,8 @@ class MemberDelivery:
 
     def _present(self, file: FileRecord) -> ObjectInfo | None:
         """Return the object of a file when it is at the destination with the right content."""
+        if is_coarse_file(file.name):
+            self._look_at_coarse()
         there = self.there.get(self.key(file))
         if there is None or there.size != file.size:
             return None
@@ -196,12 +224,22 @@ class MemberDelivery:
     def _look_again(self) -> None:
         """List the member's objects anew; checksums that took reading stay known where nothing was written since."""
         listed = member_objects(self.config, self.storage, self.member)
+        if self._looked_at_coarse:
+            listed |= coarse_objects(self.config, self.storage, self.member)
         with self._lock:
             for key, info in listed.items():
                 known = self.there.get(key)
                 if known and (known.size, known.generation) == (info.size, info.generation):
                     listed[key] = known
             self.there = listed
+
+    def _look_at_coarse(self) -> None:
+        """List the member's coarse objects, when the first file of them is asked about."""
+        with self._lock:
+            if not self._looked_at_coarse:
+                self.storage.tidy(coarse_prefix(self.config, self.member))
+                self.there |= coarse_objects(self.config, self.storage, self.member)
+                self._looked_at_coarse = True
 
     def _found(self, info: ObjectInfo) -> ObjectInfo:
         with self._lock:
@@ -214,9 +252,10 @@ class MemberDelivery:
         if self.remote is None:
             # Snakemake removes the manifests of a group one of whose members failed: a whole receipt vouches as well
             whole = receipt is not None and receipt.content_digest is not None
-            return {file.name: file for file in receipt.files} if receipt and whole else {}
+            files = [*receipt.files, *coarse_files(receipt.leads)] if receipt and whole else []
+            return {file.name: file for file in files}
         hours = self.config.delivery.block_hours
-        files = vouched_files(self.remote, receipt)
+        files = vouched_files(self.remote, receipt) + coarse_files(self.remote.leads)
         files += [block.grib for block in make_blocks(self.config.cycle, self.member, self.remote.leads, hours)]
         return {file.name: file for file in files}
 

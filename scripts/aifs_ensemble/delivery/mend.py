@@ -7,12 +7,12 @@ on this machine says that the member is delivered. The ensemble's manifest is wr
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import WorkflowError
-from aifs_ensemble.common.manifest import FileRecord, check_file, check_leads, read_member_manifest
+from aifs_ensemble.common.manifest import FileRecord, check_file, check_leads, read_member_manifest, record_json
 from aifs_ensemble.common.storage import ObjectInfo, Storage
 from aifs_ensemble.delivery.ensemble import FAILED, write_ensemble_manifest
 from aifs_ensemble.delivery.receipt import (
@@ -141,6 +141,6 @@ def _shorten_receipt(
     objects = [item for item in receipt.objects if item.file.name not in names]
     content = {
         "schema": RECEIPT_SCHEMA,
-        **asdict(replace(receipt, content_digest=None, leads=tuple(leads), objects=tuple(objects))),
+        **record_json(replace(receipt, content_digest=None, leads=tuple(leads), objects=tuple(objects))),
     }
     storage.put_bytes(receipt_bytes(content), key, overwrite=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -79,9 +79,19 @@ def member_objects(config: Config, storage: Storage, member: int) -> dict[str, O
     return {info.key: info for info in storage.list(lead_prefix(config, member))}
 
 
+def coarse_objects(config: Config, storage: Storage, member: int) -> dict[str, ObjectInfo]:
+    """Return what the destination has among a member's coarse leads and their indexes, by key."""
+    return {info.key: info for info in storage.list(coarse_prefix(config, member))}
+
+
 def lead_prefix(config: Config, member: int) -> str:
     """Return what the keys of a member's leads, blocks and indexes begin with."""
     return config.objects.lead(member, 0).rpartition("_")[0] + "_"
+
+
+def coarse_prefix(config: Config, member: int) -> str:
+    """Return what the keys of a member's coarse leads and their indexes begin with."""
+    return config.objects.folder("coarse") + file_name(lead_prefix(config, member))
 
 
 def remote_record(storage: Storage, key: str, parse: Callable[[bytes, str], T]) -> T | None:
@@ -212,6 +222,11 @@ def vouched_files(manifest: MemberManifest, receipt: MemberReceipt | None) -> li
     if receipt is None or receipt.layout != "blocks":
         files |= {file.name: file for record in manifest.leads for file in record.files}
     return list(files.values())
+
+
+def coarse_files(records: Iterable[LeadRecord] | None) -> list[FileRecord]:
+    """Return the coarse files that leads name: what a destination may lack, and the member is whole all the same."""
+    return [file for record in records or () for file in record.coarse_files]
 
 
 def receipt_files(receipt: MemberReceipt | None) -> list[FileRecord]:

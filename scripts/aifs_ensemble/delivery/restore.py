@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,17 @@ from typing import Any
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import StorageError, VerificationError
 from aifs_ensemble.common.files import write_bytes
-from aifs_ensemble.common.manifest import FileRecord, LeadRecord
+from aifs_ensemble.common.manifest import FileRecord, LeadRecord, record_json
 from aifs_ensemble.common.names import file_name, lead_name, restart_file
 from aifs_ensemble.common.records import json_object, read_record, sealed
 from aifs_ensemble.common.storage import ObjectInfo, Storage, open_destination
-from aifs_ensemble.delivery.receipt import check_leads_named, member_objects, receipt_files, remote_record
+from aifs_ensemble.delivery.receipt import (
+    check_leads_named,
+    coarse_objects,
+    member_objects,
+    receipt_files,
+    remote_record,
+)
 from aifs_ensemble.delivery.standing import DAMAGED, OTHER_SETTINGS, Standing, at_destination, refusal, short_of
 from aifs_ensemble.forecast.work_folder import WORK_FILES, WorkFolder
 
@@ -66,6 +72,8 @@ def restore_member(config: Config, member: int, storage: Storage | None = None) 
     storage = storage or open_destination(config)
     work = WorkFolder(config.scratch.work(member), config.cycle, member)
     listed = member_objects(config, storage, member)
+    if listed:
+        listed |= coarse_objects(config, storage, member)
     standing = at_destination(config, storage, member, objects=listed)
     if standing.state == OTHER_SETTINGS:  # before a card computes what could not be delivered
         raise VerificationError(f"{standing.name}: {refusal({member: standing.reason})}")
@@ -85,6 +93,7 @@ def restore_member(config: Config, member: int, storage: Storage | None = None) 
             "member %d: %d leads are at %s, going on after %s",
             member, len(restored.leads), storage.url, lead_name(restored.restart) if restored.restart else "them",
         )  # fmt: skip
+    restored = replace(restored, leads=tuple(map(objects.without_lost_coarse, restored.leads)))
     if restored.leads or known:
         work.delivered.write(sorted(restored.leads, key=lambda record: record.lead))
     return restored
@@ -103,6 +112,10 @@ class _Objects:
 
     def have(self, record: LeadRecord) -> bool:
         return self.have_file(record.grib) and self.have_file(record.index)
+
+    def without_lost_coarse(self, record: LeadRecord) -> LeadRecord:
+        """Return a lead's record without the coarse file that is not there: a member is whole without it."""
+        return record if all(map(self.have_file, record.coarse_files)) else replace(record, coarse=None)
 
 
 def _delivered_before(config: Config, standing: Standing, objects: _Objects) -> Restored | None:
@@ -163,7 +176,7 @@ def _parse_point(config: Config, work: WorkFolder, lead: int, data: bytes, name:
 
 def resume_point(lead: int, records: Iterable[LeadRecord], work: Mapping[str, str]) -> dict[str, Any]:
     """Return the content of a resume point: the leads delivered up to `lead` and the work folder's small files."""
-    leads = [asdict(record) for record in records]
+    leads = [record_json(record) for record in records]
     return sealed({"schema": RESUME_SCHEMA, "lead": lead, "leads": leads, "work": dict(work)})
 
 

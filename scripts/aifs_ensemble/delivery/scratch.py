@@ -133,10 +133,23 @@ class MemberSizes:
     state: float = 0.0
 
     @classmethod
-    def of(cls, model: Model, points: int, bytes_per_value: float, restart_mb: float) -> MemberSizes:
-        """Return the sizes of a model on a grid of so many points; `bytes_per_value` is of a packed field."""
-        lead = len(model.outputs) * points * bytes_per_value
+    def of(
+        cls, model: Model, points: int, bytes_per_value: float, restart_mb: float, coarse_values: int = 0
+    ) -> MemberSizes:
+        """Return the sizes of a model on a grid of so many points; `bytes_per_value` is of a packed field.
+
+        A lead also has `coarse_values` in its coarse file.
+        """
+        lead = (len(model.outputs) * points + coarse_values) * bytes_per_value
         return cls(lead, restart_mb * 1e6, 4.0 * 2 * len(model.inputs) * points)
+
+
+def coarse_values(config: Config) -> int:
+    """Return the number of values in the coarse file of a lead, 0 where none is asked for."""
+    if not config.coarse_variables:
+        return 0
+    east, north = map(float, config.coarse_grid.split("x"))
+    return len(config.coarse_variables) * round(360 / east) * (round(180 / north) + 1)
 
 
 def room_needed(
@@ -207,23 +220,23 @@ def tree_bytes(*folders: Path) -> int:
 
 def room_held(config: Config) -> int:
     """Return the bytes of scratch that leads and restart states of the cycle hold already."""
-    return tree_bytes(config.scratch.forecasts(), config.scratch.base / "work")
+    return tree_bytes(*(config.scratch.base / folder for folder in ("forecasts", "coarse", "work")))
 
 
 def remove_leads(scratch: Scratch, member: int, records: Iterable[LeadRecord], *, indexes: bool) -> int:
-    """Remove the local copies of leads (with `indexes` these too), and return the bytes that this freed.
+    """Remove the local copies of leads, coarse and whole (with `indexes` these too); return the bytes that this freed.
 
     Only for leads whose copies at the destination were verified. A GRIB of another size in the work folder belongs
     to a newer run: that lead stays there.
     """
     freed = 0
     for record in records:
-        folders = [scratch.forecasts()]
         work = scratch.work(member) / "leads"
-        if _size(work / record.grib.name) in (None, record.grib.size):
-            folders.append(work)
-        for file in record.files if indexes else (record.grib,):
-            held = [path for folder in folders if (path := folder / file.name).exists()]
+        newer = _size(work / record.grib.name) not in (None, record.grib.size)
+        gribs = (record.grib, *record.coarse_files[:1])
+        for file in (*record.files, *record.coarse_files) if indexes else gribs:
+            places = [scratch.published(file.name), *([] if newer else [work / file.name])]
+            held = [path for path in places if path.exists()]
             for path in held:
                 path.unlink(missing_ok=True)
             freed += file.size if held else 0
@@ -233,9 +246,9 @@ def remove_leads(scratch: Scratch, member: int, records: Iterable[LeadRecord], *
 def lead_file_paths(scratch: Scratch, member: int, file: FileRecord) -> list[Path]:
     """Return the local copies of a published file, those of the right size first; one file of two names is one copy.
 
-    The work folder comes first: until a member is finished, the forecasts folder may hold an earlier run's.
+    The work folder comes first: until a member is finished, the folder of finished ones may hold an earlier run's.
     """
-    paths = [folder / file.name for folder in (scratch.work(member) / "leads", scratch.forecasts())]
+    paths = [scratch.work(member) / "leads" / file.name, scratch.published(file.name)]
     paths = [path for path in paths if path.exists()]
     if len(paths) == 2 and paths[0].samefile(paths[1]):
         paths.pop()

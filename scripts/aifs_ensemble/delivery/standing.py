@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from aifs_ensemble.common.names import format_members, lead_name
 from aifs_ensemble.common.storage import MissingError, ObjectInfo, Storage, open_destination
 from aifs_ensemble.delivery.receipt import (
     MemberReceipt,
+    coarse_objects,
     lead_prefix,
     member_objects,
     parse_manifest,
@@ -50,7 +51,8 @@ class Standing:
     """What one place has of a member, against what the configuration asks for.
 
     `name` is the manifest's address, `reason` says why the member is not as asked for (empty if it is), `problems` what
-    is damaged by lead (lead 0: manifest, receipt or a block).
+    is damaged by lead (lead 0: manifest, receipt or a block). Lost or damaged `coarse` files, by lead, harm nobody:
+    products read the leads instead.
     """
 
     member: int
@@ -61,6 +63,7 @@ class Standing:
     manifest: MemberManifest | None = None
     receipt: MemberReceipt | None = None
     problems: Mapping[int, str] = field(default_factory=dict)
+    coarse: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -131,8 +134,25 @@ def at_destination(
     read = read or partial(_content, storage)
     keys = (config.objects.manifest(member), config.objects.receipt(member))
     (name, manifest), receipt = ((storage.address(key), read(key)) for key in keys)
-    objects = member_objects(config, storage, member) if objects is None else objects
-    return judge(config, member, name, manifest, receipt, objects, checked)
+    listed = member_objects(config, storage, member) if objects is None else objects
+    standing = judge(config, member, name, manifest, receipt, listed, checked)
+    made = [record for record in standing.manifest.leads if record.coarse] if standing.manifest else []
+    if not made:
+        return standing
+    there = coarse_objects(config, storage, member) if objects is None else objects
+    return replace(standing, coarse=_coarse_problems(config, made, there, checked))
+
+
+def _coarse_problems(
+    config: Config, records: Iterable[LeadRecord], objects: Mapping[str, ObjectInfo], checked: Check | None
+) -> dict[int, str]:
+    """Return by lead what is wrong of the coarse files of a delivery."""
+    problems: dict[int, str] = {}
+    for record in records:
+        for file in record.coarse_files:
+            if wrong := _object_problem(objects.get(config.objects.published(file.name)), file, checked):
+                problems.setdefault(record.lead, wrong)
+    return problems
 
 
 def _content(storage: Storage, key: str) -> bytes | None:

@@ -185,7 +185,10 @@ def _note(acceleration: Mapping[str, Any]) -> str:
 
 
 def _noted(standing: Standing) -> str:
-    return _note(standing.manifest.acceleration) if standing.manifest else ""
+    if standing.manifest is None:
+        return ""
+    lost = f"{len(standing.coarse)} coarse leads lost or damaged" if standing.coarse else ""
+    return "; ".join(filter(None, (_note(standing.manifest.acceleration), lost)))
 
 
 def _standing_as(config: Config, status: MemberStatus, standing: Standing) -> MemberStatus:

@@ -192,7 +192,7 @@ class StreamingDelivery(Observer):
 
     def _make_room(self, record: LeadRecord) -> None:
         """Remove delivered leads until another lead fits, waiting for deliveries while some are under way."""
-        more = record.grib.size + record.index.size
+        more = record.bytes
         alone_since: float | None = None
         while wanting := self._budget.short(more):
             if self._remove_delivered():

@@ -24,6 +24,7 @@ from aifs_ensemble.common.manifest import (
     FileRecord,
     LeadRecord,
     MemberManifest,
+    check_coarse,
     check_leads,
 )
 from aifs_ensemble.common.names import format_members, lead_name, member_name
@@ -32,6 +33,7 @@ from aifs_ensemble.common.storage import MissingError, Storage, open_destination
 from aifs_ensemble.delivery.blocks import make_blocks
 from aifs_ensemble.delivery.ensemble import ensemble_problems, parse_ensemble_manifest
 from aifs_ensemble.delivery.mend import forget_vanished, mend_destination, mend_manifest, mend_scratch
+from aifs_ensemble.delivery.mend_coarse import mend_coarse_at_destination, mend_coarse_on_scratch
 from aifs_ensemble.delivery.receipt import vouched_files
 from aifs_ensemble.delivery.scratch import lead_file_paths
 from aifs_ensemble.delivery.standing import (
@@ -67,7 +69,8 @@ class MemberCheck:
 
     `state` is ``sound`` (whole, in whatever layout), ``absent`` (nothing finished is there), or the ``short``,
     ``other settings`` or ``damaged`` of its standing, whose `reason` it carries. `problems` says what is wrong by lead,
-    lead 0 standing for the member's manifest, receipt and blocks.
+    lead 0 standing for the member's manifest, receipt and blocks. Lost or damaged `coarse` files, by lead, leave the
+    member as it is.
     """
 
     member: int
@@ -77,11 +80,19 @@ class MemberCheck:
     bytes: int = 0
     decoded: int = 0
     reason: str = ""
+    coarse: Mapping[int, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Return one line for each problem."""
+        return self._lines(self.problems)
+
+    def coarse_lines(self) -> list[str]:
+        """Return one line for each coarse file that is lost or damaged."""
+        return self._lines(self.coarse)
+
+    def _lines(self, problems: Mapping[int, str]) -> list[str]:
         return [f"{member_name(self.member)} {lead_name(lead) if lead else ''}: {text}".replace(" :", ":")
-                for lead, text in sorted(self.problems.items())]  # fmt: skip
+                for lead, text in sorted(problems.items())]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,13 @@ class EnsembleCheck:
             members = format_members({check.member for check in damaged})
             next_step = "they count as unfinished now: run again" if mended else "verify --mend, then run again"
             raise VerificationError(f"members {members} damaged: {'; '.join(lines[:3])}{more}; {next_step}")
+        coarse = [line for check in self.members for line in check.coarse_lines()]
+        if coarse and not mended:
+            more = f" and {len(coarse) - 1} more" if len(coarse) > 1 else ""
+            raise VerificationError(
+                f"coarse leads: {coarse[0]}{more}; products read the leads instead; verify --mend sends what scratch "
+                "has and leaves out the rest"
+            )
         if self.ensemble and not self.rewritten:
             more = f" and {len(self.ensemble) - 1} more" if len(self.ensemble) > 1 else ""
             next_step = "run again" if mended else "verify --mend writes it anew, or run again"
@@ -182,7 +200,7 @@ def _check_manifest(config: Config, storage: Storage, checks: Sequence[MemberChe
 def _check_one(config: Config, job: tuple[int, str], **options: Any) -> MemberCheck:
     member, place = job
     check = verify_member(config, member, place=place, **options)
-    for line in check.lines():
+    for line in [*check.lines(), *check.coarse_lines()]:
         LOG.warning("%s: %s", place, line)
     return check
 
@@ -208,8 +226,15 @@ def verify_member(
         standing = at_destination(config, storage, member, storage.with_crc32c)
         files = vouched_files(standing.manifest, standing.receipt) if standing.manifest else ()
         check = _check(standing, standing.problems, sum(file.size for file in files))
+        check = replace(check, coarse=standing.coarse)
     if deep and standing.manifest and check.state in (SOUND, SHORT):
         check = _decode_some(config, check, standing.manifest, storage)
+    if mend and check.coarse and check.state != DAMAGED:
+        if place == SCRATCH:
+            mend_coarse_on_scratch(config, member, check.coarse)
+        else:
+            assert storage is not None
+            mend_coarse_at_destination(config, member, check.coarse, storage)
     if mend and check.state == DAMAGED:
         if place == SCRATCH:
             mend_scratch(config, member, check.problems)
@@ -228,7 +253,8 @@ def _check_scratch(config: Config, standing: Standing) -> MemberCheck:
         return _check(standing, standing.problems, 0)
     records = [r for r in standing.manifest.leads if not _removed(config, standing.member, r)]
     problems = check_leads(config.scratch.forecasts(), records)
-    return _check(standing, problems, sum(r.grib.size + r.index.size for r in records))
+    check = _check(standing, problems, sum(r.bytes for r in records))
+    return replace(check, coarse=check_coarse(config.scratch.published, records))
 
 
 def _removed(config: Config, member: int, record: LeadRecord) -> bool:

@@ -29,7 +29,6 @@ from aifs_ensemble.common.errors import DiskFullError, EncodingError, NotFiniteE
 from aifs_ensemble.common.manifest import LeadRecord, lead_record
 from aifs_ensemble.fields.encoder_process import NO_LEAD, STOPS, TASK, SharedMemory
 from aifs_ensemble.fields.grib_encoder import OutputSpec, output_spec
-from aifs_ensemble.fields.grids import grid_coordinates
 
 __all__ = ["EncoderPool", "OutputSpec", "Slot", "output_spec"]
 
@@ -131,7 +130,7 @@ class EncoderPool:
 
     Parameters
     ----------
-    spec : what to write
+    spec : what to write; the interpolation weights of its coarse files are made before the first lead is submitted
     folder : where leads are published, each under its final name with its index, or not at all
     processes : number of encoder processes, started afresh: they share nothing with this one but memory
     slots : leads that may be in flight
@@ -155,7 +154,7 @@ class EncoderPool:
             raise EncodingError(f"encoders: {processes} processes and {slots} slots, expected at least one of each")
         folder.mkdir(parents=True, exist_ok=True)
         self.spec, self.folder = spec, folder
-        shared = SharedMemory(slots, len(spec.variables), grid_coordinates(spec.grid).points)
+        shared = SharedMemory.of(spec, slots)
         self._workers: list[_Process] = []
         self._submitted: list[int] = []
         self._published: dict[int, LeadRecord] = {}
@@ -213,6 +212,10 @@ class EncoderPool:
     def release(self, slot: Slot) -> None:
         """Give back a slot that is not going to be submitted."""
         self._free.append(slot.number)
+
+    def leave_out_coarse(self) -> None:
+        """Have no coarse files made, before the first lead is submitted."""
+        self._control[-1, 1] = 1
 
     def submit(self, slot: Slot, lead: int) -> None:
         """Hand a filled slot to the encoders as `lead` hours; returns at once."""

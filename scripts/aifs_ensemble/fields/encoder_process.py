@@ -16,9 +16,10 @@ import select
 import signal
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,18 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.errors import DiskFullError, EncodingError, NotFiniteError, WorkflowError
 from aifs_ensemble.common.files import atomic_writer, crc32c_bytes, encode_crc32c
-from aifs_ensemble.common.manifest import FileRecord, LeadRecord
-from aifs_ensemble.common.names import index_file, lead_file
+from aifs_ensemble.common.manifest import CoarseRecord, FileRecord, LeadRecord, record_json
+from aifs_ensemble.common.names import coarse_file, index_file, lead_file
+from aifs_ensemble.fields.coarse_encoder import CoarseEncoder
 from aifs_ensemble.fields.grib_encoder import FieldEncoder, OutputSpec
 from aifs_ensemble.fields.grib_index import index_bytes, index_entry
+from aifs_ensemble.fields.grids import grid_coordinates
 
 # Lead, slot, variable. Pipes are filled by pages, of which 16 bytes are a divisor: a read never gets half a record.
 TASK = struct.Struct("<iii4x")
 NO_LEAD = -1
 _POLL_SECONDS = 1.0
+_LARGEST_HEADER = 4096  # bytes of a message beside its values, generously
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,25 @@ class SharedMemory:
     """Where things are in the memory that forecast and encoders share.
 
     The slots come first, float32 ``(slot, variable, value)``, and on the next page the control block,
-    int64 ``(slot, variable + 1)``: the number of messages made and the length of each. Its last row
-    holds the flag that stops the encoders.
+    int64 ``(slot, 1 + variable + coarse variable)``: the number of fields done and the length of each message. Its last
+    row holds the flags that stop the encoders, and that leave coarse files out. Messages of coarse fields, which may be
+    larger than the model's, have room of their own after that: bytes ``(slot, coarse variable, coarse_room)``.
     """
 
     slots: int
     variables: int
     points: int
+    coarse_variables: int = 0
+    coarse_room: int = 0
+
+    @classmethod
+    def of(cls, spec: OutputSpec, slots: int) -> SharedMemory:
+        """Return the layout for a member."""
+        points = grid_coordinates(spec.grid).points
+        if spec.coarse is None:
+            return cls(slots, len(spec.variables), points)
+        room = 4 * grid_coordinates(spec.coarse.grid).points + _LARGEST_HEADER
+        return cls(slots, len(spec.variables), points, len(spec.coarse.variables), room)
 
     @property
     def data_bytes(self) -> int:
@@ -61,8 +77,16 @@ class SharedMemory:
         return -(-self.data_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
     @property
+    def control_shape(self) -> tuple[int, int]:
+        return self.slots + 1, 1 + self.variables + self.coarse_variables
+
+    @property
+    def coarse_offset(self) -> int:
+        return self.control_offset + 8 * self.control_shape[0] * self.control_shape[1]
+
+    @property
     def size(self) -> int:
-        return self.control_offset + 8 * (self.slots + 1) * (self.variables + 1)
+        return self.coarse_offset + self.slots * self.coarse_variables * self.coarse_room
 
     def data(self, memory: mmap.mmap) -> npt.NDArray[np.float32]:
         """Return the slots."""
@@ -71,38 +95,65 @@ class SharedMemory:
 
     def control(self, memory: mmap.mmap) -> npt.NDArray[np.int64]:
         """Return the control block."""
-        shape = (self.slots + 1, self.variables + 1)
+        shape = self.control_shape
         return np.frombuffer(memory, np.int64, shape[0] * shape[1], self.control_offset).reshape(shape)
 
+    def coarse(self, memory: mmap.mmap) -> npt.NDArray[np.uint8]:
+        """Return the room of the coarse messages."""
+        shape = (self.slots, self.coarse_variables, self.coarse_room)
+        return np.frombuffer(memory, np.uint8, shape[0] * shape[1] * shape[2], self.coarse_offset).reshape(shape)
 
-def publish(folder: Path, spec: OutputSpec, lead: int, messages: list[npt.NDArray[np.uint8]]) -> LeadRecord:
+
+Messages = list[npt.NDArray[np.uint8]]
+
+
+def publish(
+    folder: Path,
+    spec: OutputSpec,
+    lead: int,
+    messages: Messages,
+    coarse: Callable[[], CoarseRecord] | None = None,
+) -> LeadRecord:
     """Write one lead's GRIB and index under their final names, the index first; return their record.
 
-    The checksum is computed on the way. Raises DiskFullError or EncodingError naming the file.
+    The checksum is computed on the way. What `coarse` writes has its names before the lead has its own. Raises
+    DiskFullError or EncodingError naming the file.
     """
     name = lead_file(spec.cycle, spec.member, lead)
-    path, index_path = folder / name, folder / index_file(name)
-    checksum, entries, offset = 0, [], 0
     try:
         # A GRIB under its final name always has its own index beside it, also where an old one is replaced.
-        path.unlink(missing_ok=True)
-        with atomic_writer(path) as file:
-            for variable, message in zip(spec.variables, messages, strict=True):
-                file.write(message.data)
-                checksum = google_crc32c.extend(checksum, message)
-                entries.append(index_entry(spec, variable, lead, offset, message.size))
-                offset += message.size
-            file.flush()
-            index = index_bytes(entries)
-            with atomic_writer(index_path) as index_out:
-                index_out.write(index)
+        (folder / name).unlink(missing_ok=True)
+        beside = coarse() if coarse else None
+        grib, index = _write(folder / name, spec, lead, messages)
     except OSError as error:
-        raise EncodingError(f"{error.filename or path}: {error.strerror}, expected to write a lead") from error
-    return LeadRecord(
-        lead=lead,
-        grib=FileRecord(path.name, offset, encode_crc32c(checksum)),
-        index=FileRecord(index_path.name, len(index), crc32c_bytes(index)),
-        messages=len(messages),
+        place = error.filename or folder / name
+        raise EncodingError(f"{place}: {error.strerror}, expected to write a lead") from error
+    return LeadRecord(lead, grib, index, len(messages), beside)
+
+
+def _write(
+    path: Path,
+    spec: OutputSpec,
+    lead: int,
+    messages: Messages,
+    more: Callable[[str, npt.NDArray[np.uint8]], dict[str, Any]] = lambda variable, message: {},
+) -> tuple[FileRecord, FileRecord]:
+    """Write a GRIB file and, before it has its name, its index, whose lines also have the keys that `more` gives."""
+    index_path = path.with_name(index_file(path.name))
+    checksum, entries, offset = 0, [], 0
+    with atomic_writer(path) as file:
+        for variable, message in zip(spec.variables, messages, strict=True):
+            file.write(message.data)
+            checksum = google_crc32c.extend(checksum, message)
+            entries.append(index_entry(spec, variable, lead, offset, message.size) | more(variable, message))
+            offset += message.size
+        file.flush()
+        index = index_bytes(entries)
+        with atomic_writer(index_path) as index_out:
+            index_out.write(index)
+    return (
+        FileRecord(path.name, offset, encode_crc32c(checksum)),
+        FileRecord(index_path.name, len(index), crc32c_bytes(index)),
     )
 
 
@@ -113,11 +164,22 @@ class Encoder:
         self._spec, self._folder, self._memory_fd = spec, folder, memory_fd
         memory = mmap.mmap(memory_fd, shared.size)
         self._data, self._control = shared.data(memory), shared.control(memory)
+        self._coarse_room = shared.coarse(memory)
+        self._coarse_rows = {name: row for row, name in enumerate(spec.coarse.variables)} if spec.coarse else {}
         self._fields = FieldEncoder(spec)
 
     @property
     def stopped(self) -> bool:
         return bool(self._control[-1, 0])
+
+    @property
+    def _wants_coarse(self) -> bool:
+        return self._spec.coarse is not None and not self._control[-1, 1]
+
+    @cached_property
+    def _coarse(self) -> CoarseEncoder:
+        """The encoder of coarse fields, made when the first one comes: until then the weights may not be there."""
+        return CoarseEncoder(self._spec)
 
     def handle(self, lead: int, slot: int, variable: int) -> LeadRecord | None:
         """Encode one field in place; publish the lead if it was the last of it, and return its record."""
@@ -129,13 +191,38 @@ class Encoder:
                 f"{self._spec.variables[variable]} at lead {lead} h: message of {length} bytes, expected at most "
                 f"{row.nbytes}, which is what float32 takes on grid {self._spec.grid}"
             )
+        self._handle_coarse(lead, slot, variable, row)  # before the message takes the field's place
         row.view(np.uint8)[:length] = np.frombuffer(message, np.uint8)
         if not self._last_of_lead(slot, variable, length):
             return None
-        lengths = self._control[slot, 1:].tolist()
+        lengths = self._control[slot, 1 : 1 + len(self._spec.variables)].tolist()
         rows = self._data[slot].view(np.uint8)
         messages = [rows[i, :length] for i, length in enumerate(lengths)]
-        return publish(self._folder, self._spec, lead, messages)
+        coarse = partial(self._publish_coarse, lead, slot) if self._wants_coarse else None
+        return publish(self._folder, self._spec, lead, messages, coarse)
+
+    def _handle_coarse(self, lead: int, slot: int, variable: int, values: npt.NDArray[np.float32]) -> None:
+        name = self._spec.variables[variable]
+        row = self._coarse_rows.get(name)
+        if row is None or not self._wants_coarse:
+            return
+        message = self._coarse.encode(name, lead, values)
+        room = self._coarse_room[slot, row]
+        if len(message) > room.nbytes:
+            raise EncodingError(f"{name} at lead {lead} h: coarse message of {len(message)} bytes, expected at most "
+                                f"{room.nbytes} on grid {self._coarse.spec.grid}")  # fmt: skip
+        room[: len(message)] = np.frombuffer(message, np.uint8)
+        self._control[slot, 1 + len(self._spec.variables) + row] = len(message)
+
+    def _publish_coarse(self, lead: int, slot: int) -> CoarseRecord:
+        coarse, wanted = self._coarse, self._spec.coarse
+        assert wanted is not None
+        lengths = self._control[slot, 1 + len(self._spec.variables) :].tolist()
+        messages = [self._coarse_room[slot, row, :length] for row, length in enumerate(lengths)]
+        path = self._folder / coarse_file(self._spec.cycle, self._spec.member, lead, wanted.grid)
+        grib, index = _write(path, coarse.spec, lead, messages, coarse.index_keys)
+        variables: Any = "all" if wanted.variables == self._spec.variables else wanted.variables
+        return CoarseRecord(wanted.grid, variables, wanted.methods, coarse.digests, grib, index, len(messages))
 
     def _last_of_lead(self, slot: int, variable: int, length: int) -> bool:
         with self._locked():
@@ -201,7 +288,7 @@ def run(setup: dict[str, Any]) -> None:
             tell(_failure(error, lead))
             continue
         if record is not None:
-            tell({"slot": slot, "record": asdict(record)})
+            tell({"slot": slot, "record": record_json(record)})
 
 
 # Ctrl-C, and what batch systems send: they reach the whole group, and the forecast decides

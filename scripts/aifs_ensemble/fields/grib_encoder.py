@@ -19,11 +19,12 @@ import eccodes
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.common.errors import EncodingError, NotFiniteError
+from aifs_ensemble.common.errors import ConfigError, EncodingError, NotFiniteError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import CONTROL, parse_cycle
 from aifs_ensemble.common.parameters import find_variable
 from aifs_ensemble.fields.ccsds import CcsdsPacker, pack_with_eccodes
+from aifs_ensemble.fields.grids import grid_coordinates
 
 # Of the real messages. With these tables ecCodes reads 100 m wind as `100u`, as ECMWF's indexes call it, only
 # while class is ai and productionStatusOfProcessedData 0 (MTG2SwitchConcept.def): a research status would change
@@ -31,6 +32,7 @@ from aifs_ensemble.fields.ccsds import CcsdsPacker, pack_with_eccodes
 TABLES_VERSION = 35
 UNKNOWN_PROCESS = 255
 UNTRAINED_EXPVER = "test"
+_CIRCLE = 360_000_000  # millionths of a degree
 # WMO code table 4.6, type of ensemble forecast
 UNPERTURBED, PERTURBED = 5, 6
 
@@ -89,6 +91,32 @@ def grib_parameter(variable: str) -> GribParameter:
 
 
 @dataclass(frozen=True)
+class CoarseSpec:
+    """The second file of each lead: which variables, on which regular grid, interpolated how; JSON-serialisable.
+
+    Attributes
+    ----------
+    variables : in the order of `OutputSpec.variables`
+    methods : MIR's interpolation by variable; ``default`` stands for those that are not named
+    cache : folder of the interpolation weights
+    """
+
+    grid: str
+    variables: tuple[str, ...]
+    methods: Mapping[str, str]
+    cache: str
+
+    def method(self, variable: str) -> str:
+        """Return the interpolation of a variable."""
+        return self.methods.get(variable, self.methods["default"])
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The interpolations that its variables take."""
+        return tuple(sorted({self.method(variable) for variable in self.variables}))
+
+
+@dataclass(frozen=True)
 class OutputSpec:
     """Everything an encoder needs to know of one member; JSON-serialisable.
 
@@ -100,6 +128,7 @@ class OutputSpec:
     accumulate : ``from_start`` (0 to the lead) or ``per_step`` (the last time step): what those amounts cover
     bits : bits per value by variable
     process : generatingProcessIdentifier, which ecCodes reads as the model's version; 255 unknown
+    coarse : the second file of each lead, None for none
     """
 
     model: str
@@ -115,6 +144,7 @@ class OutputSpec:
     bits: Mapping[str, int]
     untrained: bool
     process: int = UNKNOWN_PROCESS
+    coarse: CoarseSpec | None = None
 
     def __post_init__(self) -> None:
         missing = [name for name in self.variables if name not in self.bits]
@@ -133,6 +163,8 @@ class OutputSpec:
         known: dict[str, Any] = dict(content)
         for key in ("variables", "accumulated"):
             known[key] = tuple(content[key])
+        if coarse := content.get("coarse"):
+            known["coarse"] = CoarseSpec(**{**coarse, "variables": tuple(coarse["variables"])})
         return cls(**known)
 
     @property
@@ -169,6 +201,7 @@ def output_spec(
     ensemble_size: int,
     bits: Mapping[str, int],
     accumulate: str = "from_start",
+    coarse: CoarseSpec | None = None,
 ) -> OutputSpec:
     """Return the specification of one member of a model in the catalogue."""
     return OutputSpec(
@@ -185,21 +218,52 @@ def output_spec(
         bits=bits,
         untrained=model.untrained,
         process=UNKNOWN_PROCESS if model.untrained else model.grib_process,
+        coarse=coarse,
     )
 
 
 def grid_template(grid: str) -> int:
     """Return a new ecCodes handle on a grid, its values all zero; EncodingError if it cannot be described.
 
-    Classical reduced Gaussian grids come with ecCodes as samples, rows of points included.
+    Classical reduced Gaussian grids come with ecCodes as samples, rows of points included. Regular grids are those of
+    `grid_coordinates`: from 90 N to 90 S, from 0 eastward.
     """
-    message = f"grid: {grid!r} has no GRIB template, expected a classical grid such as N320"
+    message = f"grid: {grid!r} has no GRIB template, expected a classical grid such as N320 or a regular one as 1.5x1.5"
+    if "x" in grid:
+        return _regular_template(grid, message)
     if not re.fullmatch(r"N\d+", grid):
         raise EncodingError(message)
     try:
         return eccodes.codes_grib_new_from_samples(f"reduced_gg_pl_{grid[1:]}_grib2")
     except eccodes.CodesInternalError:
         raise EncodingError(message) from None
+
+
+def _regular_template(grid: str, message: str) -> int:
+    try:
+        shape = grid_coordinates(grid).shape
+    except ConfigError:
+        raise EncodingError(message) from None
+    assert shape is not None
+    rows, columns = shape
+    if _CIRCLE % columns or _CIRCLE // 2 % (rows - 1):  # GRIB counts in millionths of a degree
+        raise EncodingError(message)
+    east, north = _CIRCLE // columns, _CIRCLE // 2 // (rows - 1)
+    handle = eccodes.codes_grib_new_from_samples("regular_ll_pl_grib2")
+    keys = {
+        "Ni": columns,
+        "Nj": rows,
+        "latitudeOfFirstGridPoint": _CIRCLE // 4,
+        "longitudeOfFirstGridPoint": 0,
+        "latitudeOfLastGridPoint": -_CIRCLE // 4,
+        "longitudeOfLastGridPoint": _CIRCLE - east,
+        "iDirectionIncrement": east,
+        "jDirectionIncrement": north,
+        "scanningMode": 0,
+    }
+    _set(handle, keys, f"grid {grid}")
+    eccodes.codes_set_values(handle, np.zeros(rows * columns))  # only they make ecCodes count the points anew
+    return handle
 
 
 def member_keys(spec: OutputSpec) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from aifs_ensemble.common.manifest import LeadRecord
 from aifs_ensemble.common.names import member_name
 from aifs_ensemble.common.observers import Observer, Observers
 from aifs_ensemble.common.turns import Turn
+from aifs_ensemble.fields.coarse_encoder import coarse_weights
 from aifs_ensemble.fields.encoder_pool import GIVE_UP_SECONDS, EncoderPool, SilentEncodersError
 from aifs_ensemble.fields.encoder_process import STOPS
 from aifs_ensemble.fields.grib_encoder import output_spec
@@ -146,6 +148,7 @@ def open_pool(request: ForecastRequest, folder: Path, stop: StopSignal | None = 
         ensemble_size=request.ensemble_size,
         bits=request.bits,
         accumulate=request.settings.accumulate,
+        coarse=request.coarse,
     )
     return EncoderPool(spec, folder, request.encoders, SLOTS, longest_silence)
 
@@ -179,6 +182,7 @@ def compute(computation: Computation) -> dict[int, LeadRecord]:
         with timings("encoders"):
             pool = stack.enter_context(open_pool(request, computation.work.leads, stop))
         reading = stack.enter_context(ThreadPoolExecutor(1, "state")).submit(_states, computation, pool)
+        weights = stack.enter_context(ThreadPoolExecutor(1, "weights")).submit(_coarse_weights, request, pool)
         stack.enter_context(gpu_memory(request))
         prepare_environment(device=request.device, deterministic=request.settings.deterministic)
         with timings("import"):
@@ -202,6 +206,7 @@ def compute(computation: Computation) -> dict[int, LeadRecord]:
                 note({"cuda_graph": loaded.stepper.recorded})
             steps = _Steps(computation, stop, rollout, pool, turns.computing)
         computation.observers.tell(Observer.prepared, choice.made(loaded.stepper.acceleration))
+        weights.result()
         steps.go(loaded, first=after // request.model.timestep_hours + 1)
         timings.seconds["wait_turn"] = turns.waited
         note({"computing": [datetime.fromtimestamp(seconds, UTC).isoformat() for seconds in steps.times]})
@@ -223,6 +228,20 @@ def _states(computation: Computation, pool: EncoderPool) -> tuple[State, int, St
     if request.device != "cpu":
         pool.buffer.fill(0)  # memory that nobody has touched takes longer to lock for the card
     return initial, after, restart
+
+
+def _coarse_weights(request: ForecastRequest, pool: EncoderPool) -> None:
+    """Make the interpolation weights of the coarse leads; where they cannot be made, the leads alone are.
+
+    MIR takes seconds, and a process of its own, where no earlier member left them in the cache.
+    """
+    if request.coarse is None:
+        return
+    try:
+        coarse_weights(request.coarse, request.model.grid)
+    except (WorkflowError, OSError, subprocess.SubprocessError) as error:
+        LOG.warning("%s: no coarse leads: %s", member_name(request.member), error)
+        pool.leave_out_coarse()
 
 
 @contextmanager

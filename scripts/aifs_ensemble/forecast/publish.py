@@ -62,8 +62,10 @@ def publish(
     request.forecasts.mkdir(parents=True, exist_ok=True)
     request.manifest.unlink(missing_ok=True)
     for record in records:
-        for file in record.files:
-            source = work.leads / file.name
-            if source.exists():  # else delivered, and removed since
-                link(source, request.forecasts / file.name)
+        for folder, files in ((request.coarse_leads, record.coarse_files), (request.forecasts, record.files)):
+            for file in files:
+                source = work.leads / file.name
+                if source.exists():  # else delivered, and removed since
+                    folder.mkdir(exist_ok=True)
+                    link(source, folder / file.name)
     write_member_manifest(request.manifest, manifest)

@@ -15,6 +15,7 @@ from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import digest
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import checkpoint_file, parse_cycle
+from aifs_ensemble.fields.grib_encoder import CoarseSpec
 from aifs_ensemble.fields.state import State, read_state
 from aifs_ensemble.forecast.restarts import as_utc
 from aifs_ensemble.forecast.settings import ForecastSettings
@@ -35,6 +36,7 @@ class ForecastRequest:
     forecasts : folder that receives links to the leads at the end
     manifest : file that receives the manifest at the very end
     own_pass : why the member is made with the model's own forward pass, empty where the accelerated one may be taken
+    coarse : the second file of each lead to come, None for none; with another one the member is the same
     local_leads : every lead must be in `forecasts` at the end, even one delivered and removed before
     """
 
@@ -60,6 +62,7 @@ class ForecastRequest:
     restarts_kept: int = 2
     trust: bool = False
     progress: bool = True
+    coarse: CoarseSpec | None = None
     local_leads: bool = False
 
     @classmethod
@@ -94,7 +97,13 @@ class ForecastRequest:
             restart_hours=section.restart_hours,
             restarts_kept=section.restarts_kept,
             progress=section.progress,
+            coarse=coarse_spec(config),
         )
+
+    @property
+    def coarse_leads(self) -> Path:
+        """Folder that receives links to the coarse leads at the end."""
+        return self.forecasts.with_name("coarse")
 
     @property
     def bits(self) -> dict[str, int]:
@@ -118,6 +127,15 @@ class ForecastRequest:
     def seed(self, step: int) -> int:
         """Return the seed of a step's noise."""
         return noise.noise_seed(self.model.name, self.cycle, self.member, step)
+
+
+def coarse_spec(config: Config) -> CoarseSpec | None:
+    """Return what the coarse leads are that a configuration asks for, None for none."""
+    variables = config.coarse_variables
+    if not variables:
+        return None
+    methods = {name: way for name, way in config.coarse_methods.items() if name == "default" or name in variables}
+    return CoarseSpec(config.coarse_grid, variables, methods, str(config.cache.absolute()))
 
 
 def _local_checkpoint(config: Config) -> Path:

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,14 @@ from aifs_ensemble.common.errors import InputError, VerificationError, WorkflowE
 from aifs_ensemble.common.file_identity import file_identity
 from aifs_ensemble.common.files import digest, remove_leftovers, write_json
 from aifs_ensemble.common.locks import HeldError, held
-from aifs_ensemble.common.manifest import AttemptRecord, LeadRecord, check_leads, lead_problem
+from aifs_ensemble.common.manifest import (
+    AttemptRecord,
+    LeadRecord,
+    check_coarse,
+    check_leads,
+    lead_problem,
+    record_json,
+)
 from aifs_ensemble.common.records import Count, JsonLines, json_object, read_record
 
 LOG = logging.getLogger(__name__)
@@ -60,11 +67,11 @@ class LeadJournal:
 
     def append(self, record: LeadRecord) -> None:
         """Add a lead whose files have their final names."""
-        self._lines.append(asdict(record))
+        self._lines.append(record_json(record))
 
     def write(self, records: Iterable[LeadRecord]) -> None:
         """Write the journal anew, in one step."""
-        self._lines.write(map(asdict, records))
+        self._lines.write(map(record_json, records))
 
     def forget(self, leads: Collection[int]) -> None:
         """Drop leads, in one step."""
@@ -240,7 +247,8 @@ class WorkFolder:
         """Return the records of those wanted leads that are whole, by lead.
 
         A lead is whole when its GRIB and index are here with the sizes and checksums recorded or, unless `local`
-        files are asked for, when the delivery recorded it as verified at the destination.
+        files are asked for, when the delivery recorded it as verified at the destination. A coarse file that is lost or
+        damaged here is forgotten: nothing is computed again for it.
         """
         journal = self.journal.read()
         delivered = {} if local else self.delivered.read()
@@ -250,19 +258,29 @@ class WorkFolder:
         whole = {}
         for lead in wanted:
             if lead in mine and damage[lead] is None:
-                whole[lead] = mine[lead]
+                whole[lead] = self._sound_coarse(mine[lead], delivered.get(lead))
             elif lead in delivered:
                 whole[lead] = delivered[lead]
             elif lead in mine:
                 LOG.warning("member %d: lead %d h is made again: %s", self.member, lead, damage[lead])
         return whole
 
+    def _sound_coarse(self, record: LeadRecord, delivered: LeadRecord | None) -> LeadRecord:
+        """Return a whole lead without the coarse file that neither this folder nor the destination has any more."""
+        if delivered is not None and delivered.coarse == record.coarse:
+            return record
+        if problem := check_coarse(self.leads.joinpath, [record]).get(record.lead):
+            LOG.warning("member %d: %s; products will read %s", self.member, problem, record.grib.name)
+            record = replace(record, coarse=None)
+            self.journal.append(record)
+        return record
+
     def _damage(self, record: LeadRecord) -> str | None:
         return check_leads(self.leads, [record]).get(record.lead)
 
     def remove_leftovers(self, records: Iterable[LeadRecord]) -> None:
         """Remove every file of the leads folder that is in none of the `records`."""
-        known = {file.name for record in records for file in record.files}
+        known = {file.name for record in records for file in (*record.files, *record.coarse_files)}
         remove_leftovers(self.leads)
         remove_leftovers(self.root)
         for path in self.leads.iterdir():

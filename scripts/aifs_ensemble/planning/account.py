@@ -238,7 +238,7 @@ def _cpu_costs(jobs: Sequence[JobTime], rates: Rates, cores: int) -> Iterator[tu
 
 
 def _delivery_costs(manifest: MemberManifest, machines: Machines, egress_gb: float) -> dict[str, float]:
-    files = 2 * len(manifest.leads) + 4
+    files = manifest.files + 4
     return {
         "network": manifest.bytes / _GB * egress_gb,
         "storage operations": files / 1000 * machines.service("bucket_writes_per_1000"),

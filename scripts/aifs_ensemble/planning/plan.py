@@ -20,6 +20,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import PlanError
 from aifs_ensemble.common.gpu import cards
 from aifs_ensemble.common.manifest import MemberManifest
+from aifs_ensemble.delivery.scratch import coarse_values
 from aifs_ensemble.planning.cards import own_card
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.costs import GB
@@ -190,11 +191,13 @@ def plan(case: Case, today: date | None = None, *, at_once: int | None = None) -
 
 
 def _lead_bytes(config: Config, table: Throughput, runs: Sequence[MemberManifest]) -> float:
-    """Return the size of one lead: the median of past members of this model, else from the table."""
-    sizes = [m.bytes / len(m.leads) for m in runs if m.model == config.model.name and m.leads]
-    if sizes:
-        return median(sizes)
-    return len(config.model.outputs) * grid_points(config.model.grid) * table.size(config.model.name).bytes_per_value
+    """Return the size of a lead with its coarse file: the median of past members of this model, else of the table."""
+    model = config.model
+    values = len(model.outputs) * grid_points(model.grid)
+    of_model = (m.leads for m in runs if m.model == model.name and m.leads)
+    sizes = [sum(file.size for record in leads for file in record.files) / len(leads) for leads in of_model]
+    lead = median(sizes) if sizes else values * table.size(model.name).bytes_per_value
+    return lead * (1 + coarse_values(config) / values)
 
 
 def _initial_seconds(config: Config, machines: Machines) -> float:

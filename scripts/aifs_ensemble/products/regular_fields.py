@@ -1,13 +1,25 @@
-"""Fields of a delivered member on the grid of the products: what every product on that grid reads."""
+"""Fields of a delivered member on the grid of the products: what every product on that grid reads.
+
+They come from the coarse leads that the forecast made, or from the leads by regridding. Both are the same product of
+the same weights. A coarse field was packed once, after it; a regridded one before it: the two differ by no more than
+the packing errors of both.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.storage import Storage
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.manifest import CoarseRecord
+from aifs_ensemble.common.storage import MissingError, Storage
+from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.products.delivered_fields import DeliveredFields, Field
+from aifs_ensemble.products.indexed_fields import IndexedFields
 from aifs_ensemble.products.regular_grid import RegularGrid
+
+LOG = logging.getLogger(__name__)
 
 
 class RegularFields:
@@ -17,20 +29,51 @@ class RegularFields:
     ----------
     member, digest, untrained : as of `DeliveredFields`
     grid : the grid, with the interpolation of each variable
+    native : the member's fields on the model's grid
 
     Raises InputError unless the member is delivered as the configuration asks for.
     """
 
     def __init__(self, config: Config, member: int, variables: Sequence[str], storage: Storage | None = None) -> None:
-        self._native = DeliveredFields(config, member, storage)
-        self.member, self.digest, self.untrained = member, self._native.digest, self._native.untrained
+        self.native = DeliveredFields(config, member, storage)
+        self.member, self.digest, self.untrained = member, self.native.digest, self.native.untrained
         self.grid = RegularGrid(config)
         for variable in variables:
             self.grid.weights(variable)  # made before threads want them
+        self._coarse = IndexedFields(self.native.storage, grid_coordinates(self.grid.name).points)
+        self._published = config.objects.published
+        self._spoilt = set(self.native.standing.coarse)
 
     def read(self, lead: int, variables: Sequence[str]) -> dict[str, Field]:
         """Return fields of one lead by variable, float32 ``(row, column)`` in GRIB's units, NaN where missing."""
-        return {
-            variable: self.grid.regrid(variable, field)
-            for variable, field in self._native.read(lead, variables).items()
-        }
+        coarse = [variable for variable in variables if self.has_coarse(lead, variable)]
+        found = self._read_coarse(lead, coarse) if coarse else {}
+        rest = [variable for variable in variables if variable not in found]
+        native = self.native.read(lead, rest) if rest else {}
+        found |= {variable: self.grid.regrid(variable, field) for variable, field in native.items()}
+        return {variable: found[variable] for variable in variables}
+
+    def has_coarse(self, lead: int, variable: str) -> bool:
+        """Tell whether a coarse lead holds a variable as it is wanted: grid, interpolation and weights are the same."""
+        record = self._record(lead)
+        if record is None or lead in self._spoilt or record.grid != self.grid.name:
+            return False
+        method = self.grid.method(variable)
+        as_wanted = record.holds(variable) and record.method(variable) == method
+        return as_wanted and record.weights.get(method) == self.grid.weights(variable).digest
+
+    def _record(self, lead: int) -> CoarseRecord | None:
+        record = self.native.leads.get(lead)
+        return record.coarse if record else None
+
+    def _read_coarse(self, lead: int, variables: Sequence[str]) -> dict[str, Field]:
+        """Return fields of a coarse lead, none where it is lost or damaged: the lead itself is read then."""
+        record = self._record(lead)
+        assert record is not None
+        try:
+            fields = self._coarse.read(self._published(record.grib.name), lead, variables, record.index)
+        except (InputError, MissingError) as error:
+            self._spoilt.add(lead)
+            LOG.warning("%s; the lead itself is read", " ".join(str(error).split()))
+            return {}
+        return {variable: field.reshape(self.grid.shape) for variable, field in fields.items()}

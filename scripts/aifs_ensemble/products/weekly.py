@@ -17,9 +17,8 @@ import xarray as xr
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.config.sections import PeriodVariable
 from aifs_ensemble.products import netcdf
-from aifs_ensemble.products.delivered_fields import DeliveredFields
 from aifs_ensemble.products.parallel import readers
-from aifs_ensemble.products.regular_grid import RegularGrid
+from aifs_ensemble.products.regular_fields import RegularFields
 
 Field = npt.NDArray[np.float32]
 
@@ -43,17 +42,15 @@ def weights_of_leads(
 def write_weekly_file(config: Config, member: int, path: Path) -> None:
     """Write all variables of ``products.weekly`` of one member, ``(period, number, latitude, longitude)``.
 
-    Sums are kept on the model's grid in float64 and regridded once: means and differences commute with linear weights.
     Raises InputError when the member is not delivered.
     """
-    fields, grid, weekly = DeliveredFields(config, member), RegularGrid(config), config.products.weekly
+    weekly = config.products.weekly
+    fields = RegularFields(config, member, [item.variable for item in weekly.variables.values()])
+    grid = fields.grid
     jobs = [(name, period) for name in weekly.variables for period in config.periods]
-    for item in weekly.variables.values():
-        grid.weights(item.variable)
 
     def one(job: tuple[str, str]) -> Field:
-        item = weekly.variables[job[0]]
-        return grid.regrid(item.variable, _statistic(config, fields, item, config.periods[job[1]]))
+        return _statistic(config, fields, weekly.variables[job[0]], config.periods[job[1]])
 
     with ThreadPoolExecutor(readers(config)) as pool:
         found = dict(zip(jobs, pool.map(one, jobs), strict=True))
@@ -74,8 +71,13 @@ def write_weekly_file(config: Config, member: int, path: Path) -> None:
     netcdf.write_netcdf(data, path)
 
 
-def _statistic(config: Config, fields: DeliveredFields, item: PeriodVariable, start: int) -> Field:
-    """Return a variable's mean or sum over a period on the model's grid, float32 ``(value,)``."""
+def _statistic(config: Config, fields: RegularFields, item: PeriodVariable, start: int) -> Field:
+    """Return a variable's mean or sum over a period, float32 ``(row, column)``.
+
+    Sums are float64, of coarse fields where all leads have them. Else they are of the model's grid and regridded once:
+    means and differences commute with linear weights.
+    """
+    variable = item.variable
     weights = weights_of_leads(
         item.statistic,
         start,
@@ -83,12 +85,15 @@ def _statistic(config: Config, fields: DeliveredFields, item: PeriodVariable, st
         step=config.model.timestep_hours,
         from_start=config.forecast.accumulate == "from_start",
     )
+    coarse = all(fields.has_coarse(lead, variable) for lead in weights)
+    source = fields if coarse else fields.native
     total: npt.NDArray[np.float64] | None = None
     for lead, weight in weights.items():
-        values = fields.read(lead, [item.variable])[item.variable] * np.float64(weight)
+        values = source.read(lead, [variable])[variable] * np.float64(weight)
         total = values if total is None else total + values
     assert total is not None
-    return total.astype(np.float32)
+    result = total.astype(np.float32)
+    return result if coarse else fields.grid.regrid(variable, result)
 
 
 def attributes(config: Config, item: PeriodVariable) -> dict[str, str]:

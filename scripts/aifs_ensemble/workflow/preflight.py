@@ -13,7 +13,7 @@ from aifs_ensemble.common.errors import ConfigError, StorageError
 from aifs_ensemble.common.files import folder_problem
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.text import duration
-from aifs_ensemble.delivery.scratch import MemberSizes, check_scratch, room_held, room_needed
+from aifs_ensemble.delivery.scratch import MemberSizes, check_scratch, coarse_values, room_held, room_needed
 from aifs_ensemble.planning.grid_sizes import grid_points
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.throughput import load_throughput
@@ -26,7 +26,8 @@ CLOCKS_DIFFER_SECONDS = 60.0
 def member_sizes(config: Config) -> MemberSizes:
     """Return the bytes of a member's parts that config/throughput.json expects of the model."""
     size = load_throughput(load_machines().gpu_specs).size(config.model.name)
-    return MemberSizes.of(config.model, grid_points(config.model.grid), size.bytes_per_value, size.restart_mb)
+    points = grid_points(config.model.grid)
+    return MemberSizes.of(config.model, points, size.bytes_per_value, size.restart_mb, coarse_values(config))
 
 
 def check_room(config: Config, here: MembersHere, *, beside_others: bool = False) -> None:

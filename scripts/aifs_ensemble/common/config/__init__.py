@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.common.names import Keys, Scratch, lead_hours, parse_cycle, parse_members
 from aifs_ensemble.common.parameters import bits_for, parameter_of
 from aifs_ensemble.common.text import hint
+
+_FINEST = Fraction(1, 4)  # of a coarse lead, degrees: encoders hold a few of them in memory
 
 
 def read_files(*paths: Path) -> dict[str, Any]:
@@ -128,6 +131,26 @@ class Config:
         return {name: start for name, start in named.items() if start + weekly.hours <= self.lead_hours}
 
     @property
+    def coarse_grid(self) -> str:
+        """The grid of coarse leads."""
+        return self.products.coarse.grid or self.products.grid
+
+    @property
+    def coarse_variables(self) -> tuple[str, ...]:
+        """The variables of coarse leads, in the model's order; none where these are not asked for."""
+        coarse = self.products.coarse
+        if not coarse.enabled:
+            return ()
+        return tuple(v for v in self.model.outputs if coarse.variables == "all" or v in coarse.variables)
+
+    @property
+    def coarse_methods(self) -> dict[str, str]:
+        """The interpolation of coarse leads by variable; ``default`` stands for those that are not named."""
+        own = self.products.coarse.method
+        usual = {} if "default" in own else self.products.interpolation
+        return {"default": "linear", **usual, **own}
+
+    @property
     def cache(self) -> Path:
         return Path(self.initial_conditions.cache or self.scratch.root / "cache")
 
@@ -165,12 +188,33 @@ def _check_products(config: Config) -> None:
     if weekly.enabled:
         named |= {f"weekly.variables.{name}.variable": item.variable for name, item in weekly.variables.items()}
         _check_periods(config)
+    named |= _check_coarse(config)
     for key, variable in named.items():
         if variable not in config.model.outputs:
             meant = hint(variable, config.model.outputs, f"such as {config.model.outputs[0]}")
             raise ConfigError(
                 f"config: products.{key}: {variable!r}, expected a variable that {config.model.name} makes, {meant}"
             )
+
+
+def _check_coarse(config: Config) -> dict[str, str]:
+    """Raise ConfigError for a grid that no coarse lead can be on; return the variables that the section names."""
+    coarse = config.products.coarse
+    named = {f"coarse.method.{name}": name for name in coarse.method if name != "default"}
+    if coarse.variables != "all":
+        named |= {f"coarse.variables: {name}": name for name in coarse.variables}
+        if coarse.enabled and not coarse.variables:
+            raise ConfigError("config: products.coarse.variables: [], expected all or variables of the model")
+    if coarse.enabled:
+        key = "coarse.grid" if coarse.grid else "grid"
+        for degrees in map(Fraction, config.coarse_grid.split("x")):
+            # GRIB counts in millionths of a degree
+            if degrees < _FINEST or (180 / degrees).denominator > 1 or (degrees * 10**6).denominator > 1:
+                raise ConfigError(
+                    f"config: products.{key}: {config.coarse_grid}, expected 0.25 degrees or more that divide 180 "
+                    "(products.coarse.enabled)"
+                )
+    return named
 
 
 def _check_periods(config: Config) -> None:

@@ -56,6 +56,10 @@ def _different(items: Sequence[T]) -> Sequence[T]:
     return items
 
 
+def _different_or_all(items: Any) -> Any:
+    return items if items == "all" else _different(items)
+
+
 Whole = Annotated[int, BeforeValidator(lambda value: _whole(_number(value)))]
 Count = Annotated[int, Field(ge=1), BeforeValidator(lambda value: _whole(_number(value)))]
 Bits = Annotated[int, Field(ge=8, le=24), BeforeValidator(lambda value: _whole(_number(value)))]
@@ -239,6 +243,25 @@ class Cloud(Section):
     """Labels on every machine, for the bill."""
 
 
+Interpolation = Literal["linear", "grid-box-average", "nearest-neighbour"]
+RegularGrid = Annotated[str, Field(pattern=r"^\d+(\.\d+)?x\d+(\.\d+)?$")]
+
+
+class Coarse(Section):
+    """A second, small file of each lead on a regular grid, made by the forecast's encoders before they pack."""
+
+    enabled: Flag = False
+    """Make them: {cycle}/coarse/..._memberNNN_hLLL_1p5deg.grib2, for members that are computed from now on. Products
+    read them where they suit, else the leads."""
+    grid: Nullable[RegularGrid] = None
+    """Degrees east-west and north-south, 0.25 or more. null: products.grid."""
+    variables: Annotated[Literal["all"] | list[str], AfterValidator(_different_or_all)] = "all"
+    """Variables of the model in them."""
+    method: dict[str, Interpolation] = {}
+    """Interpolation by variable; default stands for all that are not named. Without default, they are interpolated as
+    products.interpolation says."""
+
+
 class MemberFiles(Section):
     """One NetCDF file a member on a regular grid."""
 
@@ -299,10 +322,11 @@ class Weekly(Section):
 class Products(Section):
     """What is made from delivered leads. Another choice here never computes a member again."""
 
-    grid: Annotated[str, Field(pattern=r"^\d+(\.\d+)?x\d+(\.\d+)?$")] = "1.5x1.5"
+    grid: RegularGrid = "1.5x1.5"
     """Regular grid of the products, degrees east-west and north-south."""
-    interpolation: dict[str, Literal["linear", "grid-box-average", "nearest-neighbour"]] = {}
+    interpolation: dict[str, Interpolation] = {}
     """Interpolation by variable. Default linear, as ECMWF's archive does; grid-box-average keeps the amount of rain."""
+    coarse: Coarse = Field(default={}, validate_default=True)
     members: MemberFiles = Field(default={}, validate_default=True)
     weekly: Weekly = Field(default={}, validate_default=True)
 
