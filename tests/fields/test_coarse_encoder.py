@@ -22,6 +22,7 @@ from aifs_ensemble.fields.grib_check import check_lead
 from aifs_ensemble.fields.grib_encoder import CoarseSpec, FieldEncoder, OutputSpec, grid_template
 from aifs_ensemble.fields.grib_index import read_fields
 from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.interpolation import weights_name
 
 from fields.members import CYCLE, FEW, make_fields, make_spec, write_member
 
@@ -40,7 +41,8 @@ def products(spec: OutputSpec, lead: int) -> dict[str, np.ndarray]:
     weights = coarse_weights(spec.coarse, spec.grid)
     fields = dict(zip(spec.variables, make_fields(spec, lead), strict=True))
     return {
-        name: (weights[spec.coarse.method(name)].matrix @ fields[name]) * np.float32(parameter_of(name).factor)
+        name: (weights[weights_name(spec.coarse.method(name), name)].matrix @ fields[name])
+        * np.float32(parameter_of(name).factor)
         for name in SOME
     }
 

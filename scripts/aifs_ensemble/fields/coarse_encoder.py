@@ -16,19 +16,27 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.files import encode_crc32c
+from aifs_ensemble.common.parameters import is_wind
 from aifs_ensemble.fields.grib_encoder import CoarseSpec, FieldEncoder, OutputSpec
-from aifs_ensemble.fields.interpolation import Weights, interpolation_weights
+from aifs_ensemble.fields.interpolation import Weights, interpolation_weights, weights_name
 
 # keys of an index line, in the manner of _offset and _length
 INTERPOLATION, WEIGHTS, CHECKSUM = "_interpolation", "_weights", "_crc32c"
 
 
 def coarse_weights(spec: CoarseSpec, source: str) -> dict[str, Weights]:
-    """Return the weights of a coarse lead by method, from the cache or made there by MIR.
+    """Return the weights of a coarse lead by `weights_name`, from the cache or made there by MIR.
 
     Raises ConfigError for an unknown grid and InputError when MIR makes no weights.
     """
-    return {method: interpolation_weights(source, spec.grid, Path(spec.cache), method) for method in spec.used}
+    found: dict[str, Weights] = {}
+    for variable in spec.variables:
+        method = spec.method(variable)
+        name = weights_name(method, variable)
+        if name not in found:
+            wind = is_wind(variable)
+            found[name] = interpolation_weights(source, spec.grid, Path(spec.cache), method, wind=wind)
+    return found
 
 
 def coarse_output(spec: OutputSpec) -> OutputSpec:
@@ -48,20 +56,22 @@ class CoarseEncoder:
 
     @property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the weights by method."""
-        return {method: weights.digest for method, weights in self._weights.items()}
+        """SHA-256 of the weights by `weights_name`."""
+        return {name: weights.digest for name, weights in self._weights.items()}
+
+    def _of(self, variable: str) -> Weights:
+        return self._weights[weights_name(self._coarse.method(variable), variable)]
 
     def encode(self, variable: str, lead: int, values: npt.NDArray[np.float32]) -> bytes | memoryview:
         """Return the message of one field of the model's grid, float32 ``(value,)``; valid until the next call.
 
         Missing values (NaN) are missing wherever one of them counts.
         """
-        matrix = self._weights[self._coarse.method(variable)].matrix
+        matrix = self._of(variable).matrix
         assert matrix is not None
         return self._fields.encode(variable, lead, matrix @ values)
 
     def index_keys(self, variable: str, message: npt.NDArray[np.uint8]) -> dict[str, Any]:
         """Return what the index says of a message beside the usual."""
-        method = self._coarse.method(variable)
         checksum = encode_crc32c(google_crc32c.extend(0, message))
-        return {INTERPOLATION: method, WEIGHTS: self._weights[method].digest, CHECKSUM: checksum}
+        return {INTERPOLATION: self._coarse.method(variable), WEIGHTS: self._of(variable).digest, CHECKSUM: checksum}

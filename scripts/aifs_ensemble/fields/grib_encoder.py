@@ -110,11 +110,6 @@ class CoarseSpec:
         """Return the interpolation of a variable."""
         return self.methods.get(variable, self.methods["default"])
 
-    @property
-    def used(self) -> tuple[str, ...]:
-        """The interpolations that its variables take."""
-        return tuple(sorted({self.method(variable) for variable in self.variables}))
-
 
 @dataclass(frozen=True)
 class OutputSpec:

@@ -24,6 +24,7 @@ from scipy.sparse import csr_array, vstack
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import atomic_writer
+from aifs_ensemble.common.parameters import is_wind
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
 
 LOG = logging.getLogger(__name__)
@@ -87,6 +88,11 @@ def interpolation_weights(
     if wind:
         matrix = _with_pole_rows(matrix, grid_coordinates(source), grid_coordinates(target), method)
     return Weights(source, target, method, matrix, _digest(matrix))
+
+
+def weights_name(method: str, variable: str) -> str:
+    """Return by what the weights of a variable are told from others of one pair of grids."""
+    return f"{method}, wind" if is_wind(variable) else method
 
 
 def _with_pole_rows(matrix: csr_array, source: Grid, target: Grid, method: str) -> csr_array:

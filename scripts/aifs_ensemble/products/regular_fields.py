@@ -15,6 +15,7 @@ from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.manifest import CoarseRecord
 from aifs_ensemble.common.storage import MissingError, Storage
 from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.interpolation import weights_name
 from aifs_ensemble.products.delivered_fields import DeliveredFields, Field
 from aifs_ensemble.products.indexed_fields import IndexedFields
 from aifs_ensemble.products.regular_grid import RegularGrid
@@ -60,7 +61,7 @@ class RegularFields:
             return False
         method = self.grid.method(variable)
         as_wanted = record.holds(variable) and record.method(variable) == method
-        return as_wanted and record.weights.get(method) == self.grid.weights(variable).digest
+        return as_wanted and record.weights.get(weights_name(method, variable)) == self.grid.weights(variable).digest
 
     def _record(self, lead: int) -> CoarseRecord | None:
         record = self.native.leads.get(lead)
