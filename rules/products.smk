@@ -85,6 +85,34 @@ if CONFIG.periods:
                 "../scripts/product_quintiles.py"
 
 
+# some leads of all members a job, each with rule, log and outputs of its own: the windows that end there differ
+for chunk in RUN.statistics():
+
+    rule:
+        name:
+            f"product_statistics_{chunk.name}"
+        input:
+            expand(PATH.manifest(), member=MEMBERS),
+        output:
+            RUN.statistics_outputs(chunk),
+        log:
+            PATH.log(f"product_statistics_{chunk.name}"),
+        benchmark:
+            PATH.benchmark(f"product_statistics_{chunk.name}")
+        params:
+            chunk=chunk.name,
+        group:
+            "products"
+        conda:
+            "../envs/etl.yaml"
+        resources:
+            machine="cpu",
+            mem_mb=3000,
+            runtime=60,
+        script:
+            "../scripts/product_statistics.py"
+
+
 rule products:
     input:
         RUN.products(),

@@ -27,6 +27,7 @@ Field = npt.NDArray[np.float32]
 _GAP = 64 << 10  # bytes between two fields that cost less to read than another request
 _HEADER = 64 << 10  # more than a message has beside its values
 _LARGEST = 1 << 53  # more than an object has
+_DECODERS = threading.local()  # one a thread, whatever member it reads
 _INDEXES = 8  # kept at once: a block's index serves twelve leads
 
 
@@ -62,7 +63,6 @@ class DeliveredFields:
         self.untrained = standing.manifest.untrained
         self._blocks = _block_names(standing.receipt)
         self._points = grid_coordinates(config.model.grid).points
-        self._local = threading.local()
         self._index = lru_cache(_INDEXES)(self._read_index)
 
     def read(self, lead: int, variables: Sequence[str]) -> dict[str, Field]:
@@ -90,9 +90,10 @@ class DeliveredFields:
         return fields
 
     def _decoder(self) -> FieldDecoder:
-        if not hasattr(self._local, "decoder"):
-            self._local.decoder = FieldDecoder(self._points)
-        return self._local.decoder
+        decoders: dict[int, FieldDecoder] = _DECODERS.__dict__
+        if self._points not in decoders:
+            decoders[self._points] = FieldDecoder(self._points)
+        return decoders[self._points]
 
     def _key(self, lead: int) -> str:
         """Return the object that holds a lead."""
