@@ -80,7 +80,9 @@ class MembersFields:
             for window in windows
         }
         totals = {window: np.zeros(self.grid.shape, np.float64) for window in windows}
-        for needed in sorted({lead for chosen in weights.values() for lead in chosen if lead}):  # nothing has fallen at 0
+        for needed in sorted(
+            {lead for chosen in weights.values() for lead in chosen if lead}
+        ):  # nothing has fallen at 0
             field = fields.read(needed, [name])[name]
             for window, chosen in weights.items():
                 if needed in chosen:

@@ -58,9 +58,7 @@ class MessageMaker:
         """Release the handle."""
         eccodes.codes_release(self._base)
 
-    def _message(
-        self, kind: str, lead: int, window: int, keys: Mapping[str, Any], values: Field, bits: int
-    ) -> bytes:
+    def _message(self, kind: str, lead: int, window: int, keys: Mapping[str, Any], values: Field, bits: int) -> bytes:
         handle = eccodes.codes_clone(self._base)
         try:
             head = {
@@ -74,7 +72,12 @@ class MessageMaker:
                 "packingType": "grid_ccsds",
             }
             # a sum, of forecasts that begin together and end ever later
-            time = {"typeOfStatisticalProcessing": 1, "typeOfTimeIncrement": 2, "startStep": lead - window, "endStep": lead}
+            time = {
+                "typeOfStatisticalProcessing": 1,
+                "typeOfTimeIncrement": 2,
+                "startStep": lead - window,
+                "endStep": lead,
+            }
             _set(handle, {**head, **keys, **(time if window else {"step": lead})}, f"{kind} at {lead} h")
             header = eccodes.codes_get_message(handle)
         finally:

@@ -90,7 +90,9 @@ def _describe(
         _variable(data, f"{name}_mean", (), about | {"long_name": f"{name}, ensemble mean"})
         _variable(data, f"{name}_spread", (), kept | {"long_name": f"{name}, ensemble standard deviation (1/m)"})
         if shares:
-            _variable(data, f"{name}_quantile", ("quantile",), about | {"long_name": f"{name}, quantiles of the members"})
+            _variable(
+                data, f"{name}_quantile", ("quantile",), about | {"long_name": f"{name}, quantiles of the members"}
+            )
         for comparison, values in thresholds_of(config, name).items():
             dimension = f"threshold_{name}_{comparison}"
             _coordinate(data, dimension, values, {"long_name": f"threshold of {name}", "units": about["units"]})
