@@ -113,6 +113,30 @@ for chunk in RUN.statistics():
             "../scripts/product_statistics.py"
 
 
+if CONFIG.products.cube.enabled:
+
+    # the data sets are folders whose files have names of their own: the job puts them there, and their record is the output
+    rule product_cube:
+        input:
+            expand(PATH.manifest(), member=MEMBERS),
+        output:
+            PATH.delivered(KEYS.cube),
+        log:
+            PATH.log("product_cube"),
+        benchmark:
+            PATH.benchmark("product_cube")
+        group:
+            "products"
+        conda:
+            "../envs/etl.yaml"
+        resources:
+            machine="cpu",
+            mem_mb=3000,
+            runtime=60,
+        script:
+            "../scripts/product_cube.py"
+
+
 rule products:
     input:
         RUN.products(),

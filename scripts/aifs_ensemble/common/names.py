@@ -314,6 +314,21 @@ class Keys:
         return self.product(f"ensemble/aifs_ens_{self.cycle}_{leads}-{kind}{over}.{end}")
 
     @property
+    def cube(self) -> str:
+        """What the ensemble as one data set is made of: the record of its files."""
+        return self.product("cube.json")
+
+    @property
+    def virtual_cube(self) -> str:
+        """The folder of the data set that refers to the leads."""
+        return self.product("ensemble.icechunk")
+
+    @property
+    def regular_cube(self) -> str:
+        """The folder of the data set on a regular grid."""
+        return self.product("ensemble.zarr")
+
+    @property
     def quintiles(self) -> str:
         """Probabilities of climatological classes, under the name that users' scripts know."""
         return self.product(f"ensemble_quintile_probabilities_{self.cycle[:8]}.nc")

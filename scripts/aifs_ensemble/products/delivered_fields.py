@@ -89,6 +89,12 @@ class DeliveredFields:
                 fields[variable] = self._decoder().decode(data[one.offset - start : one.end - start], where)
         return fields
 
+    def places(self, lead: int) -> tuple[str, dict[FieldName, tuple[int, int]]]:
+        """Return the object that holds a lead, and offset and length in bytes of each of its messages, by field."""
+        key = self._key(lead)
+        index = self._index(index_file(key))
+        return key, {name: (where.offset, where.length) for (at, name), where in index.items() if at == lead}
+
     def _decoder(self) -> FieldDecoder:
         decoders: dict[int, FieldDecoder] = _DECODERS.__dict__
         if self._points not in decoders:

@@ -189,6 +189,8 @@ class Run:
                 wanted += [keys.quintiles, *self.submissions()]
         for chunk in self.statistics():
             wanted += statistics.outputs(self.config, chunk)
+        if products.cube.enabled:
+            wanted.append(keys.cube)
         return [self.path.delivered(key) for key in wanted]
 
     def fetches_checkpoint(self) -> bool:

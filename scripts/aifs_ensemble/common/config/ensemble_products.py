@@ -18,7 +18,7 @@ def check_statistics(config: Config) -> None:
     if not statistics.enabled:
         return
     for variable in statistics.variables:
-        _check_made(config, f"variables: {variable}", variable)
+        _check_made(config, f"statistics.variables: {variable}", variable)
     for hours in statistics.windows:
         if hours < step or hours % step or (hours > 24 and hours % 24) or (hours < 24 and 24 % hours):
             raise ConfigError(
@@ -29,7 +29,18 @@ def check_statistics(config: Config) -> None:
         for variable in getattr(statistics, key):
             # of the default thresholds, those that a user's variables leave out are no mistake
             if variable not in statistics.variables:
-                _check_made(config, f"{key}.{variable}", variable)
+                _check_made(config, f"statistics.{key}.{variable}", variable)
+
+
+def check_cube(config: Config) -> None:
+    """Raise ConfigError for a cube of what the model does not make."""
+    if config.products.cube.enabled:
+        for variable in config.products.cube.regular:
+            if wind_speed(variable):
+                raise ConfigError(
+                    f"config: products.cube.regular: {variable!r}, expected variables of the model itself"
+                )
+            _check_made(config, f"cube.regular: {variable}", variable)
 
 
 def _check_made(config: Config, key: str, name: str) -> None:
@@ -38,10 +49,8 @@ def _check_made(config: Config, key: str, name: str) -> None:
     if missing := [source for source in sources(name) if source not in model.outputs]:
         if wind_speed(name):
             raise ConfigError(
-                f"config: products.statistics.{key}: {model.name} makes no {' and '.join(missing)}, expected both "
+                f"config: products.{key}: {model.name} makes no {' and '.join(missing)}, expected both "
                 "components of a wind speed"
             )
         meant = hint(name, [*model.outputs, "10si", "100si"], f"such as {model.outputs[0]}")
-        raise ConfigError(
-            f"config: products.statistics.{key}: {name!r}, expected a variable that {model.name} makes, {meant}"
-        )
+        raise ConfigError(f"config: products.{key}: {name!r}, expected a variable that {model.name} makes, {meant}")

@@ -327,6 +327,17 @@ class Statistics(Section):
     """Hours of leads that one job makes, and that one NetCDF file holds."""
 
 
+class Cube(Section):
+    """The whole ensemble as one data set, for xarray and Zarr."""
+
+    enabled: Flag = False
+    """Make {cycle}/products/ensemble.icechunk: all members, leads and fields, which refers to the bytes of the leads."""
+    regular: Annotated[list[str], AfterValidator(_different)] = Field(
+        default=["2t", "msl", "tp"], json_schema_extra={"uniqueItems": True}
+    )
+    """Variables of the model that {cycle}/products/ensemble.zarr holds, on the products' grid. None: it is not made."""
+
+
 class Products(Section):
     """What is made from delivered leads. Another choice here never computes a member again."""
 
@@ -337,6 +348,7 @@ class Products(Section):
     members: MemberFiles = Field(default={}, validate_default=True)
     weekly: Weekly = Field(default={}, validate_default=True)
     statistics: Statistics = Field(default={}, validate_default=True)
+    cube: Cube = Field(default={}, validate_default=True)
 
 
 class Report(Section):
