@@ -99,8 +99,6 @@ for chunk in RUN.statistics():
             PATH.log(f"product_statistics_{chunk.name}"),
         benchmark:
             PATH.benchmark(f"product_statistics_{chunk.name}")
-        params:
-            chunk=chunk.name,
         group:
             "products"
         conda:
@@ -109,6 +107,8 @@ for chunk in RUN.statistics():
             machine="cpu",
             mem_mb=3000,
             runtime=60,
+        params:
+            chunk=chunk.name,
         script:
             "../scripts/product_statistics.py"
 

@@ -1,7 +1,7 @@
 """The XML interface of Google Cloud Storage for readers, in front of the server of `gcs_server`.
 
-Icechunk's client (the object_store of Rust) reads objects as ``/bucket/name`` with the name percent-encoded throughout, which
-the service decodes and that server does not. This front decodes names, and counts reads and bytes. It checks no
+Icechunk's client (the object_store of Rust) reads objects as ``/bucket/name``, the name percent-encoded throughout,
+which the service decodes and that server does not. This front decodes names, and counts reads and bytes. It checks no
 credentials, and takes no writes.
 """
 
@@ -43,10 +43,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._forward()
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._forward()
 
     def _forward(self) -> None:

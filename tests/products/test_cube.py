@@ -139,7 +139,7 @@ def test_a_message_that_is_missing_reads_nan_and_no_other(ensemble: Config, tmp_
     folder = tmp_path / config.cycle / "products" / "ensemble.icechunk"
     folder.mkdir(parents=True)
     write_virtual(config, references, storage, folder, {"title": "test"})
-    with pytest.raises(InputError, match="refers to leads at file:///.*make it again here"):
+    with pytest.raises(InputError, match=r"refers to leads at file:///.*make it again here"):
         open_virtual(str(tmp_path / config.cycle))  # which lies elsewhere than the leads
     data = open_virtual(str(tmp_path / config.cycle), leads_at=config.destination)
     assert np.isnan(of_cube(data, 2, 18, "t_500")).all()
@@ -190,7 +190,7 @@ def test_leads_in_blocks(tmp_path: Path, weights_cache: Path) -> None:
 
 @pytest.mark.parametrize("case", ["constant", "bitmap", "fine"])
 def test_the_codec_gives_what_ecCodes_gives(case: str) -> None:  # noqa: N802
-    """Gribberish 0.30 reads a constant field as zeros, and fails at 20 bits: that is why there is a codec of our own."""
+    """Gribberish 0.30 reads a constant field as zeros and fails at 20 bits: hence a codec of our own."""
     import zarr
     from zarr.core.buffer import default_buffer_prototype
 
@@ -229,7 +229,7 @@ def test_zarr_finds_the_codec_by_itself() -> None:
 
 
 def test_nothing_to_open_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="ensemble.icechunk: no data set of an ensemble"):
+    with pytest.raises(InputError, match=r"ensemble\.icechunk: no data set of an ensemble"):
         open_virtual(str(tmp_path))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +18,7 @@ from aifs_ensemble.common.storage import Storage, open_destination
 from aifs_ensemble.common.text import foreign
 from aifs_ensemble.delivery.receipt import MemberReceipt, receipt_files
 from aifs_ensemble.delivery.standing import at_destination
-from aifs_ensemble.fields.field_decoder import FieldDecoder
+from aifs_ensemble.fields.field_decoder import thread_decoder
 from aifs_ensemble.fields.grib_index import parse_index
 from aifs_ensemble.fields.grids import grid_coordinates
 
@@ -27,7 +26,6 @@ Field = npt.NDArray[np.float32]
 _GAP = 64 << 10  # bytes between two fields that cost less to read than another request
 _HEADER = 64 << 10  # more than a message has beside its values
 _LARGEST = 1 << 53  # more than an object has
-_DECODERS = threading.local()  # one a thread, whatever member it reads
 _INDEXES = 8  # kept at once: a block's index serves twelve leads
 
 
@@ -86,7 +84,9 @@ class DeliveredFields:
             for variable in together:
                 one = ranges[variable]
                 where = f"{self._storage.address(key)}: {variable} at byte {one.offset}"
-                fields[variable] = self._decoder().decode(data[one.offset - start : one.end - start], where)
+                fields[variable] = thread_decoder(self._points).decode(
+                    data[one.offset - start : one.end - start], where
+                )
         return fields
 
     def places(self, lead: int) -> tuple[str, dict[FieldName, tuple[int, int]]]:
@@ -94,12 +94,6 @@ class DeliveredFields:
         key = self._key(lead)
         index = self._index(index_file(key))
         return key, {name: (where.offset, where.length) for (at, name), where in index.items() if at == lead}
-
-    def _decoder(self) -> FieldDecoder:
-        decoders: dict[int, FieldDecoder] = _DECODERS.__dict__
-        if self._points not in decoders:
-            decoders[self._points] = FieldDecoder(self._points)
-        return decoders[self._points]
 
     def _key(self, lead: int) -> str:
         """Return the object that holds a lead."""

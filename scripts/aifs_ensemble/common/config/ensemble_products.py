@@ -22,8 +22,8 @@ def check_statistics(config: Config) -> None:
     for hours in statistics.windows:
         if hours < step or hours % step or (hours > 24 and hours % 24) or (hours < 24 and 24 % hours):
             raise ConfigError(
-                f"config: products.statistics.windows: {hours}, expected whole days, or hours that divide a day and are "
-                f"a multiple of {step}"
+                f"config: products.statistics.windows: {hours}, expected whole days, or hours that divide a day and "
+                f"are a multiple of {step}"
             )
     for key in ("at_least", "below"):
         for variable in getattr(statistics, key):

@@ -331,7 +331,7 @@ class Cube(Section):
     """The whole ensemble as one data set, for xarray and Zarr."""
 
     enabled: Flag = False
-    """Make {cycle}/products/ensemble.icechunk: all members, leads and fields, which refers to the bytes of the leads."""
+    """Make {cycle}/products/ensemble.icechunk: all members, leads and fields, by reference to the leads' bytes."""
     regular: Annotated[list[str], AfterValidator(_different)] = Field(
         default=["2t", "msl", "tp"], json_schema_extra={"uniqueItems": True}
     )

@@ -7,7 +7,6 @@ store without another import. It reads alone.
 from __future__ import annotations
 
 import asyncio
-import threading
 from dataclasses import dataclass
 from math import prod
 
@@ -17,10 +16,9 @@ from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.common import JSON
 from zarr.registry import register_codec
 
-from aifs_ensemble.fields.field_decoder import FieldDecoder
+from aifs_ensemble.fields.field_decoder import thread_decoder
 
 NAME = "aifs_ensemble.grib"
-_LOCAL = threading.local()
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,7 @@ class GribCodec(ArrayBytesCodec):
 
 
 def _decode(message: bytes, spec: ArraySpec) -> NDBuffer:
-    points = prod(spec.shape)
-    decoders: dict[int, FieldDecoder] = _LOCAL.__dict__
-    if points not in decoders:
-        decoders[points] = FieldDecoder(points)
-    values = decoders[points].decode(message, "a chunk of the data set")
+    values = thread_decoder(prod(spec.shape)).decode(message, "a chunk of the data set")
     return spec.prototype.nd_buffer.from_numpy_array(values.reshape(spec.shape))
 
 

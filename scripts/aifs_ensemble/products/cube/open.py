@@ -16,9 +16,9 @@ _FOLDER = "products/ensemble.icechunk"
 def open_virtual(cycle_url: str, *, anonymous: bool = False, leads_at: str | None = None) -> xr.Dataset:
     """Return all members, leads and fields of a delivered cycle, lazily, ``(number, step, ..., values)``.
 
-    `cycle_url` is the folder or ``gs://bucket/prefix`` of the cycle, such as ``results/20250819_0000``. A bucket is read
-    with the machine's own identity, or as `anonymous`. The leads are read from the destination that the cycle lies in,
-    or from `leads_at`. Raises InputError where there is no such data set, and for one that refers to another place.
+    `cycle_url` is the folder or ``gs://bucket/prefix`` of the cycle, such as ``results/20250819_0000``. A bucket is
+    read with the machine's own identity, or as `anonymous`. The leads are read from the cycle's destination, or from
+    `leads_at`. Raises InputError where there is no such data set, and for one that refers to another place.
     """
     cycle_url = cycle_url.rstrip("/")
     url = f"{cycle_url}/{_FOLDER}"

@@ -34,9 +34,7 @@ def write_cube(config: Config, record: Path, members: Sequence[int] | None = Non
     about["member_digests"] = " ".join(fields.digest[:16] for fields in delivered)
     references = find_references(config, delivered)
     if not references.places[..., 1].any():
-        raise InputError(
-            f"{storage.address(config.objects.folder('forecasts'))}: no message of any lead, expected some"
-        )
+        raise InputError(f"{storage.address(config.objects.folder('forecasts'))}: no message of any lead")
     content: dict[str, Any] = {
         "cycle": config.cycle,
         "source": about["source"],
@@ -67,8 +65,8 @@ def _folder_for_work(config: Config) -> Path:
 def _deliver(storage: Storage, folder: Path, key: str) -> dict[str, Any]:
     """Store a data set under `key` and remove what an earlier one left there; return its files by name.
 
-    What names the others goes last (``zarr.json`` of a Zarr, the branch of a repository), so that a reader finds a whole
-    data set, the earlier one or this one.
+    What names the others goes last (``zarr.json`` of a Zarr, the branch of a repository), so that a reader finds a
+    whole data set, the earlier one or this one.
     """
     names = sorted(
         (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), key=_last_who_names

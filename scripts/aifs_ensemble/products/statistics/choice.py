@@ -1,7 +1,7 @@
 """Which statistics are made: of which variables, at which leads, over which hours, into which files.
 
-Fields of one file share their period, for readers' sake: of several windows that end together cfgrib keeps one without a
-word, and CDO refuses a file that mixes them with instants (cfgrib 0.9.15, CDO 2.1).
+Fields of one file share their period, for readers' sake: of several windows that end together cfgrib keeps one without
+a word, and CDO refuses probabilities of windows beside those of instants (cfgrib 0.9.15, CDO 2.1).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """GRIB2 messages of statistics over the members, with the keys of ECMWF's own.
 
-Means and spreads have product definition templates 2 and 12 (of an instant, of a period) and ``derivedForecast`` 0 and 4,
-types ``em`` and ``es``. Probabilities have templates 5 and 9, type ``ep``, and a parameter of their own.
+Means and spreads have product definition templates 2 and 12 (of an instant, of a period), ``derivedForecast`` 0 and 4,
+and types ``em`` and ``es``. Probabilities have templates 5 and 9, type ``ep``, and a parameter of their own.
 """
 
 from __future__ import annotations
