@@ -85,6 +85,58 @@ if CONFIG.periods:
                 "../scripts/product_quintiles.py"
 
 
+# some leads of all members a job, each with rule, log and outputs of its own: the windows that end there differ
+for chunk in RUN.statistics():
+
+    rule:
+        name:
+            f"product_statistics_{chunk.name}"
+        input:
+            expand(PATH.manifest(), member=MEMBERS),
+        output:
+            RUN.statistics_outputs(chunk),
+        log:
+            PATH.log(f"product_statistics_{chunk.name}"),
+        benchmark:
+            PATH.benchmark(f"product_statistics_{chunk.name}")
+        group:
+            "products"
+        conda:
+            "../envs/etl.yaml"
+        resources:
+            machine="cpu",
+            mem_mb=3000,
+            runtime=60,
+        params:
+            chunk=chunk.name,
+        script:
+            "../scripts/product_statistics.py"
+
+
+if CONFIG.products.cube.enabled:
+
+    # the data sets are folders whose files have names of their own: the job puts them there, and their record is the output
+    rule product_cube:
+        input:
+            expand(PATH.manifest(), member=MEMBERS),
+        output:
+            PATH.delivered(KEYS.cube),
+        log:
+            PATH.log("product_cube"),
+        benchmark:
+            PATH.benchmark("product_cube")
+        group:
+            "products"
+        conda:
+            "../envs/etl.yaml"
+        resources:
+            machine="cpu",
+            mem_mb=3000,
+            runtime=60,
+        script:
+            "../scripts/product_cube.py"
+
+
 rule products:
     input:
         RUN.products(),

@@ -11,14 +11,26 @@ import xarray as xr
 from workflow.project import Project
 
 pytestmark = pytest.mark.workflow
-PRODUCTS = {"members": {"enabled": True}, "weekly": {"enabled": True, "hours": 6, "periods": [6, 600]}}
+PRODUCTS = {
+    "members": {"enabled": True},
+    "weekly": {"enabled": True, "hours": 6, "periods": [6, 600]},
+    "statistics": {"enabled": True, "variables": ["2t", "tp"], "windows": [6]},
+    "cube": {"enabled": True, "regular": []},
+}
 
 
 def made(project: Project) -> dict[str, int]:
     """Return the files of the stage with their times."""
     return {
         str(path.relative_to(project.results)): path.stat().st_mtime_ns
-        for path in sorted(project.results.rglob("*.nc"))
+        for path in sorted(
+            [
+                *project.results.rglob("*.nc"),
+                *project.results.glob("products/*/*.grib2"),
+                *project.results.glob("products/*/*.index"),
+                *project.results.glob("products/cube.json"),
+            ]
+        )
     }
 
 
@@ -31,7 +43,11 @@ def test_products_follow_their_members(tmp_path: Path) -> None:
     first = made(project)
     members = [f"1p5deg_nc/aifs_ensemble_forecast_1p5deg_member{n:03d}.nc" for n in (1, 2)]
     weekly = [f"products/weekly/member{n:03d}.nc" for n in (1, 2)]
-    assert sorted(first) == sorted([*members, "products/weekly/ensemble.nc", *weekly])
+    statistics = {name for name in first if name.startswith("products/ensemble/aifs_ens_20250819_0000_")}
+    assert {name[41:] for name in statistics} >= {"h006-em.grib2", "h012-ep_006h.index", "h006-012-ens_006h.nc"}
+    assert len(statistics) == 2 * 2 * (2 * 3) + 2  # leads, instants and amounts, kinds with indexes; NetCDF
+    ensemble = {"products/weekly/ensemble.nc", "products/cube.json", *statistics}
+    assert set(first) == {*members, *weekly, *ensemble}
     manifest = json.loads((project.results / "manifests/member002.json").read_text())
     with xr.open_dataset(project.results / members[1]) as data:
         assert data.attrs["member_digest"] == manifest["content_digest"]
@@ -42,10 +58,13 @@ def test_products_follow_their_members(tmp_path: Path) -> None:
     project.run()
     second = made(project)
     changed = {name for name in second if second[name] != first.get(name)}
-    assert changed == {members[1], weekly[1], "products/weekly/ensemble.nc"}
+    assert changed == {members[1], weekly[1], *ensemble}
 
     # one that is lost is made alone, by its name too, and no forecast for it
-    (project.results / weekly[0]).unlink()
+    spread = "products/ensemble/aifs_ens_20250819_0000_h012-es.grib2"
     leads = project.leads()
-    project.run(f"results/{project.results.name}/{weekly[0]}")
-    assert (project.results / weekly[0]).exists() and project.leads() == leads
+    for lost in (weekly[0], spread):
+        (project.results / lost).unlink()
+    project.run(*(f"results/{project.results.name}/{lost}" for lost in (weekly[0], spread)))
+    assert project.leads() == leads
+    assert (project.results / weekly[0]).exists() and (project.results / spread).exists()

@@ -321,6 +321,28 @@ class Keys:
         """A product of the whole ensemble."""
         return self.folder("products") + name
 
+    def statistics(self, first: int, last: int, kind: str, window: int = 0) -> str:
+        """A kind of statistics over the members, of one lead or of several; `window` hours long, of amounts."""
+        leads = lead_name(last) if first == last else f"{lead_name(first)}-{last:03d}"
+        over = f"_{window:03d}h" if window else ""
+        end = "nc" if kind == "ens" else "grib2"
+        return self.product(f"ensemble/aifs_ens_{self.cycle}_{leads}-{kind}{over}.{end}")
+
+    @property
+    def cube(self) -> str:
+        """What the ensemble as one data set is made of: the record of its files."""
+        return self.product("cube.json")
+
+    @property
+    def virtual_cube(self) -> str:
+        """The folder of the data set that refers to the leads."""
+        return self.product("ensemble.icechunk")
+
+    @property
+    def regular_cube(self) -> str:
+        """The folder of the data set on a regular grid."""
+        return self.product("ensemble.zarr")
+
     @property
     def quintiles(self) -> str:
         """Probabilities of climatological classes, under the name that users' scripts know."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
+import threading
 
 import eccodes
 import numpy as np
@@ -24,6 +25,7 @@ _NO_BITMAP = 255
 _EXACT_BITS = 24  # integers of so many bits are exact in float32
 _LARGEST_EXPONENT = 127  # of float32
 _END = b"7777"
+_LOCAL = threading.local()
 
 
 class FieldDecoder:
@@ -88,6 +90,14 @@ class FieldDecoder:
         np.multiply(integers, np.float32(2.0**exponent), out=out, casting="unsafe")
         out += np.float32(reference)
         return True
+
+
+def thread_decoder(points: int) -> FieldDecoder:
+    """Return this thread's decoder of `points` values: one a thread, however many members it reads."""
+    kept: FieldDecoder | None = getattr(_LOCAL, "decoder", None)
+    if kept is None or kept.points != points:
+        kept = _LOCAL.decoder = FieldDecoder(points)
+    return kept
 
 
 def _signed(value: int) -> int:

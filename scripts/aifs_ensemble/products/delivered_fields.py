@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.parameters import FieldName
 from aifs_ensemble.common.storage import Storage, open_destination
 from aifs_ensemble.delivery.receipt import MemberReceipt, receipt_files
 from aifs_ensemble.delivery.standing import Standing, at_destination
@@ -48,6 +49,11 @@ class DeliveredFields:
         that are not the fields it names.
         """
         return self._fields.read(self._key(lead), lead, variables)
+
+    def places(self, lead: int) -> tuple[str, dict[FieldName, tuple[int, int]]]:
+        """Return the object that holds a lead, and offset and length in bytes of each of its messages, by field."""
+        key = self._key(lead)
+        return key, self._fields.places(key, lead)
 
     def _key(self, lead: int) -> str:
         """Return the object that holds a lead."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +18,7 @@ from aifs_ensemble.common.parameters import FieldName, field_name
 from aifs_ensemble.common.storage import Storage
 from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.coarse_encoder import CHECKSUM
-from aifs_ensemble.fields.field_decoder import FieldDecoder
+from aifs_ensemble.fields.field_decoder import thread_decoder
 from aifs_ensemble.fields.grib_index import parse_index
 
 Field = npt.NDArray[np.float32]
@@ -48,7 +47,6 @@ class IndexedFields:
 
     def __init__(self, storage: Storage, points: int):
         self.storage, self._points = storage, points
-        self._local = threading.local()
         self._index = lru_cache(_INDEXES)(self._read_index)
 
     def read(self, key: str, lead: int, variables: Sequence[str], index: FileRecord | None = None) -> dict[str, Field]:
@@ -75,13 +73,13 @@ class IndexedFields:
                 message = data[one.offset - start : one.end - start]
                 if one.crc32c is not None and crc32c_bytes(message) != one.crc32c:
                     raise InputError(f"{where}: crc32c {crc32c_bytes(message)}, expected {one.crc32c}")
-                fields[variable] = self._decoder().decode(message, where)
+                fields[variable] = thread_decoder(self._points).decode(message, where)
         return fields
 
-    def _decoder(self) -> FieldDecoder:
-        if not hasattr(self._local, "decoder"):
-            self._local.decoder = FieldDecoder(self._points)
-        return self._local.decoder
+    def places(self, key: str, lead: int) -> dict[FieldName, tuple[int, int]]:
+        """Return offset and length in bytes of each message of one lead of an object, by field."""
+        index = self._index(index_file(key), None)
+        return {name: (where.offset, where.length) for (at, name), where in index.items() if at == lead}
 
     def _read_index(self, key: str, record: FileRecord | None) -> Ranges:
         address = self.storage.address(key)

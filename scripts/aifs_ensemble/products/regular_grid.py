@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +32,7 @@ class RegularGrid:
         self.latitudes = grid.latitudes[:: self.shape[1]]
         self.longitudes = grid.longitudes[: self.shape[1]]
         self._methods = config.products.interpolation
-        self._weights = cache(
-            lambda method, wind: interpolation_weights(config.model.grid, self.name, config.cache, method, wind=wind)
-        )
+        self._source, self._cache = config.model.grid, config.cache
 
     def method(self, variable: str) -> str:
         """Return the interpolation of a variable, as MIR calls it."""
@@ -41,8 +40,14 @@ class RegularGrid:
 
     def weights(self, variable: str) -> Weights:
         """Return the weights of a variable's interpolation."""
-        return self._weights(self.method(variable), is_wind(variable))
+        return _weights(self._source, self.name, self._cache, self.method(variable), is_wind(variable))
 
     def regrid(self, variable: str, values: Field) -> Field:
         """Return a field of the model's grid, ``(value,)``, as float32 ``(row, column)``."""
         return self.weights(variable).apply(values[None])[0].reshape(self.shape)
+
+
+# one for all members of an ensemble, whose grids are objects of their own
+@lru_cache(8)
+def _weights(source: str, target: str, cache: Path, method: str, wind: bool) -> Weights:
+    return interpolation_weights(source, target, cache, method, wind=wind)

@@ -20,6 +20,7 @@ from aifs_ensemble.common.models import fetched_by_coordinator
 from aifs_ensemble.common.names import benchmark_file, checkpoint_file, log_file
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.products.statistics import choice
 from aifs_ensemble.products.submission import submission_names, unmade_periods
 from aifs_ensemble.workflow import bucket, preflight, refusals, routing
 from aifs_ensemble.workflow import snakemake_internals as internals
@@ -168,6 +169,14 @@ class Run:
         """Return the keys of the files of a submission to AI Weather Quest."""
         return [self.keys.submission(name) for _, _, name in submission_names(self.config)]
 
+    def statistics(self) -> list[choice.Chunk]:
+        """Return the jobs that make statistics over the members."""
+        return choice.chunks(self.config)
+
+    def statistics_outputs(self, chunk: choice.Chunk) -> list[str]:
+        """Return the files of one of them, in the order of `choice.outputs`."""
+        return [self.path.delivered(key) for key in choice.outputs(self.config, chunk)]
+
     def products(self) -> list[str]:
         """Return every product that the configuration asks for."""
         products, keys = self.config.products, self.keys
@@ -178,6 +187,10 @@ class Run:
             wanted.append(keys.product("weekly/ensemble.nc"))
             if products.weekly.climatology:
                 wanted += [keys.quintiles, *self.submissions()]
+        for chunk in self.statistics():
+            wanted += choice.outputs(self.config, chunk)
+        if products.cube.enabled:
+            wanted.append(keys.cube)
         return [self.path.delivered(key) for key in wanted]
 
     def fetches_checkpoint(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from aifs_ensemble.common.config.ensemble_products import check_cube, check_statistics
 from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
@@ -182,6 +183,8 @@ def _check_variables(config: Config) -> None:
 def _check_products(config: Config) -> None:
     """Raise ConfigError for a product that cannot be made from what the forecasts will hold."""
     products, weekly = config.products, config.products.weekly
+    check_statistics(config)
+    check_cube(config)
     named = {f"interpolation.{name}": name for name in products.interpolation}
     if products.members.enabled:
         named |= {f"members.variables: {name}": name for name in products.members.variables}

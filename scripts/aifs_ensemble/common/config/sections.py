@@ -319,6 +319,48 @@ class Weekly(Section):
         return {f"p{number}": start for number, start in enumerate(self.periods, 1)}
 
 
+class Statistics(Section):
+    """Mean, spread, probabilities and quantiles over the members, lead by lead."""
+
+    enabled: Flag = False
+    """Make them, as GRIB2 and NetCDF: {cycle}/products/ensemble/."""
+    variables: Annotated[list[str], AfterValidator(_different)] = Field(
+        default=["2t", "2d", "msl", "10si", "ws_850", "t_850", "z_500", "tp"],
+        min_length=1,
+        json_schema_extra={"uniqueItems": True},
+    )
+    """Variables of the model, and wind speed of its components: 10si and 100si at 10 and 100 m, ws_850 on 850 hPa."""
+    windows: Annotated[list[Whole], AfterValidator(_different)] = Field(
+        default=[6, 24, 72, 168], min_length=1, json_schema_extra={"uniqueItems": True}
+    )
+    """Hours over which amounts, such as tp, are taken. A window ends at every multiple of its length, and a window of
+    more than a day at every 24 h."""
+    at_least: dict[str, Annotated[list[Number], AfterValidator(_different)]] = {
+        "tp": [1, 5, 10, 20, 50, 100],
+        "10si": [10, 15],
+    }
+    """Thresholds by variable, in units of GRIB: probability that a value is at or above each. Amounts: in a window."""
+    below: dict[str, Annotated[list[Number], AfterValidator(_different)]] = {"2t": [273.15]}
+    """Thresholds by variable, in units of GRIB: probability that a value is below each."""
+    quantiles: Annotated[list[Annotated[Number, Field(ge=0, le=1)]], AfterValidator(_different)] = Field(
+        default=[0.1, 0.25, 0.5, 0.75, 0.9], json_schema_extra={"uniqueItems": True}
+    )
+    """Quantiles over the members, as shares of them, in the NetCDF files."""
+    hours_a_job: Whole = Field(default=24, ge=24, multiple_of=24)
+    """Hours of leads that one job makes, and that one NetCDF file holds."""
+
+
+class Cube(Section):
+    """The whole ensemble as one data set, for xarray and Zarr."""
+
+    enabled: Flag = False
+    """Make {cycle}/products/ensemble.icechunk: all members, leads and fields, by reference to the leads' bytes."""
+    regular: Annotated[list[str], AfterValidator(_different)] = Field(
+        default=["2t", "msl", "tp"], json_schema_extra={"uniqueItems": True}
+    )
+    """Variables of the model that {cycle}/products/ensemble.zarr holds, on the products' grid. None: it is not made."""
+
+
 class Products(Section):
     """What is made from delivered leads. Another choice here never computes a member again."""
 
@@ -329,6 +371,8 @@ class Products(Section):
     coarse: Coarse = Field(default={}, validate_default=True)
     members: MemberFiles = Field(default={}, validate_default=True)
     weekly: Weekly = Field(default={}, validate_default=True)
+    statistics: Statistics = Field(default={}, validate_default=True)
+    cube: Cube = Field(default={}, validate_default=True)
 
 
 class Report(Section):

@@ -1,0 +1,56 @@
+"""Whether the products of the whole ensemble can be made of what the forecasts will hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.text import hint
+from aifs_ensemble.common.wind_speed import sources, wind_speed
+
+if TYPE_CHECKING:
+    from aifs_ensemble.common.config import Config
+
+
+def check_statistics(config: Config) -> None:
+    """Raise ConfigError for statistics of what the model does not make, or over windows that are not its steps."""
+    statistics, step = config.products.statistics, config.model.timestep_hours
+    if not statistics.enabled:
+        return
+    for variable in statistics.variables:
+        _check_made(config, f"statistics.variables: {variable}", variable)
+    for hours in statistics.windows:
+        if hours < step or hours % step or (hours > 24 and hours % 24) or (hours < 24 and 24 % hours):
+            raise ConfigError(
+                f"config: products.statistics.windows: {hours}, expected whole days, or hours that divide a day and "
+                f"are a multiple of {step}"
+            )
+    for key in ("at_least", "below"):
+        for variable in getattr(statistics, key):
+            # of the default thresholds, those that a user's variables leave out are no mistake
+            if variable not in statistics.variables:
+                _check_made(config, f"statistics.{key}.{variable}", variable)
+
+
+def check_cube(config: Config) -> None:
+    """Raise ConfigError for a cube of what the model does not make."""
+    if config.products.cube.enabled:
+        for variable in config.products.cube.regular:
+            if wind_speed(variable):
+                raise ConfigError(
+                    f"config: products.cube.regular: {variable!r}, expected variables of the model itself"
+                )
+            _check_made(config, f"cube.regular: {variable}", variable)
+
+
+def _check_made(config: Config, key: str, name: str) -> None:
+    """Raise ConfigError unless the model makes a variable, or the components of a wind speed."""
+    model = config.model
+    if missing := [source for source in sources(name) if source not in model.outputs]:
+        if wind_speed(name):
+            raise ConfigError(
+                f"config: products.{key}: {model.name} makes no {' and '.join(missing)}, expected both "
+                "components of a wind speed"
+            )
+        meant = hint(name, [*model.outputs, "10si", "100si"], f"such as {model.outputs[0]}")
+        raise ConfigError(f"config: products.{key}: {name!r}, expected a variable that {model.name} makes, {meant}")

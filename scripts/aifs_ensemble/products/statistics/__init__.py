@@ -1,0 +1,1 @@
+"""Mean, spread, probabilities and quantiles over the members, lead by lead."""
