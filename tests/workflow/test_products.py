@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
+from doubles.opendata_replica import encode
 
 from workflow.project import Project
 
 pytestmark = pytest.mark.workflow
-PRODUCTS = {"members": {"enabled": True}, "weekly": {"enabled": True, "hours": 6, "periods": [6, 600]}}
+PRODUCTS = {
+    "members": {"enabled": True},
+    "weekly": {"enabled": True, "hours": 6, "periods": [6, 600]},
+    "evaluation": {"source": "file", "path": "analyses.grib2", "variables": ["2t"], "every_hours": 12},
+}
 
 
 def made(project: Project) -> dict[str, int]:
@@ -49,3 +56,11 @@ def test_products_follow_their_members(tmp_path: Path) -> None:
     leads = project.leads()
     project.run(f"results/{project.results.name}/{weekly[0]}")
     assert (project.results / weekly[0]).exists() and project.leads() == leads
+
+    # scores need analyses, which products do without
+    analysis, valid = np.full(121 * 240, 280.0), datetime(2025, 8, 19, 12, tzinfo=UTC)
+    (project.folder / "analyses.grib2").write_bytes(encode("2t", analysis, "1.5x1.5", valid))
+    project.run("evaluation")
+    scores = sorted(path.name for path in (project.results / "products/evaluation").iterdir())
+    figures = [f"scores_2t-{theme}.{kind}" for theme in ("dark", "light") for kind in ("png", "svg")]
+    assert scores == ["scores.csv", "scores.nc", *figures] and project.leads() == leads

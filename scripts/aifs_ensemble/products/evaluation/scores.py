@@ -21,13 +21,14 @@ def fair_crps(members: Values, truth: Values) -> Scores:
     ``2 sum_i (2 i - m - 1) x_(i)`` over sorted members. A single field has its absolute error.
     """
     count = len(members)
-    ordered = np.sort(members.astype(np.float64), axis=0)
-    error = np.abs(ordered - truth).mean(axis=0)
+    errors = members - truth
+    mean = np.abs(errors).mean(axis=0, dtype=np.float64)
     if count == 1:
-        return error
-    factors = 2 * np.arange(1, count + 1) - count - 1
-    between = np.tensordot(factors, ordered, axes=1)  # half of the double sum
-    return error - between / (count * (count - 1))
+        return mean
+    errors.sort(axis=0)  # in float32: four times as fast, and differences are exact enough in it
+    factors = 2.0 * np.arange(1, count + 1) - count - 1
+    between = np.tensordot(factors, errors.astype(np.float64), axes=1)  # half of the double sum
+    return mean - between / (count * (count - 1))
 
 
 def squared_error(members: Values, truth: Values) -> Scores:
