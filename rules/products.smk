@@ -89,7 +89,9 @@ if CONFIG.periods:
 rule product_evaluation:
     input:
         expand(PATH.manifest(), member=MEMBERS),
-        PATH.delivered(KEYS.quintiles) if CONFIG.periods and CONFIG.products.weekly.climatology else [],
+        PATH.delivered(KEYS.quintiles)
+        if CONFIG.periods and CONFIG.products.weekly.climatology
+        else [],
     output:
         [PATH.delivered(key) for key in RUN.evaluation()],
     log:

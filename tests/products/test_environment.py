@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "scripts" / "aifs_ensemble"
 ROOMS = ("common", "fields", "initial", "delivery", "planning", "products")
+OF_GPUS = (": torch", ": pynvml")  # asked for only where there is a GPU
 OF_PROJ = {"pyproj", "cartopy", "shapely"}
 
 
@@ -48,7 +49,9 @@ def test_the_image_has_what_its_rooms_import() -> None:
         # `ecmwf` and the like are shared by several distributions: one of them is enough
         if not {name.lower().replace("_", "-") for name in distributions.get(package, [package])} & pinned
     }
-    assert {line for line in missing if not line.endswith((": torch", ": snakemake"))} == set()
+    assert {line for line in missing if not line.endswith(OF_GPUS)} == set()
+    of_tests = (ROOT / "requirements-test.txt").read_text().lower().replace("_", "-").splitlines()
+    assert not pinned & {line.partition("==")[0] for line in of_tests if "==" in line}
 
 
 def run(text: str) -> subprocess.CompletedProcess[str]:
@@ -74,6 +77,4 @@ def test_modules_that_use_proj_import_it_before_eccodes(module: str | None) -> N
     if module is None:
         pytest.skip("no module imports pyproj, cartopy or shapely")
     done = run(f"import {module}; {BOTH}")
-    assert done.returncode == 0, (
-        f"{module}: import pyproj at its top, before anything that imports eccodes\n{done.stderr[-500:]}"
-    )
+    assert done.returncode == 0, f"{module}: import pyproj first of all, before eccodes\n{done.stderr[-500:]}"
