@@ -75,7 +75,7 @@ def test_only_what_is_asked_for_is_read(bucket, gcs, tmp_path: Path) -> None:
     first = gcs.schedule.log["requests"] - before
     data["msl"].isel(time=0, number=0).load()
     # manifest, receipt and listing of the member once, then index and range; of a lead whose index is known the range
-    assert (first, gcs.schedule.log["requests"] - before - first) == (5, 1)
+    assert first <= 5 and gcs.schedule.log["requests"] - before - first == 1
 
 
 def copied(ensemble: Config, folder: Path) -> Path:

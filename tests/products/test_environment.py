@@ -65,7 +65,7 @@ BOTH = "import pyproj; pyproj.CRS.from_epsg(4326).to_wkt(); import eccodes; ecco
 
 
 def test_pyproj_goes_first() -> None:
-    """ecCodes' wheel brings a libproj of its own. If the second part fails, the order matters no more: tell the docs."""
+    """ecCodes' wheel brings a libproj of its own. Should the second part fail, the order matters no more."""
     assert run(BOTH).returncode == 0
     reverse = "import eccodes; eccodes.codes_get_api_version(); " + BOTH
     assert run(reverse).returncode != 0

@@ -16,7 +16,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import CONTROL
 from aifs_ensemble.common.parameters import parameter_of
-from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.common.storage import Storage, open_destination
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.products.evaluation import scores
 from aifs_ensemble.products.evaluation.analyses import Analyses, NoAnalysisError
@@ -53,8 +53,7 @@ class _Ensemble:
     fields: dict[int, RegularFields]
 
     @classmethod
-    def of(cls, config: Config, variables: Sequence[str]) -> _Ensemble:
-        storage = open_destination(config)
+    def of(cls, config: Config, storage: Storage, variables: Sequence[str]) -> _Ensemble:
         whole = [member for member, one in Destination(config, storage).standings().items() if one.whole]
         if len({*whole} - {CONTROL}) < 2:
             raise InputError(f"{config.cycle}: {len(whole)} members at {config.destination}, expected at least two")
@@ -104,6 +103,7 @@ def evaluate(config: Config, analyses: Analyses | None = None) -> xr.Dataset:
     Raises InputError where no valid time has an analysis, and for fewer than two members.
     """
     settings, grid = config.products.evaluation, RegularGrid(config)
+    storage = open_destination(config)
     analyses = analyses or Analyses(config)
     names, missing = list(settings.variables), Missing()
     weights = _areas(config, grid)
@@ -119,7 +119,7 @@ def evaluate(config: Config, analyses: Analyses | None = None) -> xr.Dataset:
     if not leads:
         why = next(iter(missing.reasons.values()), "no lead is evaluated")
         raise InputError(f"{config.cycle}: no analysis for any of {len(truths)} valid times: {why}")
-    ensemble = _Ensemble.of(config, names)
+    ensemble = _Ensemble.of(config, storage, names)
     shape = (len(names), len(leads), len(weights))
     result = {score: np.full(shape, np.nan) for score in SCORES}
     ranks = np.full((*shape, len(ensemble.members) + 1), np.nan)
