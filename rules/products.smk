@@ -137,6 +137,36 @@ if CONFIG.products.cube.enabled:
             "../scripts/product_cube.py"
 
 
+# Scores need analyses, which come after the forecast: made by name, and with the products once there may be some.
+rule product_evaluation:
+    input:
+        expand(PATH.manifest(), member=MEMBERS),
+        PATH.delivered(KEYS.quintiles)
+        if CONFIG.periods and CONFIG.products.weekly.climatology
+        else [],
+    output:
+        [PATH.delivered(key) for key in RUN.evaluation()],
+    log:
+        PATH.log("product_evaluation"),
+    benchmark:
+        PATH.benchmark("product_evaluation")
+    group:
+        "products"
+    conda:
+        "../envs/etl.yaml"
+    resources:
+        machine="cpu",
+        mem_mb=4000,
+        runtime=120,
+    script:
+        "../scripts/product_evaluation.py"
+
+
+rule evaluation:
+    input:
+        rules.product_evaluation.output,
+
+
 rule products:
     input:
         RUN.products(),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
+from doubles.opendata_replica import encode
 
 from workflow.project import Project
 
@@ -16,6 +19,7 @@ PRODUCTS = {
     "weekly": {"enabled": True, "hours": 6, "periods": [6, 600]},
     "statistics": {"enabled": True, "variables": ["2t", "tp"], "windows": [6]},
     "cube": {"enabled": True, "regular": []},
+    "evaluation": {"source": "file", "path": "analyses.grib2", "variables": ["2t"], "every_hours": 12},
 }
 
 
@@ -68,3 +72,11 @@ def test_products_follow_their_members(tmp_path: Path) -> None:
     project.run(*(f"results/{project.results.name}/{lost}" for lost in (weekly[0], spread)))
     assert project.leads() == leads
     assert (project.results / weekly[0]).exists() and (project.results / spread).exists()
+
+    # scores need analyses, which products do without
+    analysis, valid = np.full(121 * 240, 280.0), datetime(2025, 8, 19, 12, tzinfo=UTC)
+    (project.folder / "analyses.grib2").write_bytes(encode("2t", analysis, "1.5x1.5", valid))
+    project.run("evaluation")
+    scores = sorted(path.name for path in (project.results / "products/evaluation").iterdir())
+    figures = [f"scores_2t-{theme}.{kind}" for theme in ("dark", "light") for kind in ("png", "svg")]
+    assert scores == ["scores.csv", "scores.nc", *figures] and project.leads() == leads

@@ -352,6 +352,10 @@ class Keys:
         """A file of a submission to AI Weather Quest."""
         return self.product(f"aiwq/{name}")
 
+    def evaluation(self, name: str) -> str:
+        """A table or figure of scores."""
+        return self.product(f"evaluation/{name}")
+
     @property
     def ensemble_manifest(self) -> str:
         return f"{self.cycle}/manifest.json"

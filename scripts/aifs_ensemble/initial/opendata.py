@@ -66,7 +66,7 @@ class OpenDataSource:
         for time in input_times(self.config):
             # one small field: it brings the index of the file that all members read
             for answer in self._fetch(time, perturbed, [first]):
-                _to_model(answer, self.regridder)
+                to_model(answer, self.regridder)
         return {
             "source": {"kind": "ecmwf-open-data", "licence": LICENCE, "constants": constants.provenance},
             "interpolation": self.regridder.provenance,
@@ -81,7 +81,7 @@ class OpenDataSource:
         for time in input_times(self.config):
             fields[time] = {}
             for answer in self._fetch(time, member, by_level_type(self.config.model.prognostic).values()):
-                fields[time] |= _to_model(answer, self.regridder)
+                fields[time] |= to_model(answer, self.regridder)
                 requests.append(answer.provenance)
         at_last = fields[self.config.cycle_time]
         at_last |= dict(zip(constants.variables, constants.fields[0], strict=True))
@@ -153,7 +153,7 @@ class OpenDataSource:
         regridder = Regridder(self.config.model.grid, self.cache)
         fields: dict[str, Values] = {}
         for answer in answers:
-            fields |= _to_model(answer, regridder)
+            fields |= to_model(answer, regridder)
         names = tuple(sorted(fields))
         state = State(
             fields=np.stack([fields[name] for name in names])[None],
@@ -169,7 +169,7 @@ class OpenDataSource:
         return state
 
 
-def _to_model(answer: FetchedFields, regridder: Regridder) -> dict[str, Values]:
+def to_model(answer: FetchedFields, regridder: Regridder) -> dict[str, Values]:
     """Return the fields of an answer on the model's grid, under the model's names and units."""
     by_grid: dict[str, dict[str, Values]] = {}
     for fetched in answer.fields:

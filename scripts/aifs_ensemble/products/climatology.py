@@ -17,8 +17,8 @@ from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.products.regular_grid import RegularGrid
 
 _QUANTILES = ("quantile", "quintile", "tercile")
-_LATITUDES = ("latitude", "lat")
-_LONGITUDES = ("longitude", "lon")
+LATITUDES = ("latitude", "lat")
+LONGITUDES = ("longitude", "lon")
 # the same amount of water: a kilogram on a square metre is a millimetre
 _SAME_UNITS = {"mm": "kg m-2", "kg m**-2": "kg m-2", "kg/m2": "kg m-2", "kelvin": "K", "pascal": "Pa"}
 
@@ -52,23 +52,25 @@ def read_climatology(path: Path, item: PeriodVariable, grid: RegularGrid) -> Cli
     Raises InputError, naming the file, for another grid, other units, values that are missing everywhere, and bounds
     that do not grow.
     """
-    try:
-        with xr.open_dataset(path, engine="netcdf4", decode_times=False) as data:
-            data.load()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, expected the quantiles of {item.variable}") from None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: not a NetCDF file ({error})") from None
+    data = opened(path, f"the quantiles of {item.variable}")
     names = [str(name) for name in data.data_vars if data[name].ndim >= 3]
     if len(names) != 1:
         raise InputError(f"{path}: fields {', '.join(names) or 'none'}, expected one of quantiles on a grid")
     field = data[names[0]].squeeze(drop=True)
-    quantile, latitude, longitude = (_dimension(path, field, known) for known in (_QUANTILES, _LATITUDES, _LONGITUDES))
+    quantile, latitude, longitude = (dimension(path, field, known) for known in (_QUANTILES, LATITUDES, LONGITUDES))
     field = field.transpose(quantile, latitude, longitude)
-    _check_units(path, field, item)
+    check_units(path, field, item.variable)
     probabilities = _probabilities(path, field, quantile)
+    field = turned(path, field.sortby(quantile), latitude, longitude, grid)
+    bounds = field.to_numpy().astype(np.float32)
+    _check_bounds(path, bounds, item)
+    return Climatology(path, np.sort(probabilities), bounds)
+
+
+def turned(path: Path, field: xr.DataArray, latitude: str, longitude: str, grid: RegularGrid) -> xr.DataArray:
+    """Return a field with rows from north to south and columns from 0 eastward; InputError for another grid."""
     field = field.assign_coords({longitude: np.mod(field[longitude], 360)})
-    field = field.sortby(longitude).sortby(latitude, ascending=False).sortby(quantile)
+    field = field.sortby(longitude).sortby(latitude, ascending=False)
     for name, expected in ((latitude, grid.latitudes), (longitude, grid.longitudes)):
         found = field[name].to_numpy()
         if found.shape != expected.shape or np.abs(found - expected).max() > 1e-3:
@@ -76,12 +78,21 @@ def read_climatology(path: Path, item: PeriodVariable, grid: RegularGrid) -> Cli
             raise InputError(
                 f"{path}: {name} {ends}, expected {expected.size} from {expected[0]:g} to {expected[-1]:g}"
             )
-    bounds = field.to_numpy().astype(np.float32)
-    _check_bounds(path, bounds, item)
-    return Climatology(path, np.sort(probabilities), bounds)
+    return field
 
 
-def _dimension(path: Path, field: xr.DataArray, known: tuple[str, ...]) -> str:
+def opened(path: Path, what: str) -> xr.Dataset:
+    """Return the content of a NetCDF file; InputError, saying `what` was expected, where it is none."""
+    try:
+        with xr.open_dataset(path, engine="netcdf4", decode_times=False) as data:
+            return data.load()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file, expected {what}") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: not a NetCDF file ({error})") from None
+
+
+def dimension(path: Path, field: xr.DataArray, known: tuple[str, ...]) -> str:
     for name in known:
         if name in field.dims and name in field.coords:
             return name
@@ -89,11 +100,12 @@ def _dimension(path: Path, field: xr.DataArray, known: tuple[str, ...]) -> str:
     raise InputError(f"{path}: dimensions {dims}, expected {' or '.join(known)} among them, with values")
 
 
-def _check_units(path: Path, field: xr.DataArray, item: PeriodVariable) -> None:
-    expected = parameter_of(item.variable).cf_units
+def check_units(path: Path, field: xr.DataArray, variable: str) -> None:
+    """Raise InputError for units that are not those in which a variable is delivered."""
+    expected = parameter_of(variable).cf_units
     units = str(field.attrs.get("units", "")).strip()
     if units and _SAME_UNITS.get(units.lower(), units) != expected:
-        raise InputError(f"{path}: units {units!r}, expected {expected!r} as {item.variable} is delivered")
+        raise InputError(f"{path}: units {units!r}, expected {expected!r} as {variable} is delivered")
 
 
 def _probabilities(path: Path, field: xr.DataArray, quantile: str) -> npt.NDArray[np.float64]:

@@ -10,7 +10,6 @@ import xarray as xr
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.names import grid_label
-from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.products import netcdf
 from aifs_ensemble.products.parallel import readers
 from aifs_ensemble.products.regular_fields import RegularFields
@@ -63,13 +62,9 @@ def _data_set(config: Config, fields: RegularFields, values: dict[str, np.ndarra
 
 
 def _attributes(config: Config, grid: RegularGrid, variable: str) -> dict[str, str]:
-    method = "time: point"
-    if parameter_of(variable).accumulates:
-        from_start = config.forecast.accumulate == "from_start"
-        method = f"time: sum (comment: {'from the start of the forecast' if from_start else 'over the 6 hours before'})"
     weights = grid.weights(variable)
     return {
         **netcdf.cf_attributes(variable),
-        "cell_methods": method,
+        "cell_methods": netcdf.cell_methods(config, variable),
         "interpolation": f"{grid.method(variable)} from {config.model.grid}, weights {weights.digest[:16]}",
     }

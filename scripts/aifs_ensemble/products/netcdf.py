@@ -13,6 +13,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.files import atomic_writer
 from aifs_ensemble.common.parameters import parameter_of
+from aifs_ensemble.fields.grids import Degrees, Grid
 from aifs_ensemble.products.regular_grid import RegularGrid
 
 _LATITUDE = {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}
@@ -22,10 +23,22 @@ _MEMBER = {"standard_name": "realization", "units": "1", "long_name": "ensemble 
 
 def latitude_longitude(grid: RegularGrid) -> dict[str, Any]:
     """Return the coordinates of a regular grid."""
-    return {
-        "latitude": ("latitude", grid.latitudes, _LATITUDE),
-        "longitude": ("longitude", grid.longitudes, _LONGITUDE),
-    }
+    return regular_coordinates(grid.latitudes, grid.longitudes)
+
+
+def regular_coordinates(latitudes: Degrees, longitudes: Degrees) -> dict[str, Any]:
+    """Return the coordinates of lines of latitude and longitude, degrees."""
+    return {"latitude": ("latitude", latitudes, _LATITUDE), "longitude": ("longitude", longitudes, _LONGITUDE)}
+
+
+def point_coordinates(grid: Grid) -> dict[str, Any]:
+    """Return latitude and longitude of each point of a model's grid, along the dimension ``value``."""
+    places = (("latitude", grid.latitudes, _LATITUDE), ("longitude", grid.longitudes, _LONGITUDE))
+    return {name: ("value", degrees, _without_axis(about)) for name, degrees, about in places}
+
+
+def _without_axis(attributes: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in attributes.items() if key != "axis"}
 
 
 def member_coordinate(members: list[int]) -> tuple[str, Any, Mapping[str, str]]:
@@ -38,6 +51,14 @@ def cf_attributes(variable: str) -> dict[str, str]:
     parameter = parameter_of(variable)
     attributes = {"long_name": variable, "units": parameter.cf_units}
     return attributes | ({"standard_name": parameter.standard_name} if parameter.standard_name else {})
+
+
+def cell_methods(config: Config, variable: str) -> str:
+    """Return what the values of a variable in a lead are in time: instants, or amounts and over what."""
+    if not parameter_of(variable).accumulates:
+        return "time: point"
+    from_start = config.forecast.accumulate == "from_start"
+    return f"time: sum (comment: {'from the start of the forecast' if from_start else 'over the 6 hours before'})"
 
 
 def global_attributes(config: Config, title: str, *, untrained: bool) -> dict[str, str]:

@@ -20,6 +20,7 @@ from aifs_ensemble.common.models import fetched_by_coordinator
 from aifs_ensemble.common.names import benchmark_file, checkpoint_file, log_file
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.products.evaluation.due import evaluation_due, evaluation_files
 from aifs_ensemble.products.statistics import choice
 from aifs_ensemble.products.submission import submission_names, unmade_periods
 from aifs_ensemble.workflow import bucket, preflight, refusals, routing
@@ -191,7 +192,13 @@ class Run:
             wanted += choice.outputs(self.config, chunk)
         if products.cube.enabled:
             wanted.append(keys.cube)
+        if products.evaluation.enabled and evaluation_due(self.config):
+            wanted += self.evaluation()
         return [self.path.delivered(key) for key in wanted]
+
+    def evaluation(self) -> list[str]:
+        """Return the keys of the scores against analyses."""
+        return [self.keys.evaluation(name) for name in evaluation_files(self.config)]
 
     def fetches_checkpoint(self) -> bool:
         """Tell whether the coordinator fetches the checkpoint, and no rented machine."""

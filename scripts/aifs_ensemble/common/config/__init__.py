@@ -182,6 +182,7 @@ def _check_variables(config: Config) -> None:
 
 def _check_products(config: Config) -> None:
     """Raise ConfigError for a product that cannot be made from what the forecasts will hold."""
+    _check_evaluation(config)
     products, weekly = config.products, config.products.weekly
     check_statistics(config)
     check_cube(config)
@@ -239,3 +240,26 @@ def _check_periods(config: Config) -> None:
         )
     if weekly.team and not weekly.climatology:
         raise ConfigError("config: products.weekly.climatology is missing: team asks for the files of a submission")
+
+
+def _check_evaluation(config: Config) -> None:
+    """Raise ConfigError for scores that nothing could be compared with."""
+    evaluation, where = config.products.evaluation, "config: products.evaluation"
+    if evaluation.source == "file" and not evaluation.path:
+        raise ConfigError(f"{where}.path is missing: source is file")
+    for name in evaluation.variables:
+        if name not in config.model.outputs:
+            meant = hint(name, config.model.outputs, f"such as {config.model.outputs[0]}")
+            raise ConfigError(
+                f"{where}.variables: {name!r}, expected a variable that {config.model.name} makes, {meant}"
+            )
+        if parameter_of(name).accumulates:
+            raise ConfigError(f"{where}.variables: {name!r} is an amount, which no analysis holds; expected an instant")
+    if evaluation.enabled and config.lead_hours < evaluation.every_hours:
+        raise ConfigError(
+            f"{where}.every_hours: {evaluation.every_hours}, expected at most lead_hours, {config.lead_hours}"
+        )
+    for name, bounds in evaluation.areas.items():
+        north, west, south, east = bounds
+        if not (-90 <= south < north <= 90 and -360 <= west <= 360 and -360 <= east <= 360):
+            raise ConfigError(f"{where}.areas.{name}: {bounds}, expected north, west, south and east in degrees")

@@ -361,6 +361,46 @@ class Cube(Section):
     """Variables of the model that {cycle}/products/ensemble.zarr holds, on the products' grid. None: it is not made."""
 
 
+class Evaluation(Section):
+    """Scores of the forecast against analyses, once these exist."""
+
+    enabled: Flag = False
+    """Make them with the products, by runs that begin after the first valid time that is scored. `aifs-ensemble
+    evaluate` and the target evaluation make them without it."""
+    variables: Annotated[list[str], AfterValidator(_different)] = Field(
+        default=["2t", "msl", "z_500", "t_850"], min_length=1, json_schema_extra={"uniqueItems": True}
+    )
+    """Variables of the model that are scored. Amounts are not: analyses hold none."""
+    every_hours: Whole = Field(default=24, ge=6, multiple_of=6)
+    """Hours between the leads that are scored."""
+    areas: dict[
+        Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")], Annotated[list[Number], Field(min_length=4, max_length=4)]
+    ] = Field(
+        default={
+            "globe": [90, 0, -90, 360],
+            "northern": [90, 0, 20, 360],
+            "tropics": [20, 0, -20, 360],
+            "southern": [-20, 0, -90, 360],
+            "east_africa": [18, 21, -12, 52],
+        },
+        min_length=1,
+    )
+    """Areas by name: north, west, south, east in degrees. West may be above east, across 0 E. Figures show the
+    first."""
+    source: Literal["ecmwf-open-data", "file"] = "ecmwf-open-data"
+    """Where analyses come from: step 0 of ECMWF's open data, with the settings of
+    initial_conditions.ecmwf_open_data, or GRIB files of yours."""
+    path: Annotated[Nullable[str], AfterValidator(locations.place("products.evaluation.path"))] = None
+    """GRIB file or files of analyses, of any global grid; {valid:%Y%m%d_%H} and {cycle} are filled in. Needed with
+    source: file."""
+    climatology: Annotated[Nullable[str], AfterValidator(locations.place("products.evaluation.climatology"))] = None
+    """NetCDF file or files with the model's variables on products.grid, in units as delivered: a mean, or a field for
+    each year; {valid:%m%d_%H} is filled in. null: no climatology beside the scores."""
+    observations: Annotated[Nullable[str], AfterValidator(locations.place("products.evaluation.observations"))] = None
+    """Folder of observed weeks, {name}_obs_WEEKLY{MEAN|SUM}_{first day}.nc as AI Weather Quest names them. null: means
+    of analyses; amounts have no score."""
+
+
 class Products(Section):
     """What is made from delivered leads. Another choice here never computes a member again."""
 
@@ -373,6 +413,7 @@ class Products(Section):
     weekly: Weekly = Field(default={}, validate_default=True)
     statistics: Statistics = Field(default={}, validate_default=True)
     cube: Cube = Field(default={}, validate_default=True)
+    evaluation: Evaluation = Field(default={}, validate_default=True)
 
 
 class Report(Section):

@@ -1,0 +1,52 @@
+"""Score a delivered ensemble against analyses: how good it was, by variable, lead and area."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from
+
+HELP = "scores of a delivered ensemble against analyses"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where to write (default: products/evaluation at the destination)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write table, data set and figures, and print the scores of the first area."""
+    from aifs_ensemble.products.deliver import deliver_copies
+    from aifs_ensemble.products.evaluation.due import evaluation_files
+    from aifs_ensemble.products.evaluation.tables import write_evaluation
+
+    config = config_from(args)
+    if args.output:
+        check_output("--output", args.output)
+    key = config.objects.evaluation("")
+    at_home = config.scratch.copy(key) if config.cloud_destination else Path(config.destination or "") / key
+    folder = args.output or at_home
+    data = write_evaluation(config, folder)
+    deliver_copies(config, [folder / name for name in evaluation_files(config)])
+    _print_scores(data)
+    for line in filter(None, data.attrs["without_analysis"].split("; ")):
+        print(f"without analysis: {line}")
+    print(f"{data.attrs['title']}: {data.attrs['ensemble']}")
+    print(f"files are in {folder}")
+    return 0
+
+
+def _print_scores(data) -> None:  # type: ignore[no-untyped-def]  # xarray is imported late
+    area = data["area"].to_numpy()[0]
+    columns = ("crps", "persistence_crps", "rmse", "spread", "bias")
+    print(f"{area:<12}{'lead h':>8}" + "".join(f"{name.replace('_', ' '):>18}" for name in columns))
+    for name in data["variable"].to_numpy():
+        for lead in data["lead"].to_numpy():
+            one = data.sel(variable=name, area=area, lead=lead)
+            values = [one[column].item() for column in columns]
+            if values[0] == values[0]:  # not NaN
+                print(f"{name:<12}{lead:>8}" + "".join(f"{value:>18.4g}" for value in values))

@@ -1,0 +1,247 @@
+"""A GRIB file of ours on a regular grid, as NetCDF or GRIB2, for those who want just a latitude-longitude file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache as cached
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import eccodes
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.common.files import atomic_writer
+from aifs_ensemble.common.parameters import cf_units, has_row, parameter_of, variable_name
+from aifs_ensemble.common.text import foreign, hint
+from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
+from aifs_ensemble.fields.grids import Grid, grid_coordinates
+from aifs_ensemble.fields.interpolation import interpolation_weights
+from aifs_ensemble.products import netcdf
+from aifs_ensemble.products.lazy_fields import lazy_variable
+
+LOG = logging.getLogger(__name__)
+Field = npt.NDArray[np.float32]
+KINDS = {".nc": "NetCDF", ".grib2": "GRIB2"}
+_TOLERANCE = 1e-6  # degrees, by which a point may lie outside an area
+
+
+@dataclass(frozen=True)
+class Area:
+    """Points of a regular grid within an area.
+
+    Attributes
+    ----------
+    latitudes, longitudes : degrees, from north to south, and growing eastward from the western edge
+    rows, columns : their positions in the whole grid
+    """
+
+    latitudes: npt.NDArray[np.float64]
+    longitudes: npt.NDArray[np.float64]
+    rows: npt.NDArray[np.intp]
+    columns: npt.NDArray[np.intp]
+
+    def cut(self, field: Field) -> Field:
+        """Return the part of a field, ``(row, column)``, within the area."""
+        return field[np.ix_(self.rows, self.columns)]
+
+
+def parse_area(text: str) -> tuple[float, float, float, float]:
+    """Return north, west, south and east in degrees of ``N/W/S/E``; ConfigError for what is no area."""
+    expected = "expected N/W/S/E in degrees, such as 20/15/-15/55"
+    try:
+        north, west, south, east = map(float, text.split("/"))
+    except ValueError:
+        raise ConfigError(f"--area: {text!r}, {expected}") from None
+    if not (-90 <= south <= north <= 90 and -360 <= west <= east <= west + 360 <= 900):
+        raise ConfigError(f"--area: {text!r}, {expected}, north above south and east of west")
+    return north, west, south, east
+
+
+def area_of(grid: str, bounds: tuple[float, float, float, float] = (90, 0, -90, 360)) -> Area:
+    """Return the points of a regular grid within north, west, south and east; ConfigError where there are none."""
+    whole = regular(grid)
+    assert whole.shape is not None
+    latitudes, longitudes = whole.latitudes[:: whole.shape[1]], whole.longitudes[: whole.shape[1]]
+    north, west, south, east = bounds
+    rows = np.flatnonzero((latitudes <= north + _TOLERANCE) & (latitudes >= south - _TOLERANCE))
+    eastward = (longitudes - west + _TOLERANCE) % 360 - _TOLERANCE  # from the western edge
+    columns = np.flatnonzero(eastward <= east - west + _TOLERANCE)
+    columns = columns[np.argsort(eastward[columns])]
+    if not (rows.size and columns.size):
+        raise ConfigError(f"--area: {'/'.join(f'{edge:g}' for edge in bounds)}: no point of the grid {grid} lies there")
+    return Area(latitudes[rows], np.round(west + eastward[columns], 9), rows, columns)
+
+
+def regular(name: str) -> Grid:
+    """Return a regular grid by name; ConfigError for another one."""
+    grid = grid_coordinates(name)
+    if grid.kind != "regular_ll":
+        raise ConfigError(f"--grid: {name!r}, expected degrees east-west and north-south such as 1x1")
+    return grid
+
+
+def regrid_file(
+    path: Path,
+    output: Path,
+    *,
+    grid: str = "1x1",
+    area: Area | None = None,
+    variables: Sequence[str] = (),
+    method: str = "linear",
+    cache: Path,
+) -> int:
+    """Write the fields of a GRIB file on a regular grid to `output`, ``.nc`` or ``.grib2``; return how many.
+
+    `grid` is in degrees, `area` the part of it to keep, `variables` are names of the model such as ``t_500`` (all
+    where none is named), `method` is MIR's interpolation. NetCDF has ``(time, number, latitude, longitude)``, NaN for a
+    time or member of which the file has no such field. GRIB2 keeps order, keys and bits per value.
+    Raises InputError for a file that is none, or has not what is asked for, ConfigError for a grid that is none.
+    """
+    if output.suffix not in KINDS:
+        raise ConfigError(f"-o: {str(output)!r}, expected a name that ends in {' or '.join(KINDS)}")
+    if output.exists() and path.exists() and output.samefile(path):
+        raise ConfigError(f"-o: {str(output)!r} is the file itself, expected another name")
+    area = area or area_of(grid)
+    fields = _Fields(path, _chosen(path, variables), grid, area, method, cache)
+    if output.suffix == ".grib2":
+        _write_grib(fields, output)
+    else:
+        netcdf.write_netcdf(_data_set(fields), output)
+    return len(fields.locations)
+
+
+def _chosen(path: Path, variables: Sequence[str]) -> list[Location]:
+    found = scan_file(path)
+    there = {variable_name(location.header.field) for location in found}
+    for name in variables:
+        if name not in there:
+            raise InputError(f"{path}: no field {name!r}, {hint(name, sorted(there))}")
+    wanted = set(variables) or there
+    return [location for location in found if variable_name(location.header.field) in wanted]
+
+
+class _Fields:
+    """Fields of a file, decoded and interpolated one by one."""
+
+    def __init__(self, path: Path, locations: list[Location], grid: str, area: Area, method: str, cache: Path):
+        self.path, self.locations, self.grid, self.area, self.method = path, locations, grid, area, method
+        self._shape = regular(grid).shape
+        self._weights = cached(lambda source: interpolation_weights(source, grid, cache, method))
+
+    def values(self, location: Location, message: bytes | None = None) -> Field:
+        """Return one field within the area, float32 ``(row, column)``, in the file's units."""
+        where = f"{location.path}: {location.header}"
+        source, values = decode(message or location.read(), where)
+        return self.area.cut(self._weights(source).apply(values[None])[0].reshape(self._shape))
+
+
+def _data_set(fields: _Fields) -> xr.Dataset:
+    headers = [location.header for location in fields.locations]
+    times = sorted({header.time for header in headers})
+    members = sorted({header.number or 0 for header in headers})
+    starts = sorted({header.base_time for header in headers})
+    by_variable: dict[str, dict[tuple[int, int], Location]] = {}
+    for location in fields.locations:
+        header = location.header
+        place = times.index(header.time), members.index(header.number or 0)
+        known = by_variable.setdefault(variable_name(header.field), {})
+        if place in known:
+            raise InputError(f"{fields.path}: more than one field of {header}: write .grib2, which keeps both")
+        known[place] = location
+    shape = (len(times), len(members), fields.area.rows.size, fields.area.columns.size)
+    data = xr.Dataset(
+        {
+            name: lazy_variable(
+                ("time", "number", "latitude", "longitude"),
+                shape,
+                partial(_at, fields, known),
+                _attributes(name, known, fields.method),
+                threads=1,
+            )
+            for name, known in by_variable.items()
+        },
+        {
+            "time": ("time", _numpy(times), {"standard_name": "time", "long_name": "valid time", "axis": "T"}),
+            "number": netcdf.member_coordinate(members),
+            **netcdf.regular_coordinates(fields.area.latitudes, fields.area.longitudes),
+        },
+        {"Conventions": "CF-1.11", "title": f"{fields.path.name} at {fields.grid} degrees"},
+    )
+    if len(starts) == 1:
+        data.attrs["forecast_reference_time"] = f"{starts[0]:%Y-%m-%dT%H:%MZ}"
+        leads = [(time - starts[0]).total_seconds() / 3600 for time in times]
+        data = data.assign_coords(leadtime=("time", leads, {"standard_name": "forecast_period", "units": "hours"}))
+    data["time"].encoding = {"units": f"hours since {times[0]:%Y-%m-%d %H:%M:%S}", "dtype": "f8"}
+    return data
+
+
+def _at(fields: _Fields, known: dict[tuple[int, int], Location], time: int, member: int) -> Field:
+    location = known.get((time, member))
+    if location is None:
+        return np.full((fields.area.rows.size, fields.area.columns.size), np.nan, np.float32)
+    return fields.values(location)
+
+
+def _numpy(times: Sequence[datetime]) -> Any:
+    return np.array([time.replace(tzinfo=None) for time in times], "M8[ns]")
+
+
+def _attributes(name: str, known: dict[tuple[int, int], Location], method: str) -> dict[str, str]:
+    header = next(iter(known.values())).header
+    named = netcdf.cf_attributes(name) if has_row(name) else {"long_name": name}
+    steps = [location.header.step for location in known.values()]
+    amounts = has_row(name) and parameter_of(name).accumulates
+    from_start = all(step.partition("-")[0] in ("0", step) for step in steps)
+    over = f"time: sum (comment: {'from the start of the forecast' if from_start else f'hours {steps[0]} and so on'})"
+    units = cf_units(header.units)
+    return {**named, "units": units, "cell_methods": over if amounts else "time: point", "interpolation": method}
+
+
+def _write_grib(fields: _Fields, output: Path) -> None:
+    with atomic_writer(output) as file:
+        for location in fields.locations:
+            message = location.read()
+            file.write(_regular_message(message, fields.values(location, message), fields.area, str(location.path)))
+
+
+def _regular_message(message: bytes, values: Field, area: Area, where: str) -> bytes:
+    """Return a message with its grid and values replaced by those of an area."""
+    handle = eccodes.codes_new_from_message(message)
+    rows, columns = values.shape
+    try:
+        if eccodes.codes_get_long(handle, "edition") != 2:
+            raise InputError(f"{where}: GRIB 1, expected GRIB 2: write .nc")
+        bits = eccodes.codes_get_long(handle, "bitsPerValue")
+        packing = eccodes.codes_get_string(handle, "packingType")
+        for key, value in {
+            "gridType": "regular_ll",
+            "Ni": columns,
+            "Nj": rows,
+            "latitudeOfFirstGridPointInDegrees": area.latitudes[0],
+            "latitudeOfLastGridPointInDegrees": area.latitudes[-1],
+            "longitudeOfFirstGridPointInDegrees": area.longitudes[0] % 360,
+            "longitudeOfLastGridPointInDegrees": area.longitudes[-1] % 360,
+            "iDirectionIncrementInDegrees": _step(area.longitudes),
+            "jDirectionIncrementInDegrees": _step(area.latitudes),
+        }.items():
+            eccodes.codes_set(handle, key, value if isinstance(value, str | int) else float(value))
+        eccodes.codes_set_values(handle, np.zeros(values.size))
+        eccodes.codes_set(handle, "packingType", packing)
+        eccodes.codes_set(handle, "bitsPerValue", bits)
+        eccodes.codes_set_values(handle, values.ravel().astype(np.float64))
+        return eccodes.codes_get_message(handle)
+    except eccodes.CodesInternalError as error:
+        raise InputError(f"{where}: cannot be written on a regular grid ({foreign(error)}): write .nc") from None
+    finally:
+        eccodes.codes_release(handle)
+
+
+def _step(degrees: npt.NDArray[np.float64]) -> float:
+    return abs(float(degrees[1] - degrees[0])) if degrees.size > 1 else 1.0
