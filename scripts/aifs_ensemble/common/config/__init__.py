@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
@@ -165,6 +166,8 @@ def _check_products(config: Config) -> None:
     if weekly.enabled:
         named |= {f"weekly.variables.{name}.variable": item.variable for name, item in weekly.variables.items()}
         _check_periods(config)
+    if products.pictures.enabled:
+        check_pictures(config)
     for key, variable in named.items():
         if variable not in config.model.outputs:
             meant = hint(variable, config.model.outputs, f"such as {config.model.outputs[0]}")
