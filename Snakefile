@@ -14,6 +14,7 @@ include: "rules/initial.smk"
 include: "rules/forecast.smk"
 include: "rules/sync.smk"
 include: "rules/products.smk"
+include: "rules/pictures.smk"
 include: "rules/reports.smk"
 include: "rules/benchmark.smk"
 

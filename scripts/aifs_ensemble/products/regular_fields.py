@@ -16,14 +16,15 @@ class RegularFields:
     Attributes
     ----------
     member, digest, untrained : as of `DeliveredFields`
+    native : reads the same member on the model's grid
     grid : the grid, with the interpolation of each variable
 
     Raises InputError unless the member is delivered as the configuration asks for.
     """
 
     def __init__(self, config: Config, member: int, variables: Sequence[str], storage: Storage | None = None) -> None:
-        self._native = DeliveredFields(config, member, storage)
-        self.member, self.digest, self.untrained = member, self._native.digest, self._native.untrained
+        self.native = DeliveredFields(config, member, storage)
+        self.member, self.digest, self.untrained = member, self.native.digest, self.native.untrained
         self.grid = RegularGrid(config)
         for variable in variables:
             self.grid.weights(variable)  # made before threads want them
@@ -32,5 +33,5 @@ class RegularFields:
         """Return fields of one lead by variable, float32 ``(row, column)`` in GRIB's units, NaN where missing."""
         return {
             variable: self.grid.regrid(variable, field)
-            for variable, field in self._native.read(lead, variables).items()
+            for variable, field in self.native.read(lead, variables).items()
         }

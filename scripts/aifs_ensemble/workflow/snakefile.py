@@ -168,8 +168,30 @@ class Run:
         """Return the keys of the files of a submission to AI Weather Quest."""
         return [self.keys.submission(name) for _, _, name in submission_names(self.config)]
 
-    def products(self) -> list[str]:
-        """Return every product that the configuration asks for."""
+    def weekly_members(self) -> list[str]:
+        """Return the files of periods of each member; none without periods."""
+        keys = [self.keys.weekly(member) for member in self.members] if self.config.periods else []
+        return [self.path.delivered(key) for key in keys]
+
+    def quintiles(self) -> list[str]:
+        """Return the file of the probabilities of classes, if it is made."""
+        made = self.config.periods and self.config.products.weekly.climatology
+        return [self.path.delivered(self.keys.quintiles)] if made else []
+
+    def pictures(self) -> list[str]:
+        """Return the keys of all maps and meteograms."""
+        from aifs_ensemble.products.pictures.catalogue import map_files, meteogram_files
+
+        maps, meteograms = map_files(self.config), meteogram_files(self.config)
+        return [*map(self.keys.map, maps), *map(self.keys.meteogram, meteograms)]
+
+    def in_place(self, paths: Iterable[str]) -> list[Any]:
+        """Return paths as inputs that a job does not read: objects of a bucket are looked for, not fetched."""
+        given = self.rented and not self.blind
+        return [internals.delivered_object(self._workflow, path) if given else path for path in paths]
+
+    def products(self, *, page: bool = True) -> list[str]:
+        """Return every product that the configuration asks for; the `page` names the others."""
         products, keys = self.config.products, self.keys
         wanted: list[str] = []
         if products.members.enabled:
@@ -178,6 +200,10 @@ class Run:
             wanted.append(keys.product("weekly/ensemble.nc"))
             if products.weekly.climatology:
                 wanted += [keys.quintiles, *self.submissions()]
+        if products.pictures.enabled:
+            wanted += self.pictures()
+        if products.page.enabled and page:
+            wanted.append(keys.page)
         return [self.path.delivered(key) for key in wanted]
 
     def fetches_checkpoint(self) -> bool:

@@ -102,14 +102,14 @@ def spread_look(quantity: Quantity) -> Look:
 def probability_look(quantity: Quantity, *, above: bool = True) -> Look:
     """Return the look of a probability of an event, in per cent."""
     palette = {"rain": "water", "temperature": "heat" if above else "cold"}.get(quantity.style.palette or "", "heat")
-    return _look(palette, _PER_CENT, "%", "neither")
+    return _look(palette, _PER_CENT, "%", "max")
 
 
 def class_look(quantity: Quantity, *, highest: bool) -> Look:
     """Return the look of the probability of the lowest or the highest of five climatological classes, in per cent."""
     wet = quantity.style.palette == "rain"
     palette = ("water" if wet else "heat") if highest else ("dry" if wet else "cold")
-    return _look(palette, _OF_CLASS, "%   (20 % by chance)", "neither")
+    return _look(palette, _OF_CLASS, "%   (20 % by chance)", "max")
 
 
 def line_distance(quantity: Quantity) -> float:

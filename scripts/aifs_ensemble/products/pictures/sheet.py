@@ -27,6 +27,7 @@ _OVER = 1 + _INKS + _HALOS
 _STEPS = 7  # from paper to each ink of words
 _WARNINGS = {"light": "#b3261e", "dark": "#ff8a7a"}
 _DARK_INK = "#1b232b"  # over colours that cover a map, in both themes
+_LIGHT_INK = "#c3ccd4"  # over a dark ground
 _BAR = 12  # pixels high
 
 
@@ -44,6 +45,11 @@ class Drawn:
     pixels: npt.NDArray[np.float32]
     outside: npt.NDArray[np.bool_]
     lines: Coverage | None = None
+
+
+def warning_color(theme: Theme) -> str:
+    """Return the colour of what a reader must know first."""
+    return _WARNINGS[theme.name]
 
 
 class Sheet:
@@ -72,14 +78,14 @@ class Sheet:
         """Return the list of colours, uint8 ``(color, 3)``."""
         dark = theme is not LIGHT
         ground = DARK_GROUND if dark else LIGHT_GROUND
-        over = rgb(theme.ink if self.look.bare else _DARK_INK), rgb(ground if self.look.bare else "#ffffff")
+        over = rgb(_LIGHT_INK if self.look.bare and dark else _DARK_INK), rgb(ground if self.look.bare else "#ffffff")
         classes = self.look.painted(dark=dark).astype(np.float64)
         parts = [classes]
         parts += [classes + (over[0] - classes) * step / _INKS for step in range(1, _INKS + 1)]
         parts += [classes + (over[1] - classes) * share for share in (0.4, 0.8)]
         paper = rgb(theme.paper).astype(np.float64)
         parts.append(paper[None])
-        for color in (theme.ink, theme.faint, _WARNINGS[theme.name]):
+        for color in (theme.ink, theme.faint, warning_color(theme)):
             parts += [(paper + (rgb(color) - paper) * step / _STEPS)[None] for step in range(1, _STEPS + 1)]
         return np.concatenate(parts).round().astype(np.uint8)
 
