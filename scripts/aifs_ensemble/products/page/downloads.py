@@ -79,11 +79,12 @@ KINDS = (
         f'{_IMPORTS}; data = xr.open_zarr("{{path}}")', folder="products/ensemble.zarr",
     ),
     Kind("How good it was, tables", r"products/evaluation/.*\.(nc|csv|json|parquet|html)"),
+    Kind("What the ensemble consists of, JSON", r"manifest\.json", 'import json; data = json.load(open("{path}"))'),
     Kind("Figures of the meteograms, JSON", r"products/meteograms/.*\.json", 'import json; data = json.load(open("{path}"))'),
 )  # fmt: skip
 # what the page shows, or nobody reads
 _SHOWN = re.compile(
-    r"index\.html|products/(maps|meteograms|page)/.*|products/evaluation/.*\.(png|svg)|.*\.index(\.gz)?|"
+    r"index\.html|_SUCCESS|products/(maps|meteograms|page)/.*|products/evaluation/.*\.(png|svg)|.*\.index(\.gz)?|"
     r"(status|metrics|restarts|initial|receipts|manifests)/.*"
 )
 _OTHER = Kind("Other files", r".*")

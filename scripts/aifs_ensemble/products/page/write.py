@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,7 +17,8 @@ from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.text import size
 from aifs_ensemble.products.page.downloads import Download, downloads, themed_figures
 from aifs_ensemble.products.pictures.catalogue import Series, areas_of, lead_series, map_file, period_series
-from aifs_ensemble.products.wording import cycle_words, ensemble_words, warnings
+from aifs_ensemble.products.pictures.looks import Look, look_of
+from aifs_ensemble.products.wording import cycle_words, ensemble_words, number_words, warnings
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 Summary = tuple[Sequence[tuple[str, str]], Sequence[Sequence[str]]]
@@ -55,10 +57,7 @@ def page(config: Config, sizes: Mapping[str, int], summary: Summary = ((), ())) 
         # no text of a file's name may end the script
         "DATA": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
-    text = _TEMPLATE.read_text(encoding="utf-8")
-    for name, content in parts.items():
-        text = text.replace(f"[[{name}]]", content, 1)
-    return text
+    return re.sub(r"\[\[([A-Z]+)\]\]", lambda match: parts[match[1]], _TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _data(config: Config, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -94,8 +93,25 @@ def _series(config: Config, series: Series, sizes: Mapping[str, int]) -> dict[st
     return {
         "name": series.name,
         "title": series.title,
-        "kinds": [{"name": kind.name, "title": kind.title} for kind in series.kinds],
+        "kinds": [
+            {"name": kind.name, "title": kind.title, "legend": _legend(look_of(kind, series.quantity))}
+            for kind in series.kinds
+        ],
         "whens": [{"name": when.name, "label": when.label, "words": when.words} for when in whens],
+    }
+
+
+def _legend(look: Look) -> dict[str, Any]:
+    """Return the colour bar, which a phone shows in letters of its own size."""
+    first, count = look.shown
+    return {
+        "unit": look.label,
+        "levels": [number_words(level) for level in look.levels],
+        "below": look.extend == "both",
+        **{
+            name: [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in look.painted(dark=dark)[first:][:count]]
+            for name, dark in (("light", False), ("dark", True))
+        },
     }
 
 

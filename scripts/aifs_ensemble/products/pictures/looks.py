@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.parameters import find_variable
+from aifs_ensemble.products.pictures.catalogue import HIGHEST, LOWEST, SPREAD, Kind
 from aifs_ensemble.products.pictures.quantities import Quantity
 
 Colors = npt.NDArray[np.uint8]
@@ -70,6 +71,12 @@ class Look:
         found[np.isnan(pixels)] = len(self.colors)
         return found
 
+    @property
+    def shown(self) -> tuple[int, int]:
+        """The first class of the colour bar, and how many it shows."""
+        above, below = self.extend in ("max", "both"), self.extend == "both"
+        return (0 if below else 1), len(self.levels) - 1 + above + below
+
     def painted(self, *, dark: bool) -> Colors:
         """Return the colour of every class, that of missing values last, uint8 ``(level + 2, 3)``."""
         ground = rgb(DARK_GROUND if dark else LIGHT_GROUND)
@@ -82,6 +89,15 @@ class Look:
 def rgb(color: str) -> Colors:
     """Return a colour as uint8 ``(3,)``."""
     return (np.array(to_rgb(color)) * 255).round().astype(np.uint8)
+
+
+def look_of(kind: Kind, quantity: Quantity) -> Look:
+    """Return the look of a kind of map."""
+    if kind.name == SPREAD:
+        return spread_look(quantity)
+    if kind.name in (LOWEST, HIGHEST):
+        return class_look(quantity, highest=kind.name == HIGHEST)
+    return probability_look(quantity) if kind.threshold is not None else value_look(quantity)
 
 
 def value_look(quantity: Quantity) -> Look:
@@ -99,9 +115,9 @@ def spread_look(quantity: Quantity) -> Look:
     return _look("spread", levels, quantity.units.name, "max")
 
 
-def probability_look(quantity: Quantity, *, above: bool = True) -> Look:
-    """Return the look of a probability of an event, in per cent."""
-    palette = {"rain": "water", "temperature": "heat" if above else "cold"}.get(quantity.style.palette or "", "heat")
+def probability_look(quantity: Quantity) -> Look:
+    """Return the look of the probability of reaching a threshold, in per cent."""
+    palette = "water" if quantity.style.palette == "rain" else "heat"
     return _look(palette, _PER_CENT, "%", "max")
 
 

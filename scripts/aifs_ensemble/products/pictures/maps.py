@@ -149,7 +149,7 @@ class Drawer:
 
     def _new_sheet(self, series: Series, kind: Kind, area: Area) -> Sheet:
         labels = tuple("control" if m == CONTROL else str(m) for m in self._members) if kind.name == MEMBERS else ("",)
-        return Sheet(_look(kind, series.quantity), layout(area, labels), self._said, self._warned)
+        return Sheet(looks.look_of(kind, series.quantity), layout(area, labels), self._said, self._warned)
 
     def _write(self, series: Series, kind: Kind, area: Area, when: When, numbers: npt.NDArray[np.uint8]) -> None:
         sheet = self._sheet(series, kind, area)
@@ -191,11 +191,3 @@ def _shown(kind: Kind, quantity: Quantity, fields: Array, classes: Array | None)
     else:
         reached = np.where(np.isnan(fields), np.nan, fields >= np.float32(kind.threshold or 0.0))
         yield (100 * reached.mean(axis=0)).astype(np.float32)
-
-
-def _look(kind: Kind, quantity: Quantity) -> looks.Look:
-    if kind.name == SPREAD:
-        return looks.spread_look(quantity)
-    if kind.name in (LOWEST, HIGHEST):
-        return looks.class_look(quantity, highest=kind.name == HIGHEST)
-    return looks.probability_look(quantity) if kind.threshold is not None else looks.value_look(quantity)

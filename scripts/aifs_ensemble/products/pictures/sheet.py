@@ -120,7 +120,7 @@ class Sheet:
             Text(MARGIN, foot, self._warned, 13.5, WARNING, bold=True),
             Text(right + 22, top + 11, self.look.label, 12, INK),
         ]
-        width = (right - left) / self._shown()[1]
+        width = (right - left) / self.look.shown[1]
         for number, level in enumerate(self.look.levels):
             x = left + width * (number + (self.look.extend == "both"))
             words.append(Text(x, top + _BAR + 13, number_words(level), 11, FAINT, anchor="ms"))
@@ -150,14 +150,9 @@ class Sheet:
         left = max((self.layout.width - width - room // 2) // 2, MARGIN)
         return left, left + width, self.layout.height - FOOT + 18
 
-    def _shown(self) -> tuple[int, int]:
-        """Return the first class of the colour bar, and how many it shows."""
-        above, below = self.look.extend in ("max", "both"), self.look.extend == "both"
-        return (0 if below else 1), len(self.look.levels) - 1 + above + below
-
     def _put_bar(self, numbers: Numbers) -> None:
         left, right, top = self._bar_box()
-        first, count = self._shown()
+        first, count = self.look.shown
         edges = np.rint(np.linspace(left, right, count + 1)).astype(int)
         for place in range(count):
             low, high = edges[place], edges[place + 1]
