@@ -33,7 +33,7 @@ rule all:
     input:
         PATH.delivered(KEYS.ensemble_manifest),
         RUN.of_each_member(PATH.member_files()),
-        RUN.products(),
+        RUN.declared(RUN.products()),
 
 
 rule forecasts:

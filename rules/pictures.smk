@@ -8,7 +8,7 @@ if CONFIG.products.pictures.enabled:
             weekly=RUN.weekly_members(),
             quintiles=RUN.quintiles(),
         output:
-            [PATH.delivered(key) for key in RUN.pictures()],
+            RUN.declared(RUN.pictures()),
         log:
             PATH.log("product_pictures"),
         benchmark:
@@ -21,6 +21,8 @@ if CONFIG.products.pictures.enabled:
             machine="cpu",
             mem_mb=3000,
             runtime=60,
+        params:
+            by_job=RUN.rented,
         script:
             "../scripts/product_pictures.py"
 

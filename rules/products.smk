@@ -87,4 +87,4 @@ if CONFIG.periods:
 
 rule products:
     input:
-        RUN.products(),
+        RUN.declared(RUN.products()),

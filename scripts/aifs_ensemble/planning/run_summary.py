@@ -36,7 +36,10 @@ def run_summary(config: Config) -> RunSummary:
         ("Machines", f"{', '.join(kinds)}, {duration(3600 * total['machine_hours'])} together"),
         ("Forecast computing", f"{total['computing_percent']:.0f} % of that time"),
         ("Fields", f"{total['fields']:,.0f}, {size(total['bytes'])}"),
-        ("Cost", f"{money(found.usd)}, {money(total['usd_per_member'])} a member" if found.usd else "nothing was rented"),
+        (
+            "Cost",
+            f"{money(found.usd)}, {money(total['usd_per_member'])} a member" if found.usd else "nothing was rented",
+        ),
     ]
     rows = [["member", "leads", "fields", "size", "seconds", "seconds a step"]]
     for _, row in member_frame(found.run.manifests).iterrows():

@@ -32,6 +32,5 @@ class RegularFields:
     def read(self, lead: int, variables: Sequence[str]) -> dict[str, Field]:
         """Return fields of one lead by variable, float32 ``(row, column)`` in GRIB's units, NaN where missing."""
         return {
-            variable: self.grid.regrid(variable, field)
-            for variable, field in self.native.read(lead, variables).items()
+            variable: self.grid.regrid(variable, field) for variable, field in self.native.read(lead, variables).items()
         }

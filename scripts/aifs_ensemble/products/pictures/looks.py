@@ -24,7 +24,9 @@ _TEMPERATURE = (
     (10, "#a8cf8e"), (17, "#e9e08a"), (24, "#f3b45a"), (31, "#e06a3a"), (38, "#b02a37"), (46, "#5e0f2c"),
 )  # fmt: skip
 _PALETTES: dict[str, tuple[str, ...]] = {
-    "rain": ("#cfe6c8", "#9fd3b0", "#62bda7", "#3aa0b8", "#2f7fbf", "#3159a8", "#5a3f9e", "#8b3a9c", "#c2418f", "#e8648a"),
+    "rain": (
+        "#cfe6c8", "#9fd3b0", "#62bda7", "#3aa0b8", "#2f7fbf", "#3159a8", "#5a3f9e", "#8b3a9c", "#c2418f", "#e8648a",
+    ),
     "pressure": ("#4b4a9b", "#5f83c4", "#97bfdc", "#d0e2e6", "#f3efdc", "#efd3a0", "#dca05e", "#b86b3d", "#7d4430"),
     "height": ("#40407f", "#4f76b7", "#7fb4cf", "#bcdcc8", "#ece7b4", "#efc27a", "#db8450", "#a94a44"),
     "wind": ("#d9e8d0", "#b4d8a8", "#8cc58a", "#d8d36a", "#eeb24f", "#e3803f", "#c94d45", "#96326b", "#5d2a72"),
@@ -155,7 +157,8 @@ def _look(palette: str, levels: Sequence[float], label: str, extend: str) -> Loo
     levels = tuple(float(level) for level in levels)
     if len(levels) > MOST_LEVELS:
         raise ConfigError(f"parameters.yaml: map: levels: {len(levels)} levels, expected at most {MOST_LEVELS}")
-    if palette == "temperature":
+    # where the air is colder than at the ground, freezing is no colour's end
+    if palette == "temperature" and _TEMPERATURE[0][0] < levels[0] and levels[-1] < _TEMPERATURE[-1][0]:
         middles = [levels[0] - 2.5, *(np.add(levels[1:], levels[:-1]) / 2), levels[-1] + 2.5]
         values = [value for value, _ in _TEMPERATURE]
         known = np.array([to_rgb(color) for _, color in _TEMPERATURE])
@@ -170,6 +173,8 @@ def _look(palette: str, levels: Sequence[float], label: str, extend: str) -> Loo
 
 
 def _map(palette: str) -> Any:
+    if palette == "temperature":
+        return LinearSegmentedColormap.from_list(palette, [color for _, color in _TEMPERATURE])
     if palette in _PALETTES:
         return LinearSegmentedColormap.from_list(palette, _PALETTES[palette])
     if palette not in mpl.colormaps:

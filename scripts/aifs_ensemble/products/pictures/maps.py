@@ -72,7 +72,9 @@ def draw_lead_maps(config: Config, members: Mapping[int, RegularFields], folder:
     with ThreadPoolExecutor(readers(config)) as pool:
         for lead, wanted in sorted(by_lead.items()):
             quantities = [series.quantity for series, _ in wanted]
-            fields = list(pool.map(lambda member, lead=lead, q=quantities: _read(config, member, lead, q), members.values()))
+            fields = list(
+                pool.map(lambda member, lead=lead, q=quantities: _read(config, member, lead, q), members.values())
+            )
             for place, (series, when) in enumerate(wanted):
                 drawer.draw(series, when, np.stack([one[place] for one in fields]))
 
@@ -102,7 +104,7 @@ def _weights(config: Config, quantity: Quantity, lead: int) -> dict[int, float]:
 
 
 def draw_period_maps(config: Config, files: Sequence[Path], quintiles: Path | None, folder: Path) -> None:
-    """Draw every map of periods into `folder`, from the members' `files` and, if there is a climatology, `quintiles`."""
+    """Draw every map of periods into `folder`, from the members' `files`, and `quintiles` if there is a climatology."""
     data = read_members(files)
     members = [int(number) for number in data["number"]]
     drawer = Drawer(config, members, folder, RegularGrid(config), untrained=config.model.untrained)
@@ -145,7 +147,9 @@ class Drawer:
                 sample = sampler(sheet.layout.frame, self._grid.latitudes, self._grid.longitudes)
                 lines = lines_of(sample) if _with_lines(kind, quantity) else None
                 maps = [Drawn(sample.sample(field), sample.outside, lines) for field in shown]
-                self._write(series, kind, area, when, sheet.draw(f"{series.title}: {_lower(kind.title)}", when.words, maps))
+                self._write(
+                    series, kind, area, when, sheet.draw(f"{series.title}: {_lower(kind.title)}", when.words, maps)
+                )
 
     def _new_sheet(self, series: Series, kind: Kind, area: Area) -> Sheet:
         labels = tuple("control" if m == CONTROL else str(m) for m in self._members) if kind.name == MEMBERS else ("",)

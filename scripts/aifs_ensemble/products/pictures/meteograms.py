@@ -22,12 +22,13 @@ from aifs_ensemble.common.files import write_bytes
 from aifs_ensemble.common.names import format_members, place_label
 from aifs_ensemble.common.themes import DPI, THEMES, WIDTH, Theme, style
 from aifs_ensemble.products.delivered_fields import DeliveredFields
-from aifs_ensemble.products.pictures.place_values import Place, PlaceValues, read_places, shown_quantities
+from aifs_ensemble.products.pictures.place_values import PlaceValues, read_places, shown_quantities
 from aifs_ensemble.products.pictures.quantities import Quantity
 from aifs_ensemble.products.pictures.sheet import warning_color
 from aifs_ensemble.products.wording import cycle_words, ensemble_words, number_words, warnings
 
 Array = npt.NDArray[np.float32]
+Days = npt.NDArray[np.float64]
 _COLORS = {"tcc": 7, "tp": 0, "10si": 2, "2t": 3, "msl": 4}  # of the theme's series
 _PANEL, _HEAD, _FOOT = 1.35, 0.75, 0.72  # inches
 _SMALLEST = {"tp": 2.0, "10si": 5.0, "tcc": 100.0}  # upper ends of scales that begin at nought, at least
@@ -112,7 +113,7 @@ def draw(config: Config, values: PlaceValues, theme: Theme) -> Figure:
     return figure
 
 
-def _boxes(axis: Axes, days: Array, bands: Mapping[str, Array], color: str, theme: Theme) -> None:
+def _boxes(axis: Axes, days: Days, bands: Mapping[str, Array], color: str, theme: Theme) -> None:
     """Draw minimum to maximum as a line, 10 to 90 % and 25 to 75 % as boxes, the median as a mark."""
     half = _half_width(days)
     _lines(axis, days, bands["min"], bands["max"], color, 1.0)
@@ -122,7 +123,7 @@ def _boxes(axis: Axes, days: Array, bands: Mapping[str, Array], color: str, them
     axis.add_collection(LineCollection(marks, colors=theme.ink, linewidths=1.4))
 
 
-def _bars(axis: Axes, days: Array, bands: Mapping[str, Array], color: str, theme: Theme) -> None:
+def _bars(axis: Axes, days: Days, bands: Mapping[str, Array], color: str, theme: Theme) -> None:
     """Draw an amount of each step: a bar up to the median, a paler one up to 90 %, a line up to the maximum."""
     step = float(days[0])
     middles, half = days - step / 2, _half_width(days)
@@ -132,16 +133,16 @@ def _bars(axis: Axes, days: Array, bands: Mapping[str, Array], color: str, theme
     _rectangles(axis, middles, nought, bands["p50"], half * 1.15, color, 1.0)
 
 
-def _half_width(days: Array) -> float:
+def _half_width(days: Days) -> float:
     return 0.3 * (float(days[1] - days[0]) if len(days) > 1 else float(days[0]))
 
 
-def _lines(axis: Axes, days: Array, low: Array, high: Array, color: str, width: float) -> None:
+def _lines(axis: Axes, days: Days, low: Array, high: Array, color: str, width: float) -> None:
     ends = [((x, a), (x, b)) for x, a, b in zip(days, low, high, strict=True)]
     axis.add_collection(LineCollection(ends, colors=color, linewidths=width))
 
 
-def _rectangles(axis: Axes, days: Array, low: Array, high: Array, half: float, color: str, alpha: float) -> None:
+def _rectangles(axis: Axes, days: Days, low: Array, high: Array, half: float, color: str, alpha: float) -> None:
     boxes = [
         ((x - half, a), (x + half, a), (x + half, b), (x - half, b)) for x, a, b in zip(days, low, high, strict=True)
     ]
@@ -178,14 +179,10 @@ def _say(config: Config, figure: Figure, values: PlaceValues, theme: Theme, heig
     place = values.place
     above = lambda inches: 1 - inches / height  # noqa: E731
     put = lambda y, words, **look: figure.text(0.015, y, words, **look)  # noqa: E731
+    here = _position(place.latitude, place.longitude)
+    point = f"{_position(place.point_latitude, place.point_longitude)}, {place.distance:.0f} km away"
     put(above(0.3), place.name, fontsize=14, fontweight="bold", color=theme.ink)
-    put(
-        above(0.55),
-        f"{_position(place.latitude, place.longitude)}. Model point {_position(place.point_latitude, place.point_longitude)}, "
-        f"{place.distance:.0f} km away. Times are UTC",
-        fontsize=9,
-        color=theme.faint,
-    )  # fmt: skip
+    put(above(0.55), f"{here}. Model point {point}. Times are UTC", fontsize=9, color=theme.faint)
     warned = ". ".join(warnings(config, values.members, untrained=values.untrained))
     said = f"Forecast of {cycle_words(config)}, {ensemble_words(config, values.members)}, model {config.model.name}"
     put(0.58 / height, "Line: lowest to highest member. Boxes: 10 to 90 % and 25 to 75 % of the members. Mark: median. "

@@ -1,7 +1,7 @@
 """Maps of areas in pixels: where a place is, and which place a pixel shows.
 
-The globe is an Equal Earth projection (Šavrič, Patterson and Jenny 2018, doi:10.1080/13658816.2018.1504949): equal areas,
-and formulas instead of a table. An area is a plate carree, true to scale at its middle.
+The globe is an Equal Earth projection (Šavrič, Patterson and Jenny 2018, doi:10.1080/13658816.2018.1504949): equal
+areas, and formulas instead of a table. An area is a plate carree, true to scale at its middle.
 """
 
 from __future__ import annotations
