@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ PICTURES: dict[str, Any] = {
 def with_pictures(config: Config, **over: Any) -> Config:
     """Return a configuration with pictures."""
     raw = config.to_dict()
-    merge(raw, {"products": {"pictures": PICTURES}})
+    raw["products"]["pictures"] = deepcopy(PICTURES)
+    merge(raw, over)
+    return Config(raw)
+
+
+def changed(config: Config, **over: Any) -> Config:
+    """Return a configuration with `over` over it."""
+    raw = config.to_dict()
     merge(raw, over)
     return Config(raw)
 

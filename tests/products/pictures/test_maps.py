@@ -182,14 +182,14 @@ def test_lines_of_the_mean_lie_on_their_values(pictured: Config, pictures: Path)
     inked = numbers_of(pictures / "maps" / map_file(series, kind, area, when, "light"))[panel.where]
     strong = (inked >= 4 * (len(look.colors) + 1)) & (inked < 6 * (len(look.colors) + 1))
     longitudes, latitudes = panel.frame.places()
-    rows = np.arange(60, panel.frame.height - 60, 7)
     column = panel.frame.width // 2 + 11  # the empty ocean
     fields = expected(pictured, series, kind, when.lead)
     mean = (
         np.mean([value_at(pictured, f, longitudes[:, column], latitudes[:, column]) for f in fields], axis=0) - 273.15
     )
     crossing = np.flatnonzero(np.floor(mean[1:] / 5) != np.floor(mean[:-1] / 5))
-    assert len(crossing) >= 1 and len(rows)
+    crossing = crossing[(crossing > 15) & (crossing < panel.frame.height - 15)]
+    assert len(crossing) >= 1
     for row in crossing:
         assert strong[row - 3 : row + 5, column - 3 : column + 3].any(), row
 
@@ -235,7 +235,7 @@ def test_a_member_that_is_not_delivered_makes_the_ensemble_short(pictured: Confi
     draw_pictures(asked, tmp_path, [], None)
     source = texts_of(tmp_path / "maps" / "2t_mean_pacific_h024-dark.png")["Source"]
     assert "3 of 4 members" in source and "Short ensemble: without member 4" in source
-    with pytest.raises(InputError, match="3 members to draw, expected at least 4: member004: .*expected a delivered"):
+    with pytest.raises(InputError, match=r"3 members to draw, expected at least 4: .*member004.json: absent"):
         draw_pictures(with_pictures(asked, min_members=4), tmp_path / "none", [], None)
     assert not (tmp_path / "none").exists()
 
@@ -249,11 +249,11 @@ def test_maps_of_periods_and_classes(pictured: Config, tmp_path: Path) -> None:
     assert [kind.name for kind in series.kinds] == [MEAN, SPREAD, MEMBERS, LOWEST, HIGHEST]
     assert [when.words for when in series.whens] == ["19 August 2025 12 UTC to 20 August 2025 12 UTC", "20 August 2025"]
     classes = np.zeros((5, 121, 240), np.float32)
-    classes[0], classes[-1] = 0.1, 0.62
+    classes[0], classes[-1] = 0.12, 0.62
     fields = np.full((3, 121, 240), 290, np.float32)
     drawer(config, [1, 2, 3], tmp_path).draw(series, series.whens[1], fields, classes)
     area = areas_of(config)[0]
-    for name, value in ((LOWEST, 10.0), (HIGHEST, 62.0)):
+    for name, value in ((LOWEST, 12.0), (HIGHEST, 62.0)):
         kind = next(one for one in series.kinds if one.name == name)
         look = look_of(kind, series.quantity)
         path = tmp_path / map_file(series, kind, area, series.whens[1], "light")
@@ -268,7 +268,7 @@ def test_periods_are_drawn_from_the_members_files(pictured: Config, pictures: Pa
     assert said == "Precipitation, total of 1 day: ensemble mean. Globe. 20 August 2025"
 
 
-@pytest.mark.parametrize(("count", "columns"), [(4, 2), (50, 6)])
+@pytest.mark.parametrize(("count", "columns"), [(4, 2), (50, 7)])
 def test_postage_stamps_fill_the_sheet(pictured: Config, count: int, columns: int) -> None:
     area = areas_of(pictured)[0]
     sheet = layout(area, tuple(map(str, range(count))))
@@ -282,10 +282,11 @@ def test_postage_stamps_fill_the_sheet(pictured: Config, count: int, columns: in
     assert taken.max() == 1
 
 
-def test_a_lost_lead_is_one_line(pictured: Config, tmp_path: Path) -> None:
+def test_a_damaged_lead_is_one_line(pictured: Config, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     shutil.copytree(str(pictured.destination), folder)
     config = with_pictures(pictured, destination=str(folder))
-    (folder / config.objects.lead(2, 24)).write_bytes(b"")
-    with pytest.raises(InputError, match="2t at byte"):
+    lead = folder / config.objects.lead(2, 24)
+    lead.write_bytes(bytes(lead.stat().st_size))
+    with pytest.raises(InputError, match=r"member002_h024.grib2: .* at byte"):
         draw_pictures(config, tmp_path / "drawn", [], None)
