@@ -14,6 +14,7 @@ include: "rules/initial.smk"
 include: "rules/forecast.smk"
 include: "rules/sync.smk"
 include: "rules/products.smk"
+include: "rules/pictures.smk"
 include: "rules/reports.smk"
 include: "rules/benchmark.smk"
 
@@ -32,7 +33,7 @@ rule all:
     input:
         PATH.delivered(KEYS.ensemble_manifest),
         RUN.of_each_member(PATH.member_files()),
-        RUN.products(),
+        RUN.declared(RUN.products()),
 
 
 rule forecasts:

@@ -169,4 +169,4 @@ rule evaluation:
 
 rule products:
     input:
-        RUN.products(),
+        RUN.declared(RUN.products()),

@@ -5,14 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import eccodes
 import numpy as np
 import pandas as pd
 import pytest
-from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import InputError
-from aifs_ensemble.common.themes import DARK, LIGHT, THEMES, Theme, save
-from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.common.themes import LIGHT, THEMES, Theme, save
 from aifs_ensemble.planning import tables
 from aifs_ensemble.planning.account import Account, account
 from aifs_ensemble.planning.figures import account_figures
@@ -20,7 +16,6 @@ from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.runs import read_run
-from aifs_ensemble.products.maps import member_fields, raster_index, read_field
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -104,79 +99,6 @@ def test_no_empty_frames(tmp_path: Path, machines: Machines) -> None:
     synthetic.write_run(config, {1: [Piece(0.0)]}, metrics=False)
     found = account(config, machines, read_run(config, None))
     assert set(account_figures(found)) == {"gantt", "machine_time", "member_times"}
-
-
-# maps of fields
-
-
-def test_pixels_take_the_nearest_point() -> None:
-    grid = grid_coordinates("N32")
-    index = raster_index("N32", 90)
-    assert index.shape == (90, 180)
-    latitudes = 90 - (np.arange(90) + 0.5) * 2
-    longitudes = (np.arange(180) + 0.5) * 2 - 180
-    assert np.abs(grid.latitudes[index] - latitudes[:, None]).max() < 3
-    # rows near the poles have few points: the distance is at most half their spacing
-    apart = np.abs((grid.longitudes[index] - longitudes[None, :] + 180) % 360 - 180)
-    spacing = 360 / grid.rows[np.searchsorted(np.cumsum(grid.rows), index, side="right")]
-    assert (apart <= spacing / 2 + 1e-9).all()
-
-
-def write_grib(config: Config, member: int, variable: str, values: np.ndarray, folder: Path) -> None:
-    """Write one lead with one field, as ecCodes makes it, and its index."""
-    from aifs_ensemble.common.names import index_file, lead_file
-    from aifs_ensemble.fields.grib_encoder import grib_parameter
-
-    parameter = grib_parameter(variable)
-    handle = eccodes.codes_grib_new_from_samples("reduced_gg_pl_32_grib2")
-    eccodes.codes_set(handle, "paramId", parameter.param_id)
-    eccodes.codes_set(handle, "level", parameter.level)
-    eccodes.codes_set_values(handle, values)
-    message = eccodes.codes_get_message(handle)
-    eccodes.codes_release(handle)
-    folder.mkdir(parents=True, exist_ok=True)
-    name = lead_file(config.cycle, member, config.leads[-1])
-    (folder / name).write_bytes(message)
-    (folder / index_file(name)).write_text(
-        f'{{"param": "{parameter.short_name}", "levtype": "pl", "levelist": "{parameter.level}", '
-        f'"_offset": 0, "_length": {len(message)}}}\n'
-    )
-
-
-@pytest.fixture
-def fields(tmp_path: Path) -> Config:
-    """Three members with t_500: the third lies at the destination."""
-    config = synthetic.config(
-        tmp_path / "s", model="demo", members="1-4", lead_hours=24, destination=str(tmp_path / "there"),
-        forecast={"device": "cpu", "gpu_mem_mb": 0},
-    )  # fmt: skip
-    latitudes = grid_coordinates("N32").latitudes
-    for member in (1, 2, 3):
-        folder = config.scratch.forecasts() if member < 3 else tmp_path / "there" / config.cycle / "forecasts"
-        write_grib(config, member, "t_500", 230 + 30 * np.cos(np.deg2rad(latitudes)) + member, folder)
-    return config
-
-
-def test_a_map_for_each_member_on_one_scale(fields: Config) -> None:
-    values = read_field(fields, 3, "t_500", 24)
-    assert values.max() == pytest.approx(263, abs=0.1)
-    figure = member_fields(fields, DARK)
-    assert inked(figure, DARK) > 0.5
-    assert "3 members, without 4, untrained model" in texts(figure)
-    assert figure.axes[-1].get_xlabel() == "K"  # of the bar
-    images = [image for axis in figure.axes for image in axis.images]
-    assert len(images) == 3
-    assert len({(image.norm.vmin, image.norm.vmax) for image in images}) == 1
-    north = images[0].get_array()
-    assert north[0].mean() < north[90].mean()
-
-
-def test_the_map_of_one_member_names_it(fields: Config) -> None:
-    assert "member002" in texts(member_fields(Config({**fields.to_dict(), "members": "2"}), LIGHT))
-    with pytest.raises(InputError, match="no member has t_500 at 24 h"):
-        member_fields(Config({**fields.to_dict(), "members": "4"}), LIGHT)
-    with pytest.raises(InputError, match="no member has t_850"):
-        member_fields(Config({**fields.to_dict(), "report": {"field": "t_850"}}), LIGHT)
 
 
 # tables

@@ -20,6 +20,8 @@ PRODUCTS = {
     "statistics": {"enabled": True, "variables": ["2t", "tp"], "windows": [6]},
     "cube": {"enabled": True, "regular": []},
     "evaluation": {"source": "file", "path": "analyses.grib2", "variables": ["2t"], "every_hours": 12},
+    "pictures": {"enabled": True, "variables": ["2t"], "areas": ["east-africa"], "places": {"Nairobi": [-1.29, 36.82]}},
+    "page": {"enabled": True},
 }
 
 
@@ -33,6 +35,7 @@ def made(project: Project) -> dict[str, int]:
                 *project.results.glob("products/*/*.grib2"),
                 *project.results.glob("products/*/*.index"),
                 *project.results.glob("products/cube.json"),
+                *project.results.glob("products/m*/*.png"),
             ]
         )
     }
@@ -51,7 +54,13 @@ def test_products_follow_their_members(tmp_path: Path) -> None:
     assert {name[41:] for name in statistics} >= {"h006-em.grib2", "h012-ep_006h.index", "h006-012-ens_006h.nc"}
     assert len(statistics) == 2 * 2 * (2 * 3) + 2  # leads, instants and amounts, kinds with indexes; NetCDF
     ensemble = {"products/weekly/ensemble.nc", "products/cube.json", *statistics}
-    assert set(first) == {*members, *weekly, *ensemble}
+    # of 12 h there is one map a kind and theme, of 2 m temperature, and of three variables over one period
+    pictures = [name for name in first if name.endswith(".png")]
+    assert "products/maps/2t_mean_east-africa_h012-light.png" in pictures and len(pictures) == 2 * (5 + 3 * 3) + 2
+    assert set(first) == {*members, *weekly, *ensemble, *pictures}
+    assert f"open results/{project.results.name}/index.html in a browser" in said
+    page = (project.results / "index.html").read_text()
+    assert "2 members, model demo" in page and "nothing was rented" in page and pictures[0].split("_")[2] in page
     manifest = json.loads((project.results / "manifests/member002.json").read_text())
     with xr.open_dataset(project.results / members[1]) as data:
         assert data.attrs["member_digest"] == manifest["content_digest"]
@@ -62,16 +71,18 @@ def test_products_follow_their_members(tmp_path: Path) -> None:
     project.run()
     second = made(project)
     changed = {name for name in second if second[name] != first.get(name)}
-    assert changed == {members[1], weekly[1], *ensemble}
+    assert changed == {members[1], weekly[1], *ensemble, *pictures}
+    assert set(second) == set(first)
 
     # one that is lost is made alone, by its name too, and no forecast for it
     spread = "products/ensemble/aifs_ens_20250819_0000_h012-es.grib2"
     leads = project.leads()
-    for lost in (weekly[0], spread):
+    alone = (weekly[0], spread, pictures[0])
+    for lost in alone:
         (project.results / lost).unlink()
-    project.run(*(f"results/{project.results.name}/{lost}" for lost in (weekly[0], spread)))
+    project.run(*(f"results/{project.results.name}/{lost}" for lost in alone))
     assert project.leads() == leads
-    assert (project.results / weekly[0]).exists() and (project.results / spread).exists()
+    assert all((project.results / lost).exists() for lost in alone)
 
     # scores need analyses, which products do without
     analysis, valid = np.full(121 * 240, 280.0), datetime(2025, 8, 19, 12, tzinfo=UTC)

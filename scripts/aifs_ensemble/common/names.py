@@ -6,6 +6,7 @@ A member is a number, or text that stands for one: the wildcard ``{member}`` of 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -194,6 +195,12 @@ def grid_label(grid: str) -> str:
     return f"{east}deg" if east == north else f"{east}x{north}deg"
 
 
+def place_label(place: str) -> str:
+    """Return a place as names of files have it: ``addis-ababa``; empty for a name without a letter of a to z."""
+    plain = unicodedata.normalize("NFKD", place).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+
+
 @dataclass(frozen=True)
 class Scratch:
     """Where things are under the scratch prefix of one cycle."""
@@ -355,6 +362,19 @@ class Keys:
     def evaluation(self, name: str) -> str:
         """A table or figure of scores."""
         return self.product(f"evaluation/{name}")
+
+    def map(self, name: str) -> str:
+        """A map, or a postage stamp of all members."""
+        return self.product(f"maps/{name}")
+
+    def meteogram(self, name: str) -> str:
+        """A picture of a place, or its figures."""
+        return self.product(f"meteograms/{name}")
+
+    @property
+    def page(self) -> str:
+        """The page to look at what a cycle has."""
+        return f"{self.cycle}/index.html"
 
     @property
     def ensemble_manifest(self) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from aifs_ensemble.common.yaml_tables import check_row, read_table
 
 TABLE = Path(__file__).parents[3] / "config" / "parameters.yaml"
 FEWEST_BITS, MOST_BITS = 8, 24
+# what products make of two components; the names are ECMWF's
+WIND_SPEEDS = {"10si": ("10u", "10v"), "100si": ("100u", "100v")}
 OTHER = "other"  # the range of levels that a row does not name
 
 Pair = tuple[float, float]
@@ -41,6 +44,26 @@ class FieldName:
 
 
 @dataclass(frozen=True)
+class MapStyle:
+    """How a parameter is drawn, in units that people use; empty or None where it follows from the statistics.
+
+    Attributes
+    ----------
+    title : what people call it
+    palette : name of its colours
+    levels : between colours
+    spread : levels of the standard deviation of an ensemble
+    lines : distance of contour lines
+    """
+
+    title: str
+    palette: str | None = None
+    levels: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
+    lines: float | None = None
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One row of the table.
 
@@ -60,6 +83,7 @@ class Parameter:
     standard_name : CF name of what is delivered
     colors : ``diverging`` or ``sequential``
     thresholds : of probabilities, in units of GRIB
+    map : how it is drawn
     """
 
     name: str
@@ -80,6 +104,7 @@ class Parameter:
     standard_name: str | None
     colors: str
     thresholds: tuple[float, ...]
+    map: MapStyle
 
     @property
     def cf_units(self) -> str:
@@ -114,7 +139,9 @@ _ROW_OPTIONAL = {
     "standard_name": str,
     "colors": str,
     "thresholds": list,
+    "map": dict,
 }
+_MAP = {"title": str, "palette": str, "levels": list, "spread": list, "lines": _NUMBER}
 _GRIB = {"shortName": str, "paramId": int, "units": str}
 _CHOICES = {"missing": ("sea", "land", None), "colors": ("diverging", "sequential")}
 
@@ -156,7 +183,18 @@ def _row(where: str, name: str, family: str, row: Any) -> Parameter:
         standard_name=row.get("standard_name"),
         colors=row.get("colors", "sequential"),
         thresholds=_numbers(row.get("thresholds", []), f"{where}: thresholds"),
+        map=_map_style(f"{where}: map", row.get("map", {}), row.get("standard_name", name)),
     )
+
+
+def _map_style(where: str, row: Any, name: str) -> MapStyle:
+    check_row(row, where, {}, _MAP)
+    levels, spread = (_numbers(row.get(key, []), f"{where}: {key}") for key in ("levels", "spread"))
+    for key, values in (("levels", levels), ("spread", spread)):
+        if any(high <= low for low, high in pairwise(values)):
+            raise ConfigError(f"{where}: {key}: {list(values)}, expected numbers that grow")
+    title = row.get("title", name.replace("_", " ").capitalize())
+    return MapStyle(title, row.get("palette"), levels, spread, row.get("lines"))
 
 
 def _numbers(values: Any, where: str) -> tuple[float, ...]:

@@ -29,6 +29,7 @@ class RegularFields:
     Attributes
     ----------
     member, digest, untrained : as of `DeliveredFields`
+    native : reads the same member on the model's grid
     grid : the grid, with the interpolation of each variable
     native : the member's fields on the model's grid
 

@@ -46,6 +46,8 @@ def closing_lines(config: Config, *, finished: bool) -> Iterator[str]:
     elif config.destination:
         yield from _ensemble_said(config)
     yield from _where(config)
+    if finished and config.products.page.enabled and config.destination:
+        yield f"open {config.destination}/{config.objects.page} in a browser"
     yield from not_accelerated(config)
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 EACH = "{member}"
 # folders of objects at the destination that jobs deliver themselves, checksums and all
-_DELIVERED_BY_JOBS = ("forecasts",)
+_DELIVERED_BY_JOBS = ("forecasts", "products/maps", "products/meteograms")
 # named by the profiles as the default resource `provider`
 _PROFILES = {"coiled": "coiled-gpu"}
 
@@ -178,8 +178,30 @@ class Run:
         """Return the files of one of them, in the order of `choice.outputs`."""
         return [self.path.delivered(key) for key in choice.outputs(self.config, chunk)]
 
-    def products(self) -> list[str]:
-        """Return every product that the configuration asks for."""
+    def weekly_members(self) -> list[str]:
+        """Return the files of periods of each member; none without periods."""
+        keys = [self.keys.weekly(member) for member in self.members] if self.config.periods else []
+        return [self.path.delivered(key) for key in keys]
+
+    def quintiles(self) -> list[str]:
+        """Return the file of the probabilities of classes, if it is made."""
+        made = self.config.periods and self.config.products.weekly.climatology
+        return [self.path.delivered(self.keys.quintiles)] if made else []
+
+    def pictures(self) -> list[str]:
+        """Return all maps and meteograms."""
+        from aifs_ensemble.products.pictures.catalogue import map_files, meteogram_files
+
+        maps, meteograms = map_files(self.config), meteogram_files(self.config)
+        return [self.path.delivered(key) for key in (*map(self.keys.map, maps), *map(self.keys.meteogram, meteograms))]
+
+    def in_place(self, paths: Iterable[str]) -> list[Any]:
+        """Return paths as inputs that a job does not read: objects of a bucket are looked for, not fetched."""
+        given = self.rented and not self.blind
+        return [internals.delivered_object(self._workflow, path) if given else path for path in paths]
+
+    def products(self, *, page: bool = True) -> list[str]:
+        """Return every product that the configuration asks for; the `page` names the others."""
         products, keys = self.config.products, self.keys
         wanted: list[str] = []
         if products.members.enabled:
@@ -194,7 +216,10 @@ class Run:
             wanted.append(keys.cube)
         if products.evaluation.enabled and evaluation_due(self.config):
             wanted += self.evaluation()
-        return [self.path.delivered(key) for key in wanted]
+        if products.page.enabled and page:
+            wanted.append(keys.page)
+        pictures = self.pictures() if products.pictures.enabled else []
+        return [*(self.path.delivered(key) for key in wanted), *pictures]
 
     def evaluation(self) -> list[str]:
         """Return the keys of the scores against analyses."""

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from aifs_ensemble.common.config.ensemble_products import check_cube, check_statistics
+from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
@@ -193,6 +194,8 @@ def _check_products(config: Config) -> None:
         named |= {f"weekly.variables.{name}.variable": item.variable for name, item in weekly.variables.items()}
         _check_periods(config)
     named |= _check_coarse(config)
+    if products.pictures.enabled:
+        check_pictures(config)
     for key, variable in named.items():
         if variable not in config.model.outputs:
             meant = hint(variable, config.model.outputs, f"such as {config.model.outputs[0]}")

@@ -401,6 +401,42 @@ class Evaluation(Section):
     of analyses; amounts have no score."""
 
 
+class Pictures(Section):
+    """Maps of the ensemble, and meteograms of places."""
+
+    enabled: Flag = False
+    """Draw them: {cycle}/products/maps and {cycle}/products/meteograms."""
+    variables: Annotated[list[str], AfterValidator(_different)] = Field(
+        default=["2t", "msl", "tp", "10si"], min_length=1, json_schema_extra={"uniqueItems": True}
+    )
+    """Variables of the maps: those of the model, and 10si or 100si for the speed of the wind. The periods of
+    products.weekly have maps besides."""
+    step_hours: Whole = Field(default=24, ge=6, multiple_of=6)
+    """Hours from one map to the next."""
+    amount_hours: Whole = Field(default=24, ge=6, multiple_of=6)
+    """Precipitation and other amounts are those of so many hours before the time of the map."""
+    areas: Annotated[list[str], AfterValidator(_different)] = Field(
+        default=["globe", "east-africa"], min_length=1, json_schema_extra={"uniqueItems": True}
+    )
+    """Areas of the maps: globe, east-africa, africa, europe, south-asia, or one of own_areas."""
+    own_areas: dict[
+        Annotated[str, Field(pattern="^[a-z0-9-]+$")], Annotated[list[Number], Field(min_length=4, max_length=4)]
+    ] = {}
+    """Areas of your own by name: [west, east, south, north] in degrees."""
+    places: dict[str, Annotated[list[Number], Field(min_length=2, max_length=2)]] = {
+        "Nairobi": [-1.29, 36.82],
+        "Addis Ababa": [9.03, 38.74],
+    }
+    """Places of meteograms by name: [latitude, longitude] in degrees. {}: no meteograms."""
+
+
+class Page(Section):
+    """A page to look at what a cycle has."""
+
+    enabled: Flag = False
+    """Make it: {cycle}/index.html."""
+
+
 class Products(Section):
     """What is made from delivered leads. Another choice here never computes a member again."""
 
@@ -414,6 +450,8 @@ class Products(Section):
     statistics: Statistics = Field(default={}, validate_default=True)
     cube: Cube = Field(default={}, validate_default=True)
     evaluation: Evaluation = Field(default={}, validate_default=True)
+    pictures: Pictures = Field(default={}, validate_default=True)
+    page: Page = Field(default={}, validate_default=True)
 
 
 class Report(Section):

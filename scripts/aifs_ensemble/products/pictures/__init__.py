@@ -1,0 +1,1 @@
+"""Maps and meteograms of a delivered ensemble."""
