@@ -30,9 +30,9 @@ localrules:
 rule all:
     default_target: True
     input:
-        PATH.delivered(KEYS.ensemble_manifest),
-        RUN.of_each_member(PATH.member_files()),
-        RUN.products(),
+        RUN.unless_elsewhere([PATH.delivered(KEYS.ensemble_manifest)]),
+        RUN.unless_elsewhere(RUN.of_each_member(PATH.member_files())),
+        RUN.unless_elsewhere(RUN.products()),
 
 
 rule forecasts:

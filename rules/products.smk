@@ -87,4 +87,4 @@ if CONFIG.periods:
 
 rule products:
     input:
-        RUN.products(),
+        RUN.unless_elsewhere(RUN.products()),

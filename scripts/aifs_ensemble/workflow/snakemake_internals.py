@@ -264,6 +264,15 @@ def force_job(workflow: Any, output: str) -> None:
     workflow.dag.forcefiles.add(workflow.modifier.path_modifier.apply_default_storage(output))
 
 
+def forced(workflow: Any) -> tuple[frozenset[str], bool]:
+    """Return the rules and files that ``--forcerun`` names, and whether targets or everything is forced.
+
+    Leans on `DAGSettings.forcerun`, `forcetargets` and `forceall` (9.27.1).
+    """
+    settings = workflow.dag_settings
+    return frozenset(map(str, settings.forcerun)), bool(settings.forceall or settings.forcetargets)
+
+
 def rules_to_run(workflow: Any) -> set[str]:
     """Return the names of the rules that have jobs to run; in ``onstart``. Leans on `DAG.needrun_jobs` (9.27.1)."""
     return {job.rule.name for job in workflow.dag.needrun_jobs()}
