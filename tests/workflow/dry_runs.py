@@ -10,15 +10,17 @@ from pathlib import Path
 _FORKS = multiprocessing.get_context("forkserver")
 
 
-def dry_run(folder: Path, *arguments: str, profile: str = "local", environment: dict[str, str] | None = None) -> str:
-    """Return what ``snakemake --profile PROFILE -n ARGUMENTS`` says in a copy of the checkout, which must succeed."""
+def dry_run(
+    folder: Path, *arguments: str, profile: str = "local", environment: dict[str, str] | None = None, code: int = 0
+) -> str:
+    """Return what ``snakemake --profile PROFILE -n ARGUMENTS`` says in a copy of the checkout; it ends with `code`."""
     _FORKS.set_forkserver_preload(["snakemake.cli", "aifs_ensemble.workflow.snakefile"])
     said = folder / "said.txt"
     process = _FORKS.Process(target=_snakemake, args=(folder, ["--profile", profile, "-n", *arguments], environment))
     process.start()
     process.join(200)
     text = said.read_text()
-    assert process.exitcode == 0, text[-4000:]
+    assert process.exitcode == code, text[-4000:]
     return text
 
 

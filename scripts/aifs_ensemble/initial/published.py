@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -20,66 +19,86 @@ from aifs_ensemble.initial.opendata_client import IndexAdapter, RangeClient
 from aifs_ensemble.initial.rangecache import RangeCache
 from aifs_ensemble.initial.source import input_times
 
-LOG = logging.getLogger(__name__)
 _SECONDS, _STALL_SECONDS = 60.0, 10.0
 # what the services answer for a file that is not there
 _ABSENT = (403, 404, 410)
-_FIELD = "2t"  # of every member in every index
+_FIELD = field_name("2t")  # of every member, in every index
 
 
-def check_published(config: Config) -> str | None:
-    """Raise InputError unless a source of open data has both times of the cycle with every member that is needed.
+def check_published(config: Config, cache: Path | None = None) -> str | None:
+    """Raise InputError unless a source of open data has both times of the cycle, and members enough.
 
-    The sources are those of the configuration, in its order; the first that has all of it is enough. Without an answer
-    of any, nothing is refused, and what is to be said of it is returned. Other kinds of sources are not looked at.
+    The sources are those of the configuration, in its order; the first that has everything is enough. Enough are
+    ``min_members`` where it is set, else one: a member that is not there fails alone. What is to be said beside that
+    is returned: such members, and that no source answered. Index files are kept in `cache`, by default nowhere.
+    Other kinds of sources are not looked at.
     """
     if config.initial_conditions.source != "ecmwf-open-data":
         return None
     settings = config.initial_conditions.ecmwf_open_data
-    told, answered = [], False
+    enough = config.given.min_members or 1
+    told: list[str] = []
+    left: dict[str, set[int]] = {}
     deadline = Deadline(min(_SECONDS, settings.deadline_seconds))
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = cache / "opendata" if cache else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for source in settings.sources:
             try:
-                lacking = next(_lacking(config, source, deadline, Path(folder)), None)
+                left[source], lacking = _members_there(config, _Indexes(config, source, deadline, folder))
             except (TransferError, requests.RequestException) as error:
                 told.append(f"{source}: {as_transfer_error(error)}")
                 continue
-            if lacking is None:
+            if not lacking:
                 return None
-            answered = True
             told.append(f"{source}: {lacking}")
-    if not answered:
-        return f"whether {config.cycle} is published is not known: {'; '.join(told)}"
-    raise InputError(f"config: cycle: {config.cycle!r} is not there to start from: {'; '.join(told)}")
+    if left and max(map(len, left.values())) < enough:
+        raise InputError(f"config: cycle: {config.cycle!r} has nothing to start from: {'; '.join(told)}")
+    known = "lacks members" if left else "may not be published"
+    return f"{config.cycle} {known}: {'; '.join(told)}"
 
 
-def _lacking(config: Config, source: str, deadline: Deadline, folder: Path) -> Iterator[str]:
-    """Yield what a source lacks of the cycle, in words."""
-    settings = config.initial_conditions.ecmwf_open_data
-    cache = RangeCache(folder)
-    client = RangeClient(
-        source, settings.resolution, cache, IndexAdapter(cache, min(_STALL_SECONDS, settings.stall_seconds), deadline)
-    )
-    wanted = {config.state_of(member) for member in config.members}
-    parameters = (field_name(_FIELD),)
+class _Indexes:
+    """The index files of one source, asked for members."""
 
-    def members(time: datetime, stream: str, kind: str, numbers: list[int]) -> set[int] | None:
-        """Return the members that the index has of those asked for, None without an index."""
-        request = FieldRequest(time, stream, kind, parameters).mars | ({"number": numbers} if numbers else {})
+    def __init__(self, config: Config, source: str, deadline: Deadline, folder: Path):
+        settings = config.initial_conditions.ecmwf_open_data
+        cache = RangeCache(folder)
+        adapter = IndexAdapter(cache, min(_STALL_SECONDS, settings.stall_seconds), deadline)
+        self._client = RangeClient(source, settings.resolution, cache, adapter)
+
+    def members(self, time: datetime, stream: str, kind: str, numbers: list[int]) -> set[int] | None:
+        """Return those of `numbers` that the index has, the control for none; None where there is no index."""
+        request = FieldRequest(time, stream, kind, (_FIELD,)).mars | ({"number": numbers} if numbers else {})
         try:
-            return {item.number or CONTROL for item in client.ranges(request)}
+            found = {CONTROL if item.number is None else item.number for item in self._client.ranges(request)}
         except requests.HTTPError as error:
             if error.response is not None and error.response.status_code in _ABSENT:
                 return None
             raise
+        if len(found) < max(len(numbers), 1):
+            self._client.forget_indexes()  # it may grow
+        return found
 
+
+def _members_there(config: Config, indexes: _Indexes) -> tuple[set[int], str]:
+    """Return the members that can start from what a source has, and what it lacks, in words."""
+    wanted = sorted({config.state_of(member) for member in config.members})
+    perturbed = [member for member in wanted if member != CONTROL]
+    states = set(wanted)
+    lacking: list[str] = []
     for time in input_times(config):
-        if perturbed := sorted(wanted - {CONTROL}):
-            found = members(time, "enfo", "pf", perturbed)
-            if found is None:
-                yield f"no index of {time:%Y%m%d_%H%M}"
-            elif missing := set(perturbed) - found:
-                yield f"{time:%Y%m%d_%H%M} lacks members {format_members(missing)}"
-        if CONTROL in wanted and not (members(time, "enfo", "cf", []) or members(time, "oper", "fc", [])):
-            yield f"{time:%Y%m%d_%H%M} lacks the control"
+        found = set()
+        if perturbed:
+            of_members = indexes.members(time, "enfo", "pf", perturbed)
+            if of_members is None:
+                lacking.append(f"no index of {time:%Y%m%d_%H%M}")
+            elif missing := set(perturbed) - of_members:
+                lacking.append(f"{time:%Y%m%d_%H%M} lacks members {format_members(missing)}")
+            found = of_members or set()
+        if CONTROL in wanted:
+            if indexes.members(time, "enfo", "cf", []) or indexes.members(time, "oper", "fc", []):
+                found |= {CONTROL}
+            else:
+                lacking.append(f"{time:%Y%m%d_%H%M} lacks the control")
+        states &= found
+    return {member for member in config.members if config.state_of(member) in states}, ", ".join(lacking)

@@ -51,7 +51,7 @@ def check_room(config: Config, here: MembersHere, *, beside_others: bool = False
 
 def check_begun(config: Config, now: datetime | None = None) -> None:
     """Raise ConfigError for a cycle in the future, which no source can have; `now` is UTC."""
-    now = (now or datetime.now(UTC)).replace(tzinfo=None)
+    now = now or datetime.now(UTC)
     if config.cycle_time > now:
         raise ConfigError(
             f"config: cycle: {config.cycle!r} is in the future, expected one that has begun "
@@ -59,11 +59,11 @@ def check_begun(config: Config, now: datetime | None = None) -> None:
         )
 
 
-def check_source(config: Config) -> str | None:
-    """Raise InputError for a cycle, or members, that open data does not have, by its index files; as it says there."""
+def check_source(config: Config, cache: Path | None = None) -> str | None:
+    """Raise InputError for a cycle, or members, that open data does not have: see `initial.published`."""
     from aifs_ensemble.initial.published import check_published  # imports the client, which plans do without
 
-    return check_published(config)
+    return check_published(config, cache)
 
 
 def check_start(config: Config, rules: Collection[str], here: MembersHere) -> None:

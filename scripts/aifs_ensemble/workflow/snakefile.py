@@ -287,7 +287,7 @@ class Run:
     def _refuse_impossible(self) -> None:
         """Refuse what no source has, from index files alone, where states are to be made."""
         if {"initial_cycle", "initial_member"} & internals.rules_to_run(self._workflow):
-            _say(*filter(None, [preflight.check_source(self.config)]))
+            _say(*filter(None, [preflight.check_source(self.config, None if self.rented else self.config.cache)]))
 
     def rules_are_read(self) -> None:
         """Give rules the machines they run on, refuse what cannot run, and announce the plan of a dry-run.
