@@ -16,6 +16,7 @@ from aifs_ensemble.common.names import checkpoint_file
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
 from aifs_ensemble.delivery.member import deliver_member
+from aifs_ensemble.delivery.standing import noted_here
 from aifs_ensemble.planning.outstanding import outstanding
 from delivery.members import make_member
 from doubles.gcs_server import gcs_server
@@ -169,3 +170,21 @@ def test_what_is_delivered_stays(change: str, delivered: tuple[str, bool, Ensemb
     count = len(found.get("forecast_member", []))
     says = f"{count} of {len(work.members)} members to forecast" if count else "no member to forecast or deliver"
     assert f"plan: {CYCLE}: {says}" in said
+
+
+def test_what_is_in_the_bucket_is_noted_and_fetched_and_not_made(
+    tmp_path: Path, emulator: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real run: this machine's copies are gone with scratch, and a product of the ensemble would need them."""
+    for name, value in emulator.items():
+        monkeypatch.setenv(name, value)
+    ensemble = Ensemble(tmp_path / "project", "bucket from here")
+    ensemble.lose_scratch()
+    config = ensemble.config()
+    wanted = config.scratch.copy(config.objects.weekly(1))
+    said = ensemble.project.run(str(wanted.relative_to(ensemble.project.folder)), environment=emulator)
+    assert jobs(said) == {"sync_member": [1], "product_weekly_member": [1]}
+    assert wanted.read_bytes() == b"a product"
+    assert noted_here(config, 1).done
+    log = ensemble.project.folder / "logs" / "product_weekly_member" / CYCLE / "member001.log"
+    assert "fetched" in log.read_text()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.storage import ObjectInfo, open_destination
+
+LOG = logging.getLogger(__name__)
 
 
 def deliver_copies(config: Config, paths: Iterable[Path]) -> None:
@@ -44,4 +47,5 @@ def bring_back(config: Config, member: int, path: Path) -> bool:
     if not newer_than_members(found, key, [manifest]):
         return False
     storage.get_file(key, path)
+    LOG.info("%s: made before, fetched", storage.address(key))
     return True

@@ -347,18 +347,36 @@ class Run:
             here.tell_jobs()
             refusals.check(refusals.time_problem(internals.inputs_there(self._workflow), time.time(), tolerance=1.0))
             preflight.check_start(self.config, needed, here)
+        if self._coordinates:
+            self._show_members()
+
+    def _show_members(self) -> None:
+        """Have our logger plugin, where it is the run's, show the members from now on."""
+        if {"forecast_member"} & internals.rules_to_run(self._workflow):
+            for handler in internals.log_handlers(self._workflow):
+                if hasattr(handler, "follow"):
+                    from aifs_ensemble.workflow.members_view import MembersView  # rich is slow to import
+
+                    handler.follow(MembersView(self.config, rented=self.rented, spending=self._spending))
+
+    def _spending(self) -> str | None:
+        """Return what machines of this run cost so far, None where that is not known or nothing."""
+        if routing.provider(self._workflow) != "coiled":
+            return None
+        return spending_line(JobJournal().of_work(work_of(self.config)), self.config, self.machines)
 
     def end(self, *, finished: bool) -> None:
         """Say where the files are, what each member took, and whether the ensemble is short."""
         if self._coordinates:
             from aifs_ensemble.workflow.closing import closing_lines
 
+            for handler in internals.log_handlers(self._workflow):
+                if hasattr(handler, "rest"):
+                    handler.rest()
             if finished:
                 keep_jobs_at_exit()
             _say(*closing_lines(self.config, finished=finished))
-            if routing.provider(self._workflow) == "coiled":
-                records = JobJournal().of_work(work_of(self.config))
-                _say(*filter(None, [spending_line(records, self.config, self.machines)]))
+            _say(*filter(None, [self._spending()]))
 
 
 def _say(*lines: str) -> None:

@@ -43,6 +43,11 @@ def filter_log(seen_first: logging.Filter) -> None:
         logger.addFilter(seen_first)
 
 
+def log_handlers(workflow: Any) -> list[Any]:
+    """Return the logger plugins of this run. Leans on `Workflow.logger_manager` and its `get_log_handlers` (9.27.1)."""
+    return list(workflow.logger_manager.get_log_handlers())
+
+
 def is_dry_run(workflow: Any) -> bool:
     """Tell whether this is a dry-run, however it was asked for.
 
