@@ -46,7 +46,8 @@ class LogHandler(LogHandlerBase):
         self.dryrun = bool(self.common_settings.dryrun)
         if not self.dryrun:
             self._divert()
-        self.console = Console(stderr=not self.common_settings.stdout, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=not self.common_settings.stdout, highlight=False)
+        self.console.soft_wrap = not self.console.is_terminal  # in a file a line is one line
         self._events = Events(dryrun=self.dryrun)
 
     def _divert(self) -> None:
