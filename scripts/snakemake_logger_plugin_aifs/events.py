@@ -17,6 +17,12 @@ EACH = {"forecast_member": "forecast done", "sync_member": "delivered"}
 _SILENT = {"all", "forecasts", "products", "report"}
 _NOTHING = "Nothing to be done"
 _LOG_LINES = 3
+# what Snakemake says besides of a job that failed
+_SAID_ELSEWHERE = (
+    "RuleException:",
+    "Exiting because a job execution failed",
+    "WorkflowError:\nAt least one job did not",
+)
 
 
 class Events:
@@ -42,6 +48,8 @@ class Events:
         elif event == LogEvent.JOB_ERROR:
             yield from self._failed(record)
         elif event in (None, LogEvent.ERROR) and (text := record.getMessage().strip()):
+            if text.startswith(_SAID_ELSEWHERE):
+                return
             if record.levelno >= logging.ERROR:
                 yield text, "red"
             elif record.levelno >= logging.WARNING or text.startswith(_NOTHING):
@@ -102,11 +110,11 @@ class Events:
         if job in self._said:
             return  # Snakemake tells of a job in a group twice
         self._said.add(job)
-        logs = [Path(name) for name in getattr(record, "log", None) or ()]
+        logs = [str(name).partition(" (")[0] for name in getattr(record, "log", None) or ()]
         what = f"member {int(member)}: {rule}" if member else rule
         yield f"{_clock()} {what} failed{f', log: {logs[0]}' if logs else ''}", "bold red"
-        for path in logs[:1]:
-            yield from ((f"  {line}", "red") for line in _worst(path))
+        for name in logs[:1]:
+            yield from ((f"  {line}", "red") for line in _worst(Path(name)))
 
 
 def _worst(path: Path) -> list[str]:

@@ -183,7 +183,10 @@ class Run:
 
     def to_forecast(self, path: Any) -> Any:
         """Return an input of the forecast, which a delivered member does without where the forecast delivers."""
-        return self.unless_kept(*([path] if path else [])) if self.config.delivery.streaming else path
+        if not (path and self.config.delivery.streaming):
+            return path
+        # one file: a script is given a list for a list
+        return lambda wildcards: next(iter(self.unless_kept(path)(wildcards)), [])
 
     def unless_elsewhere(self, paths: Iterable[Any]) -> Any:
         """Return paths as inputs; of a bucket that this machine syncs to, those that it has not, or has copies of."""
