@@ -31,9 +31,9 @@ localrules:
 rule all:
     default_target: True
     input:
-        PATH.delivered(KEYS.ensemble_manifest),
-        RUN.of_each_member(PATH.member_files()),
-        RUN.declared(RUN.products()),
+        RUN.unless_elsewhere([PATH.delivered(KEYS.ensemble_manifest)]),
+        RUN.unless_elsewhere(RUN.of_each_member(PATH.member_files())),
+        RUN.unless_elsewhere(RUN.declared(RUN.products())),
 
 
 rule forecasts:

@@ -1,9 +1,9 @@
 # The forecast: one job per member, which declares its manifest and every lead. Where it streams, it delivers the leads
-# itself: Snakemake only looks whether they are there.
+# itself: Snakemake only looks whether they are there, and a member that is delivered needs nothing.
 rule forecast_member:
     input:
-        state=rules.initial_member.output.state,
-        checkpoint=RUN.checkpoint(),
+        state=RUN.to_forecast(PATH.between_machines(KEYS.initial("{member}"))),
+        checkpoint=RUN.to_forecast(RUN.checkpoint()),
         again=RUN.again(PATH.forecast_outputs()[0]),
     output:
         RUN.declared(PATH.forecast_outputs()),

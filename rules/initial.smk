@@ -41,7 +41,7 @@ rule initial_member:
 
 rule initial_members:
     input:
-        expand(PATH.between_machines(KEYS.initial_summary("{member}")), member=MEMBERS),
+        RUN.compared,
     output:
         PATH.between_machines(KEYS.initial_members),
     log:

@@ -169,4 +169,4 @@ rule evaluation:
 
 rule products:
     input:
-        RUN.declared(RUN.products()),
+        RUN.unless_elsewhere(RUN.declared(RUN.products())),

@@ -3,7 +3,8 @@ if not CONFIG.delivery.streaming:
 
     rule sync_member:
         input:
-            rules.forecast_member.output,
+            # nothing once it is delivered, so that what scratch has lost does not count
+            RUN.unless_kept(*PATH.forecast_outputs()),
             again=RUN.again(PATH.sync_outputs()[0]),
         output:
             # what is delivered stays until it is delivered anew, and when that fails
@@ -28,8 +29,8 @@ if not CONFIG.delivery.streaming:
 
 rule ensemble_manifest:
     input:
-        members=expand(PATH.manifest(), member=MEMBERS),
-        initial=rules.initial_members.output,
+        members=RUN.unless_elsewhere(expand(PATH.manifest(), member=MEMBERS)),
+        initial=RUN.comparison,
         again=RUN.again(PATH.delivered(KEYS.ensemble_manifest)),
     output:
         PATH.delivered(KEYS.ensemble_manifest),

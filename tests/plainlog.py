@@ -8,4 +8,4 @@ from pathlib import Path
 def use_plain_log(checkout: Path) -> None:
     """Take the profiles' choice of a logger out of a copied checkout."""
     for profile in (checkout / "profiles").glob("*/config.yaml"):
-        profile.write_text(profile.read_text().replace("logger: rich\n", ""))
+        profile.write_text(profile.read_text().replace("logger: aifs\n", ""))

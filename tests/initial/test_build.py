@@ -19,10 +19,12 @@ from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.interpolation import interpolation_weights
 from aifs_ensemble.fields.state import State, read_state, write_state
+from aifs_ensemble.forecast.settings import source_differences
 from aifs_ensemble.initial.build import build_member, prepare_cycle
 from aifs_ensemble.initial.checks import run_checks
 from aifs_ensemble.initial.idealised import idealised_fields
 from aifs_ensemble.initial.spread import ensemble_statistics
+from aifs_ensemble.initial.summaries import check_members_differ, refuse_twin, write_summary
 from doubles.opendata_replica import member_fields
 from doubles.opendata_server import Fault, serve
 
@@ -139,6 +141,7 @@ BUILD = """
 import json, sys
 from pathlib import Path
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.forecast.settings import source_differences
 from aifs_ensemble.initial.build import build_member, prepare_cycle
 config = Config(json.loads(sys.argv[1]))
 {at}
@@ -266,3 +269,31 @@ def test_nothing_here_imports_torch(root):
         "aifs_ensemble.initial.file_source, aifs_ensemble.initial.pickles; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_members_share_a_state_where_that_is_asked_for(make_config, tmp_path):
+    """Of four members with two a state, the third starts as the first does, and says so; another setting differs."""
+    raw = make_config(members="1-4").to_dict() | {"ensemble_size": 4}
+    raw["initial_conditions"]["members_per_state"] = 2
+    config = Config(raw)
+    states = {member: build_member(config, member, config.scratch.initial(member)) for member in config.members}
+    for member, shared in {1: 1, 2: 2, 3: 1, 4: 2}.items():
+        assert states[member].member == member
+        assert np.array_equal(states[member].fields, states[shared].fields)
+        assert states[member].provenance["source"].get("state_of_member", member) == shared
+        write_summary(tmp_path / f"member{member:03d}.json", states[member])
+        refuse_twin(tmp_path / f"member{member:03d}.json")
+    assert not np.array_equal(states[1].fields, states[2].fields)
+    found = check_members_differ(sorted(tmp_path.glob("member*.json")), tmp_path / "members.json")
+    assert found == {"members": [1, 2, 3, 4], "distinct": 2}
+    assert ensemble_statistics(map(config.scratch.initial, config.members)).attrs["duplicates"] == []
+    raw["initial_conditions"]["members_per_state"] = 1
+    alone = Config(raw)
+    differ = {m: source_differences(alone, states[m].provenance, m) for m in config.members}
+    said = "initial conditions' state_of_member"
+    assert differ == {1: [], 2: [], 3: [f"{said} 1, not 3"], 4: [f"{said} 2, not 4"]}
+    # a twin that nobody asked for is refused as ever
+    states[3].provenance["source"].pop("state_of_member")
+    write_summary(tmp_path / "member003.json", states[3])
+    with pytest.raises(InputError, match="members 1,3 have identical fields"):
+        refuse_twin(tmp_path / "member003.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from aifs_ensemble.planning.machines import machines_of
 from aifs_ensemble.planning.outstanding import outstanding
 from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.plan_text import full_lines, plan_dict
+from aifs_ensemble.workflow.preflight import check_begun, check_source
 
 HELP = "time, cost and fit of what is missing, before it runs"
 PICK_FILE = "pick.yaml"
@@ -26,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--destination", action="store_true", default=None, help="look at the bucket too (needs credentials)"
     )
+    parser.add_argument(
+        "--source", action="store_true", help="ask the source of initial conditions too whether it has the cycle"
+    )
     parser.add_argument("--bucket-region", metavar="REGION", help="over cloud.bucket_region")
     parser.add_argument("--deadline", type=float, metavar="HOURS", help="choose the cheapest way that ends by then")
     parser.add_argument("--budget", type=float, metavar="USD", help="choose the cheapest way within it")
@@ -35,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = config_from(args)
+    check_begun(config)
+    if args.source and (unknown := check_source(config)):
+        print(unknown, file=sys.stderr)
     machines, work = machines_of(config), outstanding(config, destination=args.destination)
     case = plan_case(
         config,

@@ -10,6 +10,8 @@ as JSON                                                                         
 `COORDINATOR`: the coordinator's      the coordinator                              the same commands; the labels of
 name                                                                               its machines
 `JOB`: the id of the provider's job   the request for a machine                    the member's status
+`KEPT`: the members that are          the coordinator, before jobs are planned     its jobs on this machine
+delivered as asked for
 `LAYER_ON_RENTED_DISK`: the           a job in a container without a mounted disk  the check of room on scratch
 container's own layer has the room
 that was rented for scratch
@@ -27,5 +29,6 @@ HF_ENDPOINT and HF_TOKEN (`model.checkpoint.remote`), those of Google (`common.t
 CONFIG = "AIFS_ENSEMBLE_CONFIG"
 COORDINATOR = "AIFS_ENSEMBLE_COORDINATOR"
 JOB = "AIFS_ENSEMBLE_JOB"
+KEPT = "AIFS_ENSEMBLE_KEPT"
 LAYER_ON_RENTED_DISK = "AIFS_ENSEMBLE_LAYER_ON_RENTED_DISK"
 MEMBERS_HERE = "AIFS_ENSEMBLE_MEMBERS_HERE"

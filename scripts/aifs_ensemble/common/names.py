@@ -18,6 +18,8 @@ from aifs_ensemble.common.errors import ConfigError
 STEP_HOURS = 6
 MAX_LEAD_HOURS = 960
 CONTROL = 0  # the member that starts from the unperturbed analysis
+# in the record of a state's source: the member of the source whose state it is, where several members share it
+STATE_OF = "state_of_member"
 BENCHMARKS = "logs/benchmarks"
 _CYCLE = re.compile(r"\d{8}_\d{4}")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")

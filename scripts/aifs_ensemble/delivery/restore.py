@@ -99,6 +99,20 @@ def restore_member(config: Config, member: int, storage: Storage | None = None) 
     return restored
 
 
+def note_delivered(config: Config, member: int) -> None:
+    """Note on scratch that a bucket has a member, as its delivery from here would have: its receipt and manifest.
+
+    Raises VerificationError when the member is not delivered as asked for, StorageError when the bucket does not
+    answer.
+    """
+    storage = open_destination(config)
+    standing = at_destination(config, storage, member)
+    if not standing.done:
+        raise VerificationError(f"{standing.name}: {standing.text}, expected a delivered member: run again")
+    write_bytes(config.scratch.receipt(member), storage.get_bytes(config.objects.receipt(member)))
+    write_bytes(config.scratch.delivered(member), storage.get_bytes(config.objects.manifest(member)))
+
+
 class _Objects:
     """The destination's listing of one member, asked whether it has a file."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.models import Model
+from aifs_ensemble.common.names import STATE_OF
 from aifs_ensemble.common.parameters import bits_for
 from aifs_ensemble.model.numerics import Numerics
 
@@ -59,7 +60,10 @@ def _source_settings(config: Config) -> dict[str, Any]:
 
 def settings_digest(config: Config) -> str:
     """Return a digest of what `member_differences` compares: with another one, members do not agree."""
-    source = [config.initial_conditions.source, _source_settings(config)]
+    initial = config.initial_conditions
+    source: list[Any] = [initial.source, _source_settings(config)]
+    if initial.members_per_state > 1:
+        source.append(initial.members_per_state)
     return sha256(json.dumps([*_asked(config), source], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -73,11 +77,14 @@ def member_differences(config: Config, manifest: MemberManifest) -> list[str]:
     if not found and settings.get("packing"):
         other = sorted(name for name, have in settings["packing"].items() if bits.get(name) != have)
         found += [f"packing of {name} {settings['packing'][name]} bits, not {bits.get(name)}" for name in other[:1]]
-    return found + source_differences(config, manifest.initial_conditions)
+    return found + source_differences(config, manifest.initial_conditions, manifest.member)
 
 
-def source_differences(config: Config, provenance: Mapping[str, Any]) -> list[str]:
-    """Return how the source of an initial state differs from the one asked for; converted pickles serve any."""
+def source_differences(config: Config, provenance: Mapping[str, Any], member: int | None = None) -> list[str]:
+    """Return how the source of an initial state differs from the one asked for; converted pickles serve any.
+
+    With `member`, so does a state of the source that another member shares, or no longer shares.
+    """
     source = provenance.get("source")
     if not isinstance(source, Mapping):  # it does not say
         return []
@@ -86,9 +93,13 @@ def source_differences(config: Config, provenance: Mapping[str, Any]) -> list[st
         return []
     if kind != asked:
         return [f"initial conditions {kind}, not {asked}"]
+    wanted = _source_settings(config)
+    if member is not None:
+        source = {STATE_OF: member, **source}
+        wanted |= {STATE_OF: config.state_of(member)}
     return [
         f"initial conditions' {key} {source[key]}, not {want}"
-        for key, want in _source_settings(config).items()
+        for key, want in wanted.items()
         if source.get(key, want) != want
     ]
 

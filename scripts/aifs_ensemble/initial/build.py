@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import write_json
-from aifs_ensemble.common.names import member_name
+from aifs_ensemble.common.names import STATE_OF, member_name
 from aifs_ensemble.common.parameters import parameter_of, split_variable
 from aifs_ensemble.fields.state import State, write_state
 from aifs_ensemble.initial import checks, derive
@@ -53,11 +54,16 @@ def prepare_cycle(config: Config, path: Path | None = None) -> dict[str, Any]:
 def build_member(config: Config, member: int, path: Path) -> State:
     """Make the initial state of one member and write it to `path`, unless it is there already.
 
+    With ``members_per_state`` it may be that of another member of the source, which its provenance names.
+
     Its variables are ``config.model.inputs``, its times T-6h and T, constants repeated. The same
     input gives the same bytes. Raises InputError for missing or implausible fields, naming them, and
     DownloadError when no source delivered.
     """
-    inputs = open_source(config).read(member)
+    inputs = open_source(config).read(shared := config.state_of(member))
+    if shared != member:
+        source = {**inputs.provenance.get("source", {}), STATE_OF: shared}
+        inputs = replace(inputs, provenance={**inputs.provenance, "source": source})
     state = assemble(config, member, inputs)
     write_state(path, state, keep_equal=True, durable=True)
     LOG.info("%s: initial state of %s member %d on %s", path, config.cycle, member, state.grid)

@@ -65,6 +65,7 @@ class IndexedRange:
     url: str
     key: RangeKey
     field: FieldName
+    number: int | None = None
 
 
 class RangeClient(Client):
@@ -122,7 +123,8 @@ class RangeClient(Client):
             for offset, length in parts:
                 entry = entries[offset, length]
                 field = FieldName(entry["param"], entry["levtype"], int(entry.get("levelist", 0)))
-                found.append(IndexedRange(url, RangeKey(file, digest, offset, length), field))
+                number = int(entry["number"]) if "number" in entry else None
+                found.append(IndexedRange(url, RangeKey(file, digest, offset, length), field, number))
         return found
 
     def fetch(self, wanted: IndexedRange) -> bytes:

@@ -14,6 +14,7 @@ from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import format_members
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.state import State, read_state
+from aifs_ensemble.initial.summaries import state_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,7 @@ class _Moments:
         self.reference = first.fields[-1].astype(float)
         self.total, self.squares = np.zeros_like(self.reference), np.zeros_like(self.reference)
         self.smallest, self.largest = first.fields[-1].min(axis=1), first.fields[-1].max(axis=1)
-        self.digests: dict[str, list[int]] = {}
+        self.digests: dict[str, dict[int, list[int]]] = {}
         self.count = 0
 
     def add(self, state: State) -> None:
@@ -41,12 +42,15 @@ class _Moments:
         self.squares += anomaly**2
         self.smallest = np.minimum(self.smallest, fields.min(axis=1))
         self.largest = np.maximum(self.largest, fields.max(axis=1))
-        self.digests.setdefault(hashlib.sha256(state.fields.tobytes()).hexdigest(), []).append(state.member)
+        digest = hashlib.sha256(state.fields.tobytes()).hexdigest()
+        self.digests.setdefault(digest, {}).setdefault(state_of(state), []).append(state.member)
         self.count += 1
 
     @property
     def duplicates(self) -> list[list[int]]:
-        return [members for members in self.digests.values() if len(members) > 1]
+        """Members of the same fields that are not meant to share a state of the source."""
+        groups = (by_state for by_state in self.digests.values() if len(by_state) > 1)
+        return [sorted(member for members in by_state.values() for member in members) for by_state in groups]
 
     def table(self) -> pd.DataFrame:
         """Return the moments by variable."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from aifs_ensemble.common.errors import InputError, VerificationError
 from aifs_ensemble.common.files import write_json
-from aifs_ensemble.common.names import format_members, member_name, parse_member_name
+from aifs_ensemble.common.names import STATE_OF, format_members, member_name, parse_member_name
 from aifs_ensemble.common.records import Count, read_record
 from aifs_ensemble.fields.state import State
 
@@ -30,10 +30,17 @@ def write_summary(path: Path, state: State) -> None:
             "cycle": state.cycle,
             "member": state.member,
             "grid": state.grid,
+            STATE_OF: state_of(state),
             "fields_sha256": hashlib.sha256(data.tobytes()).hexdigest(),
             "provenance": state.provenance,
         },
     )
+
+
+def state_of(state: State) -> int:
+    """Return the member of the source whose state it is: the member itself, or one with which others share it."""
+    source = state.provenance.get("source")
+    return int(source.get(STATE_OF, state.member)) if isinstance(source, dict) else state.member
 
 
 def check_members_differ(paths: Iterable[Path], path: Path) -> dict[str, Any]:
@@ -62,6 +69,11 @@ class _Summary:
     schema: Literal["aifs-ensemble/initial-summary/1"]
     member: Count
     fields_sha256: str
+    state_of_member: Count | None = None
+
+    @property
+    def origin(self) -> int:
+        return self.member if self.state_of_member is None else self.state_of_member
 
 
 def _summary(path: Path) -> _Summary:
@@ -75,12 +87,17 @@ def _summary(path: Path) -> _Summary:
 
 
 def _by_fields(paths: Iterable[Path]) -> list[list[int]]:
-    """Return the members of summaries, those of the same fields together; InputError when there are such."""
+    """Return the members of summaries, those of the same fields together.
+
+    Raises InputError when there are such that are not meant to share a state of the source.
+    """
     members: dict[str, list[int]] = defaultdict(list)
+    origins: dict[str, set[int]] = defaultdict(set)
     for summary in paths:
         found = _summary(summary)
         members[found.fields_sha256].append(found.member)
-    same = [format_members(group) for group in members.values() if len(group) > 1]
+        origins[found.fields_sha256].add(found.origin)
+    same = [format_members(group) for digest, group in members.items() if len(origins[digest]) > 1]
     if same:
         raise InputError(
             f"initial conditions: members {' and '.join(same)} have identical fields, expected every member to differ"

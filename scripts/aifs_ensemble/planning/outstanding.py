@@ -79,7 +79,8 @@ def everything(config: Config) -> Outstanding:
 def of_jobs(config: Config, work: Outstanding, jobs: Mapping[str, Collection[int]]) -> Outstanding:
     """Return the part of `work` that a run does whose `jobs` are known: members by rule, none for one of all members.
 
-    A member whose forecast runs although nothing of it is missing, because it was forced, is computed whole.
+    A member whose forecast runs although nothing of it is missing, because it was forced, is computed whole. One that
+    is delivered is not delivered again where a job only notes it.
     """
     forecast, initial = jobs.get("forecast_member", ()), jobs.get("initial_member", ())
     deliver = forecast if config.delivery.streaming else jobs.get("sync_member", ())
@@ -87,7 +88,7 @@ def of_jobs(config: Config, work: Outstanding, jobs: Mapping[str, Collection[int
         MemberWork(
             each.member,
             steps=(each.steps or len(config.leads)) if each.member in forecast else 0,
-            deliver=each.member in deliver,
+            deliver=each.member in deliver and (each.deliver or each.member in forecast),
             initial=each.member in initial,
         )
         for each in work.members

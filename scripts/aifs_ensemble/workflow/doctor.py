@@ -23,7 +23,7 @@ from aifs_ensemble.common.gpu import cards, driver_version
 from aifs_ensemble.common.models import check_listed
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.workflow import refusals
-from aifs_ensemble.workflow.preflight import check_destination
+from aifs_ensemble.workflow.preflight import check_begun, check_destination, check_source
 
 ROLES = ("coordinator", "gpu", "cpu")
 OK, WARNING, FAILURE = "ok", "warning", "failure"
@@ -55,6 +55,8 @@ def examine(config: Config, role: str, files: Iterable[Path] = ()) -> list[Check
     if role == "coordinator":
         checks += [_coiled, _cloud_settings, _model]
     checks += [_home, _scratch, _destination, _times]
+    if role != "gpu":
+        checks.append(_source)
     findings: list[CheckResult] = list(_machines_get(config, files)) if role == "coordinator" else []
     for check in checks:
         try:
@@ -181,6 +183,14 @@ def _times(config: Config, role: str) -> Iterator[CheckResult]:
     seen = Destination(config) if config.cloud_destination else None
     problem = refusals.time_problem(refusals.changed(config, seen), time.time())
     yield CheckResult("times", FAILURE if problem else OK, problem or "no checkpoint or initial state is of the future")
+
+
+def _source(config: Config, role: str) -> Iterator[CheckResult]:
+    """Whether the source of initial conditions has the cycle and its members, by its index files."""
+    check_begun(config)
+    unknown = check_source(config)
+    source = config.initial_conditions.source
+    yield CheckResult("source", WARNING if unknown else OK, unknown or f"{source}: {config.cycle} and its members")
 
 
 def _cloud_settings(config: Config, role: str) -> Iterator[CheckResult]:

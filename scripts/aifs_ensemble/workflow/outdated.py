@@ -102,6 +102,6 @@ def _why(
         return str(error)
     provenance = content.get("provenance") or content
     try:
-        return "; ".join(source_differences(config, provenance)) or None
+        return "; ".join(source_differences(config, provenance, member)) or None
     except (AttributeError, TypeError):
         return f"{path}: of another kind: {foreign(repr(provenance))}"

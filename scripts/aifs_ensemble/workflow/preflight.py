@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
@@ -47,6 +48,23 @@ def check_room(config: Config, here: MembersHere, *, beside_others: bool = False
         "scratch: %.1f GB needed for %d of %d members at once, %.1f GB free on %s",
         needed / 1e9, here.at_once, here.members, system.free / 1e9, system.mount,
     )  # fmt: skip
+
+
+def check_begun(config: Config, now: datetime | None = None) -> None:
+    """Raise ConfigError for a cycle in the future, which no source can have; `now` is UTC."""
+    now = now or datetime.now(UTC)
+    if config.cycle_time > now:
+        raise ConfigError(
+            f"config: cycle: {config.cycle!r} is in the future, expected one that has begun "
+            f"(by this machine's clock it is {now:%Y%m%d_%H%M} UTC)"
+        )
+
+
+def check_source(config: Config, cache: Path | None = None) -> str | None:
+    """Raise InputError for a cycle, or members, that open data does not have: see `initial.published`."""
+    from aifs_ensemble.initial.published import check_published  # imports the client, which plans do without
+
+    return check_published(config, cache)
 
 
 def check_start(config: Config, rules: Collection[str], here: MembersHere) -> None:

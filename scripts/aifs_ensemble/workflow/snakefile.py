@@ -28,6 +28,7 @@ from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
 from aifs_ensemble.workflow.coiled.spending import spending_line
 from aifs_ensemble.workflow.googlebatch.jobs import keep_jobs_at_exit
+from aifs_ensemble.workflow.kept import Kept, delivered_elsewhere, forced, look, summaries
 from aifs_ensemble.workflow.members_here import MembersHere
 from aifs_ensemble.workflow.outdated import outdated
 from aifs_ensemble.workflow.short_log import ShortNames
@@ -157,6 +158,70 @@ class Run:
         """Return the paths of each member as inputs of a rule."""
         return self.declared(path.format(member=member) for member in self.members for path in paths)
 
+    @cached_property
+    def kept(self) -> Kept:
+        """The members that stay as they are delivered, once the command line is known: told to jobs on this machine."""
+        if not self._coordinates:
+            return Kept() if internals.is_remote_job(self._workflow) else Kept.from_environment()
+        rules, everything = internals.forced(self._workflow)
+        found = Kept() if forced(rules, everything=everything) else self._delivered
+        found.tell_jobs()
+        return found
+
+    @cached_property
+    def _delivered(self) -> Kept:
+        """The members that are delivered as asked for; VerificationError as `outdated` raises it."""
+        return Kept() if self.blind else look(self.config, self._bucket, _say)
+
+    def unless_kept(self, *paths: Any) -> Callable[[Any], list[Any]]:
+        """Return an input function: what a member is made from, and nothing for one that stays as it is delivered."""
+
+        def files(wildcards: Any) -> list[Any]:
+            if wildcards.member in self.kept:
+                return []
+            return [path.format(member=wildcards.member) if type(path) is str else path for path in paths]
+
+        return files
+
+    def to_forecast(self, path: Any) -> Any:
+        """Return an input of the forecast, which a delivered member does without where the forecast delivers."""
+        if not (path and self.config.delivery.streaming):
+            return path
+        # one file: a script is given a list for a list
+        return lambda wildcards: next(iter(self.unless_kept(path)(wildcards)), [])
+
+    def unless_elsewhere(self, paths: Iterable[Any]) -> Any:
+        """Return paths as inputs; of a bucket that this machine syncs to, those that it has not, or has copies of."""
+        paths = list(paths)
+        if self.rented or not self.config.cloud_destination:
+            return paths
+        return lambda wildcards: [path for path in paths if not self._elsewhere(path)]
+
+    def _elsewhere(self, path: str) -> bool:
+        key = self.config.scratch.copied_key(Path(path))
+        if key is None:
+            return False
+        if self._coordinates:
+            return delivered_elsewhere(self.config, self.kept, key, Path(path))
+        # a job asks for what it was started with
+        return any(key == self.keys.manifest(member) for member in self.kept.members) and not Path(path).exists()
+
+    def compared(self, wildcards: Any) -> list[str]:
+        """Return the summaries of initial states to compare: delivered members need none, and those that are count."""
+        kept = self.kept
+        if internals.is_remote_job(self._workflow):
+            kept = look(self.config, self._bucket, _say)
+        there = self._bucket.listed.__contains__ if self._bucket else self._on_scratch
+        return [self.path.between_machines(key) for key in summaries(self.config, kept, there)]
+
+    def comparison(self, wildcards: Any) -> list[str]:
+        """Return the comparison of initial states as an input: none where no member is to be made."""
+        whole = all(member in self.kept for member in self.members)
+        return [] if whole else [self.path.between_machines(self.keys.initial_members)]
+
+    def _on_scratch(self, key: str) -> bool:
+        return Path(self.path.between_machines(key)).exists()
+
     def checkpoint(self) -> Any:
         """Return the checkpoint as an input: the user's own, or where it is built or fetched."""
         named = self.config.checkpoint
@@ -267,6 +332,11 @@ class Run:
 
         return force
 
+    def _refuse_impossible(self) -> None:
+        """Refuse what no source has, from index files alone, where states are to be made."""
+        if {"initial_cycle", "initial_member"} & internals.rules_to_run(self._workflow):
+            _say(*filter(None, [preflight.check_source(self.config, None if self.rented else self.config.cache)]))
+
     def rules_are_read(self) -> None:
         """Give rules the machines they run on, refuse what cannot run, and announce the plan of a dry-run.
 
@@ -275,7 +345,9 @@ class Run:
         """
         routing.route_rules(self._workflow, self.config, self.machines)
         if self._coordinates and not (internals.is_lint(self._workflow) or internals.is_unlock()):
+            preflight.check_begun(self.config)
             self.outdated()
+            _ = self._delivered
         if self._coordinates and internals.is_dry_run(self._workflow):
             self._announce_plan()
         if self._coordinates:
@@ -288,7 +360,7 @@ class Run:
         from aifs_ensemble.planning.throughput import past_manifests
 
         provider = routing.provider(self._workflow)
-        work = outstanding(self.config, destination=self._bucket)
+        work = outstanding(self.config, destination=self._bucket or self._delivered.seen)
         given: dict[str, Any] = {
             "profile": _PROFILES.get(provider, provider),
             "runs": past_manifests(self.config.scratch.root),
@@ -313,6 +385,8 @@ class Run:
 
     def start(self) -> None:
         """Refuse a run that has nowhere to deliver to, or no room, before anything is computed."""
+        if self._coordinates:
+            self._refuse_impossible()
         if self._coordinates and self.rented:
             prepare_start(self._workflow, self.config, self._bucket)
         elif self._coordinates:
@@ -321,18 +395,36 @@ class Run:
             here.tell_jobs()
             refusals.check(refusals.time_problem(internals.inputs_there(self._workflow), time.time(), tolerance=1.0))
             preflight.check_start(self.config, needed, here)
+        if self._coordinates:
+            self._show_members()
+
+    def _show_members(self) -> None:
+        """Have our logger plugin, where it is the run's, show the members from now on."""
+        if {"forecast_member"} & internals.rules_to_run(self._workflow):
+            for handler in internals.log_handlers(self._workflow):
+                if hasattr(handler, "follow"):
+                    from aifs_ensemble.workflow.members_view import MembersView  # rich is slow to import
+
+                    handler.follow(MembersView(self.config, rented=self.rented, spending=self._spending))
+
+    def _spending(self) -> str | None:
+        """Return what machines of this run cost so far, None where that is not known or nothing."""
+        if routing.provider(self._workflow) != "coiled":
+            return None
+        return spending_line(JobJournal().of_work(work_of(self.config)), self.config, self.machines)
 
     def end(self, *, finished: bool) -> None:
         """Say where the files are, what each member took, and whether the ensemble is short."""
         if self._coordinates:
             from aifs_ensemble.workflow.closing import closing_lines
 
+            for handler in internals.log_handlers(self._workflow):
+                if hasattr(handler, "rest"):
+                    handler.rest()
             if finished:
                 keep_jobs_at_exit()
             _say(*closing_lines(self.config, finished=finished))
-            if routing.provider(self._workflow) == "coiled":
-                records = JobJournal().of_work(work_of(self.config))
-                _say(*filter(None, [spending_line(records, self.config, self.machines)]))
+            _say(*filter(None, [self._spending()]))
 
 
 def _say(*lines: str) -> None:

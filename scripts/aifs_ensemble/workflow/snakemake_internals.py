@@ -43,6 +43,11 @@ def filter_log(seen_first: logging.Filter) -> None:
         logger.addFilter(seen_first)
 
 
+def log_handlers(workflow: Any) -> list[Any]:
+    """Return the logger plugins of this run. Leans on `Workflow.logger_manager` and its `get_log_handlers` (9.27.1)."""
+    return list(workflow.logger_manager.get_log_handlers())
+
+
 def is_dry_run(workflow: Any) -> bool:
     """Tell whether this is a dry-run, however it was asked for.
 
@@ -262,6 +267,15 @@ def force_job(workflow: Any, output: str) -> None:
     which Snakemake spells the outputs of rules (9.27.1).
     """
     workflow.dag.forcefiles.add(workflow.modifier.path_modifier.apply_default_storage(output))
+
+
+def forced(workflow: Any) -> tuple[frozenset[str], bool]:
+    """Return the rules and files that ``--forcerun`` names, and whether targets or everything is forced.
+
+    Leans on `DAGSettings.forcerun`, `forcetargets` and `forceall` (9.27.1).
+    """
+    settings = workflow.dag_settings
+    return frozenset(map(str, settings.forcerun)), bool(settings.forceall or settings.forcetargets)
 
 
 def rules_to_run(workflow: Any) -> set[str]:

@@ -18,11 +18,12 @@ from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
-from aifs_ensemble.common.names import Keys, Scratch, lead_hours, parse_cycle, parse_members
+from aifs_ensemble.common.names import CONTROL, Keys, Scratch, format_members, lead_hours, parse_cycle, parse_members
 from aifs_ensemble.common.parameters import bits_for, parameter_of
 from aifs_ensemble.common.text import hint
 
 _FINEST = Fraction(1, 4)  # of a coarse lead, degrees: encoders hold a few of them in memory
+OPEN_DATA_MEMBERS = 50  # perturbed members of the IFS ensemble in ECMWF's open data
 
 
 def read_files(*paths: Path) -> dict[str, Any]:
@@ -125,6 +126,11 @@ class Config:
         """Return keys and values as given, with defaults: what JSON and YAML take, and ``Config`` takes again."""
         return self.given.model_dump()
 
+    def state_of(self, member: int) -> int:
+        """Return the member of the source whose state a member starts from: its own, or one that several share."""
+        states = -(-self.ensemble_size // self.initial_conditions.members_per_state)
+        return (member - 1) % states + 1 if member != CONTROL else CONTROL
+
     @property
     def periods(self) -> dict[str, int]:
         """First hour of each period of ``products.weekly`` that ends within the forecast, by its name."""
@@ -168,6 +174,13 @@ def _check_members(config: Config) -> None:
         raise ConfigError(f"config: min_members: {config.min_members}, expected at most the {count} members")
     if last > config.ensemble_size:
         raise ConfigError(f"config: members: {last} is above ensemble_size {config.ensemble_size}")
+    beyond = [member for member in config.members if config.state_of(member) > OPEN_DATA_MEMBERS]
+    if beyond and config.initial_conditions.source == "ecmwf-open-data":
+        needed = -(-config.ensemble_size // OPEN_DATA_MEMBERS)
+        raise ConfigError(
+            f"config: members: {format_members(beyond)} are not in ECMWF's open data, which has the control and 1-"
+            f"{OPEN_DATA_MEMBERS}; initial_conditions.members_per_state: {needed} starts several from the same state"
+        )
 
 
 def _check_variables(config: Config) -> None:

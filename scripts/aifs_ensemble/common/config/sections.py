@@ -119,6 +119,9 @@ class InitialConditions(Section):
         default=[], json_schema_extra={"uniqueItems": True}
     )
     """Fields that may be derived by a documented formula when the source lacks them. Nothing else is ever filled."""
+    members_per_state: Whole = Field(default=1, ge=1)
+    """Members that share a state of the source, with other noise: with 2 of ensemble_size 100, member 51 starts as 1
+    does."""
     checks: Literal["error", "warn"] = "error"
     """What an implausible input does: stop the member, or warn and record it."""
     cache: Annotated[Nullable[str], AfterValidator(locations.place("initial_conditions.cache"))] = None

@@ -1,0 +1,104 @@
+"""Whether the source of initial conditions has a cycle, and every member of it: from index files alone."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+
+import requests
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.http import Deadline, TransferError, as_transfer_error
+from aifs_ensemble.common.names import CONTROL, format_members
+from aifs_ensemble.common.parameters import field_name
+from aifs_ensemble.initial.download import FieldRequest
+from aifs_ensemble.initial.opendata_client import IndexAdapter, RangeClient
+from aifs_ensemble.initial.rangecache import RangeCache
+from aifs_ensemble.initial.source import input_times
+
+_SECONDS, _STALL_SECONDS = 60.0, 10.0
+# what the services answer for a file that is not there
+_ABSENT = (403, 404, 410)
+_FIELD = field_name("2t")  # of every member, in every index
+
+
+def check_published(config: Config, cache: Path | None = None) -> str | None:
+    """Raise InputError unless a source of open data has both times of the cycle, and members enough.
+
+    The sources are those of the configuration, in its order; the first that has everything is enough. Enough are
+    ``min_members`` where it is set, else one: a member that is not there fails alone. What is to be said beside that
+    is returned: such members, and that no source answered. Index files are kept in `cache`, by default nowhere.
+    Other kinds of sources are not looked at.
+    """
+    if config.initial_conditions.source != "ecmwf-open-data":
+        return None
+    settings = config.initial_conditions.ecmwf_open_data
+    enough = config.given.min_members or 1
+    told: list[str] = []
+    left: dict[str, set[int]] = {}
+    deadline = Deadline(min(_SECONDS, settings.deadline_seconds))
+    with ExitStack() as stack:
+        folder = cache / "opendata" if cache else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for source in settings.sources:
+            try:
+                left[source], lacking = _members_there(config, _Indexes(config, source, deadline, folder))
+            except (TransferError, requests.RequestException) as error:
+                told.append(f"{source}: {as_transfer_error(error)}")
+                continue
+            if not lacking:
+                return None
+            told.append(f"{source}: {lacking}")
+    if left and max(map(len, left.values())) < enough:
+        raise InputError(f"config: cycle: {config.cycle!r} has nothing to start from: {'; '.join(told)}")
+    known = "lacks members" if left else "may not be published"
+    return f"{config.cycle} {known}: {'; '.join(told)}"
+
+
+class _Indexes:
+    """The index files of one source, asked for members."""
+
+    def __init__(self, config: Config, source: str, deadline: Deadline, folder: Path):
+        settings = config.initial_conditions.ecmwf_open_data
+        cache = RangeCache(folder)
+        adapter = IndexAdapter(cache, min(_STALL_SECONDS, settings.stall_seconds), deadline)
+        self._client = RangeClient(source, settings.resolution, cache, adapter)
+
+    def members(self, time: datetime, stream: str, kind: str, numbers: list[int]) -> set[int] | None:
+        """Return those of `numbers` that the index has, the control for none; None where there is no index."""
+        request = FieldRequest(time, stream, kind, (_FIELD,)).mars | ({"number": numbers} if numbers else {})
+        try:
+            found = {CONTROL if item.number is None else item.number for item in self._client.ranges(request)}
+        except requests.HTTPError as error:
+            if error.response is not None and error.response.status_code in _ABSENT:
+                return None
+            raise
+        if len(found) < max(len(numbers), 1):
+            self._client.forget_indexes()  # it may grow
+        return found
+
+
+def _members_there(config: Config, indexes: _Indexes) -> tuple[set[int], str]:
+    """Return the members that can start from what a source has, and what it lacks, in words."""
+    wanted = sorted({config.state_of(member) for member in config.members})
+    perturbed = [member for member in wanted if member != CONTROL]
+    states = set(wanted)
+    lacking: list[str] = []
+    for time in input_times(config):
+        found = set()
+        if perturbed:
+            of_members = indexes.members(time, "enfo", "pf", perturbed)
+            if of_members is None:
+                lacking.append(f"no index of {time:%Y%m%d_%H%M}")
+            elif missing := set(perturbed) - of_members:
+                lacking.append(f"{time:%Y%m%d_%H%M} lacks members {format_members(missing)}")
+            found = of_members or set()
+        if CONTROL in wanted:
+            if indexes.members(time, "enfo", "cf", []) or indexes.members(time, "oper", "fc", []):
+                found |= {CONTROL}
+            else:
+                lacking.append(f"{time:%Y%m%d_%H%M} lacks the control")
+        states &= found
+    return {member for member in config.members if config.state_of(member) in states}, ", ".join(lacking)

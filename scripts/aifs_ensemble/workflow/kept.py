@@ -1,0 +1,112 @@
+"""Members that stay as they are delivered, whatever scratch holds: their rules ask for nothing.
+
+Snakemake makes a file again when what it was made from is gone or newer, as soon as any job needs that. A delivered
+member's leads, restart states and initial state on scratch are nobody's to keep, so nothing of such a member may
+depend on them. Its standing at the destination decides, and the rules that make it have no inputs then.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aifs_ensemble.common import environment
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import ConfigError, StorageError, VerificationError
+from aifs_ensemble.common.names import format_members, parse_members
+from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.ensemble import needs_writing
+from aifs_ensemble.delivery.standing import OTHER_SETTINGS, Destination, noted_here, refusal
+from aifs_ensemble.products.deliver import newer_than_members
+
+# what is forced by name of these, or of a file, is made although it is delivered
+MAKE_MEMBERS = {"checkpoint_prepare", "initial_cycle", "initial_member", "forecast_member", "sync_member"}
+_LOOK_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Members that are delivered as asked for, and what was seen of a destination that was looked at.
+
+    `seen` is None where this machine's own notes of a bucket were enough, or nobody could look.
+    """
+
+    members: frozenset[int] = frozenset()
+    seen: Destination | None = field(default=None, compare=False)
+
+    def __contains__(self, member: int | str) -> bool:
+        return int(member) in self.members
+
+    def tell_jobs(self) -> None:
+        """Leave the members to the jobs that this process starts here, which ask for the same files."""
+        os.environ[environment.KEPT] = format_members(self.members) if self.members else ""
+
+    @classmethod
+    def from_environment(cls) -> Kept:
+        """Return the members that were left to this job; none where nobody did."""
+        text = os.environ.get(environment.KEPT, "")
+        try:
+            return cls(frozenset(parse_members(text)) if text else frozenset())
+        except ConfigError:
+            raise ConfigError(f"{environment.KEPT}: {text!r}, expected members") from None
+
+
+def forced(rules: frozenset[str], *, everything: bool) -> bool:
+    """Tell whether a user forces members to be made: by ``--forceall``, or by rules or files of ``--forcerun``."""
+    return everything or any(name in MAKE_MEMBERS or "/" in name for name in rules)
+
+
+def look(config: Config, destination: Destination | None, say: Callable[[str], None]) -> Kept:
+    """Return the members of the configuration that are delivered as asked for.
+
+    `destination` is what rented machines deliver to. Without it a folder is listed, and a bucket where this machine's
+    notes lack a member; one that does not answer is said, and the notes count. Raises VerificationError for members
+    that were delivered with other settings.
+    """
+    if not config.destination:
+        return Kept()
+    noted = {}
+    if destination is None and config.cloud_destination:
+        noted = {member: noted_here(config, member) for member in config.members}
+        if all(one.done for one in noted.values()):
+            return Kept(frozenset(noted))
+    try:
+        there = destination or Destination(config, open_destination(config, within=_LOOK_SECONDS))
+        standings = there.standings()
+    except StorageError as error:
+        say(f"without looking into {config.destination}: {error}")
+        return Kept(frozenset(member for member, one in noted.items() if one.done))
+    if other := {member: one.reason for member, one in standings.items() if one.state == OTHER_SETTINGS}:
+        raise VerificationError(f"{standings[min(other)].name}: {refusal(other)}")
+    return Kept(frozenset(member for member, one in standings.items() if one.done), there)
+
+
+def delivered_elsewhere(config: Config, kept: Kept, key: str, copy: Path) -> bool:
+    """Tell whether a bucket has an object that is as asked for, of which this machine has no copy.
+
+    Only of a bucket that this machine delivers to itself: its copies on scratch are how Snakemake sees it.
+    """
+    there = kept.seen
+    if there is None or key not in there.listed or copy.exists():
+        return False
+    if key == config.objects.ensemble_manifest:
+        return needs_writing(there) is None
+    # a product of the whole ensemble is of all members
+    members = [member for member in config.members if _of_member(config, key, member)] or config.members
+    if not all(member in kept for member in members):
+        return False
+    manifests = [config.objects.manifest(member) for member in members]
+    return key in manifests or newer_than_members(there.listed, key, manifests)
+
+
+def _of_member(config: Config, key: str, member: int) -> bool:
+    keys = config.objects
+    return key in (keys.manifest(member), keys.member_netcdf(member, config.products.grid), keys.weekly(member))
+
+
+def summaries(config: Config, kept: Kept, there: Callable[[str], bool]) -> list[str]:
+    """Return the keys of the initial states' summaries to compare: of members to make, and of others if still there."""
+    wanted = {member: config.objects.initial_summary(member) for member in config.members}
+    return [key for member, key in wanted.items() if member not in kept or there(key)]

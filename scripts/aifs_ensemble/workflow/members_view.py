@@ -1,0 +1,167 @@
+"""The live table of a run: what each member is doing, how long it takes yet, and what it has cost.
+
+A thread looks every few seconds, on scratch, in the destination's folder, or in the bucket of rented machines; the
+logger plugin shows what it saw last.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from rich.console import Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import WorkflowError
+from aifs_ensemble.common.text import duration
+from aifs_ensemble.delivery.standing import COMPUTED, DELIVERED, NOT_AS_ASKED, Destination, noted_here
+from aifs_ensemble.delivery.status import (
+    FAILED,
+    RUNNING,
+    STARTING,
+    WAITING,
+    MemberStatus,
+    read_statuses,
+    summary,
+    with_scratch,
+)
+
+_ORDER = (RUNNING, STARTING, FAILED, *NOT_AS_ASKED, COMPUTED, WAITING, DELIVERED)
+_STYLES = {DELIVERED: "green", COMPUTED: "green", RUNNING: "cyan", FAILED: "red", WAITING: "dim"}
+_LOOK_SECONDS = {False: 2.0, True: 15.0}  # here, and in a bucket
+
+
+@dataclass(frozen=True)
+class Pace:
+    """When a member was first seen at work, with how many leads, and when its leads last changed."""
+
+    since: float
+    first: int
+    at: float
+    last: int
+
+    def seconds(self) -> float:
+        """Return seconds a step, 0 before two are seen."""
+        steps = self.last - self.first
+        return (self.at - self.since) / steps if steps > 0 else 0.0
+
+
+class MembersView:
+    """A table of the members, kept current by a thread until `stop`.
+
+    `spending` returns a line on what was spent so far, or None.
+    """
+
+    def __init__(self, config: Config, *, rented: bool, spending: Callable[[], str | None]):
+        self._config, self._rented, self._spending = config, rented, spending
+        self._began = time.time()
+        self._statuses: Sequence[MemberStatus] = [
+            MemberStatus(member, WAITING, steps=len(config.leads)) for member in config.members
+        ]
+        self._paces: dict[int, Pace] = {}
+        self._line: str | None = None
+        self._before: int | None = None
+        self._destination: Destination | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="members-view", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            with suppress(WorkflowError, OSError):  # a look that fails is one look less
+                self._look()
+            self._stopping.wait(_LOOK_SECONDS[self._rented])
+
+    def _look(self) -> None:
+        config = self._config
+        if self._rented or not config.cloud_destination:
+            if self._destination is None:
+                self._destination = Destination(config)
+            else:
+                self._destination.look()
+            statuses = read_statuses(config, self._destination)
+        else:
+            statuses = [MemberStatus(member, WAITING, steps=len(config.leads)) for member in config.members]
+        if not self._rented:
+            statuses = with_scratch(config, statuses)
+        if config.cloud_destination and not self._rented:
+            statuses = [
+                replace(one, state=DELIVERED, step=one.steps) if noted_here(config, one.member).done else one
+                for one in statuses
+            ]
+        now = time.time()
+        self._statuses = [self._paced(one, now) for one in statuses]
+        if self._before is None:
+            self._before = self._steps_done()
+        self._line = self._spending()
+
+    def _paced(self, status: MemberStatus, now: float) -> MemberStatus:
+        """Return a status with seconds a step, by what was seen where the job does not say it."""
+        if status.state != RUNNING:
+            return status
+        pace = self._paces.get(status.member)
+        if pace is None or status.step < pace.first:
+            pace = Pace(now, status.step, now, status.step)
+        elif status.step > pace.last:
+            pace = replace(pace, at=now, last=status.step)
+        self._paces[status.member] = pace
+        return status if status.step_seconds else replace(status, step_seconds=pace.seconds())
+
+    def _steps_done(self) -> int:
+        return sum(one.step for one in self._statuses)
+
+    def left(self) -> float | None:
+        """Return the seconds that all leads will take yet at the run's pace so far; None before it has one."""
+        done = self._steps_done()
+        made = done - (done if self._before is None else self._before)
+        missing = sum(one.steps for one in self._statuses) - done
+        return (time.time() - self._began) * missing / made if made > 0 else None
+
+    def shown(self, width: int, height: int) -> Group:
+        """Return the table for a terminal of `width` columns, with at most `height` members."""
+        statuses, now = self._statuses, time.time()
+        total = sum(one.steps for one in statuses) or 1
+        left = self.left()
+        head = Text(no_wrap=True, overflow="ellipsis")
+        head.append(f"{self._config.cycle} {self._config.model.name}", style="bold")
+        head.append(f"  {100 * self._steps_done() // total} % of leads, {duration(now - self._began)}")
+        if left is not None:
+            head.append(f", {duration(left)} to go")
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name, right in (("member", True), ("", False), ("leads", True), ("s/step", True), ("to go", True)):
+            table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        table.add_column("state", no_wrap=True, overflow="ellipsis")
+        rows = sorted(statuses, key=lambda one: (_ORDER.index(one.state) if one.state in _ORDER else 0, one.member))
+        for status in rows[:height]:
+            table.add_row(*self._row(status, now, width))
+        under = summary(statuses)
+        if len(rows) > height:
+            under += f" ({len(rows) - height} not shown)"
+        lines = [under, *([self._line] if self._line else [])]
+        return Group(head, table, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+    @staticmethod
+    def _row(status: MemberStatus, now: float, width: int) -> tuple[str | Text | ProgressBar, ...]:
+        pace, missing = status.step_seconds, status.steps - status.step
+        running = status.state == RUNNING
+        text = status.text(now) if not running else " ".join(filter(None, [status.state, status.note]))
+        if width >= 120 and (where := status.job or status.host) and running:
+            text += f" on {where}"
+        return (
+            str(status.member),
+            ProgressBar(total=max(status.steps, 1), completed=status.step, width=12 if width < 120 else 30),
+            f"{status.step}/{status.steps}",
+            f"{pace:.2f}" if pace and running else "",
+            duration(pace * missing) if pace and running else "",
+            Text(text, style=_STYLES.get(status.state, "yellow")),
+        )

@@ -1,0 +1,143 @@
+"""Snakemake's events as lines: one for each that matters, none for the others."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from snakemake_interface_logger_plugins.common import LogEvent
+
+Line = tuple[str, str]
+# rules whose every member is an event; of the others, when the last job of a rule has ended
+EACH = {"forecast_member": "forecast done", "sync_member": "delivered"}
+# targets, which do nothing
+_SILENT = {"all", "forecasts", "products", "report"}
+_NOTHING = "Nothing to be done"
+_LOG_LINES = 3
+# what Snakemake says besides of a job that failed
+_SAID_ELSEWHERE = (
+    "RuleException:",
+    "Exiting because a job execution failed",
+    "WorkflowError:\nAt least one job did not",
+)
+
+
+class Events:
+    """What was said of jobs so far, and what is to be said of the next event."""
+
+    def __init__(self, *, dryrun: bool):
+        self.dryrun = dryrun
+        self._jobs: dict[Any, tuple[str, str]] = {}  # of each job: rule and member, empty without one
+        self._working: dict[Any, tuple[str, str]] = {}
+        self._planned: dict[str, int] = {}
+        self._done: dict[str, int] = {}
+        self._said: set[Any] = set()
+
+    def lines(self, record: logging.LogRecord) -> Iterator[Line]:
+        """Yield the lines that an event is worth, with their styles."""
+        event = getattr(record, "event", None)
+        if event == LogEvent.JOB_INFO:
+            self._job(record)
+        elif event == LogEvent.RUN_INFO:
+            yield from self._run(getattr(record, "stats", {}))
+        elif event == LogEvent.JOB_FINISHED:
+            yield from self._finished(record)
+        elif event == LogEvent.JOB_ERROR:
+            yield from self._failed(record)
+        elif event in (None, LogEvent.ERROR) and (text := record.getMessage().strip()):
+            if text.startswith(_SAID_ELSEWHERE):
+                return
+            if record.levelno >= logging.ERROR:
+                yield text, "red"
+            elif record.levelno >= logging.WARNING or text.startswith(_NOTHING):
+                yield text, "yellow" if record.levelno >= logging.WARNING else ""
+
+    def at_work(self) -> str:
+        """Return the jobs that run, forecasts aside, e.g. ``initial_member 3-4, product_member 1``."""
+        by_rule: dict[str, list[str]] = {}
+        for rule, member in self._working.values():
+            if rule != "forecast_member":
+                by_rule.setdefault(rule, []).append(member)
+        return ", ".join(f"{rule} {_ranges(members)}".strip() for rule, members in sorted(by_rule.items()))
+
+    def last(self) -> Iterator[Line]:
+        """Yield what is said at the end: of a dry-run, its jobs by rule and member."""
+        if not self.dryrun:
+            return
+        by_rule: dict[str, list[str]] = {}
+        for rule, member in self._jobs.values():
+            if rule not in _SILENT:
+                by_rule.setdefault(rule, []).append(member)
+        width = max(map(len, by_rule), default=0)
+        for rule, members in by_rule.items():
+            yield f"{rule:{width}}  {len(members):4}  {_ranges(members)}".rstrip(), ""
+        if by_rule:
+            yield "this was a dry-run: nothing was made", ""
+
+    def _job(self, record: logging.LogRecord) -> None:
+        wildcards = getattr(record, "wildcards", None) or {}
+        job, rule = getattr(record, "jobid", None), str(getattr(record, "rule_name", ""))
+        self._jobs[job] = self._working[job] = (rule, str(wildcards.get("member", "")))
+        self._said.discard(job)
+
+    def _run(self, stats: dict[str, int]) -> Iterator[Line]:
+        if self._planned or self.dryrun:
+            return
+        self._planned = {rule: count for rule, count in stats.items() if rule != "total" and rule not in _SILENT}
+        if self._planned:
+            yield (
+                f"{_clock()} {sum(self._planned.values())} jobs: "
+                + ", ".join(f"{count} {rule}" for rule, count in self._planned.items()),
+                "bold",
+            )
+
+    def _finished(self, record: logging.LogRecord) -> Iterator[Line]:
+        job = getattr(record, "job_id", None)
+        rule, member = self._working.pop(job, ("", ""))
+        self._done[rule] = self._done.get(rule, 0) + 1
+        done, planned = self._done[rule], self._planned.get(rule, 0)
+        if rule in EACH and member:
+            yield f"{_clock()} member {int(member)}: {EACH[rule]} ({done} of {max(planned, done)})", "green"
+        elif rule and rule not in _SILENT and done == planned:
+            yield f"{_clock()} {rule}: done{f', {done} jobs' if done > 1 else ''}", ""
+
+    def _failed(self, record: logging.LogRecord) -> Iterator[Line]:
+        job = getattr(record, "jobid", None)
+        rule, member = self._working.pop(job, self._jobs.get(job, (str(getattr(record, "rule_name", "")), "")))
+        if job in self._said:
+            return  # Snakemake tells of a job in a group twice
+        self._said.add(job)
+        logs = [str(name).partition(" (")[0] for name in getattr(record, "log", None) or ()]
+        what = f"member {int(member)}: {rule}" if member else rule
+        yield f"{_clock()} {what} failed{f', log: {logs[0]}' if logs else ''}", "bold red"
+        for name in logs[:1]:
+            yield from ((f"  {line}", "red") for line in _worst(Path(name)))
+
+
+def _worst(path: Path) -> list[str]:
+    """Return the lines of a job's log that say why it failed: its errors, else its end."""
+    try:
+        lines = [line.rstrip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return []
+    wrong = [line for line in lines if " ERROR " in line or " CRITICAL " in line]
+    return [line[:400] for line in (wrong or lines)[-_LOG_LINES:]]
+
+
+def _ranges(members: Iterable[str]) -> str:
+    """Return members as ranges, e.g. ``1-4,7``; empty for a job without one."""
+    numbers = sorted({int(member) for member in members if member.isdigit()})
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return ",".join(f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]) for group in found)
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S")

@@ -1,0 +1,142 @@
+"""What a run shows: on a terminal a table and lines, elsewhere the lines; what jobs write stays out of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aifs_ensemble.delivery.status import RUNNING, MemberStatus
+from aifs_ensemble.workflow.members_view import MembersView
+from delivery.members import make_config, publish_lead
+from rich.console import Console
+from snakemake_logger_plugin_aifs.events import Events
+
+CONTROLS = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
+NOISY = """
+rule all:
+    input: expand("{member}.txt", member=["001", "002"])
+
+rule sync_member:
+    output: "{member}.txt"
+    log: "logs/sync_member/{member}.log"
+    shell: "echo NOISE-OF-A-JOB; echo NOISE-OF-A-JOB >&2; FAILING"
+"""
+
+
+def run(folder: Path, failing: str, *arguments: str, terminal: bool) -> tuple[int, bytes]:
+    """Run snakemake with the plugin, on a pseudo-terminal of 80 columns or with a pipe; return what it showed."""
+    (folder / "Snakefile").write_text(NOISY.replace("FAILING", failing))
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--logger", "aifs", "--keep-going", *arguments]
+    environment = os.environ | {"COLUMNS": "80", "LINES": "24", "TERM": "xterm"}
+    if not terminal:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+    ours, theirs = pty.openpty()
+    shown: list[bytes] = []
+
+    def read() -> None:
+        while True:
+            try:
+                data = os.read(ours, 65536)
+            except OSError:
+                return
+            if not data:
+                return
+            shown.append(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    process = subprocess.run(command, cwd=folder, env=environment, stdout=theirs, stderr=theirs, check=False)
+    os.close(theirs)
+    reader.join(30)
+    os.close(ours)
+    return process.returncode, CONTROLS.sub(b"", b"".join(shown))
+
+
+@pytest.mark.workflow
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+def test_jobs_write_to_a_file_and_events_are_lines(tmp_path: Path, terminal: bool) -> None:
+    code, shown = run(tmp_path, "touch {output}", terminal=terminal)
+    assert code == 0, shown
+    assert b"NOISE-OF-A-JOB" not in shown
+    (log,) = (tmp_path / ".snakemake" / "log").glob("*.jobs.log")
+    assert log.read_bytes().count(b"NOISE-OF-A-JOB") >= 4
+    lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line.strip()) for line in shown.decode().splitlines()]
+    assert "2 jobs: 2 sync_member" in lines
+    assert {"member 1: delivered (1 of 2)", "member 2: delivered (2 of 2)"} <= set(lines) or {
+        "member 2: delivered (1 of 2)", "member 1: delivered (2 of 2)",
+    } <= set(lines)  # fmt: skip
+    assert "Nothing to be done" in run(tmp_path, "touch {output}", terminal=False)[1].decode()
+
+
+@pytest.mark.workflow
+def test_a_failed_job_says_why_and_a_dry_run_names_members(tmp_path: Path) -> None:
+    broken = "echo '12:00 INFO begun' > {log}; echo '12:00 ERROR no such lead' >> {log}; exit 3"
+    code, shown = run(tmp_path, broken, terminal=False)
+    assert code == 1
+    assert b"member 1: sync_member failed, log: logs/sync_member/001.log" in shown
+    assert shown.count(b"12:00 ERROR no such lead") == 2 and b"INFO begun" not in shown
+    code, shown = run(tmp_path, broken, "-n", terminal=False)
+    assert code == 0
+    assert b"sync_member     2  1-2" in shown and b"this was a dry-run" in shown
+    code, shown = run(tmp_path, "true", "no_such_target", terminal=False)
+    assert code == 1 and b"no_such_target" in shown
+
+
+def test_profiles_show_it(root: Path) -> None:
+    for name in ("local", "coiled-gpu", "googlebatch"):
+        assert "logger: aifs\n" in (root / "profiles" / name / "config.yaml").read_text()
+
+
+def record(event: str | None = None, level: int = logging.INFO, text: str = "", **extra: Any) -> logging.LogRecord:
+    return logging.makeLogRecord({"msg": text, "levelno": level, "event": event, **extra})
+
+
+def test_rules_are_said_once_when_their_last_job_ends() -> None:
+    events = Events(dryrun=False)
+    assert list(events.lines(record("run_info", stats={"initial_member": 2, "all": 1, "total": 3})))
+    for job, member in enumerate(("001", "002")):
+        event = record("job_info", jobid=job, rule_name="initial_member", wildcards={"member": member})
+        assert list(events.lines(event)) == []
+    assert events.at_work() == "initial_member 1-2"
+    assert list(events.lines(record("job_finished", job_id=0))) == []
+    assert [line[9:] for line, _ in events.lines(record("job_finished", job_id=1))] == ["initial_member: done, 2 jobs"]
+    assert events.at_work() == ""
+    assert list(events.lines(record(text="Select jobs to execute..."))) == []
+    assert list(events.lines(record(text="odd", level=logging.WARNING))) == [("odd", "yellow")]
+
+
+@pytest.fixture
+def view(tmp_path: Path) -> Iterator[MembersView]:
+    config = make_config(tmp_path / "scratch", str(tmp_path / "out"), members="1-9")
+    for lead in (6, 12):
+        publish_lead(config, 2, lead)
+    made = MembersView(config, rented=False, spending=lambda: "rented: 1 machine; $3.20 so far")
+    made.stop()
+    made._thread.join()
+    yield made
+
+
+@pytest.mark.parametrize("width", [80, 150])
+def test_the_table_fits_the_terminal(view: MembersView, width: int) -> None:
+    view._statuses = [
+        view._paced(MemberStatus(1, RUNNING, step=1, steps=4, step_seconds=2.0, host="machine-" * 20), 0.0),
+        *list(view._statuses)[1:],
+    ]
+    console = Console(width=width, height=24, record=True, force_terminal=True)
+    console.print(view.shown(width, 4))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert re.search(r"^ *1 .* 1/4 +2\.00 +6 s +running", lines[2]), lines
+    assert any("2/4" in line for line in lines), "what scratch holds of a member is not shown"
+    assert any(line.startswith("9 members: 1 running") and "(5 not shown)" in line for line in lines), lines
+    assert lines[-1].startswith("rented: 1 machine; $3.20 so far")
