@@ -45,12 +45,15 @@ test: install-test ## all tests
 test-long: install-test ## the campaigns that take long
 	$(BIN)/python -m pytest -m long
 
-lint: install-test ## format, lint, types, imports between rooms, workflow lint
+lint: install-test ## format, lint, types, imports between rooms, forms, workflow lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/problem.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format --default-filetype yaml CITATION.cff
 	$(BIN)/snakemake --lint
 
 format: install-test ## format everything

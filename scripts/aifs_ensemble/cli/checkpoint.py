@@ -18,8 +18,8 @@ HELP = "build, fetch, show, check or register a model checkpoint"
 GROUP = "before"
 EXAMPLE = """\
 aifs-ensemble checkpoint fetch aifs-ens-1.0
-aifs-ensemble checkpoint check scratch/checkpoints/aifs-ens-1.0.ckpt
-aifs-ensemble checkpoint register aifs-ens-1.0 scratch/checkpoints/aifs-ens-1.0.ckpt"""
+aifs-ensemble checkpoint check checkpoints/aifs-ens-1.0.ckpt
+aifs-ensemble checkpoint register aifs-ens-1.0 checkpoints/aifs-ens-1.0.ckpt"""
 DEADLINE_SECONDS = 3600.0  # that of common.http.Policy
 
 
