@@ -15,23 +15,21 @@ help: ## this list
 install: $(STAMP) ## the environment, in .venv
 
 $(STAMP): requirements.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed, this is " + sys.version.split()[0])'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --requirement requirements.txt
+	PYTHON="$(PYTHON)" .ci/install requirements.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $(STAMP)
 
 install-test: $(TEST_STAMP) ## the same with what tests and linters need
 
 $(TEST_STAMP): $(STAMP) requirements-test.txt
-	$(BIN)/pip install --quiet --requirement requirements.txt --requirement requirements-test.txt
+	PYTHON="$(PYTHON)" .ci/install requirements.txt requirements-test.txt
 	touch $(TEST_STAMP)
 
 lock: install-test ## requirements.txt and requirements-test.txt from what is installed
 	$(BIN)/pip freeze --exclude-editable | $(BIN)/python benchmarks/split_lock.py requirements.in requirements.txt requirements-test.txt
 
 newest: ## the environment with the newest versions that requirements.in allows (CI, every week)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	PYTHON="$(PYTHON)" .ci/install
 	$(BIN)/pip install --quiet --upgrade --upgrade-strategy eager --requirement requirements.in --requirement requirements-test.in
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $(STAMP) $(TEST_STAMP)
