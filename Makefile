@@ -15,23 +15,21 @@ help: ## this list
 install: $(STAMP) ## the environment, in .venv
 
 $(STAMP): requirements.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed, this is " + sys.version.split()[0])'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --requirement requirements.txt
+	PYTHON="$(PYTHON)" .ci/install requirements.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $(STAMP)
 
 install-test: $(TEST_STAMP) ## the same with what tests and linters need
 
 $(TEST_STAMP): $(STAMP) requirements-test.txt
-	$(BIN)/pip install --quiet --requirement requirements.txt --requirement requirements-test.txt
+	PYTHON="$(PYTHON)" .ci/install requirements.txt requirements-test.txt
 	touch $(TEST_STAMP)
 
 lock: install-test ## requirements.txt and requirements-test.txt from what is installed
 	$(BIN)/pip freeze --exclude-editable | $(BIN)/python benchmarks/split_lock.py requirements.in requirements.txt requirements-test.txt
 
 newest: ## the environment with the newest versions that requirements.in allows (CI, every week)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	PYTHON="$(PYTHON)" .ci/install
 	$(BIN)/pip install --quiet --upgrade --upgrade-strategy eager --requirement requirements.in --requirement requirements-test.in
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $(STAMP) $(TEST_STAMP)
@@ -45,12 +43,15 @@ test: install-test ## all tests
 test-long: install-test ## the campaigns that take long
 	$(BIN)/python -m pytest -m long
 
-lint: install-test ## format, lint, types, imports between rooms, workflow lint
+lint: install-test ## format, lint, types, imports between rooms, forms, workflow lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/problem.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format --default-filetype yaml CITATION.cff
 	$(BIN)/snakemake --lint
 
 format: install-test ## format everything

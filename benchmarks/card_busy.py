@@ -35,12 +35,14 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from aifs_ensemble.common.config import Config, read_files
+from aifs_ensemble.common.gpu import benchmark_problem
 from aifs_ensemble.common.manifest import MemberManifest, read_member_manifest
 from aifs_ensemble.planning.intervals import Intervals, length, union
 from aifs_ensemble.planning.throughput import own_start_up_seconds, phase_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 CYCLE = "20250819_0000"
+TOY = "python benchmarks/card_busy.py --model demo --steps 160 --simulated-step 0.1 --encoders 1"
 
 
 class Utilisation(threading.Thread):
@@ -185,6 +187,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--simulated-step", type=float, help="seconds of a step; a processor stands for the card")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.simulated_step is None and (problem := benchmark_problem(args.model, TOY)):
+        parser.error(problem)
     args.folder = args.folder.absolute()
     args.folder.mkdir(parents=True, exist_ok=True)
     return args

@@ -45,6 +45,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
+from aifs_ensemble.common.gpu import benchmark_problem
 from engine.forward import drift, forward, precisions, self_check
 from engine.job import engine, job
 from engine.profiled import profile
@@ -52,6 +53,7 @@ from engine.reference import anemoi
 from engine.report import same_bytes, table
 from engine.setup import prepare
 
+TOY = "python benchmarks/forecast_engine.py --model demo --steps 4 --reference-steps 2"
 MODES = (
     "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "forward-untruncated",
     "forward-graph", "engine-cold", "engine", "engine-graph", "engine-streaming", "engine-killed",
@@ -96,6 +98,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--mode", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.device is None:
+        if problem := benchmark_problem(args.model, TOY):
+            parser.error(problem)
         import torch
 
         args.device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -9,6 +9,13 @@ from aifs_ensemble.workflow import snakefile as aifs_snakefile
 from aifs_ensemble.workflow import snakemake_internals as aifs_internals
 
 with aifs_internals.errors_in_one_line():
+    aifs_snakefile.check_yaml("config/config.yaml")
+
+
+configfile: "config/config.yaml"
+
+
+with aifs_internals.errors_in_one_line():
     RUN = aifs_snakefile.Run(workflow, config)
 
 CONFIG = RUN.config

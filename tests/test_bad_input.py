@@ -270,7 +270,7 @@ CONFIGS = [
         "no YAML",
         lambda bench: bench.command("plan", text="model: [demo\ncycle: x\n"),
         ConfigError,
-        ("{folder}/config.yaml", "not valid YAML", "line 2"),
+        ("{folder}/config.yaml:2: not valid YAML",),
     ),
     Case(
         "YAML that is a list",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "config" / "README.md"
 PAGES = [
     ROOT / "README.md",
-    ROOT / "DEVELOPERS.md",
+    ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
     GUIDE,
     *sorted((ROOT / "docs").glob("*.md")),

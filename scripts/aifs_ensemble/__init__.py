@@ -3,7 +3,7 @@
 Only the room `workflow` knows Snakemake. Importing the package imports no torch.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:

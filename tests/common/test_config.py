@@ -191,3 +191,56 @@ def test_names_in_a_bucket_that_mean_something_to_a_shell(key: str, name: str) -
     with pytest.raises(ConfigError, match=rf"config: {key}: .*becomes part of commands on rented machines"):
         Config(GOOD | {key: f"gs://bucket/{name}/x"})
     assert Config(GOOD | {key: "gs://bucket/aifs-ens_1.0/~a@b=c,d:e/x"})
+
+
+def wrong(tmp_path: Path, text: str) -> list[str]:
+    """Return the lines that a configuration in config.yaml is refused with, its folder left out."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        Config(read_files(path), [path])
+    return str(refused.value).replace(f"{tmp_path}/", "").split("\n  ")
+
+
+RIGHT = (
+    "model: demo\ncycle: '20250819_0000'\nlead_hours: 72\nscratch: scratch\ninitial_conditions: {source: idealised}\n"
+)
+
+
+def test_all_keys_that_are_wrong_are_told_at_once(tmp_path: Path) -> None:
+    """Unknown keys, values of other types, and what one key says of another, each with file and line."""
+    text = f"members: 1-99\nforecast:\n  precison: 16\n  chunks: 0\nmin_members: 77\nreport: {{field: tt}}\n{RIGHT}"
+    assert wrong(tmp_path, text) == [
+        "3 keys are wrong:",
+        "config.yaml:3: unknown key 'forecast.precison', did you mean 'forecast.precision'?",
+        "config.yaml:4: forecast.chunks: 0, expected integer, at least 1",
+        "config.yaml:1: members: 99 is above ensemble_size 50",
+    ]
+
+
+def test_what_may_be_wrong_only_because_of_another_key_is_not_told(tmp_path: Path) -> None:
+    """Without a model nobody knows its variables, and a number of members above a wrong list means nothing."""
+    text = RIGHT.replace("demo", "dmeo").replace("_0000", "_0100")
+    text += "members: 1-3\nmin_members: 4\nreport: {field: tt}\n"
+    said = wrong(tmp_path, text)
+    assert said[0] == "2 keys are wrong:" and len(said) == 3
+    assert said[1].startswith("config.yaml:1: model: 'dmeo'") and said[2].startswith("config.yaml:2: cycle:")
+    assert len(wrong(tmp_path, RIGHT + "members: 1-3\nmin_members: 4\nreport: {field: tt}\n")) == 3
+
+
+def test_missing_keys_are_told_with_wrong_ones(tmp_path: Path) -> None:
+    said = wrong(tmp_path, "model: demo\nlead_hours: 7\n")
+    missing = {line.partition(" ")[2].partition(" ")[0] for line in said[1:] if "is missing" in line}
+    assert any("lead_hours: 7" in line for line in said)
+    assert {"cycle", "members", "scratch", "initial_conditions"} <= missing
+    assert said[0] == f"{len(missing) + 1} keys are wrong:"
+
+
+def test_one_wrong_key_is_one_line(tmp_path: Path) -> None:
+    (line,) = wrong(tmp_path, RIGHT + "members: 1-3\nforecast: {chunks: 0}\n")
+    assert line == "config.yaml:7: forecast.chunks: 0, expected integer, at least 1"
+
+
+def test_yaml_that_is_broken_names_file_and_line(tmp_path: Path) -> None:
+    (line,) = wrong(tmp_path, "members: [1\nx: ]\n")
+    assert line == "config.yaml:2: not valid YAML (expected ',' or ']', but got ':', while parsing a flow sequence)"

@@ -154,9 +154,10 @@ def test_an_error_of_ours_is_shown_without_the_library(
     module.write_text(CLASH)
     run(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom refusing import *\n{text}", *arguments, code=1)
     said = "".join(capfd.readouterr())
-    assert "ConfigError in file" in said and "\nconfig: members: 'x', expected numbers\n" in said
-    assert "refusing.py" not in said and "snakemake_internals.py" not in said and "Traceback" not in said
-    assert said.count('Snakefile", line') == 2, "the line of the Snakefile, in the heading and below the message"
+    assert [line for line in said.splitlines() if "members" in line] == [
+        "Error: config: members: 'x', expected numbers"
+    ]
+    assert ".py" not in said and "Traceback" not in said and 'Snakefile", line' not in said
 
 
 def test_files_are_shared_unless_the_profile_says_otherwise(run: Run) -> None:

@@ -1,7 +1,8 @@
 """The ``aifs-ensemble`` command (also ``python -m aifs_ensemble``).
 
-Every module of this package is a command: it has ``HELP``, ``add_arguments(parser)`` and
-``run(args) -> int``. Modules are imported only when their command is asked for, or for ``--help``.
+Every module of this package is a command: it has ``HELP`` (a line), ``GROUP`` (a key of `GROUPS`), ``EXAMPLE`` (command
+lines), ``add_arguments(parser)`` and ``run(args) -> int``. Help and completion import all of them and nothing else: a
+command imports the library, with all that it takes, inside its functions.
 """
 
 from __future__ import annotations
@@ -12,13 +13,59 @@ import importlib
 import logging
 import os
 import pkgutil
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 import aifs_ensemble
 from aifs_ensemble.common.errors import DiskFullError, WorkflowError
 from aifs_ensemble.common.text import printable
+
+GROUPS = {
+    "before": "before a run",
+    "stages": "stages on this machine, without Snakemake",
+    "after": "during a run, and after it",
+    "machines": "rented machines",
+    "shell": "this command itself",
+    "profiles": "called by profiles, not by people",
+}
+_EXAMPLES = "examples:\n"
+
+
+class _Format(argparse.HelpFormatter):
+    """Paragraphs to the terminal's width, examples as they are written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith(_EXAMPLES):
+            return textwrap.indent(text, indent)
+        return "\n\n".join(super(_Format, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+
+class _Overview(argparse.ArgumentParser):
+    """The parser of all commands, whose help lists them by what they are for."""
+
+    listed: Mapping[str, ModuleType] = {}
+
+    def format_help(self) -> str:
+        width = min(100, shutil.get_terminal_size((100, 24)).columns)
+        lines = [f"usage: {self.prog} COMMAND [OPTION ...]", "", str(self.description)]
+        for group, title in GROUPS.items():
+            names = [name for name, module in self.listed.items() if group == module.GROUP]
+            lines += ["", f"{title}:"] if names else []
+            for name in names:
+                said = textwrap.wrap(self.listed[name].HELP, max(width - 18, 20))
+                lines += [f"  {name:15} {said[0]}", *(f"{'':18}{more}" for more in said[1:])]
+        lines += ["", "options of every command:"]
+        for option, text in (
+            ("-h, --help", "what a command does, its options and examples"),
+            ("--version", "the version of this workflow"),
+            ("--verbose", "before COMMAND: more detail in the log"),
+        ):
+            lines.append(f"  {option:15} {text}")
+        lines += ["", "Run it from the root of the checkout. `--json` prints facts as JSON.", ""]
+        return "\n".join(lines)
 
 
 def command_names() -> list[str]:
@@ -33,13 +80,21 @@ def load(name: str) -> ModuleType:
 
 def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser with the commands in `names`."""
-    parser = argparse.ArgumentParser(prog="aifs-ensemble", description="AIFS ENS ensembles: plan, run, check, account.")
-    parser.add_argument("--version", action="version", version=aifs_ensemble.__version__)
+    parser = _Overview(prog="aifs-ensemble", description="AIFS ENS ensembles: plan, run, check, account.")
+    parser.add_argument("--version", action="version", version=f"aifs-ensemble {aifs_ensemble.__version__}")
     parser.add_argument("--verbose", action="store_true", help="more detail in the log")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in names:
-        module = load(name)
-        command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
+    )
+    parser.listed = modules = {name: load(name) for name in names}
+    for name, module in modules.items():
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            epilog=_EXAMPLES + textwrap.indent(module.EXAMPLE, "  "),
+            formatter_class=_Format,
+        )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser
@@ -49,6 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; errors a user may meet end in one line and their own exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     known = command_names()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may follow; see the command `completion`
+        from aifs_ensemble.cli._completers import complete
+
+        complete(build_parser(known))
     asked = next((a for a in arguments if not a.startswith("-")), None)
     args = build_parser([asked] if asked in known else known).parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.INFO, format="%(asctime)s %(message)s")

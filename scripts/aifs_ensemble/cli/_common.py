@@ -1,20 +1,16 @@
-"""Arguments that several commands share."""
+"""Arguments that several commands share, in the same words; the configuration that they name."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import yaml
+from aifs_ensemble.cli._checkout import DEFAULT_CONFIG, check_here
 
-from aifs_ensemble.cli import _profile
-from aifs_ensemble.common.config import Config, merge, read_files, read_yaml
-from aifs_ensemble.common.config.schema import takes_text
-from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.common.files import folder_problem
-from aifs_ensemble.workflow.context import current
-
-DEFAULT_CONFIG = Path("config/config.yaml")
+if TYPE_CHECKING:
+    from aifs_ensemble.common.config import Config
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +22,33 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="keys set over the files")
 
 
+def add_members_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--members``, read by `members_from`."""
+    parser.add_argument("--members", help="only these members, e.g. 1-3,7 (default: all of the configuration)")
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def print_json(content: Any) -> None:
+    """Print facts as JSON; what JSON has no form for, such as a path or a time, as text."""
+    print(json.dumps(content, indent=1, default=str))
+
+
+def members_from(args: argparse.Namespace, config: Config) -> tuple[int, ...]:
+    """Return the members that ``--members`` names, else those of the configuration."""
+    from aifs_ensemble.common.names import parse_members
+
+    return config.members if args.members is None else parse_members(args.members, config.ensemble_size)
+
+
 def check_output(option: str, path: Path, *, file: bool = False) -> None:
     """Raise ConfigError unless an option names a folder (or a `file` in one) that can be written to, or made."""
+    from aifs_ensemble.common.errors import ConfigError
+    from aifs_ensemble.common.files import folder_problem
+
     problem = f"{path} is a folder" if file and path.is_dir() else folder_problem(path.parent if file else path)
     if problem:
         raise ConfigError(f"{option}: {str(path)!r}, expected a {'file' if file else 'folder'} to write: {problem}")
@@ -35,23 +56,37 @@ def check_output(option: str, path: Path, *, file: bool = False) -> None:
 
 def config_files(args: argparse.Namespace) -> list[Path]:
     """Return the configuration files that the arguments name; the profile is looked for even where it names none."""
+    from aifs_ensemble.cli import _profile
+
     of_profile = _profile.configfiles(args.profile) if args.profile else []
     return args.configfile or of_profile or [DEFAULT_CONFIG]
 
 
 def plan_profile(args: argparse.Namespace) -> str | None:
     """Return on whose machines the profile runs jobs, None without one."""
+    from aifs_ensemble.cli import _profile
+
     return _profile.plan_profile(args.profile) if args.profile else None
 
 
 def members_group(args: argparse.Namespace) -> int | None:
     """Return how many members the profile puts on a machine, None without one."""
+    from aifs_ensemble.cli import _profile
+
     return _profile.members_group(args.profile) if args.profile else None
 
 
 def config_from(args: argparse.Namespace) -> Config:
     """Return the configuration that the arguments name."""
+    import yaml
+
+    from aifs_ensemble.common.config import Config, merge, read_files, read_yaml
+    from aifs_ensemble.common.config.schema import takes_text
+    from aifs_ensemble.common.errors import ConfigError
+
     files = config_files(args)
+    if not args.configfile and (missing := [file for file in files if not file.is_file()]):
+        check_here(missing[0])
     raw = read_files(*files)
     for item in args.config:
         key, equals, text = item.partition("=")
@@ -72,6 +107,8 @@ def config_of_run(args: argparse.Namespace, profile: str) -> Config:
 
     A person who names no profile means `profile`.
     """
+    from aifs_ensemble.workflow.context import current
+
     if not (args.profile or args.configfile or args.config):
         return current()
     args.profile = args.profile or profile

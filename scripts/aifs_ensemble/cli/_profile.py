@@ -11,6 +11,7 @@ from pathlib import Path
 
 from platformdirs import PlatformDirs
 
+from aifs_ensemble.cli._checkout import check_here
 from aifs_ensemble.common.config import read_files
 from aifs_ensemble.common.errors import ConfigError
 
@@ -29,6 +30,7 @@ def profile_file(name: str) -> Path:
             return path
         if file := _file_in(path):
             return file
+    check_here(f"--profile: {name!r}")
     known = sorted({path.name for folder in _folders() if folder.is_dir() for path in _profiles(folder)})
     places = ", ".join("this folder" if folder == Path() else str(folder) for folder in _folders())
     raise ConfigError(f"--profile: {name!r} is not in {places}, expected {' or '.join(known) or 'a path to one'}")

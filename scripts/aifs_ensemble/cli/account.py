@@ -5,9 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from, plan_profile
+from aifs_ensemble.cli._common import (
+    add_config_arguments,
+    add_json_argument,
+    check_output,
+    config_from,
+    plan_profile,
+    print_json,
+)
 
 HELP = "time and cost of a run, after it"
+GROUP = "after"
+EXAMPLE = """\
+aifs-ensemble account --profile coiled-gpu --fetch --output account
+aifs-ensemble account --json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,22 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--benchmarks", type=Path, default=Path("logs/benchmarks"), help="Snakemake's benchmark files")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write tables and figures there")
     parser.add_argument("--formats", nargs="+", choices=("svg", "png"), default=("svg", "png"), help="of the figures")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     config = config_from(args)
     if args.output:
         check_output("--output", args.output)
-    from aifs_ensemble.planning.account_report import write_account
+    from aifs_ensemble.planning.account_report import account_tables, write_account
     from aifs_ensemble.planning.runs import fetch_run
 
     if args.fetch:
-        print(f"fetched {fetch_run(config)} manifests from {config.destination}")
-    settings = {
-        "benchmarks": args.benchmarks,
-        "formats": args.formats,
-        "profile": plan_profile(args),
-        "spot": args.spot,
-    }
-    print(write_account(config, args.output, **settings))
+        count = fetch_run(config)
+        if not args.json:
+            print(f"fetched {count} manifests from {config.destination}")
+    settings = {"benchmarks": args.benchmarks, "profile": plan_profile(args), "spot": args.spot}
+    text = write_account(config, args.output, formats=args.formats, **settings)
+    if args.json:
+        print_json(account_tables(config, **settings))
+    else:
+        print(text)
     return 0

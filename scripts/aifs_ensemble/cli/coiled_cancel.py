@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
+from aifs_ensemble.cli._checkout import check_here
 from aifs_ensemble.cli._common import add_config_arguments, config_of_run
 from aifs_ensemble.common.errors import CloudError
-from aifs_ensemble.workflow import coordinator
-from aifs_ensemble.workflow.coiled.jobs import cancel
-from aifs_ensemble.workflow.coiled.records import JobJournal
 
 HELP = "stop jobs on Coiled"
+GROUP = "machines"
+EXAMPLE = "aifs-ensemble coiled-cancel"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Stop them; CloudError naming those that could not be."""
+    from aifs_ensemble.workflow import coordinator
+    from aifs_ensemble.workflow.coiled.jobs import cancel
+    from aifs_ensemble.workflow.coiled.records import JobJournal
+
+    check_here("what this workflow rented")  # elsewhere there is nothing to stop, which would sound like good news
     journal = JobJournal()
     # before looking for machines: what is asked for afterwards is refused
     for name in [] if args.jobs else journal.stop_renting():

@@ -7,14 +7,10 @@ import logging
 
 from aifs_ensemble.cli._quiet import stdout_for_snakemake
 from aifs_ensemble.common.errors import StorageError
-from aifs_ensemble.delivery.standing import undelivered
-from aifs_ensemble.planning.machines import load_machines
-from aifs_ensemble.workflow.coiled.job_script import RemoteJob
-from aifs_ensemble.workflow.coiled.jobs import check, unheard
-from aifs_ensemble.workflow.coiled.records import JobJournal
-from aifs_ensemble.workflow.context import current
 
 HELP = "state of a job on Coiled (used by the coiled-gpu profile)"
+GROUP = "profiles"
+EXAMPLE = "aifs-ensemble coiled-status 1234567"
 LOG = logging.getLogger(__name__)
 
 
@@ -35,6 +31,9 @@ def _answer(job_id: str) -> str:
 
     A command that fails would end the whole run, and stop every machine.
     """
+    from aifs_ensemble.workflow.coiled.jobs import unheard
+    from aifs_ensemble.workflow.coiled.records import JobJournal
+
     try:
         return _state(job_id)
     except Exception as error:
@@ -42,6 +41,13 @@ def _answer(job_id: str) -> str:
 
 
 def _state(job_id: str) -> str:
+    from aifs_ensemble.delivery.standing import undelivered
+    from aifs_ensemble.planning.machines import load_machines
+    from aifs_ensemble.workflow.coiled.job_script import RemoteJob
+    from aifs_ensemble.workflow.coiled.jobs import check
+    from aifs_ensemble.workflow.coiled.records import JobJournal
+    from aifs_ensemble.workflow.context import current
+
     config, journal = current(), JobJournal()
     record = check(journal.read(job_id), config, load_machines(), journal)
     members = RemoteJob(record.script, record.targets).members

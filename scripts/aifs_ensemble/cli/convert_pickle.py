@@ -7,12 +7,20 @@ import os
 import re
 from pathlib import Path
 
-from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from
+from aifs_ensemble.cli._common import (
+    add_config_arguments,
+    add_json_argument,
+    check_output,
+    config_from,
+    print_json,
+)
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import parse_members
 
 LONG_AGO = 86400.0  # older than any log or benchmark of an earlier run, which Snakemake compares too
 HELP = "convert pickled input states to state files"
+GROUP = "before"
+EXAMPLE = "aifs-ensemble convert-pickle input_state_member_001.pkl input_state_member_002.pkl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pickles", nargs="*", type=Path, metavar="FILE", help="files that end in the member's number, e.g. ..._007.pkl"
     )
     parser.add_argument("--member", type=int, help="member of a single file whose name does not say")
-    parser.add_argument("--folder", type=Path, help="where the states go (default: the cycle's folder on scratch)")
+    parser.add_argument(
+        "--output",
+        "--folder",
+        type=Path,
+        metavar="FOLDER",
+        help="where the states go (default: the cycle's folder on scratch)",
+    )
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,23 +49,28 @@ def run(args: argparse.Namespace) -> int:
     config = config_from(args)
     if not args.pickles:
         raise InputError("convert-pickle: no file named, expected e.g. input_state_member_007.pkl")
-    if args.folder is None:
+    if args.output is None:
         check_scratch_folder(config)
     else:
-        check_output("--folder", args.folder)
+        check_output("--output", args.output)
     if args.member is not None and len(args.pickles) != 1:
         raise InputError("--member: goes with a single file")
+    rows = []
     for pickled, member in _members(args, config.ensemble_size):
         path = config.scratch.initial(member)
-        if args.folder is not None:
-            path = args.folder / path.name
+        if args.output is not None:
+            path = args.output / path.name
         state = convert_pickle(config, pickled, member, path)
         cycle = path.parent / "cycle.json"
         if not cycle.exists():  # without it, or with one that is younger, the workflow would make the states itself
             write_json(cycle, {"cycle": config.cycle, "grid": config.model.grid, "source": {"kind": "pickle"}})
             os.utime(cycle, (LONG_AGO, LONG_AGO))
         write_summary(path.with_suffix(".json"), state)
-        print(f"{path}: member {member}, {len(state.variables)} variables on {state.grid}")
+        rows.append({"path": path, "member": member, "variables": len(state.variables), "grid": state.grid})
+        if not args.json:
+            print(f"{path}: member {member}, {len(state.variables)} variables on {state.grid}")
+    if args.json:
+        print_json(rows)
     return 0
 
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from aifs_ensemble.cli._common import add_config_arguments, config_files, config_from
-from aifs_ensemble.workflow.doctor import FAILURE, ROLES, examine
+from aifs_ensemble.cli._common import (
+    add_config_arguments,
+    add_json_argument,
+    config_files,
+    config_from,
+    print_json,
+)
 
+ROLES = ("coordinator", "gpu", "cpu")  # those of workflow.doctor
+GROUP = "before"
+EXAMPLE = """\
+aifs-ensemble doctor --profile coiled-gpu
+aifs-ensemble doctor --role gpu"""
 HELP = "versions, GPU, driver, scratch, credentials, checkpoint of this machine"
 
 
@@ -14,11 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the configuration and the machine's role."""
     add_config_arguments(parser)
     parser.add_argument("--role", choices=ROLES, default="coordinator", help="what this machine is for")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a finding; 1 when anything needed is missing."""
+    from aifs_ensemble.workflow.doctor import FAILURE, examine
+
     findings = examine(config_from(args), args.role, config_files(args))
-    for finding in findings:
-        print(f"{finding.state:8} {finding.name}: {finding.text}")
+    if args.json:
+        print_json([{"name": one.name, "state": one.state, "text": one.text} for one in findings])
+    else:
+        for finding in findings:
+            print(f"{finding.state:8} {finding.name}: {finding.text}")
     return 1 if any(finding.state == FAILURE for finding in findings) else 0

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.common.files import write_bytes
-from aifs_ensemble.workflow.coiled.client import require_token
-from aifs_ensemble.workflow.images import (
-    CLASSES,
-    FOLDER,
-    conda_yaml,
-    hashed_lock,
-    pip_report,
-    read_environment,
-    register,
-)
+from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, config_from, print_json
 
+GROUP = "machines"
+EXAMPLE = """\
+aifs-ensemble environments
+aifs-ensemble environments --register"""
 HELP = "software environments of the machines; --register makes them known to Coiled"
 
 
@@ -30,11 +23,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--register", action="store_true", help="make Coiled software environments")
     parser.add_argument("--prefix", default="aifs-ensemble", help="their names are PREFIX-gpu and PREFIX-etl")
     parser.add_argument("--container", nargs=2, metavar=("GPU", "ETL"), help="register these images, not the locks")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked and print a line an environment."""
+    from aifs_ensemble.common.files import write_bytes
+    from aifs_ensemble.workflow.coiled.client import require_token
+    from aifs_ensemble.workflow.images import (
+        CLASSES,
+        FOLDER,
+        conda_yaml,
+        hashed_lock,
+        pip_report,
+        read_environment,
+        register,
+    )
+
     config = config_from(args)
+    rows = []
     if args.register:
         require_token()
     for number, name in enumerate(CLASSES):
@@ -42,12 +49,19 @@ def run(args: argparse.Namespace) -> int:
         if args.hashes:
             write_bytes(lock, hashed_lock(lock.read_text(), pip_report(lock), str(lock)).encode())
         environment = read_environment(name)
-        print(f"{name}: {len(environment.packages)} packages, machine class {environment.machine_class}")
+        row = {"name": name, "packages": environment.packages, "machine_class": environment.machine_class}
+        rows.append(row)
+        if not args.json:
+            print(f"{name}: {len(environment.packages)} packages, machine class {environment.machine_class}")
         if args.write:
             write_bytes(FOLDER / f"{name}.yaml", conda_yaml(environment).encode())
         if args.register:
             title = f"{args.prefix}-{name}"
             container = args.container[number] if args.container else None
             register(environment, title, config.cloud.workspace, container)
-            print(f"registered {title}; set cloud.{environment.machine_class}_image: {title}")
+            row["registered"] = title
+            if not args.json:
+                print(f"registered {title}; set cloud.{environment.machine_class}_image: {title}")
+    if args.json:
+        print_json(rows)
     return 0

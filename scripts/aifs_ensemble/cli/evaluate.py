@@ -7,6 +7,10 @@ from pathlib import Path
 
 from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from
 
+GROUP = "after"
+EXAMPLE = """\
+aifs-ensemble evaluate --profile coiled-gpu
+aifs-ensemble evaluate --output scores --config products.evaluation.source=file"""
 HELP = "scores of a delivered ensemble against analyses"
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from datetime import timedelta
 
-from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, config_from, print_json
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import parse_members
-from aifs_ensemble.common.storage import open_destination
-from aifs_ensemble.delivery.leftovers import find_orphans, finished_run, remove, remove_finished
 
+GROUP = "after"
+EXAMPLE = """\
+aifs-ensemble gc --profile coiled-gpu
+aifs-ensemble gc --profile coiled-gpu --older-hours 48 --delete"""
 MOST_HOURS = 100 * 8766  # a hundred years
 HELP = "show, and remove, what no manifest names"
 
@@ -23,10 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--older-hours", type=float, default=24.0, help="leave members alone of which anything is younger (default 24)"
     )
     parser.add_argument("--finished", metavar="MEMBERS", help="the finished runs of these members instead, e.g. 3,7")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show orphans by reason, and remove them with --delete."""
+    from aifs_ensemble.common.storage import open_destination
+    from aifs_ensemble.delivery.leftovers import find_orphans, finished_run, remove, remove_finished
+
     config = config_from(args)
     if not 0 <= args.older_hours <= MOST_HOURS:
         raise ConfigError(f"--older-hours: {args.older_hours:g}, expected hours, 0 to {MOST_HOURS}")
@@ -36,11 +42,19 @@ def run(args: argparse.Namespace) -> int:
         orphans = finished_run(config, storage, members)
     else:
         orphans = find_orphans(config, storage, timedelta(hours=args.older_hours))
-    for orphan in orphans:
-        print(f"{storage.address(orphan.info.key)}  {orphan.info.size} bytes  ({orphan.reason})")
+    rows = [
+        {"address": storage.address(orphan.info.key), "bytes": orphan.info.size, "reason": orphan.reason}
+        for orphan in orphans
+    ]
+    for row in [] if args.json else rows:
+        print(f"{row['address']}  {row['bytes']} bytes  ({row['reason']})")
     size = sum(orphan.info.size for orphan in orphans)
+    gone = 0
     if args.delete:
         gone = remove_finished(config, storage, members, orphans) if members else remove(storage, orphans)
+    if args.json:
+        print_json({"objects": rows, "bytes": size, "removed": gone})
+    elif args.delete:
         print(f"{gone} of {len(orphans)} objects removed, {size} bytes")
     else:
         found = f"{len(orphans)} objects, {size} bytes" if orphans else f"0 objects to remove in {config.cycle}"

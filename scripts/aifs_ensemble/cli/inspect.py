@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from aifs_ensemble.cli._common import add_json_argument, print_json
 from aifs_ensemble.common.errors import InputError, VerificationError
 from aifs_ensemble.common.names import index_file
 from aifs_ensemble.common.text import hint
-from aifs_ensemble.fields.grib_check import Message, check_index, check_messages, check_name, is_lead, messages
 
+if TYPE_CHECKING:
+    from aifs_ensemble.fields.grib_check import Message
+
+GROUP = "after"
+EXAMPLE = """\
+aifs-ensemble inspect results/20250819_0000/forecasts --quiet
+aifs-ensemble inspect input.grib2 --param 2t msl"""
 HELP = "show and check GRIB files"
 
 _COLUMNS = "{:<10} {:>8} {:>6} {:>4} {:>12} {:>12} {:>12} {:>10} {:>9}  {}"
@@ -22,23 +30,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--param", nargs="+", help="show only these parameters, e.g. t 2t tp; all are checked")
     parser.add_argument("--headers", action="store_true", help="read headers only: quick, but values go unchecked")
     parser.add_argument("--quiet", action="store_true", help="print only what is wrong and a line per file")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print files and their checks; VerificationError if anything is wrong, InputError for fields that none has."""
+    from aifs_ensemble.fields.grib_check import messages
+
     paths = [path for given in args.files for path in (sorted(given.rglob("*.grib*")) if given.is_dir() else [given])]
     wrong: list[str] = []
     names: set[str] = set()
+    files: list[dict[str, Any]] = []
     for path in paths:
         found = list(messages(path, values=not args.headers, ours=_indexed(path)))
         names |= {message.keys["shortName"] for message in found}
-        if not args.quiet:
-            _print_fields(found, args.param)
         problems = _problems(path, found)
+        wrong += problems
+        if args.json:
+            shown = [] if args.quiet else [_field(message) for message in _asked(found, args.param)]
+            files.append({"path": path, "count": len(found), "fields": shown, "problems": problems})
+            continue
+        if not args.quiet:
+            _print_fields(_asked(found, args.param))
         print(f"{path}: {_summary(path, found)}: {f'{len(problems)} wrong' if problems else 'right'}")
         for problem in problems:
             print(f"  {problem}")
-        wrong += problems
+    if args.json:
+        print_json(files)
     if wrong or not paths:
         raise VerificationError(f"{len(wrong)} problems in {len(paths)} GRIB files, expected none in at least one")
     if absent := [name for name in args.param or () if name not in names]:
@@ -49,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _problems(path: Path, found: list[Message]) -> list[str]:
+    from aifs_ensemble.fields.grib_check import check_index, check_messages, check_name
+
     problems = [*check_messages(path, found, {}), *check_name(path, found)]
     if _indexed(path):
         problems += check_index(path, found)
@@ -79,12 +99,23 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _print_fields(found: list[Message], params: list[str] | None) -> None:
+def _asked(found: list[Message], params: list[str] | None) -> list[Message]:
+    return [message for message in found if not params or message.keys["shortName"] in params]
+
+
+def _field(message: Message) -> dict[str, Any]:
+    """Return what the table shows of a field, and where it is in its file."""
+    keys = message.keys
+    statistics = {"minimum": message.minimum, "mean": message.mean, "maximum": message.maximum}
+    about = {"field": message.name, "step": keys["stepRange"], "member": keys["number"], "bits": keys["bitsPerValue"]}
+    place = {"offset": message.offset, "bytes": message.length, "units": keys["units"]}
+    return about | statistics | {"packing_error": keys["packingError"]} | place
+
+
+def _print_fields(found: list[Message]) -> None:
     print(_COLUMNS.format("field", "step", "member", "bits", "minimum", "mean", "maximum", "error", "bytes", "units"))
     for message in found:
         keys = message.keys
-        if params and keys["shortName"] not in params:
-            continue
         statistics = (_number(v) for v in (message.minimum, message.mean, message.maximum))
         error = "" if keys["packingError"] is None else f"{keys['packingError']:.2g}"
         number = "" if keys["number"] is None else keys["number"]

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import yaml
-
-from aifs_ensemble.cli._common import add_config_arguments, config_files, config_from, members_group, plan_profile
+from aifs_ensemble.cli._common import (
+    add_config_arguments,
+    add_json_argument,
+    config_files,
+    config_from,
+    members_group,
+    plan_profile,
+    print_json,
+)
 from aifs_ensemble.common.text import duration, money
-from aifs_ensemble.planning.choice import Pick, choose, ranked
-from aifs_ensemble.planning.machines import machines_of
-from aifs_ensemble.planning.outstanding import outstanding
-from aifs_ensemble.planning.plan import plan, plan_case
-from aifs_ensemble.planning.plan_text import full_lines, plan_dict
-from aifs_ensemble.workflow.preflight import check_begun, check_source
 
+if TYPE_CHECKING:
+    from aifs_ensemble.planning.choice import Pick
+
+GROUP = "before"
+EXAMPLE = """\
+aifs-ensemble plan --profile coiled-gpu
+aifs-ensemble plan --profile coiled-gpu --deadline 3 --budget 40
+aifs-ensemble plan --config members=1-10 lead_hours=240 --json"""
 HELP = "time, cost and fit of what is missing, before it runs"
 PICK_FILE = "pick.yaml"
 
@@ -34,11 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bucket-region", metavar="REGION", help="over cloud.bucket_region")
     parser.add_argument("--deadline", type=float, metavar="HOURS", help="choose the cheapest way that ends by then")
     parser.add_argument("--budget", type=float, metavar="USD", help="choose the cheapest way within it")
-    parser.add_argument("--json", action="store_true", help="the plan as JSON")
     parser.add_argument("--rows", type=int, default=12, help="alternatives shown")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    from aifs_ensemble.planning.choice import choose, ranked
+    from aifs_ensemble.planning.machines import machines_of
+    from aifs_ensemble.planning.outstanding import outstanding
+    from aifs_ensemble.planning.plan import plan, plan_case
+    from aifs_ensemble.planning.plan_text import full_lines, plan_dict
+    from aifs_ensemble.workflow.preflight import check_begun, check_source
+
     config = config_from(args)
     check_begun(config)
     if args.source and (unknown := check_source(config)):
@@ -61,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         if pick is not None:
             chosen = {"settings": pick.settings(), "options": pick.options(), "command": command}
             content["pick"] = {**chosen, "usd": pick.usd, "hours": pick.hours}
-        print(json.dumps(content, indent=1))
+        print_json(content)
     else:
         print("\n".join(full_lines(found, ways, args.rows)))
     found.check(other_machine=pick is not None)
@@ -81,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
 def pick_text(pick: Pick) -> str:
     """Return the keys of a pick as a line of YAML."""
+    import yaml
+
     return yaml.safe_dump(pick.settings(), default_flow_style=None, sort_keys=False, width=1000).strip()
 
 

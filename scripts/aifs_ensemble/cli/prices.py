@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import yaml
-
-from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from
-from aifs_ensemble.common.config import merge
+from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, check_output, config_from, print_json
 from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.common.files import write_bytes
 from aifs_ensemble.common.text import table
-from aifs_ensemble.common.yaml_tables import read_table
-from aifs_ensemble.planning.machines import Machines, load_machines, machines_of
-from aifs_ensemble.planning.price_catalogue import Catalogue, read_catalogue
 
+if TYPE_CHECKING:
+    from aifs_ensemble.planning.machines import Machines
+    from aifs_ensemble.planning.price_catalogue import Catalogue
+
+GROUP = "machines"
+EXAMPLE = """\
+aifs-ensemble prices
+aifs-ensemble prices --update vms.csv --date 2026-11-20 --output my-prices.yaml"""
 HELP = "prices of machines from a public catalogue"
 
 
@@ -36,11 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--regions", nargs="+", metavar="REGION", help="by default those of cloud.regions and the table"
     )
-    parser.add_argument("--json", action="store_true", help="the prices as JSON")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the prices in use, or those of a catalogue beside them."""
+    from aifs_ensemble.planning.machines import machines_of
+    from aifs_ensemble.planning.price_catalogue import read_catalogue
+
     config = config_from(args)
     machines = machines_of(config)
     if not args.update:
@@ -52,8 +56,10 @@ def run(args: argparse.Namespace) -> int:
             for region, price in machine.prices.items()
         ]
         header = ("machine", "region", "USD an hour", "spot", "list")
-        print(json.dumps([dict(zip(header, row, strict=True)) for row in rows]) if args.json else
-              "\n".join(table(rows, header)))  # fmt: skip
+        if args.json:
+            print_json([dict(zip(header, row, strict=True)) for row in rows])
+        else:
+            print("\n".join(table(rows, header)))
         return 0
     if args.output:
         check_output("--output", args.output, file=True)
@@ -62,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     name = found.kind.partition("'")[0].lower()
     content = found.as_table(name)
     if args.json:
-        print(json.dumps(content, indent=1, default=str))
+        print_json(content)
     else:
         print("\n".join(_compared(found, machines)))
     if args.output:
@@ -98,6 +104,13 @@ def _compared(found: Catalogue, machines: Machines) -> list[str]:
 
 def _write(path: Path, content: dict[str, object]) -> None:
     """Write prices over those of a file, which must make a sound table with ours before it is exchanged."""
+    import yaml
+
+    from aifs_ensemble.common.config import merge
+    from aifs_ensemble.common.files import write_bytes
+    from aifs_ensemble.common.yaml_tables import read_table
+    from aifs_ensemble.planning.machines import load_machines
+
     merged = dict(read_table(path, "a table of prices")) if path.exists() else {}
     merge(merged, content)
     trial = path.with_name(f".{path.name}.trial")

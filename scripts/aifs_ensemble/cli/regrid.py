@@ -7,6 +7,10 @@ from pathlib import Path
 
 from aifs_ensemble.cli._common import check_output
 
+GROUP = "after"
+EXAMPLE = """\
+aifs-ensemble regrid results/20250819_0000/forecasts/aifs_ens_forecast_20250819_0000_member001_h006.grib2
+aifs-ensemble regrid lead.grib2 --grid 0.5x0.5 --area 20/15/-15/55 --variables 2t tp -o kenya.nc"""
 HELP = "a GRIB file on a latitude-longitude grid"
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from aifs_ensemble.cli._common import add_config_arguments, config_from
-from aifs_ensemble.common.config import Config
+from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, config_from, print_json
 from aifs_ensemble.common.errors import ConfigError, InputError, VerificationError, WorkflowError
 from aifs_ensemble.common.names import format_members, member_name
-from aifs_ensemble.common.storage import ConflictError, Storage, open_destination
 from aifs_ensemble.common.text import size
-from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
-from aifs_ensemble.delivery.member import Receipt, deliver_member
-from aifs_ensemble.delivery.standing import OTHER_SETTINGS, SHORT, on_scratch
 
+if TYPE_CHECKING:
+    from aifs_ensemble.common.config import Config
+    from aifs_ensemble.common.storage import Storage
+    from aifs_ensemble.delivery.member import Receipt
+
+GROUP = "stages"
+EXAMPLE = "aifs-ensemble sync --config destination=gs://my-bucket/aifs-ens"
 HELP = "deliver finished members to the destination"
 
 
@@ -23,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_config_arguments(parser)
     parser.add_argument("--no-ensemble", action="store_true", help="leave the ensemble's manifest as it is")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +34,12 @@ def run(args: argparse.Namespace) -> int:
 
     A member that cannot be delivered does not keep the others from it; the error comes at the end.
     """
+    from aifs_ensemble.common.storage import ConflictError, open_destination
+    from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
+    from aifs_ensemble.delivery.standing import OTHER_SETTINGS, SHORT, on_scratch
+
     config = config_from(args)
+    say = (lambda *_: None) if args.json else print
     storage = open_destination(config)
     finished = [member for member in config.members if config.scratch.manifest(member).exists()]
     if not finished:
@@ -45,14 +54,20 @@ def run(args: argparse.Namespace) -> int:
             if standing.state == OTHER_SETTINGS:  # once delivered, it would be in the way of what is asked for
                 raise VerificationError(standing.text)
             receipts.append(_deliver(config, member, storage))
+            say(_delivered(receipts[-1]))
             if standing.state == SHORT:
-                print(f"{member_name(member)}: {standing.text}")
+                say(f"{member_name(member)}: {standing.text}")
         except (ConflictError, InputError, VerificationError) as error:  # of this member alone
             failed[member] = error
-            print(f"{member_name(member)}: not delivered: {error}")
-    print(_summary(receipts, storage))
-    if not args.no_ensemble:
-        print(write_ensemble_manifest(config))
+            say(f"{member_name(member)}: not delivered: {error}")
+    say(_summary(receipts, storage))
+    ensemble = None if args.no_ensemble else write_ensemble_manifest(config)
+    if args.json:
+        moved = [receipt.lasting() | {"sent_bytes": receipt.sent_bytes} for receipt in receipts]
+        problems = {member: str(error) for member, error in failed.items()}
+        print_json({"destination": storage.url, "delivered": moved, "failed": problems, "ensemble": ensemble})
+    elif ensemble is not None:
+        print(ensemble)
     if failed:
         first = next(iter(failed.values()))
         raise type(first)(f"members {format_members(failed)} not delivered, the first because {first}")
@@ -60,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _deliver(config: Config, member: int, storage: Storage) -> Receipt:
+    from aifs_ensemble.delivery.member import deliver_member
+
     name = member_name(member)
     with _Line() as line:
         sent, began = storage.counts.bytes, monotonic()
@@ -72,10 +89,15 @@ def _deliver(config: Config, member: int, storage: Storage) -> Receipt:
                 return
             line.show(f"{name}: {done} of {leads} leads, {size(moved)} sent, {size(speed)}/s")
 
-        receipt = deliver_member(config, member, storage, on_progress)
-    text = f"{name}: {size(receipt.bytes)} in {len(receipt.objects)} objects, {_moved([receipt])}"
-    print(f"{text}, {size(receipt.freed_bytes)} of scratch freed" if receipt.freed_bytes else text)
-    return receipt
+        return deliver_member(config, member, storage, on_progress)
+
+
+def _delivered(receipt: Receipt) -> str:
+    """Return one line about a member delivered."""
+    text = (
+        f"{member_name(receipt.member)}: {size(receipt.bytes)} in {len(receipt.objects)} objects, {_moved([receipt])}"
+    )
+    return f"{text}, {size(receipt.freed_bytes)} of scratch freed" if receipt.freed_bytes else text
 
 
 def _summary(receipts: list[Receipt], storage: Storage) -> str:

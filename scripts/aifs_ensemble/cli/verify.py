@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from aifs_ensemble.cli._common import add_config_arguments, config_from
+from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, config_from, print_json
 from aifs_ensemble.common.names import format_members
-from aifs_ensemble.delivery.standing import ABSENT, DAMAGED, OTHER_SETTINGS, SHORT, grouped
-from aifs_ensemble.delivery.verify import PLACES, SOUND, check_ensemble
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aifs_ensemble.delivery.verify import EnsembleCheck
+
+PLACES = ("scratch", "destination")  # those of delivery.verify
+GROUP = "after"
+EXAMPLE = """\
+aifs-ensemble verify --profile coiled-gpu
+aifs-ensemble verify --mend"""
 HELP = "compare what is there with the manifests"
 
 
@@ -19,12 +28,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mend", action="store_true", help="make damaged members unfinished, so that a rerun mends them"
     )
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from aifs_ensemble.delivery.verify import check_ensemble
+
     config = config_from(args)
     places = args.place or PLACES
     check = check_ensemble(config, deep=args.deep, mend=args.mend, places=places)
+    if args.json:
+        print_json(asdict(check))
+    else:
+        _print_check(check, places)
+    check.require_sound(mended=args.mend)
+    if "destination" in places and config.destination:
+        check.require_members(config)
+    return 0
+
+
+def _print_check(check: EnsembleCheck, places: Sequence[str]) -> None:
+    """Print a line for each state in each place, and one for each problem."""
+    from aifs_ensemble.delivery.standing import ABSENT, DAMAGED, OTHER_SETTINGS, SHORT, grouped
+    from aifs_ensemble.delivery.verify import SOUND
+
     for place in places:
         for state in (SOUND, SHORT, OTHER_SETTINGS, DAMAGED, ABSENT):
             found = check.of(state, place)
@@ -41,7 +70,3 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {one.place}: {line}")
     for line in check.ensemble:
         print(f"  ensemble: {line}{', written anew' if check.rewritten else ''}")
-    check.require_sound(mended=args.mend)
-    if "destination" in places and config.destination:
-        check.require_members(config)
-    return 0

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from aifs_ensemble.common.locks import flock
 
+TOY = "demo"  # the model of toy size in config/models.yaml
 LOG = logging.getLogger(__name__)
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -55,6 +56,19 @@ def driver_version() -> str:
     """Return the version of NVIDIA's driver; NoCardError without one."""
     with _driver() as nvml:
         return str(nvml.nvmlSystemGetDriverVersion())
+
+
+def benchmark_problem(model: str, toy: str) -> str | None:
+    """Return what to do instead of measuring a model of full size on a machine without a card, None with one.
+
+    `toy` is the command that measures a small one.
+    """
+    if model == TOY or cards():
+        return None
+    return (
+        f"--model: {model!r}, expected a GPU, and this machine has none; the toy shows that it works, "
+        f"not how fast: {toy}"
+    )
 
 
 def cards() -> list[Card]:

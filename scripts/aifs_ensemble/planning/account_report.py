@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.planning.account import Account, account
@@ -20,6 +22,9 @@ from aifs_ensemble.planning.tables import (
     write_frames,
 )
 from aifs_ensemble.planning.throughput import load_throughput
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_account(
@@ -40,15 +45,7 @@ def write_account(
     profile : by default what the configuration is for
     spot : stands for attempts that did not record whether their machine was preemptible
     """
-    machines = machines_of(config)
-    found = account(config, machines, read_run(config, benchmarks), profile=profile, spot=spot)
-    before = _plan_of(config, machines, found, profile)
-    throughput = load_throughput(machines.gpu_specs)
-    compared = {"plan against actual": plan_against_actual(before, found)}
-    recorded = None
-    if config.model.name == "aifs-ens-1.0":
-        compared["against what users recorded before"] = against_baseline(found, throughput)
-        recorded = throughput.baseline.member_seconds * len(config.leads) / throughput.baseline.steps
+    found, before, compared, recorded = _read(config, benchmarks, profile, spot)
     text = account_text(found, compared)
     if folder is None:
         return text
@@ -59,6 +56,32 @@ def write_account(
     files = write_frames({**account_frames(found), **named}, folder)
     files += save(account_figures(found, before, recorded), folder, formats)
     return f"{text}\n\n{len(files)} files in {folder}"
+
+
+def account_tables(
+    config: Config, *, benchmarks: Path = Path(BENCHMARKS), profile: str | None = None, spot: bool | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Return every table of the account by name, as rows of names and values; arguments as of `write_account`."""
+    found, _, compared, _ = _read(config, benchmarks, profile, spot)
+    frames = {**account_frames(found), **{title.replace(" ", "_"): frame for title, frame in compared.items()}}
+    # through JSON, which has no NaN: what is not known is null
+    return {name: json.loads(frame.to_json(orient="records", date_format="iso")) for name, frame in frames.items()}
+
+
+def _read(
+    config: Config, benchmarks: Path, profile: str | None, spot: bool | None
+) -> tuple[Account, Plan, dict[str, pd.DataFrame], float | None]:
+    """Return the account, the plan of the same members, tables that compare it, and seconds recorded by users."""
+    machines = machines_of(config)
+    found = account(config, machines, read_run(config, benchmarks), profile=profile, spot=spot)
+    before = _plan_of(config, machines, found, profile)
+    throughput = load_throughput(machines.gpu_specs)
+    compared = {"plan against actual": plan_against_actual(before, found)}
+    recorded: float | None = None
+    if config.model.name == "aifs-ens-1.0":
+        compared["against what users recorded before"] = against_baseline(found, throughput)
+        recorded = throughput.baseline.member_seconds * len(config.leads) / throughput.baseline.steps
+    return found, before, compared, recorded
 
 
 def _plan_of(config: Config, machines: Machines, found: Account, profile: str | None) -> Plan:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.config import Config, read_files
 from aifs_ensemble.common.models import fetched_by_coordinator
 from aifs_ensemble.common.names import benchmark_file, checkpoint_file, log_file
 from aifs_ensemble.delivery.standing import Destination
@@ -425,6 +425,12 @@ class Run:
                 keep_jobs_at_exit()
             _say(*closing_lines(self.config, finished=finished))
             _say(*filter(None, [self._spending()]))
+
+
+def check_yaml(path: str) -> None:
+    """Raise ConfigError, naming file and line, for a configuration that Snakemake would only call not valid YAML."""
+    if Path(path).exists():
+        read_files(Path(path))
 
 
 def _say(*lines: str) -> None:

@@ -18,17 +18,22 @@ from aifs_ensemble.common.errors import WorkflowError
 
 
 class errors_in_one_line:  # noqa: N801 - used like a function
-    """Have Snakemake show an error of ours as its message and the line of the Snakefile, without the library's lines.
+    """Have Snakemake show an error of ours as our commands do: ``Error:`` and its message, with no line of any program.
 
-    Leans on Snakemake (9.27.1) printing any exception with its class, its text and the lines of its traceback.
+    Leans on Snakemake (9.27.1) printing a `CliException` so, unless its traceback leads through the Snakefile.
     """
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, WorkflowError) and trace is not None:
-            trace.tb_next = None  # what is left is the line of the Snakefile
+        if isinstance(error, WorkflowError):
+            from snakemake.exceptions import CliException
+
+            class Said(CliException):
+                __traceback__ = property(lambda _: None, lambda *_: None)  # type: ignore[assignment]
+
+            raise Said(str(error)) from None
 
 
 def filter_log(seen_first: logging.Filter) -> None:

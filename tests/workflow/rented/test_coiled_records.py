@@ -225,7 +225,7 @@ def test_what_goes_wrong_beside_the_job_does_not_end_the_run(server, here, monke
         raise ConfigError("machines.yaml: not valid YAML")
 
     with monkeypatch.context() as edited:
-        edited.setattr("aifs_ensemble.cli.coiled_status.load_machines", broken)
+        edited.setattr("aifs_ensemble.planning.machines.load_machines", broken)
         assert answer() == "running" and here.read(job_id).unheard == 1
         for _ in range(10):
             rewrite(here, job_id, unheard_at=time.time() - 500)

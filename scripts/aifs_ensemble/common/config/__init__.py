@@ -51,7 +51,12 @@ def read_yaml(text: str, where: str, loader: type[Any] = yaml.SafeLoader) -> Any
     try:
         return yaml.load(text, Loader=loader)
     except (yaml.YAMLError, ValueError) as error:  # the latter of a date such as 2025-02-30
-        raise ConfigError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
+        said = str(error)
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+            said = ", ".join(filter(None, [error.problem, error.context]))
+            if "\n" in text.rstrip("\n"):
+                where = f"{where}:{error.problem_mark.line + 1}"
+        raise ConfigError(f"{where}: not valid YAML ({' '.join(said.split())})") from None
 
 
 def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
@@ -78,16 +83,16 @@ class Config:
     ``given`` has all keys as they were given, with defaults and with places expanded: ``config.given.members``.
     ``leads``, ``objects`` (names at the destination), ``cache`` and ``cloud_destination`` are no keys but follow from
     them. `files` are the YAML files that `raw` was read from: an error then names file and line. Raises ConfigError,
-    one line, naming the key, its value and what was expected.
+    one line for each key that is wrong, naming it, its value and what was expected.
     """
 
     def __init__(self, raw: Mapping[str, Any], files: Sequence[Path] = ()):
         try:
             self._settle(raw)
-        except ConfigError as error:
-            from aifs_ensemble.common.config.problems import with_place
+        except ConfigError:
+            from aifs_ensemble.common.config.problems import all_problems
 
-            raise with_place(error, raw, files) from None
+            raise all_problems(raw, files, self._settle) from None
 
     def _settle(self, raw: Mapping[str, Any]) -> None:
         text = json.dumps(raw, default=str)

@@ -1,10 +1,11 @@
-"""What is wrong with a configuration, in one line: the key, its value, what was expected, the nearest known key."""
+"""What is wrong with a configuration, a line a key: its value, what was expected, the nearest known key, its place."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,58 @@ from aifs_ensemble.common.config.schema import expected, json_schema, keys
 from aifs_ensemble.common.errors import ConfigError
 
 _NAMED = re.compile(r"(?:config: )?(?:unknown key ')?(?P<key>[\w.-]+)['\w ]*[:,] ")
+
+
+# what the checks of other keys build on, with values that are right
+_BENEATH = {"model": "demo", "cycle": "20250819_0000", "members": "1", "lead_hours": 6}
+# what has no default either
+_NEEDED = {**_BENEATH, "scratch": "scratch", "initial_conditions": {}, "initial_conditions.source": "idealised"}
+_MOST = 20
+
+
+def all_problems(
+    raw: Mapping[str, Any], files: Sequence[Path], settle: Callable[[Mapping[str, Any]], None]
+) -> ConfigError:
+    """Return all that is wrong with a configuration as one error, a line a key; `settle` raises the first.
+
+    A key that is told is left to its default, and what is wrong then is told next. What other checks say stays untold
+    once a key is wrong that they build on, such as the model: it may be wrong for that reason alone.
+    """
+    rest = json.loads(json.dumps(raw, default=str))
+    found: dict[str, ConfigError] = {}
+    for _ in range(_MOST):
+        try:
+            settle(rest)
+            break
+        except ConfigError as error:
+            named = _NAMED.match(str(error))
+            key = named["key"] if named else ""
+            of_types = isinstance(error.__context__, ValidationError)  # told of each key by itself
+            doubtful = not of_types and key not in _BENEATH and any(one in _BENEATH for one in found)
+            if not doubtful and key not in found:
+                found[key] = with_place(error, raw, files)
+            elif not doubtful or key in found:
+                break
+            if not _leave_to_default(rest, key):
+                break
+    lines = [str(error) for error in found.values()]
+    if len(lines) == 1:
+        return ConfigError(lines[0])
+    return ConfigError("\n  ".join([f"{len(lines)} keys are wrong:", *lines]))
+
+
+def _leave_to_default(raw: dict[str, Any], key: str) -> bool:
+    """Take a key out of a configuration, or give it a right value where it has no default; tell whether it changed."""
+    *above, last = key.split(".")
+    part: Any = raw
+    for name in above:
+        part = part.get(name) if isinstance(part, dict) else None
+    if not isinstance(part, dict):
+        return False
+    if key in _NEEDED:
+        part[last] = _NEEDED[key]
+        return True
+    return part.pop(last, None) is not None
 
 
 def explain(error: ValidationError, raw: Mapping[str, Any]) -> ConfigError:
