@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.cli._common import add_json_argument, print_json
 from aifs_ensemble.common.errors import InputError, VerificationError
-from aifs_ensemble.common.names import index_file
+from aifs_ensemble.common.names import index_file, parse_lead_file
 from aifs_ensemble.common.text import hint
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _problems(path: Path, found: list[Message]) -> list[str]:
 
 def _indexed(path: Path) -> bool:
     """Return whether a file is a lead of ours, or has an index: then it holds whole messages and nothing else."""
-    return is_lead(path) or path.with_name(index_file(path.name)).exists()
+    return parse_lead_file(path.name) is not None or path.with_name(index_file(path.name)).exists()
 
 
 def _summary(path: Path, found: list[Message]) -> str:
