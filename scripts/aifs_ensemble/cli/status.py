@@ -20,9 +20,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.delivery.standing import DAMAGED, DELIVERED, OTHER_SETTINGS, SHORT, Destination
 from aifs_ensemble.delivery.status import FAILED, RUNNING, MemberStatus, read_statuses, summary, with_scratch
-from aifs_ensemble.planning.machines import machines_of
-from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
-from aifs_ensemble.workflow.coiled.spending import spending_line
+from aifs_ensemble.workflow.coiled.hooks import spending_of
 
 HELP = "table of what the members are doing"
 _COLOURS = {
@@ -54,12 +52,6 @@ def table(statuses: Sequence[MemberStatus], now: float, spending: str | None = N
             f"{now - status.updated:.0f} s ago" if status.updated else "",
         )
     return Group(shown, Text(summary(statuses)), *([Text(spending)] if spending else []))
-
-
-def spending_of(config: Config) -> str | None:
-    """Return what is rented on Coiled for the ensemble from this folder, None when nothing was."""
-    records = JobJournal().of_work(work_of(config))
-    return spending_line(records, config, machines_of(config)) if records else None
 
 
 def statuses_of(config: Config, destination: Destination | None = None) -> list[MemberStatus]:

@@ -23,8 +23,6 @@ from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.products.submission import submission_names, unmade_periods
 from aifs_ensemble.workflow import bucket, preflight, refusals, routing
 from aifs_ensemble.workflow import snakemake_internals as internals
-from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
-from aifs_ensemble.workflow.coiled.spending import spending_line
 from aifs_ensemble.workflow.googlebatch.jobs import keep_jobs_at_exit
 from aifs_ensemble.workflow.members_here import MembersHere
 from aifs_ensemble.workflow.outdated import outdated
@@ -286,8 +284,9 @@ class Run:
                 keep_jobs_at_exit()
             _say(*closing_lines(self.config, finished=finished))
             if routing.provider(self._workflow) == "coiled":
-                records = JobJournal().of_work(work_of(self.config))
-                _say(*filter(None, [spending_line(records, self.config, self.machines)]))
+                from aifs_ensemble.workflow.coiled.hooks import spending_of
+
+                _say(*filter(None, [spending_of(self.config)]))
 
 
 def _say(*lines: str) -> None:

@@ -17,11 +17,11 @@ import pytest
 import yaml
 from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config, merge, read_files
-from aifs_ensemble.workflow.coiled.records import JobJournal
+from coiled_server import Cluster, CoiledServer
 from doubles.batch_server import BatchServer
-from doubles.coiled_server import Cluster, CoiledServer
 from doubles.gcs_server import gcs_server
 from plainlog import use_plain_log
+from snakemake_executor_plugin_coiled.records import Journal
 
 ROOT = Path(__file__).parents[3]
 BUCKET = "ensembles"
@@ -180,15 +180,15 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CoiledSe
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> JobJournal:
-    return JobJournal(tmp_path / "journal")
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal")
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobJournal:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
     """The journal of a coordinator's folder, in which its commands run."""
     config = read_files(ROOT / "config" / "config.yaml", ROOT / "config" / "operational.yaml")
     merge(config, SETTINGS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(environment.CONFIG, json.dumps(config))
-    return JobJournal()
+    return Journal()

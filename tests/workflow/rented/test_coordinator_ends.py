@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from doubles.coiled_server import CoiledServer
+from coiled_server import CoiledServer
 
 from workflow.rented.conftest import Project
 
