@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from snakemake_executor_plugin_coiled import ExecutorSettings, Hooks
 from snakemake_executor_plugin_coiled.jobs import Job, Jobs
 from snakemake_executor_plugin_coiled.machine import Machine
-from snakemake_executor_plugin_coiled.records import Journal, JobRecord
+from snakemake_executor_plugin_coiled.records import JobRecord, Journal
 
 
 class ThisWork(Hooks):

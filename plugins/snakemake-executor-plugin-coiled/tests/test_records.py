@@ -13,7 +13,7 @@ from coordinators import coordinator, forget_answer, rewrite
 from snakemake_executor_plugin_coiled import jobs as plugin_jobs
 from snakemake_executor_plugin_coiled import service, stop
 from snakemake_executor_plugin_coiled.__main__ import main
-from snakemake_executor_plugin_coiled.records import Journal, JobRecord
+from snakemake_executor_plugin_coiled.records import JobRecord, Journal
 
 pytestmark = pytest.mark.cloud
 

@@ -167,24 +167,6 @@ def batch(project: Project, gcs: str, tmp_path: Path) -> Iterator[BatchServer]:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CoiledServer]:
-    """The Coiled service for the client in this process."""
-    import coiled  # noqa: F401  (puts its defaults into dask's configuration, which are gone after `set` otherwise)
-    import dask.config
-
-    made = CoiledServer(tmp_path / "machines", {"PATH": "/usr/bin:/bin"})
-    with dask.config.set({"coiled.server": made.url, "coiled.token": "loopback-token", "coiled.workspace": None}):
-        yield made
-    made.close()
-    assert not made.unknown, made.unknown
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
-
-
-@pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
     """The journal of a coordinator's folder, in which its commands run."""
     config = read_files(ROOT / "config" / "config.yaml", ROOT / "config" / "operational.yaml")

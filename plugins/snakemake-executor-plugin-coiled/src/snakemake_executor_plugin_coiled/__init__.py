@@ -92,10 +92,6 @@ class Executor(RemoteExecutor):
     """One Coiled batch job, on a machine of its own, for every job or group of jobs."""
 
     def __post_init__(self) -> None:
-        if self.workflow.storage_settings.assume_common_workdir:
-            raise WorkflowError(
-                "coiled: machines share no files, expected --shared-fs-usage none and a default storage"
-            )
         self.hooks = load_hooks(self.workflow.executor_settings)
         self.journal = Journal()
         self.jobs = Jobs(self.workflow.executor_settings, self.hooks, self.journal, self.logger)
@@ -107,6 +103,10 @@ class Executor(RemoteExecutor):
         """Be a coordinator that stops its machines when it ends; one that is killed leaves them running."""
         if self.journal.owner:
             return
+        if self.workflow.storage_settings.assume_common_workdir:
+            raise WorkflowError(
+                "coiled: machines share no files, expected --shared-fs-usage none and a default storage"
+            )
         require_token()
         self.journal.become_owner()
         atexit.register(self.journal.no_longer_owner)

@@ -43,8 +43,8 @@ class RefusedError(WorkflowError):
 class Job:
     """A job of this run: its record, what it is to run on, and the records that it follows.
 
-    `asked`: a machine was asked for, or there is one to follow. `made` are the targets of which an exit code said that they are made, once nothing runs any more; `state` what
-    Snakemake is told: ``running``, ``success`` or ``failed``.
+    `asked`: a machine was asked for, or there is one to follow. `made`: once nothing runs any more, the targets of
+    which an exit code said that they are made. `state`: what Snakemake is told, ``running``, ``success`` or ``failed``.
     """
 
     record: JobRecord
