@@ -73,7 +73,7 @@ def test_the_configuration_is_the_profiles_and_the_command_line_goes_over_it(
 
 
 # the coordinator's configuration is left to the first two, and the others need none
-WITHOUT = {"coiled-status", "coiled-submit", "checkpoint", "inspect"}
+WITHOUT = {"coiled-cancel", "checkpoint", "inspect"}
 
 
 def configuration_options(command: str) -> dict[str, tuple[object, ...]]:

@@ -330,11 +330,11 @@ def test_a_slow_answer_of_the_next_region_is_waited_for(server, journal, monkeyp
 
     def slow(verb, path, body):
         if verb == "POST" and path.startswith("/api/v2/clusters/account/"):
-            time.sleep(1.5)
+            time.sleep(7)
         return answer(verb, path, body)
 
     monkeypatch.setattr(server, "answer", slow)
-    monkeypatch.setattr(service, "LOOK_SECONDS", 1.0)
+    monkeypatch.setattr(service, "LOOK_SECONDS", 6.0)
     record = run.look(job)
     assert record.state == "running", record.reason
     assert [request.cluster_id for request in record.requests] == [1, 2]

@@ -263,7 +263,7 @@ class Jobs:
         try:
             if self.journal.marked(record.id):
                 for request in record.requests:
-                    self.service.stop(record, request)
+                    within(seen.LOOK_SECONDS, self.service.stop, record, request)
                 record.state = record.reason = "cancelled"
             if record.current is not None:
                 self._see(record, record.current)
