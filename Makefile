@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# the executor of the profile coiled-gpu, a package of its own
+PLUGIN := plugins/snakemake-executor-plugin-coiled
 TEST_STAMP := $(VENV)/.installed-test
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -14,9 +16,9 @@ help: ## this list
 
 install: $(STAMP) ## the environment, in .venv
 
-$(STAMP): requirements.txt pyproject.toml
+$(STAMP): requirements.txt pyproject.toml $(PLUGIN)/pyproject.toml
 	PYTHON="$(PYTHON)" .ci/install requirements.txt
-	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/pip install --quiet --no-deps --editable . --editable $(PLUGIN)
 	touch $(STAMP)
 
 install-test: $(TEST_STAMP) ## the same with what tests and linters need
@@ -31,7 +33,7 @@ lock: install-test ## requirements.txt and requirements-test.txt from what is in
 newest: ## the environment with the newest versions that requirements.in allows (CI, every week)
 	PYTHON="$(PYTHON)" .ci/install
 	$(BIN)/pip install --quiet --upgrade --upgrade-strategy eager --requirement requirements.in --requirement requirements-test.in
-	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/pip install --quiet --no-deps --editable . --editable $(PLUGIN)
 	touch $(STAMP) $(TEST_STAMP)
 
 forecast: install ## run the embedded default, 4 members x 72 h, into results/

@@ -95,7 +95,7 @@ def test_the_same_option_is_said_in_the_same_words() -> None:
 
 
 # completion prints code for a shell; the others answer Snakemake, or only do something
-WITHOUT_JSON = {"completion", "coiled-cancel", "coiled-status", "coiled-submit"}
+WITHOUT_JSON = {"completion", "coiled-cancel"}
 
 
 @pytest.mark.parametrize("name", sorted(EVERY))

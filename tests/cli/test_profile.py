@@ -72,8 +72,8 @@ def test_the_configuration_is_the_profiles_and_the_command_line_goes_over_it(
     assert (config.forecast.chunks, config.forecast.encoders) == (4, 4)
 
 
-# the coordinator's configuration is left to the first two, and the others need none
-WITHOUT = {"completion", "coiled-status", "coiled-submit", "checkpoint", "inspect"}
+# they need none
+WITHOUT = {"completion", "coiled-cancel", "checkpoint", "inspect", "regrid"}
 
 
 def configuration_options(command: str) -> dict[str, tuple[object, ...]]:

@@ -166,8 +166,7 @@ def test_files_are_shared_unless_the_profile_says_otherwise(run: Run) -> None:
         "see(before=before, after=internals.shares_files(workflow))\n"
     )
     assert run(text, "-n") == [{"before": True, "after": True}]
-    apart = ["-n", "--shared-fs-usage", "none", "--executor", "cluster-generic", "-j1"]
-    apart += ["--cluster-generic-submit-cmd", "true"]
+    apart = ["-n", "--shared-fs-usage", "none", "--executor", "coiled", "-j1"]
     assert run(text, *apart) == [{"before": False, "after": True}], "and the dry-run asks for no storage"
     run("", *apart, code=1)
 

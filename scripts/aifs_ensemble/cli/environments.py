@@ -28,8 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked and print a line an environment."""
+    from snakemake_executor_plugin_coiled.service import token_problem
+
+    from aifs_ensemble.common.errors import ConfigError
     from aifs_ensemble.common.files import write_bytes
-    from aifs_ensemble.workflow.coiled.client import require_token
     from aifs_ensemble.workflow.images import (
         CLASSES,
         FOLDER,
@@ -42,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     config = config_from(args)
     rows = []
-    if args.register:
-        require_token()
+    if args.register and (problem := token_problem()):
+        raise ConfigError(problem)
     for number, name in enumerate(CLASSES):
         lock = FOLDER / f"{name}.lock"
         if args.hashes:

@@ -31,16 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def spending_of(config: Config) -> str | None:
-    """Return what is rented on Coiled for the ensemble from this folder, None when nothing was."""
-    from aifs_ensemble.planning.machines import machines_of
-    from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
-    from aifs_ensemble.workflow.coiled.spending import spending_line
-
-    records = JobJournal().of_work(work_of(config))
-    return spending_line(records, config, machines_of(config)) if records else None
-
-
 def statuses_of(config: Config, destination: Destination | None = None) -> list[MemberStatus]:
     """Return what the destination says of each member; of those it knows nothing of, what scratch says."""
     from aifs_ensemble.delivery.status import read_statuses, with_scratch
@@ -61,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         from rich.console import Console
 
         from aifs_ensemble.cli._status_table import table
+        from aifs_ensemble.workflow.coiled.hooks import spending_of
 
         Console().print(table(statuses_of(config), time.time(), spending_of(config)))
     return 0
@@ -73,6 +64,7 @@ def _watch(config: Config, seconds: float) -> None:
 
     from aifs_ensemble.cli._status_table import table
     from aifs_ensemble.delivery.standing import DELIVERED, Destination
+    from aifs_ensemble.workflow.coiled.hooks import spending_of
 
     destination, console = Destination(config), Console()
     still = console.is_terminal and not console.is_dumb_terminal

@@ -23,7 +23,7 @@ Variables of other programs are named where they are used: CUDA_VISIBLE_DEVICES 
 TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR (`model.compile_cache`), CUBLAS_WORKSPACE_CONFIG (`model.stepper`),
 HF_ENDPOINT and HF_TOKEN (`model.checkpoint.remote`), those of Google (`common.this_machine`, `workflow.bucket`,
 `workflow.googlebatch.jobs`), PYTHONHASHSEED (`workflow.start`), and those that ``cloud.secrets`` names
-(`workflow.coiled.request`).
+(the executor plugin).
 """
 
 CONFIG = "AIFS_ENSEMBLE_CONFIG"

@@ -1,8 +1,6 @@
-"""How the submit, status and cancel commands learn the configuration that the coordinator runs with.
+"""How hooks of the executor, and commands that a run starts, learn the configuration that the coordinator runs with.
 
-Snakemake hands them a job script or an id and nothing else, while the configuration may come from
-several files and the command line. The Snakefile therefore leaves the checked configuration in the
-environment, which these commands inherit.
+It may come from several files and the command line. The Snakefile leaves the checked configuration in the environment.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.workflow import snakemake_internals as internals
-from aifs_ensemble.workflow.coiled.job_script import FORECAST_RULE
+
+FORECAST_RULE = "forecast_member"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.workflow import coordinator
 from aifs_ensemble.workflow import snakemake_internals as internals
-from aifs_ensemble.workflow.coiled.at_exit import stop_machines_at_exit
 from aifs_ensemble.workflow.context import publish, use_this_library
 from aifs_ensemble.workflow.googlebatch import resources
 from aifs_ensemble.workflow.members_here import MembersHere
@@ -44,8 +43,6 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
     if name == "local":
         return
     publish(config)
-    if name == "coiled" and not rented:
-        stop_machines_at_exit()
     if name == "googlebatch" and rented:
         # its containers mount no disk: the boot disk, which holds their layer, was rented with scratch's size
         os.environ[environment.LAYER_ON_RENTED_DISK] = "1"

@@ -25,8 +25,6 @@ from aifs_ensemble.products.statistics import choice
 from aifs_ensemble.products.submission import submission_names, unmade_periods
 from aifs_ensemble.workflow import bucket, preflight, refusals, routing
 from aifs_ensemble.workflow import snakemake_internals as internals
-from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
-from aifs_ensemble.workflow.coiled.spending import spending_line
 from aifs_ensemble.workflow.googlebatch.jobs import keep_jobs_at_exit
 from aifs_ensemble.workflow.kept import Kept, delivered_elsewhere, forced, look, summaries
 from aifs_ensemble.workflow.members_here import MembersHere
@@ -411,7 +409,9 @@ class Run:
         """Return what machines of this run cost so far, None where that is not known or nothing."""
         if routing.provider(self._workflow) != "coiled":
             return None
-        return spending_line(JobJournal().of_work(work_of(self.config)), self.config, self.machines)
+        from aifs_ensemble.workflow.coiled.hooks import spending_of
+
+        return spending_of(self.config)
 
     def end(self, *, finished: bool) -> None:
         """Say where the files are, what each member took, and whether the ensemble is short."""

@@ -13,9 +13,8 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import check_listed
 from aifs_ensemble.delivery.standing import Destination
-from aifs_ensemble.workflow import bucket, coordinator, refusals, routing
+from aifs_ensemble.workflow import bucket, refusals, routing
 from aifs_ensemble.workflow import snakemake_internals as internals
-from aifs_ensemble.workflow.coiled.records import JobJournal, work_of
 from aifs_ensemble.workflow.googlebatch import jobs as batch_jobs
 from aifs_ensemble.workflow.googlebatch import resources
 from aifs_ensemble.workflow.preflight import check_places
@@ -39,11 +38,7 @@ def prepare_start(workflow: Any, config: Config, seen: Destination | None = None
     if internals.rules_to_run(workflow) & {"checkpoint_prepare", "forecast_member"}:
         check_listed(config.model, trust=config.trust_checkpoint)
     on_batch = routing.provider(workflow) == "googlebatch"
-    lines = (
-        [*resources.start_lines(config), *batch_jobs.left_running(config)]
-        if on_batch
-        else left_open(JobJournal(), work_of(config))
-    )
+    lines = [*resources.start_lines(config), *batch_jobs.left_running(config)] if on_batch else left_open(config)
     for line in lines:
         print(line, file=sys.stderr)  # noqa: T201
     if on_batch:
@@ -65,12 +60,17 @@ def _refuse_fixed_order() -> None:
         )
 
 
-def left_open(journal: JobJournal, work: dict[str, Any]) -> Iterator[str]:
-    """Yield what a run of this `work` says at its start of machines whose end is not known and nobody takes up."""
+def left_open(config: Config) -> Iterator[str]:
+    """Yield what a run says at its start of machines on Coiled whose end is not known and nobody takes up."""
+    from snakemake_executor_plugin_coiled.records import Journal
+
+    from aifs_ensemble.workflow.coiled.hooks import work_of
+
+    journal, work = Journal(), work_of(config)
     jobs = [
         record.id
         for record in journal.unfinished()
-        if record.state != "running" or (record.work != work and not coordinator.lives(record.owner))
+        if record.state != "running" or (record.work != work and not journal.lives(record.owner))
     ]
     if jobs:
         yield (

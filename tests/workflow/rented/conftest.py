@@ -17,11 +17,11 @@ import pytest
 import yaml
 from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config, merge, read_files
-from aifs_ensemble.workflow.coiled.records import JobJournal
+from coiled_server import Cluster, CoiledServer
 from doubles.batch_server import BatchServer
-from doubles.coiled_server import Cluster, CoiledServer
 from doubles.gcs_server import gcs_server
 from plainlog import use_plain_log
+from snakemake_executor_plugin_coiled.records import Journal
 
 ROOT = Path(__file__).parents[3]
 BUCKET = "ensembles"
@@ -167,28 +167,10 @@ def batch(project: Project, gcs: str, tmp_path: Path) -> Iterator[BatchServer]:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CoiledServer]:
-    """The Coiled service for the client in this process."""
-    import coiled  # noqa: F401  (puts its defaults into dask's configuration, which are gone after `set` otherwise)
-    import dask.config
-
-    made = CoiledServer(tmp_path / "machines", {"PATH": "/usr/bin:/bin"})
-    with dask.config.set({"coiled.server": made.url, "coiled.token": "loopback-token", "coiled.workspace": None}):
-        yield made
-    made.close()
-    assert not made.unknown, made.unknown
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> JobJournal:
-    return JobJournal(tmp_path / "journal")
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobJournal:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
     """The journal of a coordinator's folder, in which its commands run."""
     config = read_files(ROOT / "config" / "config.yaml", ROOT / "config" / "operational.yaml")
     merge(config, SETTINGS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(environment.CONFIG, json.dumps(config))
-    return JobJournal()
+    return Journal()

@@ -12,7 +12,7 @@ import yaml
 from aifs_ensemble.cli import main
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.planning.throughput import TABLE
-from doubles.coiled_server import CoiledServer
+from coiled_server import CoiledServer
 
 from workflow.rented.conftest import ROOT, Project
 

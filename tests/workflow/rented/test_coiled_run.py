@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.standing import undelivered
+from snakemake_executor_plugin_coiled.records import Journal
 from waiting import wait_until
 
 pytestmark = [pytest.mark.cloud, pytest.mark.workflow, pytest.mark.timeout(1200)]
@@ -46,7 +46,7 @@ def test_one_member_fails_and_only_it_is_made_again(project, coiled, tmp_path):
     assert set(undelivered(config, config.members)) >= {2}, "a failed job was called a success"
     leads = {info.key for info in open_destination(config).list(config.objects.folder("forecasts"))}
     assert {config.objects.lead(member, 24) for member in (1, 3, 4)} | {config.objects.lead(2, 6)} <= leads
-    states = {record["state"] for record in records(project) if "forecast" in record["title"]}
+    states = {record.state for record in records(project) if "forecast" in record.title}
     assert states == {"success", "failed"}
 
     code, output = project.run(*ARGUMENTS)
@@ -80,8 +80,7 @@ def generations(storage, config):
 
 
 def records(project):
-    folder = project.folder / ".snakemake" / "rented"
-    return [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return Journal(project.folder / ".snakemake" / "rented").all()
 
 
 @pytest.mark.long

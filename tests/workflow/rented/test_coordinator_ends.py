@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -12,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from doubles.coiled_server import CoiledServer
+from coiled_server import CoiledServer
+from snakemake_executor_plugin_coiled.records import JobRecord, Journal
 
 from workflow.rented.conftest import Project
 
@@ -61,8 +61,8 @@ WAYS: dict[str, tuple[Way, float, dict]] = {
 QUICK = ("Ctrl-C",)
 
 
-def records(project: Project) -> list[dict]:
-    return [json.loads(path.read_text()) for path in (project.folder / ".snakemake" / "rented").glob("*.json")]
+def records(project: Project) -> list[JobRecord]:
+    return Journal(project.folder / ".snakemake" / "rented").all()
 
 
 def forecasts(server: CoiledServer) -> list:
@@ -103,7 +103,7 @@ def test_nothing_stays_rented(project: Project, coiled: CoiledServer, way: str) 
         time.sleep(0.2)
     if way in QUICK:
         assert "Cancelling" in output or "Terminating" in output, output
-        while {record["state"] for record in records(project)} & {"running"}:
+        while {record.state for record in records(project)} & {"running"}:
             assert time.monotonic() < until, log(project)
             time.sleep(0.2)
     if way == "SIGKILL":

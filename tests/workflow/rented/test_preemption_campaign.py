@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 from aifs_ensemble.common.config import Config, merge, read_files
 from aifs_ensemble.common.storage import open_destination
-from doubles.coiled_server import Cluster, CoiledServer
+from coiled_server import Cluster, CoiledServer
 
 from workflow.rented import member_machine
 from workflow.rented.conftest import BUCKET, ROOT, SETTINGS, Project, published, published_on

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from aifs_ensemble.common.errors import CloudError, ConfigError, StorageError
+from aifs_ensemble.common.errors import ConfigError, StorageError
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.workflow.bucket import bucket_problem
-from aifs_ensemble.workflow.coiled.job_script import parse_job
 from aifs_ensemble.workflow.googlebatch import resources
 from aifs_ensemble.workflow.routing import provisioning
 from doubles.gcs_fault_proxy import fault_proxy
@@ -204,7 +203,7 @@ def test_googlebatch_without_a_bucket_says_how_to_plan(tmp_path):
 def test_run_without_a_bucket_is_refused(project):
     project.configure(destination=None)
     code, output = project.run("--profile", "coiled-gpu")
-    assert code != 0 and "destination is not set" in output and "Submitted" not in output
+    assert code != 0 and "destination is not set" in output and "Execute " not in output
 
 
 BUCKETS = {
@@ -219,17 +218,3 @@ def test_bucket_problem(case):
     destination, expected = BUCKETS[case]
     problem = bucket_problem(settings(destination=destination))
     assert problem is None if expected is None else expected in problem
-
-
-def test_jobscript_of_a_group():
-    script = (
-        "#!/bin/sh\n"
-        '# properties = {"type": "group", "resources": {"machine": "gpu", "gpu_mem_mb": 48000}}\n'
-        "python -m snakemake --deploy-sources gs://b/x.tar.xz abc && python -m snakemake --target-jobs "
-        "'forecast_member:member=002' 'forecast_member:member=001' --attempt 3 --force && exit 0 || exit 1\n"
-    )
-    job = parse_job(script, "x")
-    assert (job.members, job.rules, job.attempt, job.machine_class) == ((1, 2), ("forecast_member",), 3, "gpu")
-    assert job.title == "forecast_member 1-2"
-    with pytest.raises(CloudError, match="x: not a Snakemake job script"):
-        parse_job("echo hello", "x")

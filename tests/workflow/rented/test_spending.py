@@ -6,25 +6,26 @@ import json
 
 import pytest
 from aifs_ensemble.cli import main
-from aifs_ensemble.workflow.coiled import jobs as coiled_jobs
-from aifs_ensemble.workflow.coiled.records import JobJournal, JobRecord, MachineRequest, work_of
+from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.workflow.coiled.hooks import spending_of, work_of
 from aifs_ensemble.workflow.coiled.spending import spending_line
+from snakemake_executor_plugin_coiled.records import JobRecord, Journal, MachineRequest
 
-from workflow.rented.coiled_helpers import MACHINES, finish, job, settings
+from workflow.rented.coiled_helpers import settings
 
+MACHINES = load_machines()
 CONFIG = settings()
 GPU, CPU = (MACHINES.for_class(kind, CONFIG) for kind in ("gpu", "cpu"))
 REGION = "us-central1"
 
 
-def record(*requests: MachineRequest, machine: str = "gpu") -> JobRecord:
-    made = JobRecord("id", "title", (), "", {"machine": machine}, 1, (REGION,))
-    made.requests.extend(requests)
-    return made
+def record(*requests: MachineRequest) -> JobRecord:
+    return JobRecord("an-id", "title", (), requests=list(requests))
 
 
 def request(**changes: object) -> MachineRequest:
-    return MachineRequest(**{"region": REGION, "spot": False, "cluster_id": 1, "requested": 0.0, **changes})
+    asked = {"region": REGION, "spot": False, "vm_type": GPU.name, "cluster_id": 1, "requested": 0.0}
+    return MachineRequest(**{**asked, **changes})
 
 
 def usd(value: float) -> str:
@@ -33,7 +34,7 @@ def usd(value: float) -> str:
 
 def test_machines_that_run_and_that_have_ended() -> None:
     running = record(request())
-    done = record(request(ended="success", ended_at=1800.0), machine="cpu")
+    done = record(request(ended="success", ended_at=1800.0, vm_type=CPU.name))
     gpu, cpu = GPU.prices[REGION], CPU.prices[REGION]
     spent = 2 * gpu.on_demand + 0.5 * cpu.on_demand
     assert spending_line([running, done], CONFIG, MACHINES, now=7200.0) == (
@@ -61,16 +62,18 @@ def test_what_gave_no_machine_costs_nothing(refused: dict) -> None:
     assert spending_line([], CONFIG, MACHINES) is None
 
 
-@pytest.mark.cloud
-def test_records_know_when_a_machine_ended(server, journal: JobJournal) -> None:
-    job_id = coiled_jobs.submit(job("true", machine="cpu"), CONFIG, MACHINES, [REGION], journal)
-    line = spending_line(journal.of_work(work_of(CONFIG)), CONFIG, MACHINES)
+def test_records_know_when_a_machine_ended(here: Journal) -> None:
+    made = record(request(vm_type=CPU.name))
+    made.work = work_of(CONFIG)
+    here.write(made)
+    line = spending_of(CONFIG)
     assert line and line.startswith(f"rented: 1 machine (1 x {CPU.name}), ")
-    finish(journal, job_id, CONFIG)
-    (ended,) = journal.read(job_id).requests
+    made.requests[0].ended = "success"
+    here.write(made)
+    (ended,) = here.read(made.id).requests
     assert ended.ended_at >= ended.requested
-    assert "no machine now" in str(spending_line(journal.of_work(work_of(CONFIG)), CONFIG, MACHINES))
-    assert journal.of_work(work_of(settings(lead_hours=48))) == []
+    assert "no machine now" in str(spending_of(CONFIG))
+    assert spending_of(settings(lead_hours=48)) is None
 
 
 def test_status_says_what_is_rented(tmp_path, monkeypatch, capsys) -> None:
@@ -79,7 +82,7 @@ def test_status_says_what_is_rented(tmp_path, monkeypatch, capsys) -> None:
     config = settings(destination=str(tmp_path / "out"))
     made = record(request())
     made.work = work_of(config)
-    JobJournal().write(made)
+    Journal().write(made)
     (tmp_path / "c.yaml").write_text(json.dumps(config.to_dict()))
     assert main(["status", "--configfile", "c.yaml"]) == 0
     assert f"rented: 1 machine (1 x {GPU.name})" in " ".join(capsys.readouterr().out.split())

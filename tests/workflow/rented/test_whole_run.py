@@ -8,7 +8,7 @@ import re
 import pytest
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.standing import undelivered
-from doubles.coiled_server import CoiledServer
+from coiled_server import CoiledServer
 
 from workflow.rented.conftest import BUCKET, Project, published_on
 

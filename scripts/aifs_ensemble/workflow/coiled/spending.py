@@ -9,12 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from snakemake_executor_plugin_coiled.records import JobRecord, MachineRequest
+from snakemake_executor_plugin_coiled.service import is_stock_out
+
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.text import money
 from aifs_ensemble.planning.machines import Machines
-from aifs_ensemble.workflow.coiled.job_script import RemoteJob
-from aifs_ensemble.workflow.coiled.records import JobRecord, MachineRequest
-from aifs_ensemble.workflow.coiled.stock_outs import is_stock_out
 
 
 def spending_line(
@@ -33,7 +33,7 @@ def spending_line(
             rented += 1
             ended = request.ended is not None
             hours = max(0.0, (request.ended_at if ended else now) - request.requested) / 3600
-            for name, usd in _machines(record, request, config, machines):
+            for name, usd in _machines(request, config, machines):
                 spent += usd * hours
                 if not ended:
                     hourly += usd
@@ -55,12 +55,9 @@ def _rented(record: JobRecord) -> Iterator[MachineRequest]:
             yield request
 
 
-def _machines(
-    record: JobRecord, request: MachineRequest, config: Config, machines: Machines
-) -> Iterator[tuple[str, float]]:
+def _machines(request: MachineRequest, config: Config, machines: Machines) -> Iterator[tuple[str, float]]:
     """Yield the machines of a request and USD an hour: a preemptible one has a small one beside it, on demand."""
-    kind = RemoteJob(record.script, record.targets, record.resources).machine_class
-    own = [(getattr(config.cloud, kind), request.spot)]
+    own = [(request.vm_type, request.spot)]
     for name, spot in own + [(config.cloud.cpu, False)] * request.spot:
         prices = machines.machine(name).prices
         price = prices.get(request.region) or next(iter(prices.values()), None)
