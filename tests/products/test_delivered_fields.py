@@ -54,7 +54,9 @@ def test_blocks_and_buckets_give_the_same(ensemble: Config, bucket, gcs, tmp_pat
 def copied(ensemble: Config, tmp_path: Path) -> Config:
     shutil.copytree(ensemble.destination or "", tmp_path / "results")
     raw: dict[str, Any] = ensemble.to_dict() | {"destination": str(tmp_path / "results")}
-    return Config(raw)
+    config = Config(raw)
+    (tmp_path / "results" / config.objects.member_index(1)).unlink()  # which would do instead of a spoilt index
+    return config
 
 
 def spoiled_index(config: Config, change) -> None:

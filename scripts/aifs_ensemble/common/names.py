@@ -274,6 +274,10 @@ class Keys:
     def index(self, member: int | str, lead: int) -> str:
         return index_file(self.lead(member, lead))
 
+    def member_index(self, member: int | str) -> str:
+        """The indexes of all leads of a member."""
+        return f"{self.lead(member, 0).rpartition('_')[0]}.index.gz"
+
     def block(self, member: int | str, start: int, end: int) -> str:
         return self.published(block_file(self.cycle, member, start, end))
 

@@ -77,7 +77,8 @@ def finished_run(config: Config, storage: Storage, members: Iterable[int]) -> li
     for member in members:
         vouching = [storage.stat(key) for key in (keys.manifest(member), keys.receipt(member))]
         objects = member_objects(config, storage, member) | coarse_objects(config, storage, member)
-        own = [info for info in (*vouching, *objects.values()) if info is not None]
+        index = storage.stat(keys.member_index(member))
+        own = [info for info in (*vouching, *objects.values(), index) if info is not None]
         found += [Orphan(info, f"of {member_name(member)}, asked for") for info in own]
     success = storage.stat(keys.success) if found else None
     return found if success is None else [Orphan(success, f"of {found[0].info.key}, asked for"), *found]
@@ -141,7 +142,8 @@ def _vouched(config: Config, storage: Storage, name: str) -> _Vouched | None:
         return None
     files = receipt_files(receipt) if manifest is None else vouched_files(manifest, receipt)
     files = files + coarse_files(manifest.leads if manifest else receipt.leads if receipt else ())
-    return _Vouched(frozenset(file.name for file in files), manifest is not None)
+    names = {file.name for file in files} | {file_name(config.objects.member_index(member))}
+    return _Vouched(frozenset(names), manifest is not None)
 
 
 def _stray_leads(listed: Iterable[ObjectInfo], vouched: Mapping[str, _Vouched]) -> Iterator[Orphan]:

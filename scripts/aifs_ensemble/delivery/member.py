@@ -21,9 +21,10 @@ from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.files import crc32c_bytes, write_bytes
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord, MemberManifest, read_member_manifest, record_json
 from aifs_ensemble.common.names import is_coarse_file, lead_name, member_name
-from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.common.storage import MissingError, open_destination
 from aifs_ensemble.common.storage.base import ConflictError, ObjectInfo, Storage, info_json
 from aifs_ensemble.delivery.blocks import Block, make_blocks, wants_blocks, wants_leads
+from aifs_ensemble.delivery.member_index import member_index, wants_member_index
 from aifs_ensemble.delivery.receipt import (
     RECEIPT_SCHEMA,
     MemberReceipt,
@@ -168,7 +169,8 @@ class MemberDelivery:
         """
         self._look_again()
         self._refuse_other(manifest)
-        objects = self.standing(manifest) or self._objects(manifest)
+        stood = self.standing(manifest)
+        objects = stood or self._objects(manifest)
         receipt = Receipt(
             member=self.member,
             cycle=self.config.cycle,
@@ -182,6 +184,7 @@ class MemberDelivery:
             LOG.info("%s: of a run of %d leads, left as it is", address, len(longer.leads))
             return self._finished(receipt, manifest)
         self._send_missing_coarse(manifest)
+        self._send_member_index(manifest, made=stood is not None)
         leads = [record_json(record) for record in manifest.leads]
         lasting = {**receipt.lasting(), "leads": leads, "work": self.carried()}
         self.storage.put_bytes(receipt_bytes(lasting), self.keys.receipt(self.member), overwrite=True)
@@ -198,6 +201,20 @@ class MemberDelivery:
         if problems:
             more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
             LOG.warning("%s%s; products will read the leads themselves", problems[0], more)
+
+    def _send_member_index(self, manifest: MemberManifest, *, made: bool) -> None:
+        """Bring the indexes of all leads to the destination in one object; `made` says that it may be there."""
+        key = self.keys.member_index(self.member)
+        if not wants_member_index(self.config) or (made and self.storage.stat(key)):
+            return
+        files = [record.index for record in manifest.leads]
+        try:
+            with ThreadPoolExecutor(self.storage.settings.threads, thread_name_prefix="index") as pool:
+                files += [record.coarse.index for record in manifest.leads if record.coarse]
+                found = dict(zip(files, pool.map(self._index, files), strict=True))
+            self.storage.put_bytes(member_index(manifest.leads, found.__getitem__), key, overwrite=True)
+        except (VerificationError, MissingError) as error:  # of a coarse lead; who reads does without
+            LOG.warning("%s: not made: %s", self.storage.address(key), error)
 
     def remove_restarts(self) -> None:
         """Remove the member's restart states at the destination: it needs them no more."""
@@ -348,18 +365,18 @@ class MemberDelivery:
                     replacing=self._replaceable(block.grib),
                 )
             )
-        index = block.index([self._index(record) for record in block.leads])
+        index = block.index([self._index(record.index) for record in block.leads])
         info = self.storage.put_bytes(index, self.keys.published(block.index_name), overwrite=True)
         return grib, self._found(info)
 
-    def _index(self, record: LeadRecord) -> bytes:
-        """Return a lead's index from scratch, or from the destination."""
-        for path in lead_file_paths(self.scratch, self.member, record.index):
-            if crc32c_bytes(data := path.read_bytes()) == record.index.crc32c:
+    def _index(self, index: FileRecord) -> bytes:
+        """Return the content of an index from scratch, or from the destination."""
+        for path in lead_file_paths(self.scratch, self.member, index):
+            if crc32c_bytes(data := path.read_bytes()) == index.crc32c:
                 return data
-        data = self.storage.get_bytes(self.key(record.index))
-        if crc32c_bytes(data) != record.index.crc32c:
-            raise VerificationError(f"{record.index.name}: differs from its record, expected {record.index.crc32c}")
+        data = self.storage.get_bytes(self.key(index))
+        if crc32c_bytes(data) != index.crc32c:
+            raise VerificationError(f"{index.name}: differs from its record, expected {index.crc32c}")
         return data
 
     def _remove_parts(self, manifest: MemberManifest) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from functools import cached_property
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.parameters import FieldName
-from aifs_ensemble.common.storage import Storage, open_destination
+from aifs_ensemble.common.storage import MissingError, Storage, open_destination
+from aifs_ensemble.delivery.member_index import parse_member_index
 from aifs_ensemble.delivery.receipt import MemberReceipt, receipt_files
 from aifs_ensemble.delivery.standing import Standing, at_destination
 from aifs_ensemble.fields.grids import grid_coordinates
@@ -40,7 +43,8 @@ class DeliveredFields:
         self.digest = manifest.content_digest
         self.untrained = manifest.untrained
         self._blocks = _block_names(self.standing.receipt)
-        self._fields = IndexedFields(self.storage, grid_coordinates(config.model.grid).points)
+        self._lock = threading.Lock()
+        self._fields = IndexedFields(self.storage, grid_coordinates(config.model.grid).points, self.known_index)
 
     def read(self, lead: int, variables: Sequence[str]) -> dict[str, Field]:
         """Return fields of one lead by variable, float32 ``(value,)`` in GRIB's units, NaN where missing.
@@ -54,6 +58,22 @@ class DeliveredFields:
         """Return the object that holds a lead, and offset and length in bytes of each of its messages, by field."""
         key = self._key(lead)
         return key, self._fields.places(key, lead)
+
+    def known_index(self, key: str) -> bytes | None:
+        """Return the content of an index as the manifest tells it, from the one object that holds all, None without."""
+        with self._lock:
+            return self._indexes.get(key)
+
+    @cached_property
+    def _indexes(self) -> dict[str, bytes]:
+        manifest, keys = self.standing.manifest, self.config.objects
+        if manifest is None or self._blocks:
+            return {}
+        try:
+            data = self.storage.get_bytes(keys.member_index(self.member))
+        except MissingError:
+            return {}
+        return {keys.published(name): index for name, index in parse_member_index(data, manifest.leads).items()}
 
     def _key(self, lead: int) -> str:
         """Return the object that holds a lead."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,10 +43,13 @@ Ranges = Mapping[tuple[int, FieldName], _Range]
 
 
 class IndexedFields:
-    """Reads fields of objects of one grid, `points` values each. May be used from several threads."""
+    """Reads fields of objects of one grid, `points` values each. May be used from several threads.
 
-    def __init__(self, storage: Storage, points: int):
-        self.storage, self._points = storage, points
+    `known` returns the content of an index by its key where it is known, else None: then the object is read.
+    """
+
+    def __init__(self, storage: Storage, points: int, known: Callable[[str], bytes | None] = lambda key: None):
+        self.storage, self._points, self._known = storage, points, known
         self._index = lru_cache(_INDEXES)(self._read_index)
 
     def read(self, key: str, lead: int, variables: Sequence[str], index: FileRecord | None = None) -> dict[str, Field]:
@@ -83,7 +86,9 @@ class IndexedFields:
 
     def _read_index(self, key: str, record: FileRecord | None) -> Ranges:
         address = self.storage.address(key)
-        data = self.storage.get_bytes(key)
+        data = self._known(key)
+        if data is None:
+            data = self.storage.get_bytes(key)
         if record is not None and crc32c_bytes(data) != record.crc32c:
             raise InputError(f"{address}: crc32c {crc32c_bytes(data)}, expected {record.crc32c}")
         found: dict[tuple[int, FieldName], _Range] = {}

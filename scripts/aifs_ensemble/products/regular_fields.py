@@ -42,7 +42,8 @@ class RegularFields:
         self.grid = RegularGrid(config)
         for variable in variables:
             self.grid.weights(variable)  # made before threads want them
-        self._coarse = IndexedFields(self.native.storage, grid_coordinates(self.grid.name).points)
+        points = grid_coordinates(self.grid.name).points
+        self._coarse = IndexedFields(self.native.storage, points, self.native.known_index)
         self._published = config.objects.published
         self._spoilt = set(self.native.standing.coarse)
 
