@@ -94,7 +94,7 @@ def test_every_variable_has_ecCodes_values(cube: tuple[Config, Path]) -> None:  
 
 def test_what_it_says_of_itself(cube: tuple[Config, Path]) -> None:
     config, path = cube
-    data, record = open_virtual(cycle_url(config)), json.loads(path.read_text())
+    data, record = open_virtual(f"file://{cycle_url(config)}/"), json.loads(path.read_text())
     assert data.attrs["source"] == "demo, an untrained model: its values mean nothing"
     assert data.attrs["ensemble"] == "3 of 3 members" and "untrained" in record["source"]
     assert data["t"].dims == ("number", "step", "isobaricInhPa", "values") and data["tp"].attrs["units"] == "kg m-2"

@@ -16,7 +16,7 @@ _EMULATOR = "STORAGE_EMULATOR_HOST"  # which Google's own clients know, and Icec
 
 def absolute(url: str) -> str:
     """Return a folder as ``file:///...`` and a bucket as it is: references know no other."""
-    return url.rstrip("/") if url.startswith("gs://") else Path(url).resolve().as_uri()
+    return url.rstrip("/") if url.startswith("gs://") else _folder(url).as_uri()
 
 
 def container(url: str) -> icechunk.VirtualChunkContainer:
@@ -25,7 +25,7 @@ def container(url: str) -> icechunk.VirtualChunkContainer:
     if place.startswith("gs://"):
         store: Any = icechunk.gcs_store({"allow_http": "true"} if os.environ.get(_EMULATOR) else None)
     else:
-        store = icechunk.local_filesystem_store(str(Path(url).resolve()))
+        store = icechunk.local_filesystem_store(str(_folder(url)))
     return icechunk.VirtualChunkContainer(f"{place}/", store)
 
 
@@ -39,10 +39,14 @@ def credentials(url: str, *, anonymous: bool = False) -> Any:
 def repository_storage(url: str, *, anonymous: bool = False) -> icechunk.Storage:
     """Return the storage of a repository in a folder or a bucket."""
     if not url.startswith("gs://"):
-        return icechunk.local_filesystem_storage(str(Path(url).resolve()))
+        return icechunk.local_filesystem_storage(str(_folder(url)))
     bucket, _, prefix = url.removeprefix("gs://").partition("/")
     options = {"allow_http": "true"} if os.environ.get(_EMULATOR) else None
     return icechunk.gcs_storage(bucket=bucket, prefix=prefix, config=options, **_identity(anonymous))
+
+
+def _folder(url: str) -> Path:
+    return Path(url.removeprefix("file://")).resolve()
 
 
 def _identity(anonymous: bool) -> dict[str, Any]:
