@@ -47,7 +47,8 @@ def closing_lines(config: Config, *, finished: bool) -> Iterator[str]:
         yield from _ensemble_said(config)
     yield from _where(config)
     if finished and config.products.page.enabled and config.destination:
-        yield f"open {config.destination}/{config.objects.page} in a browser"
+        address = f"{config.destination}/{config.objects.page}"
+        yield f"its page is {address}" if config.cloud_destination else f"open {address} in a browser"
     yield from not_accelerated(config)
 
 

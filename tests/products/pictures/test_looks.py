@@ -67,6 +67,16 @@ def test_a_value_on_a_level_belongs_above_it() -> None:
     assert look.classes(pixels).tolist() == [0, 1, 1, last, last + 1]
 
 
+@pytest.mark.parametrize("variable", ["2t", "tp", "msl", "tcc"])
+def test_the_most_is_farthest_from_the_paper(variable: str) -> None:
+    """In one hue the highest class is dark on white, and pale on dark."""
+    quantity = quantity_of(variable)
+    for look in (spread_look(quantity), probability_look(quantity), class_look(quantity, highest=False)):
+        for dark in (False, True):
+            light = look.painted(dark=dark).astype(int).sum(axis=1)
+            assert abs(light[-2] - light[-1]) > abs(light[1] - light[-1])  # against the ground, which stands last
+
+
 def test_wind_speed_is_that_of_both_components() -> None:
     fields = {"10u": np.array([3.0, 0.0], np.float32), "10v": np.array([4.0, -2.0], np.float32)}
     assert quantity_of("10si").of(fields).tolist() == [5.0, 2.0]

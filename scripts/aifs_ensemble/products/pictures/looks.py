@@ -41,6 +41,8 @@ _PALETTES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 # what these leave out is no colour but the ground: no rain, no wind, no chance
 _BARE = {"rain", "wind", "cloud", "spread", "water", "heat", "cold", "dry"}
+# from pale to dark in one hue: on dark paper from dark to pale, else the most would be seen least
+_ONE_HUE = {"cloud", "spread", "water", "heat", "cold", "dry"}
 _PER_CENT = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 _OF_CLASS = (10, 25, 30, 40, 50, 60, 70, 80, 90)  # of five classes; by chance 20
 _DEFAULTS = {"diverging": "RdYlBu_r", "sequential": "viridis"}
@@ -57,6 +59,7 @@ class Look:
     ----------
     colors : uint8 ``(level + 1, 3)``
     bare : whether below the first level nothing is painted
+    one_hue : whether colours go from pale to dark; on dark paper they go the other way
     label : of the colour bar
     extend : on which sides values may lie beyond the levels, as matplotlib says it
     """
@@ -64,6 +67,7 @@ class Look:
     levels: tuple[float, ...]
     colors: Colors
     bare: bool
+    one_hue: bool
     label: str
     extend: str
 
@@ -83,6 +87,8 @@ class Look:
         """Return the colour of every class, that of missing values last, uint8 ``(level + 2, 3)``."""
         ground = rgb(DARK_GROUND if dark else LIGHT_GROUND)
         colors = np.vstack([self.colors, ground])
+        if dark and self.one_hue:
+            colors[1:-1] = colors[1:-1][::-1]
         if self.bare:
             colors[0] = ground
         return colors
@@ -169,7 +175,8 @@ def _look(palette: str, levels: Sequence[float], label: str, extend: str) -> Loo
         colors = np.asarray(_map(palette)(shares))[:, :3]
         if bare:
             colors = np.vstack([colors[:1], colors])
-    return Look(levels, (colors * 255).round().astype(np.uint8), palette in _BARE, label, extend)
+    rounded = (colors * 255).round().astype(np.uint8)
+    return Look(levels, rounded, palette in _BARE, palette in _ONE_HUE, label, extend)
 
 
 def _map(palette: str) -> Any:
