@@ -32,6 +32,8 @@ def test_ranks_share_ties() -> None:
     shares = scores.rank_shares(members, np.array([0.0, np.nan]))
     np.testing.assert_allclose(shares[:, 0], [1 / 3, 1 / 3, 1 / 3, 0])
     assert np.isnan(shares[:, 1]).all()
+    members[2, 0] = np.nan
+    assert np.isnan(scores.rank_shares(members, np.array([0.0, 1.0]))[:, 0]).all()
 
 
 @pytest.mark.parametrize("members", [2, 3, 11, 50])

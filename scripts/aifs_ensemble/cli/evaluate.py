@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     data = write_evaluation(config, folder)
     deliver_copies(config, [folder / name for name in evaluation_files(config)])
     _print_scores(data)
-    for line in filter(None, data.attrs["without_analysis"].split("; ")):
+    for line in data.attrs["without_analysis"].splitlines():
         print(f"without analysis: {line}")
     print(f"{data.attrs['title']}: {data.attrs['ensemble']}")
     print(f"files are in {folder}")

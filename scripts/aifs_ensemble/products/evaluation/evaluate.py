@@ -209,5 +209,5 @@ def _data_set(
     )
     data["rank_histogram"] = ((*dims, "rank"), ranks, {"units": "1", "long_name": "share of the area by rank"})
     source = settings.path if settings.source == "file" else "ECMWF open data, step 0 (CC BY 4.0)"
-    data.attrs |= {"analysis": source, "weights": "cosine of latitude", "without_analysis": "; ".join(missing.lines())}
+    data.attrs |= {"analysis": source, "weights": "cosine of latitude", "without_analysis": "\n".join(missing.lines())}
     return data if weeks is None else data.merge(weeks, combine_attrs="no_conflicts")

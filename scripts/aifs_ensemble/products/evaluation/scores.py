@@ -61,7 +61,7 @@ def rank_shares(members: Values, truth: Values) -> Scores:
     below, equal = (members < truth).sum(axis=0), (members == truth).sum(axis=0)
     rank = np.arange(count + 1).reshape(-1, *[1] * truth.ndim)
     shares = ((rank >= below) & (rank <= below + equal)) / (equal + 1.0)
-    return np.where(np.isnan(truth), np.nan, shares)
+    return np.where(np.isnan(truth) | np.isnan(members).any(axis=0), np.nan, shares)
 
 
 def observed_class(truth: Values, bounds: Values) -> Scores:

@@ -44,7 +44,7 @@ def table(config: Config, data: xr.Dataset) -> str:
     for line in (data.attrs["title"], data.attrs["source"], data.attrs["ensemble"], data.attrs["analysis"]):
         text.write(f"# {line}\n")
     for key in ("without_analysis", "without_observation"):
-        text.write("".join(f"# {key}: {line}\n" for line in data.attrs.get(key, "").split("; ") if line))
+        text.write("".join(f"# {key}: {line}\n" for line in data.attrs.get(key, "").splitlines()))
     rows = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     rows.writeheader()
     for name in _names(data):

@@ -79,7 +79,7 @@ def week_scores(config: Config, analyses: Analyses, weights: npt.NDArray[np.floa
             "period_start": ("period", np.array(list(config.periods.values()), "i4"), {"units": "hours"}),
         },
         {
-            "without_observation": "; ".join(absent),
+            "without_observation": "\n".join(absent),
             "rpss_points": "2t and tp on land" if land is not None else "all points: no land-sea mask at hand",
         },
     )
