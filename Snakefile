@@ -8,6 +8,10 @@ min_version("9.27")
 configfile: "config/config.yaml"
 
 
+# the first page of `make report`
+report: "report/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/checkpoint.smk"
 include: "rules/initial.smk"
