@@ -5,6 +5,10 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+# the first page of `make report`
+report: "report/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/checkpoint.smk"
 include: "rules/initial.smk"

@@ -43,9 +43,10 @@ if not RUN.rented and CONFIG.destination:
         output:
             report(
                 directory(f"{CONFIG.scratch.base}/report/fields"),
-                patterns=["{figure}-{theme}.png"],
+                patterns=["{figure}-light.png"],
                 caption="../report/fields.rst",
                 category="Fields",
+                labels={"what": "{figure}"},
             ),
         log:
             PATH.log("report_fields"),
@@ -65,9 +66,10 @@ if not RUN.rented and CONFIG.destination:
         output:
             report(
                 directory(f"{CONFIG.scratch.base}/report/account"),
-                patterns=["{figure}-{theme}.png"],
+                patterns=["{figure}-light.png"],
                 caption="../report/account.rst",
                 category="Account",
+                labels={"what": "{figure}"},
             ),
         log:
             PATH.log("report_account"),

@@ -21,13 +21,15 @@ from rich.live import Live
 from rich.text import Text
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 
-from snakemake_logger_plugin_aifs.events import Events
+from snakemake_logger_plugin_aifs.events import Events, of_machines
 
 OUTPUT = Path(".snakemake") / "log"
 
 
 class View(Protocol):
     """What the Snakefile shows of the members, looked up by a thread of its own."""
+
+    rented: bool
 
     def shown(self, width: int, height: int) -> ConsoleRenderable: ...
 
@@ -43,6 +45,7 @@ class LogHandler(LogHandlerBase):
         self._live: Live | None = None
         self._kept: list[tuple[int, int, str, TextIO]] = []
         self.output: Path | None = None
+        self._read = 0
         self.dryrun = bool(self.common_settings.dryrun)
         if not self.dryrun:
             self._divert()
@@ -97,8 +100,22 @@ class LogHandler(LogHandlerBase):
         try:
             for line, style in self._events.lines(record):
                 self.console.print(Text(line, style=style))
+            self._of_machines()
         except Exception:
             self.handleError(record)
+
+    def _of_machines(self) -> None:
+        """Print what the commands that rent machines have said, where they wrote since the last event."""
+        if self.output is None or not getattr(self._view, "rented", False):
+            return
+        with open(self.output, errors="replace") as file:
+            file.seek(self._read)
+            new = file.read()
+        whole, newline, _ = new.rpartition("\n")
+        self._read += len((whole + newline).encode(errors="replace"))
+        for line in whole.splitlines():
+            if of_machines(line, priced=self._live is None):
+                self.console.print(Text(line, style="dim"))
 
     def close(self) -> None:
         """Give the terminal back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ EACH = {"forecast_member": "forecast done", "sync_member": "delivered"}
 _SILENT = {"all", "forecasts", "products", "report"}
 _NOTHING = "Nothing to be done"
 _LOG_LINES = 3
+_OF_A_JOB = re.compile(r"[a-z_]+ ([0-9][0-9,-]* )?\([\w-]+\): ")
 # what Snakemake says besides of a job that failed
 _SAID_ELSEWHERE = (
     "RuleException:",
@@ -115,6 +117,11 @@ class Events:
         yield f"{_clock()} {what} failed{f', log: {logs[0]}' if logs else ''}", "bold red"
         for name in logs[:1]:
             yield from ((f"  {line}", "red") for line in _worst(Path(name)))
+
+
+def of_machines(line: str, *, priced: bool) -> bool:
+    """Tell whether a line of the commands that rent machines is for the user: of a job, or `priced` what they cost."""
+    return bool(_OF_A_JOB.match(line)) or (priced and line.startswith("rented: "))
 
 
 def _worst(path: Path) -> list[str]:

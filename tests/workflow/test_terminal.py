@@ -18,7 +18,7 @@ from aifs_ensemble.delivery.status import RUNNING, MemberStatus
 from aifs_ensemble.workflow.members_view import MembersView
 from delivery.members import make_config, publish_lead
 from rich.console import Console
-from snakemake_logger_plugin_aifs.events import Events
+from snakemake_logger_plugin_aifs.events import Events, of_machines
 
 CONTROLS = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
 NOISY = """
@@ -113,6 +113,21 @@ def test_rules_are_said_once_when_their_last_job_ends() -> None:
     assert events.at_work() == ""
     assert list(events.lines(record(text="Select jobs to execute..."))) == []
     assert list(events.lines(record(text="odd", level=logging.WARNING))) == [("odd", "yellow")]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("rented: 2 machines (2 x a2-ultragpu-1g), $10.14 an hour; $0.29 so far by list prices", True),
+        ("forecast_member 2 (forecast-member-2-906a746f): exit code 1", True),
+        ("initial_cycle (initial-cycle-1): no machine in us-east1", True),
+        ("2026-11-29 00:46:42,086 Cluster 3 deleted successfully.", False),
+        ("Tasks:       1", False),
+    ],
+)
+def test_what_the_renting_commands_say_is_shown_where_it_matters(line: str, said: bool) -> None:
+    assert of_machines(line, priced=True) is said
+    assert of_machines(line, priced=False) is (said and not line.startswith("rented"))
 
 
 @pytest.fixture

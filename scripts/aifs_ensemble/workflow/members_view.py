@@ -34,6 +34,7 @@ from aifs_ensemble.delivery.status import (
 
 _ORDER = (RUNNING, STARTING, FAILED, *NOT_AS_ASKED, COMPUTED, WAITING, DELIVERED)
 _STYLES = {DELIVERED: "green", COMPUTED: "green", RUNNING: "cyan", FAILED: "red", WAITING: "dim"}
+_OTHER_COLUMNS = 44  # their width beside bar and state
 _LOOK_SECONDS = {False: 2.0, True: 15.0}  # here, and in a bucket
 
 
@@ -59,7 +60,7 @@ class MembersView:
     """
 
     def __init__(self, config: Config, *, rented: bool, spending: Callable[[], str | None]):
-        self._config, self._rented, self._spending = config, rented, spending
+        self._config, self.rented, self._spending = config, rented, spending
         self._began = time.time()
         self._statuses: Sequence[MemberStatus] = [
             MemberStatus(member, WAITING, steps=len(config.leads)) for member in config.members
@@ -80,11 +81,11 @@ class MembersView:
         while not self._stopping.is_set():
             with suppress(WorkflowError, OSError):  # a look that fails is one look less
                 self._look()
-            self._stopping.wait(_LOOK_SECONDS[self._rented])
+            self._stopping.wait(_LOOK_SECONDS[self.rented])
 
     def _look(self) -> None:
         config = self._config
-        if self._rented or not config.cloud_destination:
+        if self.rented or not config.cloud_destination:
             if self._destination is None:
                 self._destination = Destination(config)
             else:
@@ -92,9 +93,9 @@ class MembersView:
             statuses = read_statuses(config, self._destination)
         else:
             statuses = [MemberStatus(member, WAITING, steps=len(config.leads)) for member in config.members]
-        if not self._rented:
+        if not self.rented:
             statuses = with_scratch(config, statuses)
-        if config.cloud_destination and not self._rented:
+        if config.cloud_destination and not self.rented:
             statuses = [
                 replace(one, state=DELIVERED, step=one.steps) if noted_here(config, one.member).done else one
                 for one in statuses
@@ -125,7 +126,7 @@ class MembersView:
         done = self._steps_done()
         made = done - (done if self._before is None else self._before)
         missing = sum(one.steps for one in self._statuses) - done
-        return (time.time() - self._began) * missing / made if made > 0 else None
+        return (time.time() - self._began) * missing / made if made > 0 and missing else None
 
     def shown(self, width: int, height: int) -> Group:
         """Return the table for a terminal of `width` columns, with at most `height` members."""
@@ -157,9 +158,11 @@ class MembersView:
         text = status.text(now) if not running else " ".join(filter(None, [status.state, status.note]))
         if width >= 120 and (where := status.job or status.host) and running:
             text += f" on {where}"
+        bar = 12 if width < 120 else 30
+        text = text[: max(width - bar - _OTHER_COLUMNS, 8)]  # the other columns keep theirs
         return (
             str(status.member),
-            ProgressBar(total=max(status.steps, 1), completed=status.step, width=12 if width < 120 else 30),
+            ProgressBar(total=max(status.steps, 1), completed=status.step, width=bar),
             f"{status.step}/{status.steps}",
             f"{pace:.2f}" if pace and running else "",
             duration(pace * missing) if pace and running else "",
