@@ -67,7 +67,7 @@ def test_fields_are_counted_as_they_are_read(tmp_path: Path, accumulate: str) ->
         for item in config.products.weekly.variables.values()
         for start in config.periods.values()
     )
-    assert product_reads(config)["product_weekly_member"].fields == read
+    assert product_reads(config)["product_weekly_member"].regular == read
 
 
 def test_a_run_makes_the_products_of_its_jobs(config: Config) -> None:
