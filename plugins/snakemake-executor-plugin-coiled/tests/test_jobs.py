@@ -199,6 +199,18 @@ def test_a_judge_that_cannot_see_is_asked_again(server, run):
     assert run.jobs.look(job).state == "success"
 
 
+@pytest.mark.parametrize("in_first_region", [True, False], ids=["when asked", "at a look"])
+def test_what_cannot_be_said_of_a_machine_is_no_failure(in_first_region, server, journal):
+    """Such as what is spent, beside the damaged record of another job."""
+    run = coordinator(journal, regions=REGIONS)
+    server.no_machines = set() if in_first_region else {"us-central1"}
+    (journal.folder / "make-2-0123abcd.json").write_text("{")
+    run.journal.take_up = lambda *_: []
+    run.journal.to_stop = lambda *_: []
+    job = run.finish(run.submit())
+    assert job.state == "success", job.record.reason
+
+
 # -- regions
 
 

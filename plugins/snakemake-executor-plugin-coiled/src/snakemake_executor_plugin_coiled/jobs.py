@@ -160,11 +160,19 @@ class Jobs:
                 continue
             reason = self._ask(record, machine, region)
             if reason is None:
-                if said := self.hooks.rented(self.journal.of_work(record.work)):
-                    self.log.info(said)
+                self._say_rented(record)
                 return
             self._warn(record, f"no machine in {region} ({reason})")
         self._wait(record, machine, ", ".join(regions), str(reason))
+
+    def _say_rented(self, record: JobRecord) -> None:
+        try:
+            said = self.hooks.rented(self.journal.of_work(record.work))
+        except Exception as error:  # the machine is there, whatever can be said of it
+            self._warn(record, _line(error))
+            return
+        if said:
+            self.log.info(said)
 
     def _ask(self, record: JobRecord, machine: Machine, region: str) -> str | None:
         """Ask for a machine in one region; return why there is none, or None when one was rented or may have been.
