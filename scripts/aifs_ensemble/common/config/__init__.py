@@ -226,7 +226,10 @@ def _check_coarse(config: Config) -> dict[str, str]:
     """Raise ConfigError for a grid that no coarse lead can be on; return the variables that the section names."""
     coarse = config.products.coarse
     named = {f"coarse.method.{name}": name for name in coarse.method if name != "default"}
-    if coarse.variables != "all":
+    if isinstance(coarse.variables, str):
+        if coarse.variables != "all":
+            raise ConfigError(f"config: products.coarse.variables: {coarse.variables!r}, expected all or a list")
+    else:
         named |= {f"coarse.variables: {name}": name for name in coarse.variables}
         if coarse.enabled and not coarse.variables:
             raise ConfigError("config: products.coarse.variables: [], expected all or variables of the model")

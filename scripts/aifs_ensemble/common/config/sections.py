@@ -57,7 +57,7 @@ def _different(items: Sequence[T]) -> Sequence[T]:
 
 
 def _different_or_all(items: Any) -> Any:
-    return items if items == "all" else _different(items)
+    return items if isinstance(items, str) else _different(items)
 
 
 Whole = Annotated[int, BeforeValidator(lambda value: _whole(_number(value)))]
@@ -258,8 +258,10 @@ class Coarse(Section):
     read them where they suit, else the leads."""
     grid: Nullable[RegularGrid] = None
     """Degrees east-west and north-south, 0.25 or more. null: products.grid."""
-    variables: Annotated[Literal["all"] | list[str], AfterValidator(_different_or_all)] = "all"
-    """Variables of the model in them."""
+    variables: Annotated[str | list[str], AfterValidator(_different_or_all)] = Field(
+        default="all", json_schema_extra={"uniqueItems": True}
+    )
+    """Variables of the model in them, or all."""
     method: dict[str, Interpolation] = {}
     """Interpolation by variable; default stands for all that are not named. Without default, they are interpolated as
     products.interpolation says."""
