@@ -79,7 +79,7 @@ class Sheet:
         """Return the list of colours, uint8 ``(color, 3)``."""
         dark = theme is not LIGHT
         classes = self.look.painted(dark=dark).astype(np.float64)
-        # over dark colours ink is light; where dark ground is bare, over most of them: coasts seldom change their colour
+        # over dark colours ink is light; where dark ground is bare, over most of them: coasts seldom change colour
         light_ink = (classes @ _LUMINANCE < (_DARK if dark and self.look.bare else _DARKEST))[:, None]
         inked = np.where(light_ink, rgb(_LIGHT_INK), rgb(_DARK_INK))
         halo = np.where(light_ink, rgb(DARK_GROUND), rgb(LIGHT_GROUND if self.look.bare else "#ffffff"))
