@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from aifs_ensemble.common.areas import PRESETS
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import get_model
 from aifs_ensemble.common.parameters import TABLE, read_parameters
+from aifs_ensemble.common.themes import DARK, LIGHT, Theme
 from aifs_ensemble.products import wording
+from aifs_ensemble.products.pictures.layout import layout
 from aifs_ensemble.products.pictures.looks import (
     MOST_LEVELS,
     class_look,
@@ -22,6 +25,7 @@ from aifs_ensemble.products.pictures.looks import (
     value_look,
 )
 from aifs_ensemble.products.pictures.quantities import quantity_of
+from aifs_ensemble.products.pictures.sheet import Sheet
 from delivery.members import make_config
 
 VARIABLES = [*get_model("aifs-ens-1.0").outputs, "10si", "100si"]
@@ -75,6 +79,17 @@ def test_the_most_is_farthest_from_the_paper(variable: str) -> None:
         for dark in (False, True):
             light = look.painted(dark=dark).astype(int).sum(axis=1)
             assert abs(light[-2] - light[-1]) > abs(light[1] - light[-1])  # against the ground, which stands last
+
+
+@pytest.mark.parametrize("variable", ["2t", "tp", "10si", "tcc", "msl"])
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
+def test_coasts_can_be_seen_on_every_color(variable: str, theme: Theme) -> None:
+    quantity = quantity_of(variable)
+    for look in (value_look(quantity), spread_look(quantity), probability_look(quantity)):
+        colors = Sheet(look, layout(PRESETS["globe"]), "", []).colors(theme).astype(float)
+        classes = len(look.colors) + 1
+        inked = colors[5 * classes : 6 * classes]  # the last of five steps to ink
+        assert (np.abs((inked - colors[:classes]) @ [0.299, 0.587, 0.114]) > 22).all()
 
 
 def test_wind_speed_is_that_of_both_components() -> None:

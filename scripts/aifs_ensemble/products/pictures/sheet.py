@@ -28,6 +28,7 @@ _STEPS = 7  # from paper to each ink of words
 _WARNINGS = {"light": "#b3261e", "dark": "#ff8a7a"}
 _DARK_INK = "#1b232b"  # over colours that cover a map, in both themes
 _LIGHT_INK = "#c3ccd4"  # over a dark ground
+_LUMINANCE, _DARK, _DARKEST = np.array([0.299, 0.587, 0.114]), 115, 60  # of 255 (ITU-R BT.601)
 _BAR = 12  # pixels high
 
 
@@ -77,12 +78,14 @@ class Sheet:
     def colors(self, theme: Theme) -> Numbers:
         """Return the list of colours, uint8 ``(color, 3)``."""
         dark = theme is not LIGHT
-        ground = DARK_GROUND if dark else LIGHT_GROUND
-        over = rgb(_LIGHT_INK if self.look.bare and dark else _DARK_INK), rgb(ground if self.look.bare else "#ffffff")
         classes = self.look.painted(dark=dark).astype(np.float64)
+        # over dark colours ink is light; where dark ground is bare, over most of them: coasts seldom change colour
+        light_ink = (classes @ _LUMINANCE < (_DARK if dark and self.look.bare else _DARKEST))[:, None]
+        inked = np.where(light_ink, rgb(_LIGHT_INK), rgb(_DARK_INK))
+        halo = np.where(light_ink, rgb(DARK_GROUND), rgb(LIGHT_GROUND if self.look.bare else "#ffffff"))
         parts = [classes]
-        parts += [classes + (over[0] - classes) * step / _INKS for step in range(1, _INKS + 1)]
-        parts += [classes + (over[1] - classes) * share for share in (0.4, 0.8)]
+        parts += [classes + (inked - classes) * step / _INKS for step in range(1, _INKS + 1)]
+        parts += [classes + (halo - classes) * share for share in (0.4, 0.8)]
         paper = rgb(theme.paper).astype(np.float64)
         parts.append(paper[None])
         for color in (theme.ink, theme.faint, warning_color(theme)):
