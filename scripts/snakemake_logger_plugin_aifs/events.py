@@ -37,6 +37,7 @@ class Events:
         self._planned: dict[str, int] = {}
         self._done: dict[str, int] = {}
         self._said: set[Any] = set()
+        self._ended = False
 
     def lines(self, record: logging.LogRecord) -> Iterator[Line]:
         """Yield the lines that an event is worth, with their styles."""
@@ -67,8 +68,9 @@ class Events:
 
     def last(self) -> Iterator[Line]:
         """Yield what is said at the end: of a dry-run, its jobs by rule and member."""
-        if not self.dryrun:
+        if not self.dryrun or self._ended:  # a handler is closed twice: by Snakemake, and as Python ends
             return
+        self._ended = True
         by_rule: dict[str, list[str]] = {}
         for rule, member in self._jobs.values():
             if rule not in _SILENT:

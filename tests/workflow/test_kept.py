@@ -138,11 +138,15 @@ class Ensemble:
                 storage.delete(key)
 
 
-@pytest.fixture(
-    scope="module",
-    params=itertools.product(PLACES, (True, False)),
-    ids=lambda case: f"{case[0]}, scratch {'there' if case[1] else 'gone'}",
-)
+def cases() -> Iterator[Any]:
+    """Yield the places, with scratch and without; the whole table takes long, `pytest -m "long or not long"` runs it."""
+    for place, scratch in itertools.product(PLACES, (True, False)):
+        more = place == "streamed to a folder" or (place == "bucket from rented machines" and scratch)
+        name = f"{place}, scratch {'there' if scratch else 'gone'}"
+        yield pytest.param((place, scratch), id=name, marks=[pytest.mark.long] if more else [])
+
+
+@pytest.fixture(scope="module", params=cases())
 def delivered(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, emulator: dict[str, str]
 ) -> Iterator[tuple[str, bool, Ensemble]]:

@@ -407,3 +407,19 @@ def test_records_of_the_log_are_seen_before_they_are_shown(run: Run, capfd: pyte
             logger.removeFilter(one)
     assert [each for each in seen if each["names"]] == [{"names": ["output", "reason"]}] * 2, "two jobs, once each"
     assert "output: short" in "".join(capfd.readouterr())
+
+
+def test_what_is_forced_and_who_listens(run: Run) -> None:
+    seen = """
+onstart:
+    rules, everything = internals.forced(workflow)
+    listens = [type(one).__module__ for one in internals.log_handlers(workflow)]
+    see(rules=sorted(rules), everything=everything, listens=listens)
+"""
+    plain = {"rules": [], "everything": False, "listens": []}
+    assert run(seen, "--cores", "1") == [plain]
+    assert run(seen, "--cores", "1", "--forcerun", "a") == [plain | {"rules": ["a"]}]
+    assert run(seen, "--cores", "1", "--forceall") == [plain | {"everything": True}]
+    assert run(seen, "--cores", "1", "--force") == [plain | {"everything": True}]
+    (found,) = run(seen, "--cores", "1", "--forceall", "--logger", "rich")
+    assert found["listens"] == ["snakemake_logger_plugin_rich"]
