@@ -514,9 +514,9 @@ COMMANDS = [
     ),
     Case(
         "pickles to a folder below a file",
-        lambda b: b.command("convert-pickle", "state_001.pkl", "--folder", str(below_a_file(b))),
+        lambda b: b.command("convert-pickle", "state_001.pkl", "--output", str(below_a_file(b))),
         ConfigError,
-        ("--folder: '{folder}/notes/out'", "{folder}/notes is not a folder"),
+        ("--output: '{folder}/notes/out'", "{folder}/notes is not a folder"),
     ),
     Case(
         "checkpoint to a folder below a file",
