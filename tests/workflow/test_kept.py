@@ -139,7 +139,7 @@ class Ensemble:
 
 
 def cases() -> Iterator[Any]:
-    """Yield the places, with scratch and without; the whole table takes long: `pytest -m "long or not long"`."""
+    """Yield the places, with scratch and without; `pytest -m "long or not long"` runs the whole table."""
     for place, scratch in itertools.product(PLACES, (True, False)):
         more = place == "streamed to a folder" or (place == "bucket from rented machines" and scratch)
         name = f"{place}, scratch {'there' if scratch else 'gone'}"
