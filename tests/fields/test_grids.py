@@ -57,3 +57,8 @@ def test_area_weights_integrate_a_known_function(name):
 def test_what_is_no_grid_is_refused_by_name(name):
     with pytest.raises(ConfigError, match="grid: "):
         grid_coordinates(name)
+
+
+def test_a_grid_too_fine_is_refused_before_memory_is_taken():
+    with pytest.raises(ConfigError, match=r"expected increments of 0\.01 degrees or more"):
+        grid_coordinates("0.0000001x1")

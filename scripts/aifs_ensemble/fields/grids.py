@@ -25,6 +25,8 @@ CLASSICAL = (32, 48, 64, 80, 96, 128, 160, 200, 256, 320, 400, 512, 640, 1024, 1
 # Newton doubles the digits each time, and starts with three.
 _NEWTON_STEPS = 5
 
+_FINEST = 0.01  # degrees, of a regular grid: 648 million points
+
 _GAUSSIAN = re.compile(r"([NOF])(\d+)")
 _REGULAR = re.compile(r"(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)")
 
@@ -115,6 +117,8 @@ def _gaussian_rows(name: str, kind: str, number: int) -> npt.NDArray[np.int64]:
 
 
 def _regular_latitudes(name: str, step: float) -> Degrees:
+    if 0 < step < _FINEST:  # before memory is asked for all of its points
+        raise ConfigError(f"grid: {name!r}, expected increments of {_FINEST} degrees or more")
     count = round(180 / step) if step else 0
     if not count or abs(count * step - 180) > 1e-9:
         raise ConfigError(f"grid: {name!r}, expected increments that divide 180 and 360 degrees")
