@@ -9,7 +9,7 @@ TEST_STAMP := $(VENV)/.installed-test
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test newest lock forecast test test-long lint format config-docs plan report clean
+.PHONY: help install install-test newest lock forecast test test-long lint format config-docs rule-graph plan report clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ format: install-test ## format everything
 
 config-docs: install ## the configuration's schema and tables of keys, from the library
 	$(BIN)/python -m aifs_ensemble.common.config.schema --write
+
+rule-graph: install ## docs/images/rules.svg, by graphviz, from a checkout without results
+	$(BIN)/snakemake --profile local --rulegraph | dot -Tsvg > docs/images/rules.svg
 
 plan: install ## what the operational run would do and cost
 	$(BIN)/aifs-ensemble plan --profile coiled-gpu

@@ -68,8 +68,8 @@ def test_no_key_is_explained_that_does_not_exist() -> None:
 
 
 def mentioned() -> set[str]:
-    """Return the commands that stand in a table of README.md by themselves, or behind `aifs-ensemble` on any page."""
-    alone = re.findall(r"`([a-z-]+)`", (ROOT / "README.md").read_text())
+    """Return the commands that stand in the tables of docs/commands.md, or behind `aifs-ensemble` on any page."""
+    alone = re.findall(r"`([a-z-]+)[ `]", (ROOT / "docs" / "commands.md").read_text())
     whole = [name for page in PAGES for name in re.findall(r"(?:^ *|`)aifs-ensemble ([a-z-]+)", page.read_text(), re.M)]
     return {*alone, *whole}
 

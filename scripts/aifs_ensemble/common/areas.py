@@ -39,16 +39,16 @@ PRESETS = {
 
 
 def areas_named(names: Sequence[str], own: Mapping[str, Sequence[float]], where: str) -> list[Area]:
-    """Return areas by name, from the presets and the user's `own` boxes ``[west, east, south, north]``.
+    """Return areas by name, from the presets and the user's `own` boxes ``[north, west, south, east]``.
 
     Raises ConfigError, naming the key below `where`, for a name that is not known and for a box that is none.
     """
     known = dict(PRESETS)
     for name, box in own.items():
-        west, east, south, north = box
+        north, west, south, east = box
         if not (-360 <= west < east <= min(west + 360, 540) and -90 <= south < north <= 90):
             raise ConfigError(
-                f"config: {where}.own_areas.{name}: {list(box)}, expected [west, east, south, north] in degrees, "
+                f"config: {where}.own_areas.{name}: {list(box)}, expected [north, west, south, east] in degrees, "
                 "west below east and south below north"
             )
         known[name] = Area(name, name.replace("-", " ").capitalize(), west, east, south, north)

@@ -89,10 +89,12 @@ def _statistic(config: Config, fields: RegularFields, item: PeriodVariable, star
     source = fields if coarse else fields.native
     total: npt.NDArray[np.float64] | None = None
     for lead, weight in weights.items():
-        values = source.read(lead, [variable])[variable] * np.float64(weight)
-        total = values if total is None else total + values
+        values = source.read(lead, [variable])[variable]
+        total = np.zeros(values.shape) if total is None else total
+        # weights of one statistic differ by their sign alone: scaled once, in the end
+        (np.add if weight > 0 else np.subtract)(total, values, out=total)
     assert total is not None
-    result = total.astype(np.float32)
+    result = (total * max(weights.values())).astype(np.float32)
     return result if coarse else fields.grid.regrid(variable, result)
 
 

@@ -17,7 +17,7 @@ PICTURES: dict[str, Any] = {
     "variables": ["2t", "tp", "10si"],
     "step_hours": 24,
     "areas": ["globe", "pacific"],
-    "own_areas": {"pacific": [150, 230, -40, 30]},
+    "own_areas": {"pacific": [30, 150, -40, 230]},
     "places": PLACES,
 }
 

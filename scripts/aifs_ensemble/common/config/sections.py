@@ -379,14 +379,14 @@ class Evaluation(Section):
     every_hours: Whole = Field(default=24, ge=6, multiple_of=6)
     """Hours between the leads that are scored."""
     areas: dict[
-        Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")], Annotated[list[Number], Field(min_length=4, max_length=4)]
+        Annotated[str, Field(pattern="^[a-z0-9-]+$")], Annotated[list[Number], Field(min_length=4, max_length=4)]
     ] = Field(
         default={
             "globe": [90, 0, -90, 360],
             "northern": [90, 0, 20, 360],
             "tropics": [20, 0, -20, 360],
             "southern": [-20, 0, -90, 360],
-            "east_africa": [18, 21, -12, 52],
+            "east-africa": [19, 21, -12, 53],
         },
         min_length=1,
     )
@@ -427,7 +427,7 @@ class Pictures(Section):
     own_areas: dict[
         Annotated[str, Field(pattern="^[a-z0-9-]+$")], Annotated[list[Number], Field(min_length=4, max_length=4)]
     ] = {}
-    """Areas of your own by name: [west, east, south, north] in degrees."""
+    """Areas of your own by name: [north, west, south, east] in degrees."""
     places: dict[str, Annotated[list[Number], Field(min_length=2, max_length=2)]] = {
         "Nairobi": [-1.29, 36.82],
         "Addis Ababa": [9.03, 38.74],
