@@ -49,10 +49,17 @@ class Stay:
     uses: Mapping[str, float]
     gpu_percent: float
     costs: Mapping[str, float]
+    card_watts: float = float("nan")
+    cards: int = 1
 
     @property
     def seconds(self) -> float:
         return self.ended - self.began
+
+    @property
+    def card_kwh(self) -> float:
+        """Energy of the machine's cards in kWh, by the mean of the watts sampled; NaN without samples."""
+        return self.card_watts * self.cards * self.seconds / 3.6e6
 
     @property
     def usd(self) -> float:
@@ -172,15 +179,15 @@ def group_stays(attempts: Sequence[Attempt], idle_seconds: float) -> list[list[A
     return stays
 
 
-def _mean_gpu(metrics: pd.DataFrame, attempts: Sequence[Attempt]) -> float:
-    """Return the mean sampled utilisation of a machine's card in percent; NaN without samples."""
-    if metrics.empty:
+def _mean_of_card(metrics: pd.DataFrame, attempts: Sequence[Attempt], column: str) -> float:
+    """Return the mean of what was sampled of a machine's card; NaN without samples."""
+    if metrics.empty or column not in metrics:
         return _NAN
     mine = metrics[metrics["member"].isin([attempt.member for attempt in attempts])]
     began, ended = min(a.began for a in attempts), max(a.ended for a in attempts)
     mine = mine[(mine["time"] >= began) & (mine["time"] <= ended)]
     # members on one card sample the same card: a second counts once
-    return float(mine.groupby(mine["time"].round())["gpu_util_percent"].mean().mean())
+    return float(mine.groupby(mine["time"].round())[column].mean().mean())
 
 
 def _check_cards(stays: Sequence[Stay], run: RunRecord, machines: Machines) -> None:
@@ -192,7 +199,9 @@ def _check_cards(stays: Sequence[Stay], run: RunRecord, machines: Machines) -> N
         LOG.warning("account: members ran on %s, priced as %s", ", ".join(sorted(cards)), ", ".join(sorted(types)))
 
 
-def _stay(attempts: Sequence[Attempt], metrics: pd.DataFrame, rates: Rates) -> Stay:
+def _stay(attempts: Sequence[Attempt], metrics: pd.DataFrame, rates: Rates, machines: Machines) -> Stay:
+    gpu = machines.types[rates.machine].gpu if rates.machine in machines.types else None
+    cards = gpu.count if gpu else 1
     began, ended = min(a.began for a in attempts), max(a.ended for a in attempts)
     return Stay(
         machine=attempts[0].machine,
@@ -201,7 +210,9 @@ def _stay(attempts: Sequence[Attempt], metrics: pd.DataFrame, rates: Rates) -> S
         ended=ended,
         attempts=tuple(attempts),
         uses=machine_uses(attempts),
-        gpu_percent=_mean_gpu(metrics, attempts),
+        gpu_percent=_mean_of_card(metrics, attempts, "gpu_util_percent"),
+        card_watts=_mean_of_card(metrics, attempts, "gpu_watts"),
+        cards=cards,
         costs=_machine_costs(ended - began, rates, "gpu compute"),
     )
 
@@ -257,7 +268,7 @@ def account(
         raise InputError(f"{config.cycle}: the manifests name no attempt, nothing can be accounted for")
     pricing = Pricing(config, machines, profile or default_profile(config), spot)
     idle = config.cloud.idle_minutes * 60
-    stays = [_stay(part, run.metrics, pricing.forecast(part[0])) for part in group_stays(attempts, idle)]
+    stays = [_stay(part, run.metrics, pricing.forecast(part[0]), machines) for part in group_stays(attempts, idle)]
     if not pricing.free:
         _check_cards(stays, run, machines)
     ledger = _Ledger([manifest.member for manifest in run.manifests])

@@ -199,6 +199,7 @@ def _stay_row(stay: Stay) -> dict[str, Any]:
         "members": len({attempt.member for attempt in stay.attempts}),
         **stay.uses,
         "gpu_percent": stay.gpu_percent,
+        "card_kwh": stay.card_kwh,
         "usd": stay.usd,
     }
 
@@ -210,6 +211,7 @@ def totals_frame(found: Account) -> pd.DataFrame:
     fields, count = sum(m.fields for m in manifests), sum(m.bytes for m in manifests)
     sampled = [(stay.gpu_percent, stay.seconds) for stay in found.stays if not isnan(stay.gpu_percent)]
     weight = sum(part for _, part in sampled)
+    energy = [stay.card_kwh for stay in found.stays if not isnan(stay.card_kwh)]
     return pd.DataFrame(
         [
             {
@@ -218,6 +220,7 @@ def totals_frame(found: Account) -> pd.DataFrame:
                 "machine_hours": seconds / 3600,
                 "computing_percent": _rate(100 * found.uses["computing"], seconds),
                 "gpu_percent": _rate(sum(percent * part for percent, part in sampled), weight),
+                "card_kwh": sum(energy) if energy else float("nan"),
                 "attempts": sum(len(member.attempts) for member in found.members),
                 "interrupted": sum(member.interrupted for member in found.members),
                 "failed": sum(member.failed for member in found.members),
@@ -312,6 +315,7 @@ def account_text(found: Account, compared: Mapping[str, pd.DataFrame]) -> str:
         f"{total['fields_per_second']:.0f} fields/s, {total['gb_per_second']:.3g} GB/s, {size(total['bytes'])}",
         f"card computing {total['computing_percent']:.0f} % of {duration(3600 * total['machine_hours'])}"
         + (f", sampled {total['gpu_percent']:.0f} %" if not isnan(total["gpu_percent"]) else "")
+        + (f", {total['card_kwh']:.3g} kWh" if not isnan(total["card_kwh"]) else "")
         + f"; {total['interrupted']:.0f} attempts interrupted, {total['failed']:.0f} failed",
         "",
     ]

@@ -71,6 +71,21 @@ def test_fetched_whole_with_its_commit_recorded(hub: Hub, entry: Model, content:
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("sound", [True, False])
+def test_the_hubs_shared_cache_is_looked_at_first(
+    hub: Hub, entry: Model, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sound: bool
+) -> None:
+    """What another program has fetched is copied by its digest; other content there is fetched anew."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    kept = tmp_path / "hub" / f"models--{REPOSITORY.replace('/', '--')}" / "snapshots" / COMMIT / FILE
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(content if sound else content[:-1])
+    record = fetch_checkpoint(entry, tmp_path / "c.ckpt", policy=QUICK)
+    assert (tmp_path / "c.ckpt").read_bytes() == content
+    assert record.source == f"{REPOSITORY}@{COMMIT}/{FILE}"
+    assert bool(hub.sent()) != sound
+
+
 @pytest.mark.parametrize(
     ("faults", "resumed"),
     [

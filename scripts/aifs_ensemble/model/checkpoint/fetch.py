@@ -147,8 +147,23 @@ def _bring(
         raise CheckpointError(
             f"model: {model.name} says neither checkpoint.repository nor checkpoint.url in models.yaml"
         )
-    _download(remote, part, model, policy, deadline)
+    if not _from_cache(remote, part, model):
+        _download(remote, part, model, policy, deadline)
     return part, remote.name, remote.sha256
+
+
+def _from_cache(remote: Remote, part: Path, model: Model) -> bool:
+    """Copy a file from the hub's shared cache, if it is there and its digest is the one expected."""
+    expected = model.checkpoint.get("sha256") or remote.sha256
+    if remote.cached is None or not expected:
+        return False
+    if compute_digest(remote.cached) != expected:
+        LOG.warning("%s: in the shared cache with other content, fetched anew", remote.name)
+        return False
+    with atomic_writer(part) as file, open(remote.cached, "rb") as original:
+        shutil.copyfileobj(original, file, _BUCKET_PIECE)
+    LOG.info("%s: taken from the shared cache, %s", remote.name, remote.cached)
+    return True
 
 
 def _download(remote: Remote, part: Path, model: Model, policy: Policy, deadline: Deadline) -> None:

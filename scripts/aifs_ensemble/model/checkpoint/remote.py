@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ class Remote:
     url, headers : of the request; both may hold secrets and are kept out of messages
     version : what tells this content from another one, None when only the answer will say
     size, sha256 : of the content, None when not known beforehand
+    cached : where other programs' shared cache has it, None where it does not
     """
 
     name: str
@@ -38,6 +40,7 @@ class Remote:
     version: str | None = None
     size: int | None = None
     sha256: str | None = None
+    cached: Path | None = None
 
 
 def plain_remote(url: str) -> Remote:
@@ -73,7 +76,7 @@ def hub_remote(model: Model, timeout: float) -> Remote:
     elsewhere. Raises CheckpointError when there is no such file or no access, TransferError when asking again may help.
     """
     import httpx2  # the HTTP library of huggingface_hub 2
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers
 
@@ -92,6 +95,7 @@ def hub_remote(model: Model, timeout: float) -> Remote:
         raise TransferError(f"no answer from the hub ({type(error).__name__})", again=True) from None
     if found.commit_hash is None:
         raise CheckpointError(f"{name}: the server is no Hugging Face hub (no commit in its answer), see HF_ENDPOINT")
+    cached = try_to_load_from_cache(entry["repository"], entry["file"], revision=found.commit_hash)
     return Remote(
         name=f"{entry['repository']}@{found.commit_hash}/{entry['file']}",
         url=hf_hub_url(entry["repository"], entry["file"], revision=found.commit_hash, endpoint=endpoint),
@@ -100,6 +104,7 @@ def hub_remote(model: Model, timeout: float) -> Remote:
         size=found.size,
         # Large files are kept by their SHA-256, which is then their ETag; small ones by a git hash.
         sha256=found.etag if found.etag and _SHA256.fullmatch(found.etag) else None,
+        cached=Path(cached) if isinstance(cached, str) else None,
     )
 
 
