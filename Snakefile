@@ -5,7 +5,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-# the first page of `make report`
+# the first page of make report
 report: "report/workflow.rst"
 
 

@@ -19,7 +19,7 @@ QUOTED = [text for row in ROWS for text in re.findall(r"`([^`]+)`", row) if text
 def texts() -> list[str]:
     """Return every text in the library, what is put into it left out."""
     found = []
-    for path in sorted((ROOT / "scripts" / "aifs_ensemble").rglob("*.py")):
+    for path in sorted([*(ROOT / "scripts" / "aifs_ensemble").rglob("*.py"), *(ROOT / "plugins").rglob("src/**/*.py")]):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]

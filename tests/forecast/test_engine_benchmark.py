@@ -13,7 +13,7 @@ import pytest
 
 @pytest.mark.timeout(600)
 def test_it_runs_side_by_side_and_compares_the_bytes(tmp_path: Path, root: Path) -> None:
-    modes = ("forward-eager", "engine", "engine-killed", "engine-2")
+    modes = ("forward-eager", "engine", "engine-2")
     command = [
         sys.executable, str(root / "benchmarks" / "forecast_engine.py"), "--model", "demo", "--scratch", str(tmp_path),
         "--steps", "12", "--reference-steps", "1", "--repeats", "1", "--encoders", "1", "--out", str(tmp_path / "out"),
@@ -26,5 +26,5 @@ def test_it_runs_side_by_side_and_compares_the_bytes(tmp_path: Path, root: Path)
     assert set(found) == set(modes)
     assert all(result["step_seconds"] > 0 for result in found.values())
     assert found["engine-2"]["fields"] == 2 * found["engine"]["fields"] == 2 * 12 * 100
-    assert "member 1 is the same to the byte in engine, engine-killed, engine-2" in done.stdout
+    assert "member 1 is the same to the byte in engine, engine-2" in done.stdout
     assert sum(found["engine"]["steps"]) < found["engine"]["timings"]["total"] < found["engine"]["wall_seconds"]

@@ -65,8 +65,8 @@ def write_analyses(config: Config, path: Path, truth: Truth, leads: tuple[int, .
 def scored(config: Config, **over: Any) -> Config:
     raw = config.to_dict()
     wanted = {"source": "file", "variables": VARIABLES, "areas": AREAS} | over
-    raw["products"]["evaluation"]["areas"] = {}
     merge(raw, {"products": {"evaluation": wanted}})
+    raw["products"]["evaluation"]["areas"] = wanted["areas"]
     return Config(raw)
 
 

@@ -52,7 +52,7 @@ def expected(config: Config, name: str, lead: int, window: int = 0, members: Any
             before = true_fields(config, member, lead - window)[name] if lead > window else 0 * at[name]
             found.append(regridded(config, at[name] - before))
         elif parts := {"10si": ("10u", "10v"), "ws_850": ("u_850", "v_850")}.get(name):
-            found.append(np.hypot(*(regridded(config, at[part]) for part in parts)))
+            found.append(np.hypot(*(regridded(config, at[part], wind=True) for part in parts)))
         else:
             found.append(regridded(config, at[name]))
     return np.stack(found)

@@ -22,8 +22,8 @@ from products.conftest import MEMBERS, make_ensemble, true_fields
 SHAPE = (121, 240)
 
 
-def regridded(config: Config, field: np.ndarray) -> np.ndarray:
-    matrix = interpolation_weights("N32", "1.5x1.5", config.cache).matrix
+def regridded(config: Config, field: np.ndarray, *, wind: bool = False) -> np.ndarray:
+    matrix = interpolation_weights("N32", "1.5x1.5", config.cache, wind=wind).matrix
     return (matrix @ field.astype(np.float64)).reshape(SHAPE)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from aifs_ensemble.cli import main
-from doubles.coiled_server import CoiledServer
+from coiled_server import CoiledServer
 from doubles.opendata_server import serve
 
 from workflow.dry_runs import dry_run
@@ -86,7 +86,7 @@ def test_the_plan_asks_the_source_where_it_is_told_to(
         assert main(["plan", *given]) == 0
         assert not server.log
         capsys.readouterr()
-        assert main(["plan", "--source", *given]) == 3
+        assert main(["plan", "--published", *given]) == 3
         said = capsys.readouterr()
         assert "has nothing to start from" in said.err and not said.out
     assert main(["plan", "--config", f"cycle={TOMORROW}"]) == 2

@@ -141,7 +141,9 @@ class Ensemble:
 def cases() -> Iterator[Any]:
     """Yield the places, with scratch and without; `pytest -m "long or not long"` runs the whole table."""
     for place, scratch in itertools.product(PLACES, (True, False)):
-        more = place == "streamed to a folder" or (place == "bucket from rented machines" and scratch)
+        more = place == "streamed to a folder" or (
+            place in ("bucket from here", "bucket from rented machines") and scratch
+        )
         name = f"{place}, scratch {'there' if scratch else 'gone'}"
         yield pytest.param((place, scratch), id=name, marks=[pytest.mark.long] if more else [])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aifs_ensemble.cli._common import add_config_arguments, check_output, config_from
+from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, check_output, config_from, print_json
 
 GROUP = "after"
 EXAMPLE = """\
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="where to write (default: products/evaluation at the destination)"
     )
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,6 +37,11 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output or at_home
     data = write_evaluation(config, folder)
     deliver_copies(config, [folder / name for name in evaluation_files(config)])
+    if args.json:
+        columns = ("crps", "persistence_crps", "rmse", "spread", "bias")
+        rows = data[list(columns)].to_dataframe().dropna(how="all").reset_index()
+        print_json({"files": folder, "attributes": data.attrs, "scores": rows.to_dict("records")})
+        return 0
     _print_scores(data)
     for line in data.attrs["without_analysis"].splitlines():
         print(f"without analysis: {line}")

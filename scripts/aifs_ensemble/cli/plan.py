@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--destination", action="store_true", default=None, help="look at the bucket too (needs credentials)"
     )
     parser.add_argument(
-        "--source", action="store_true", help="ask the source of initial conditions too whether it has the cycle"
+        "--published", action="store_true", help="ask the source of initial conditions too whether it has the cycle"
     )
     parser.add_argument("--bucket-region", metavar="REGION", help="over cloud.bucket_region")
     parser.add_argument("--deadline", type=float, metavar="HOURS", help="choose the cheapest way that ends by then")
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = config_from(args)
     check_begun(config)
-    if args.source and (unknown := check_source(config)):
+    if args.published and (unknown := check_source(config)):
         print(unknown, file=sys.stderr)
     machines, work = machines_of(config), outstanding(config, destination=args.destination)
     case = plan_case(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aifs_ensemble.cli._common import check_output
+from aifs_ensemble.cli._common import add_json_argument, check_output, print_json
 
 GROUP = "after"
 EXAMPLE = """\
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="what to write: .nc or .grib2 (default: FILE's name with .nc)"
     )
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,5 +45,8 @@ def run(args: argparse.Namespace) -> int:
     count = regrid_file(
         args.file, output, grid=args.grid, area=area, variables=args.variables, method=args.method, cache=cache
     )
-    print(f"{output}: {count} fields at {args.grid} degrees")
+    if args.json:
+        print_json({"file": output, "fields": count, "grid": args.grid})
+    else:
+        print(f"{output}: {count} fields at {args.grid} degrees")
     return 0

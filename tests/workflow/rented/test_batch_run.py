@@ -202,6 +202,7 @@ def test_killed_coordinator_then_ctrl_c_then_rerun(project, batch):
     assert sum("member 1: made [6" in text for text in logs) == 1, "a delivered member was made again"
 
 
+@pytest.mark.long  # a minute and a half, most of it waiting
 def test_interrupted_while_it_asks(project, batch):
     """The plugin deletes none of the jobs that it is asking about; those of another coordinator stay."""
     config = project.configure(destination="gs://ensembles/batch-asks")

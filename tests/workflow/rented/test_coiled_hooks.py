@@ -132,7 +132,8 @@ def test_a_run_tells_of_machines_whose_end_is_not_known(here: Journal) -> None:
     assert list(start.left_open(settings())) == [line]
 
 
-def test_cancelling_nothing_and_what_is_unknown(here: Journal, capsys) -> None:
+def test_cancelling_nothing_and_what_is_unknown(here: Journal, tmp_path, capsys) -> None:
+    (tmp_path / ".snakemake").mkdir()  # where a run was
     assert main(["coiled-cancel"]) == 0
     assert "0 jobs stopped" in capsys.readouterr().err
     assert main(["coiled-cancel", "never-asked-for"]) == 12

@@ -43,6 +43,11 @@ def all_problems(
         except ConfigError as error:
             named = _NAMED.match(str(error))
             key = named["key"] if named else ""
+            if any(one.startswith(f"{key}.") for one in found) and key not in found:
+                # what a told key leaves behind, such as an area's name without the area
+                if not _leave_to_default(rest, key):
+                    break
+                continue
             of_types = isinstance(error.__context__, ValidationError)  # told of each key by itself
             doubtful = not of_types and key not in _BENEATH and any(one in _BENEATH for one in found)
             if not doubtful and key not in found:
