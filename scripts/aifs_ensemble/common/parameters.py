@@ -21,7 +21,6 @@ from aifs_ensemble.common.yaml_tables import check_row, read_table
 TABLE = Path(__file__).parents[3] / "config" / "parameters.yaml"
 FEWEST_BITS, MOST_BITS = 8, 24
 # what products make of two components; the names are ECMWF's
-WIND_SPEEDS = {"10si": ("10u", "10v"), "100si": ("100u", "100v")}
 OTHER = "other"  # the range of levels that a row does not name
 
 Pair = tuple[float, float]

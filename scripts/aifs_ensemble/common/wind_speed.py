@@ -9,6 +9,7 @@ from aifs_ensemble.common.parameters import FieldName, split_variable
 UNITS = "m s-1"
 STANDARD_NAME = "wind_speed"
 _HEIGHTS = {"10si": (207, "10"), "100si": (228249, "100")}
+NEAR_SURFACE = tuple(_HEIGHTS)
 _ON_PRESSURE_LEVELS = ("ws", 10)
 
 

@@ -256,14 +256,13 @@ def _regular_template(grid: str, message: str) -> int:
         "jDirectionIncrement": north,
         "scanningMode": 0,
     }
-    _set(handle, keys, f"grid {grid}")
+    set_keys(handle, keys, f"grid {grid}")
     eccodes.codes_set_values(handle, np.zeros(rows * columns))  # only they make ecCodes count the points anew
     return handle
 
 
-def member_keys(spec: OutputSpec) -> dict[str, Any]:
-    """Return the keys that all messages of a member share, in the order in which they must be set."""
-    time = spec.cycle_time
+def origin_keys(time: datetime) -> dict[str, Any]:
+    """Return the keys that say where a message is from and when its forecast starts, in their order."""
     return {
         "tablesVersion": TABLES_VERSION,
         "centre": "ecmf",
@@ -274,6 +273,13 @@ def member_keys(spec: OutputSpec) -> dict[str, Any]:
         "significanceOfReferenceTime": 1,
         "setLocalDefinition": 1,
         "grib2LocalSectionNumber": 1,
+    }
+
+
+def member_keys(spec: OutputSpec) -> dict[str, Any]:
+    """Return the keys that all messages of a member share, in the order in which they must be set."""
+    return {
+        **origin_keys(spec.cycle_time),
         "productDefinitionTemplateNumber": 1,
         "class": "ai",
         "stream": "enfo",
@@ -296,7 +302,8 @@ def former_keys(spec: OutputSpec) -> dict[str, Any]:
     return {"numberOfForecastsInEnsemble": spec.ensemble_size, "typeOfEnsembleForecast": UNPERTURBED}
 
 
-def _set(handle: int, keys: Mapping[str, Any], what: str) -> None:
+def set_keys(handle: int, keys: Mapping[str, Any], what: str) -> None:
+    """Set keys of a message in their order; EncodingError naming `what` and the key that ecCodes refuses."""
     for key, value in keys.items():
         try:
             eccodes.codes_set(handle, key, value)
@@ -316,7 +323,7 @@ class FieldEncoder:
         self.spec = spec
         self._handles: dict[str, int] = {}
         self._base = grid_template(spec.grid)
-        _set(self._base, member_keys(spec), f"member {spec.member}")
+        set_keys(self._base, member_keys(spec), f"member {spec.member}")
         self.points: int = eccodes.codes_get(self._base, "numberOfDataPoints")
         eccodes.codes_set_values(self._base, np.zeros(self.points))
         self._packer = CcsdsPacker.create(self.points) if native is not False else None
@@ -339,7 +346,7 @@ class FieldEncoder:
             if accumulated:
                 keys["typeOfStatisticalProcessing"] = 1
                 keys["typeOfTimeIncrement"] = 2  # same start of the forecast, lead time increases
-            _set(handle, keys, variable)
+            set_keys(handle, keys, variable)
             self._handles[variable] = handle
         return self._handles[variable]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from aifs_ensemble.common.areas import areas_named
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import place_label
-from aifs_ensemble.common.parameters import WIND_SPEEDS
 from aifs_ensemble.common.text import hint
+from aifs_ensemble.common.wind_speed import NEAR_SURFACE, sources
 
 if TYPE_CHECKING:
     from aifs_ensemble.common.config import Config
@@ -21,7 +21,7 @@ def check_pictures(config: Config) -> None:
     pictures = config.products.pictures
     areas_named(pictures.areas, pictures.own_areas, _KEY)
     made = config.model.outputs
-    known = [*made, *(name for name, sources in WIND_SPEEDS.items() if set(made).issuperset(sources))]
+    known = [*made, *(name for name in NEAR_SURFACE if set(made).issuperset(sources(name)))]
     for name in pictures.variables:
         if name not in known:
             meant = hint(name, known, f"such as {known[0]}")

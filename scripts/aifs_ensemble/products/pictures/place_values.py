@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.parameters import WIND_SPEEDS
+from aifs_ensemble.common.wind_speed import sources
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.products.delivered_fields import DeliveredFields
 from aifs_ensemble.products.parallel import readers
@@ -74,18 +74,18 @@ def great_circle(latitude: float, longitude: float, latitudes: Any, longitudes: 
 def shown_quantities(config: Config) -> list[Quantity]:
     """Return what the meteograms of a model show."""
     made = set(config.model.outputs)
-    return [quantity_of(name) for name in SHOWN if made.issuperset(WIND_SPEEDS.get(name, (name,)))]
+    return [quantity_of(name) for name in SHOWN if made.issuperset(sources(name))]
 
 
 def read_places(config: Config, members: Mapping[int, DeliveredFields]) -> list[PlaceValues]:
     """Return the values of all members at all places; each field is read once."""
     places, quantities = places_of(config), shown_quantities(config)
     points = [place.point for place in places]
-    sources = sorted({source for quantity in quantities for source in quantity.sources})
+    variables = sorted({source for quantity in quantities for source in quantity.sources})
 
     def one(job: tuple[DeliveredFields, int]) -> Array:
         reader, lead = job
-        fields = {name: field[points] for name, field in reader.read(lead, sources).items()}
+        fields = {name: field[points] for name, field in reader.read(lead, variables).items()}
         return np.stack([quantity.of(fields) for quantity in quantities])
 
     with ThreadPoolExecutor(readers(config)) as pool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.common.parameters import WIND_SPEEDS, MapStyle, find_variable
+from aifs_ensemble.common.parameters import MapStyle, find_variable
+from aifs_ensemble.common.wind_speed import NEAR_SURFACE, sources
 from aifs_ensemble.products.wording import Units, shown_units
 
 Array = npt.NDArray[np.float32]
@@ -50,12 +51,12 @@ def _as_it_is(field: Array) -> Array:
 def _speed(name: str) -> Quantity:
     style = MapStyle(f"{name.removesuffix('si')} m wind speed", "wind", _WIND_LEVELS, _WIND_SPREAD, 5)
     units = shown_units("m s-1")
-    return Quantity(name, WIND_SPEEDS[name], np.hypot, units, style, "sequential", (10.0, 15.0), accumulates=False)
+    return Quantity(name, sources(name), np.hypot, units, style, "sequential", (10.0, 15.0), accumulates=False)
 
 
 def quantity_of(variable: str) -> Quantity:
     """Return what a variable of the model, or a name such as ``10si`` (wind speed), shows; ConfigError for others."""
-    if variable in WIND_SPEEDS:
+    if variable in NEAR_SURFACE:
         return _speed(variable)
     parameter, level = find_variable(variable)
     style = parameter.map

@@ -14,11 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import EncodingError
 from aifs_ensemble.common.parameters import FieldName, bits_for, field_name
 from aifs_ensemble.common.wind_speed import sources, wind_speed
 from aifs_ensemble.fields.ccsds import CcsdsPacker, pack_with_eccodes
-from aifs_ensemble.fields.grib_encoder import TABLES_VERSION, UNKNOWN_PROCESS, UNTRAINED_EXPVER, grib_parameter
+from aifs_ensemble.fields.grib_encoder import (
+    UNKNOWN_PROCESS,
+    UNTRAINED_EXPVER,
+    grib_parameter,
+    grid_template,
+    origin_keys,
+    set_keys,
+)
 from aifs_ensemble.products.regular_grid import RegularGrid
 from aifs_ensemble.products.statistics.choice import MEAN, PROBABILITY, SPREAD
 from aifs_ensemble.products.statistics.named_thresholds import NamedThreshold
@@ -78,7 +84,7 @@ class MessageMaker:
                 "startStep": lead - window,
                 "endStep": lead,
             }
-            _set(handle, {**head, **keys, **(time if window else {"step": lead})}, f"{kind} at {lead} h")
+            set_keys(handle, {**head, **keys, **(time if window else {"step": lead})}, f"{kind} at {lead} h")
             header = eccodes.codes_get_message(handle)
         finally:
             eccodes.codes_release(handle)
@@ -123,39 +129,6 @@ def _parameter(name: str) -> tuple[FieldName, dict[str, Any]]:
 
 def _base(config: Config, grid: RegularGrid) -> int:
     """Return a handle on the grid, its values all zero, with the origin and date of the forecast."""
-    rows, columns = grid.shape
-    handle: int = eccodes.codes_grib_new_from_samples("regular_ll_pl_grib2")
-    time = config.cycle_time
-    _set(
-        handle,
-        {
-            "Ni": columns,
-            "Nj": rows,
-            "latitudeOfFirstGridPointInDegrees": 90,
-            "latitudeOfLastGridPointInDegrees": -90,
-            "longitudeOfFirstGridPointInDegrees": 0,
-            "longitudeOfLastGridPointInDegrees": 360 - 360 / columns,
-            "iDirectionIncrementInDegrees": 360 / columns,
-            "jDirectionIncrementInDegrees": 180 / (rows - 1),
-            "tablesVersion": TABLES_VERSION,
-            "centre": "ecmf",
-            "subCentre": 0,
-            "productionStatusOfProcessedData": 0,
-            "dataDate": int(time.strftime("%Y%m%d")),
-            "dataTime": int(time.strftime("%H%M")),
-            "significanceOfReferenceTime": 1,
-            "setLocalDefinition": 1,
-            "grib2LocalSectionNumber": 1,
-        },
-        f"grid {grid.name}",
-    )
-    eccodes.codes_set_values(handle, np.zeros(rows * columns))
+    handle = grid_template(grid.name)
+    set_keys(handle, origin_keys(config.cycle_time), f"grid {grid.name}")
     return handle
-
-
-def _set(handle: int, keys: Mapping[str, Any], what: str) -> None:
-    for key, value in keys.items():
-        try:
-            eccodes.codes_set(handle, key, value)
-        except eccodes.CodesInternalError as error:
-            raise EncodingError(f"{what}: GRIB key {key} cannot be {value!r} ({error})") from None
