@@ -38,11 +38,20 @@ def needed(roots: list[Requirement]) -> set[str]:
     return {name for name, _ in found}
 
 
+def markers_of(*sources: Path) -> dict[str, str]:
+    """Return what lists say of the platforms of a package, which `pip freeze` does not know."""
+    lines = [line.partition("#")[0].strip() for source in sources for line in source.read_text().splitlines()]
+    found = [Requirement(line) for line in lines if line]
+    return {canonical(item.name): f"; {item.marker}" for item in found if item.marker}
+
+
 def main() -> None:
     source, users, tests = map(Path, sys.argv[1:])
     lines = [line.partition("#")[0].strip() for line in source.read_text().splitlines()]
     wanted = needed([Requirement(line) for line in lines if line])
+    markers = markers_of(source, source.with_name("requirements-test.in"))
     frozen = [line.replace("+cpu", "") for line in sys.stdin.read().splitlines() if line.strip()]
+    frozen = [line + markers.get(canonical(line.partition("==")[0]), "") for line in frozen]
     note = "# Made by `make lock` from {}: every package at the version that was tested.\n"
     mine = [line for line in frozen if canonical(line.partition("==")[0]) in wanted]
     users.write_text(note.format(source.name) + "".join(f"{line}\n" for line in mine))
