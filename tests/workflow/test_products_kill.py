@@ -16,7 +16,7 @@ import yaml
 
 from workflow.project import ROOT, Project
 
-pytestmark = [pytest.mark.workflow, pytest.mark.long]
+pytestmark = [pytest.mark.workflow, pytest.mark.long, pytest.mark.timeout(3600)]
 KILLS = 20
 
 
