@@ -66,8 +66,16 @@ def test_errors_are_one_line(tmp_path, weights_cache):
 
 
 @pytest.mark.parametrize("name", ["u", "t"])
-@pytest.mark.parametrize(("source", "target"), [("N32", "1.5x1.5"), ("O24", "5x5"), ("F32", "2x2")])
-def test_pole_rows_are_what_mir_makes_grid_to_grid(source, target, name, weights_cache: Path, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("source", "target", "method"),
+    [
+        ("N32", "1.5x1.5", "linear"),
+        ("O24", "5x5", "linear"),
+        ("F32", "2x2", "linear"),
+        ("N32", "5x5", "nearest-neighbour"),
+    ],
+)
+def test_pole_rows_are_what_mir_makes_grid_to_grid(source, target, method, name, weights_cache: Path, tmp_path) -> None:
     """Wind that goes round the pole differs along such a row; a scalar has one value there."""
     import mir
 
@@ -91,11 +99,11 @@ def test_pole_rows_are_what_mir_makes_grid_to_grid(source, target, name, weights
     eccodes.codes_set_array(handle, "values", field)
     (tmp_path / "in").write_bytes(eccodes.codes_get_message(handle))
     job = mir.Job()
-    for key, value in (("grid", target.replace("x", "/")), ("interpolation", "linear"), ("accuracy", 24)):
+    for key, value in (("grid", target.replace("x", "/")), ("interpolation", method), ("accuracy", 24)):
         job.set(key, value)
     job.execute(mir.GribFileInput(str(tmp_path / "in")), mir.GribFileOutput(str(tmp_path / "out")))
     _, expected = decode((tmp_path / "out").read_bytes(), "mir")
-    found = interpolation_weights(source, target, weights_cache, wind=name == "u").apply(field[None])[0]
+    found = interpolation_weights(source, target, weights_cache, method, wind=name == "u").apply(field[None])[0]
     np.testing.assert_allclose(found, expected, atol=1e-4)
     north = expected[: int(rows.rows[0])]
     assert (np.ptp(north) > 30) == (name == "u"), "one value for the whole row would pass"

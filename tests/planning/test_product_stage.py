@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +13,7 @@ from aifs_ensemble.planning.account import account
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything, of_jobs, outstanding
 from aifs_ensemble.planning.plan import plan, plan_case
+from aifs_ensemble.planning.product_stage import jobs_of_products
 from aifs_ensemble.planning.plan_text import plan_dict, summary_lines
 from aifs_ensemble.planning.runs import JobTime, RunRecord
 from aifs_ensemble.products.weekly import weights_of_leads
@@ -77,11 +77,11 @@ def test_a_run_makes_the_products_of_its_jobs(config: Config) -> None:
     assert everything(config).products["product_member"] == 50
 
 
-def test_nothing_is_planned_of_members_that_are_there(tmp_path: Path) -> None:
-    config = synthetic.config(tmp_path / "scratch", products=ON)
+def test_products_follow_the_members_to_deliver(config: Config, tmp_path: Path) -> None:
     assert outstanding(config).products == everything(config).products
-    off = synthetic.config(tmp_path / "scratch")
-    assert everything(off).products == {}
+    assert jobs_of_products(config, 2)["product_weekly_member"] == 2
+    assert jobs_of_products(config, 0) == {}
+    assert everything(synthetic.config(tmp_path / "scratch")).products == {}, "all products are off"
 
 
 def test_products_share_a_machine_in_the_account(tmp_path: Path, machines: Machines) -> None:
@@ -103,4 +103,4 @@ def test_products_share_a_machine_in_the_account(tmp_path: Path, machines: Machi
         RunRecord(manifests, pd.DataFrame(), (JobTime("product_member", 2, 20.0),)),
         profile="coiled-gpu",
     )
-    assert Counter(found.stages)["product_member"] == pytest.approx(one)
+    assert found.stages["product_member"] == pytest.approx(one)

@@ -14,6 +14,9 @@ from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.common.wind_speed import sources, wind_speed
 
 
+METEOGRAM = ("tcc", "tp", "10si", "2t", "msl")  # what a meteogram shows, from top to bottom
+
+
 @dataclass(frozen=True)
 class RuleReads:
     """What a job of one rule reads.
@@ -59,14 +62,11 @@ def product_reads(config: Config) -> Mapping[str, RuleReads]:
     if products.pictures.enabled:
         pictures = products.pictures
         maps = members * max(config.lead_hours // pictures.step_hours, 1) * _parts(pictures.variables)
-        places = members * leads * _parts(_METEOGRAM) if pictures.places else 0
+        places = members * leads * _parts(METEOGRAM) if pictures.places else 0
         found["product_pictures"] = RuleReads(1, of_member=False, fields=places, regular=maps)
     if products.page.enabled:
         found["product_page"] = RuleReads(1, of_member=False)
     return found
-
-
-_METEOGRAM = ("tcc", "tp", "10si", "2t", "msl")
 
 
 def _parts(variables: Iterable[str]) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.product_reads import METEOGRAM
 from aifs_ensemble.common.wind_speed import sources
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.products.delivered_fields import DeliveredFields
@@ -18,7 +19,6 @@ from aifs_ensemble.products.parallel import readers
 from aifs_ensemble.products.pictures.quantities import Quantity, quantity_of
 
 Array = npt.NDArray[np.float32]
-SHOWN = ("tcc", "tp", "10si", "2t", "msl")  # from top to bottom
 QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}
 _EARTH = 6371.0  # km
 
@@ -74,7 +74,7 @@ def great_circle(latitude: float, longitude: float, latitudes: Any, longitudes: 
 def shown_quantities(config: Config) -> list[Quantity]:
     """Return what the meteograms of a model show."""
     made = set(config.model.outputs)
-    return [quantity_of(name) for name in SHOWN if made.issuperset(sources(name))]
+    return [quantity_of(name) for name in METEOGRAM if made.issuperset(sources(name))]
 
 
 def read_places(config: Config, members: Mapping[int, DeliveredFields]) -> list[PlaceValues]:
