@@ -13,8 +13,8 @@ from aifs_ensemble.planning.account import account
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything, of_jobs, outstanding
 from aifs_ensemble.planning.plan import plan, plan_case
-from aifs_ensemble.planning.product_stage import jobs_of_products
 from aifs_ensemble.planning.plan_text import plan_dict, summary_lines
+from aifs_ensemble.planning.product_stage import jobs_of_products
 from aifs_ensemble.planning.runs import JobTime, RunRecord
 from aifs_ensemble.products.weekly import weights_of_leads
 

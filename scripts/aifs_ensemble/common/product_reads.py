@@ -13,7 +13,6 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.common.wind_speed import sources, wind_speed
 
-
 METEOGRAM = ("tcc", "tp", "10si", "2t", "msl")  # what a meteogram shows, from top to bottom
 
 
