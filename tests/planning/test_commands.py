@@ -32,7 +32,6 @@ def test_plan_prints_tables(configfile: str, capsys: pytest.CaptureFixture[str])
         "a3-highgpu-1g",
         "fastest:",
         "prices from:",
-        "OLD:",
     ):
         assert words in shown
 

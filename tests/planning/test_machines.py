@@ -46,10 +46,10 @@ def test_for_class_follows_the_configuration(machines: Machines, tmp_path: Path)
 
 def test_old_prices_say_so(machines: Machines) -> None:
     gpu = [machines.machine("a2-ultragpu-1g")]
-    fresh = machines.price_notes(gpu, "us-central1", dt.date(2025, 4, 1))
-    old = machines.price_notes(gpu, "us-central1", dt.date(2026, 11, 23))
-    assert "gcp-accelerators 2025-03-06" in fresh
-    assert "gcp-accelerators 2025-03-06 (OLD: 627 days)" in old
+    fresh = machines.price_notes(gpu, "us-central1", dt.date(2026, 9, 1))
+    old = machines.price_notes(gpu, "us-central1", dt.date(2027, 5, 9))
+    assert "gcp-machines 2026-08-20" in fresh
+    assert "gcp-machines 2026-08-20 (OLD: 262 days)" in old
     assert "assumed (no published price)" in old
 
 
