@@ -169,9 +169,10 @@ def time_coarse(spec: OutputSpec, fields: np.ndarray, repeats: int, cache: Path)
             seconds, size = [0.0, 0.0], 0
             for row, variable in enumerate(spec.variables):
                 start = time.process_time()
-                ours.encode(variable, LEAD, fields[row])
+                own_message = ours.encode(variable, LEAD, fields[row])
                 between = time.process_time()
-                message = np.frombuffer(coarse.encode(variable, LEAD, fields[row]), np.uint8)
+                values = coarse.make(variable, fields[row])
+                message = np.frombuffer(coarse.encode(variable, LEAD, values, own_message), np.uint8)
                 coarse.index_keys(variable, message)
                 seconds[0] += between - start
                 seconds[1] += time.process_time() - between

@@ -35,6 +35,12 @@ def coarse_spec(cache: Path, grid: str = "10x5") -> OutputSpec:
     return make_spec(FEW, coarse=CoarseSpec(grid, SOME, METHODS, str(cache)))
 
 
+def encoded(encoder: CoarseEncoder, name: str, lead: int, field: np.ndarray) -> bytes:
+    """Return the coarse message of a field of the model's grid."""
+    beside = FieldEncoder(make_spec(FEW)).header(name, lead)
+    return bytes(encoder.encode(name, lead, encoder.make(name, field), beside))
+
+
 def products(spec: OutputSpec, lead: int) -> dict[str, np.ndarray]:
     """Return what numpy makes of the same weights, in GRIB's units."""
     assert spec.coarse is not None
@@ -53,7 +59,7 @@ def test_messages_are_those_of_the_product(weights_cache: Path, grid: str) -> No
     encoder, plain = CoarseEncoder(spec), FieldEncoder(coarse_output(spec))
     fields = dict(zip(spec.variables, make_fields(spec, 24), strict=True))
     for name, values in products(spec, 24).items():
-        message = bytes(encoder.encode(name, 24, fields[name]))
+        message = encoded(encoder, name, 24, fields[name])
         assert message == pack_with_eccodes(plain.header(name, 24), values, spec.bits[name])
         told = encoder.index_keys(name, np.frombuffer(message, np.uint8))
         assert told["_interpolation"] == METHODS.get(name, "linear")
@@ -74,13 +80,38 @@ def test_files_are_the_same_whatever_the_processes(weights_cache: Path, tmp_path
         for file in record.files:  # the lead knows nothing of its second file
             assert (tmp_path / "with" / file.name).read_bytes() == (tmp_path / "without" / file.name).read_bytes()
         fields = dict(zip(FEW, make_fields(spec, record.lead), strict=True))
-        expected = b"".join(bytes(encoder.encode(name, record.lead, fields[name])) for name in SOME)
+        expected = b"".join(encoded(encoder, name, record.lead, fields[name]) for name in SOME)
         path = tmp_path / "with" / coarse_file(CYCLE, 3, record.lead, "10x5")
         assert record.coarse is not None and path.read_bytes() == expected
         assert (record.coarse.variables, record.coarse.methods, record.coarse.messages) == (SOME, METHODS, 3)
         assert record.coarse.weights == encoder.digests
     assert len(list((tmp_path / "with").iterdir())) == 8
     assert len(list((tmp_path / "without").iterdir())) == 4
+
+
+@pytest.mark.parametrize("lead", [6, 24, 792, 960])
+@pytest.mark.parametrize("accumulate", ["from_start", "per_step"])
+def test_headers_of_later_leads_are_those_of_ecCodes(weights_cache: Path, lead: int, accumulate: str) -> None:
+    spec = dataclasses.replace(coarse_spec(weights_cache), accumulate=accumulate)
+    encoder, plain = CoarseEncoder(spec), FieldEncoder(coarse_output(spec))
+    for name in SOME:
+        for hours in (12, lead):
+            beside = FieldEncoder(spec).header(name, hours)
+            assert encoder._header(name, hours, memoryview(beside)) == plain.header(name, hours)
+
+
+def test_given_fields_make_the_same_file(weights_cache: Path, tmp_path: Path) -> None:
+    spec = coarse_spec(weights_cache, "1.5x1.5")
+    (made,) = write_member(spec, tmp_path / "made", (6,))
+    encoder, fields = CoarseEncoder(spec), dict(zip(FEW, make_fields(spec, 6), strict=True))
+    with EncoderPool(spec, tmp_path / "given", 2) as pool:
+        pool.give_coarse()
+        slot = pool.acquire(120)
+        slot.array[:] = list(fields.values())
+        slot.coarse[:] = [encoder.make(name, fields[name]) for name in SOME]
+        pool.submit(slot, 6)
+        (given,) = pool.drain()
+    assert given == made
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -116,7 +147,7 @@ def test_missing_values_are_missing_where_one_of_them_counts(
     field = make_fields(spec, 6)[1]
     field[grid_coordinates("N32").latitudes > 60] = np.nan
     path = tmp_path / lead_file(CYCLE, 3, 6)
-    path.write_bytes(bytes(CoarseEncoder(spec).encode("2t", 6, field)))
+    path.write_bytes(encoded(CoarseEncoder(spec), "2t", 6, field))
     with open(path, "rb") as file:
         handle = eccodes.codes_grib_new_from_file(file)
     missing = eccodes.codes_get(handle, "numberOfMissing")

@@ -78,7 +78,7 @@ def load_libaec() -> ctypes.CDLL | None:
     return None
 
 
-def sections(message: bytes) -> Iterator[tuple[int, int, int]]:
+def sections(message: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
     """Yield number, offset and length of the sections of a GRIB2 message, without sections 0 and 8."""
     offset = 16
     while message[offset : offset + 4] != _END:

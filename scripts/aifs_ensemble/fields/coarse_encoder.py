@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.files import encode_crc32c
 from aifs_ensemble.common.parameters import is_wind
+from aifs_ensemble.fields.ccsds import sections
 from aifs_ensemble.fields.grib_encoder import CoarseSpec, FieldEncoder, OutputSpec
 from aifs_ensemble.fields.interpolation import Weights, interpolation_weights, weights_name
 
@@ -45,6 +46,26 @@ def coarse_output(spec: OutputSpec) -> OutputSpec:
     return replace(spec, grid=spec.coarse.grid, variables=spec.coarse.variables, coarse=None)
 
 
+def _product(message: bytes | memoryview) -> npt.NDArray[np.uint8]:
+    """Return the section of a message that says what the field is, and of which period."""
+    offset, length = next((offset, length) for number, offset, length in sections(message) if number == 4)
+    return np.frombuffer(message, np.uint8, length, offset)
+
+
+class _Header:
+    """The header of a variable's coarse message, and `beside`, the product's section of the lead's, at one lead."""
+
+    def __init__(self, header: bytes, beside: npt.NDArray[np.uint8]):
+        self._header, self._beside = bytearray(header), beside.copy()
+        self._product = _product(memoryview(self._header))
+
+    def move_to(self, beside: npt.NDArray[np.uint8]) -> bytes:
+        """Return the header at the lead of another section: octets that the period changes there change here."""
+        np.copyto(self._product, beside, where=beside != self._beside)
+        self._beside[:] = beside
+        return bytes(self._header)
+
+
 class CoarseEncoder:
     """Makes the GRIB messages of a member's coarse leads: one sparse product a field, then packed as the lead's."""
 
@@ -53,6 +74,7 @@ class CoarseEncoder:
         self.spec, self._coarse = coarse_output(spec), spec.coarse
         self._weights = coarse_weights(spec.coarse, spec.grid)
         self._fields = FieldEncoder(self.spec)
+        self._headers: dict[str, _Header] = {}
 
     @property
     def digests(self) -> dict[str, str]:
@@ -62,14 +84,30 @@ class CoarseEncoder:
     def _of(self, variable: str) -> Weights:
         return self._weights[weights_name(self._coarse.method(variable), variable)]
 
-    def encode(self, variable: str, lead: int, values: npt.NDArray[np.float32]) -> bytes | memoryview:
-        """Return the message of one field of the model's grid, float32 ``(value,)``; valid until the next call.
+    def make(self, variable: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the coarse field of one on the model's grid, float32 ``(value,)``.
 
-        Missing values (NaN) are missing wherever one of them counts.
+        Missing values (NaN) are missing wherever one of them counts. `forecast.coarse_fields` makes the same on a device.
         """
         matrix = self._of(variable).matrix
         assert matrix is not None
-        return self._fields.encode(variable, lead, matrix @ values)
+        return matrix @ values
+
+    def encode(
+        self, variable: str, lead: int, values: npt.NDArray[np.float32], beside: bytes | memoryview
+    ) -> bytes | memoryview:
+        """Return the message of one coarse field, float32 ``(coarse value,)``; valid until the next call.
+
+        `beside` is the message of the same variable and lead on the model's grid.
+        """
+        return self._fields.encode(variable, lead, values, self._header(variable, lead, beside))
+
+    def _header(self, variable: str, lead: int, beside: bytes | memoryview) -> bytes:
+        """Return what `FieldEncoder.header` does, in a tenth of the time: from lead to lead only the period changes."""
+        product = _product(beside)
+        if variable not in self._headers:
+            self._headers[variable] = _Header(self._fields.header(variable, lead), product)
+        return self._headers[variable].move_to(product)
 
     def index_keys(self, variable: str, message: npt.NDArray[np.uint8]) -> dict[str, Any]:
         """Return what the index says of a message beside the usual."""

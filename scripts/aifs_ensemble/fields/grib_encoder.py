@@ -361,11 +361,13 @@ class FieldEncoder:
             eccodes.codes_set(handle, "endStep", end)
         return eccodes.codes_get_message(handle)
 
-    def encode(self, variable: str, lead: int, values: npt.NDArray[np.float32]) -> bytes | memoryview:
+    def encode(
+        self, variable: str, lead: int, values: npt.NDArray[np.float32], header: bytes | None = None
+    ) -> bytes | memoryview:
         """Return the GRIB message of one field; valid until the next call.
 
         `values` is float32 ``(value,)`` in the model's units and is left as it is; NaN is a missing value where the
-        parameter may miss some. Raises NotFiniteError naming variable, lead and count of other NaN or infinity.
+        parameter may miss some. `header` saves making it, where the caller knows it. Raises NotFiniteError naming variable, lead and count of other NaN or infinity.
         """
         parameter = grib_parameter(variable)
         if parameter.factor != 1.0:
@@ -377,7 +379,7 @@ class FieldEncoder:
             if count := int(bad.sum()):
                 where = f"member {self.spec.member}: {variable} at lead {lead} h"
                 raise NotFiniteError(f"{where}: {count} of {values.size} values not finite")
-        header, bits = self.header(variable, lead), self.spec.bits[variable]
+        header, bits = header or self.header(variable, lead), self.spec.bits[variable]
         if self._packer is None or not whole:
             return pack_with_eccodes(header, values, bits)
         return self._packer.pack(header, values, float(low), float(high), bits)

@@ -30,8 +30,10 @@ from aifs_ensemble.fields.coarse_encoder import coarse_weights
 from aifs_ensemble.fields.encoder_pool import GIVE_UP_SECONDS, EncoderPool, SilentEncodersError
 from aifs_ensemble.fields.encoder_process import STOPS
 from aifs_ensemble.fields.grib_encoder import output_spec
+from aifs_ensemble.fields.interpolation import Weights
 from aifs_ensemble.fields.state import State
 from aifs_ensemble.forecast.card_turns import CardTurns
+from aifs_ensemble.forecast.coarse_fields import CoarseFields
 from aifs_ensemble.forecast.device_copy import FieldTransfer
 from aifs_ensemble.forecast.early import import_libraries
 from aifs_ensemble.forecast.pass_choice import PassChoice
@@ -206,7 +208,8 @@ def compute(computation: Computation) -> dict[int, LeadRecord]:
                 note({"cuda_graph": loaded.stepper.recorded})
             steps = _Steps(computation, stop, rollout, pool, turns.computing)
         computation.observers.tell(Observer.prepared, choice.made(loaded.stepper.acceleration))
-        weights.result()
+        if (made := weights.result()) and makes_coarse_fields(device):
+            steps.add_coarse(made)
         steps.go(loaded, first=after // request.model.timestep_hours + 1)
         timings.seconds["wait_turn"] = turns.waited
         note({"computing": [datetime.fromtimestamp(seconds, UTC).isoformat() for seconds in steps.times]})
@@ -226,22 +229,32 @@ def _states(computation: Computation, pool: EncoderPool) -> tuple[State, int, St
         before = computation.missing[0] - request.model.timestep_hours
         after, restart = computation.store.newest(before) or (0, None)
     if request.device != "cpu":
-        pool.buffer.fill(0)  # memory that nobody has touched takes longer to lock for the card
+        for part in (pool.buffer, pool.coarse):
+            part.fill(0)  # memory that nobody has touched takes longer to lock for the card
     return initial, after, restart
 
 
-def _coarse_weights(request: ForecastRequest, pool: EncoderPool) -> None:
-    """Make the interpolation weights of the coarse leads; where they cannot be made, the leads alone are.
+def makes_coarse_fields(device: torch.device) -> bool:
+    """Whether the device makes the coarse fields, or leaves them to the encoders; the bits are the same.
+
+    A GPU makes them beside a step, without a processor. Without one, encoders are what computes beside the steps.
+    """
+    return device.type == "cuda"
+
+
+def _coarse_weights(request: ForecastRequest, pool: EncoderPool) -> dict[str, Weights]:
+    """Return the interpolation weights of the coarse leads, none without; where none can be made, the leads alone are.
 
     MIR takes seconds, and a process of its own, where no earlier member left them in the cache.
     """
     if request.coarse is None:
-        return
+        return {}
     try:
-        coarse_weights(request.coarse, request.model.grid)
+        return coarse_weights(request.coarse, request.model.grid)
     except (WorkflowError, OSError, subprocess.SubprocessError) as error:
         LOG.warning("%s: no coarse leads: %s", member_name(request.member), error)
         pool.leave_out_coarse()
+        return {}
 
 
 @contextmanager
@@ -324,6 +337,12 @@ class _Steps:
             done = len(self.records)
             left = f"{done} leads made by this process and {len(self._missing)} to make"
             raise self._stop.error(member_name(request.member), left)
+
+    def add_coarse(self, weights: Mapping[str, Weights]) -> None:
+        """Have the device make the coarse fields as well, before the first step."""
+        spec = self._request.coarse
+        assert spec is not None
+        self._transfer.add_coarse(CoarseFields(spec, self._request.model.outputs, weights, self._rollout.inputs.device))
 
     def step(self, step: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
         """Send a step's fields on their way, and take in what the encoders have finished."""
