@@ -91,7 +91,7 @@ def test_files_are_the_same_whatever_the_processes(weights_cache: Path, tmp_path
 
 @pytest.mark.parametrize("lead", [6, 24, 792, 960])
 @pytest.mark.parametrize("accumulate", ["from_start", "per_step"])
-def test_headers_of_later_leads_are_those_of_ecCodes(weights_cache: Path, lead: int, accumulate: str) -> None:
+def test_headers_of_later_leads_are_made_as_eccodes_would(weights_cache: Path, lead: int, accumulate: str) -> None:
     spec = dataclasses.replace(coarse_spec(weights_cache), accumulate=accumulate)
     encoder, plain = CoarseEncoder(spec), FieldEncoder(coarse_output(spec))
     for name in SOME:

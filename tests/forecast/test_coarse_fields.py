@@ -15,8 +15,8 @@ from aifs_ensemble.forecast import coarse_fields, engine
 from aifs_ensemble.forecast.coarse_fields import CoarseFields
 from aifs_ensemble.forecast.request import ForecastRequest
 from aifs_ensemble.forecast.run import run_forecast
-
 from fields.members import make_spec
+
 from forecast.cases import content
 
 OUTPUTS = ("10u", "2t", "tcc", "tp", "v_500", "t_500", "cp", "ssrd")
@@ -61,10 +61,12 @@ def test_the_bits_are_those_of_the_encoders(
 def test_a_forecast_whose_device_makes_them_is_the_same(
     request_for: Callable[..., ForecastRequest], weights_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = CoarseSpec("10x5", ("2t", "tp", "u_500"), {"default": "linear", "tp": "grid-box-average"}, str(weights_cache))
+    spec = CoarseSpec(
+        "10x5", ("2t", "tp", "u_500"), {"default": "linear", "tp": "grid-box-average"}, str(weights_cache)
+    )
     encoders, device = (request_for(tmp_path / place, coarse=spec) for place in ("encoders", "device"))
     manifest = run_forecast(encoders)
-    monkeypatch.setattr(engine, "makes_coarse_fields", lambda device: True)
+    monkeypatch.setattr(engine, "makes_coarse_fields", lambda spec, device: True)
     # an attempt that ends early, and one that goes on from its restart state
     run_forecast(ForecastRequest(**{**vars(device), "leads": device.leads[:2]}))
     assert [record.coarse for record in run_forecast(device).leads] == [record.coarse for record in manifest.leads]

@@ -87,7 +87,7 @@ class CoarseEncoder:
     def make(self, variable: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the coarse field of one on the model's grid, float32 ``(value,)``.
 
-        Missing values (NaN) are missing wherever one of them counts. `forecast.coarse_fields` makes the same on a device.
+        Missing values (NaN) are missing wherever one of them counts. `forecast.coarse_fields` makes the same bits.
         """
         matrix = self._of(variable).matrix
         assert matrix is not None

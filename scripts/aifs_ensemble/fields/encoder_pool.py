@@ -59,8 +59,8 @@ class SilentEncodersError(EncodingError):
 class Slot:
     """Room for one lead: `array` is float32 ``(variable, value)`` in shared memory, in the model's units.
 
-    `coarse`, float32 ``(coarse variable, coarse value)``, is there for a pool that is given coarse fields. Once submitted,
-    the content belongs to the encoders, which overwrite it.
+    `coarse`, float32 ``(coarse variable, coarse value)``, is read by a pool that is given coarse fields. Once
+    submitted, the content belongs to the encoders, which overwrite it.
     """
 
     number: int
@@ -146,9 +146,10 @@ class EncoderPool:
     longest_silence : says, whenever it is asked, for how many seconds no encoder may answer while leads are in flight
 
     `buffer` is all slots as one contiguous array, float32 ``(slot, variable, value)``, page-aligned, so
-    that CUDA can lock it (and must unlock it before `close`); so is `coarse` of all coarse fields. Bytes do not depend
-    on the number of processes, nor on who makes the coarse fields. A field that is not finite, a full disk or an encoder that dies ends the pool: leads that
-    were whole are still handed out by `completed`, then it, `acquire` and `drain` raise the error.
+    that CUDA can lock it (and must unlock it before `close`); `coarse` is the same of their coarse fields. Bytes do
+    not depend on the number of processes, nor on who makes the coarse fields. A field that is not finite, a full disk
+    or an encoder that dies ends the pool: leads that were whole are still handed out by `completed`, then it,
+    `acquire` and `drain` raise the error.
     """
 
     def __init__(

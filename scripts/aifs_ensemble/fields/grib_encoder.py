@@ -367,7 +367,8 @@ class FieldEncoder:
         """Return the GRIB message of one field; valid until the next call.
 
         `values` is float32 ``(value,)`` in the model's units and is left as it is; NaN is a missing value where the
-        parameter may miss some. `header` saves making it, where the caller knows it. Raises NotFiniteError naming variable, lead and count of other NaN or infinity.
+        parameter may miss some. `header` saves making it, where the caller knows it. Raises NotFiniteError naming
+        variable, lead and count of other NaN or infinity.
         """
         parameter = grib_parameter(variable)
         if parameter.factor != 1.0:

@@ -18,9 +18,20 @@ import torch
 from scipy.sparse import csr_array
 
 from aifs_ensemble.fields.grib_encoder import CoarseSpec
+from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.interpolation import Weights, weights_name
 
 _PRODUCTS_AT_ONCE = 1 << 24  # 64 MB of memory; fewer would be more kernels to launch
+_MOST_BYTES = 1 << 27  # of one step's coarse fields: the card holds them up to four times
+
+
+def makes_coarse_fields(spec: CoarseSpec, device: torch.device) -> bool:
+    """Whether the device makes the coarse fields, or leaves them to the encoders.
+
+    A GPU makes them beside a step, without a processor, as long as they are small. Without a GPU, encoders are what
+    computes beside the steps.
+    """
+    return device.type == "cuda" and 4 * len(spec.variables) * grid_coordinates(spec.grid).points <= _MOST_BYTES
 
 
 class CoarseFields:
@@ -34,9 +45,7 @@ class CoarseFields:
     device : where the fields are
     """
 
-    def __init__(
-        self, spec: CoarseSpec, outputs: Sequence[str], weights: Mapping[str, Weights], device: torch.device
-    ):
+    def __init__(self, spec: CoarseSpec, outputs: Sequence[str], weights: Mapping[str, Weights], device: torch.device):
         names = [weights_name(spec.method(variable), variable) for variable in spec.variables]
         self._sums: list[_Sums] = []
         order: list[int] = []

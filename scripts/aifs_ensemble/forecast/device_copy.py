@@ -66,7 +66,8 @@ class FieldTransfer:
         if self._cuda:
             _pin(pool.buffer)
             shape = (len(variables), rollout.places.points)
-            self._stream = torch.cuda.Stream(device)
+            # of high priority: its kernels are small, and would each wait for a whole one of the next step
+            self._stream = torch.cuda.Stream(device, priority=-1)
             self._staging = torch.empty(shape, device=device)
             self._flags = torch.empty(len(variables), dtype=torch.bool, pin_memory=True)
 

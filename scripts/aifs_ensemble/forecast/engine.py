@@ -33,7 +33,7 @@ from aifs_ensemble.fields.grib_encoder import output_spec
 from aifs_ensemble.fields.interpolation import Weights
 from aifs_ensemble.fields.state import State
 from aifs_ensemble.forecast.card_turns import CardTurns
-from aifs_ensemble.forecast.coarse_fields import CoarseFields
+from aifs_ensemble.forecast.coarse_fields import CoarseFields, makes_coarse_fields
 from aifs_ensemble.forecast.device_copy import FieldTransfer
 from aifs_ensemble.forecast.early import import_libraries
 from aifs_ensemble.forecast.pass_choice import PassChoice
@@ -208,8 +208,8 @@ def compute(computation: Computation) -> dict[int, LeadRecord]:
                 note({"cuda_graph": loaded.stepper.recorded})
             steps = _Steps(computation, stop, rollout, pool, turns.computing)
         computation.observers.tell(Observer.prepared, choice.made(loaded.stepper.acceleration))
-        if (made := weights.result()) and makes_coarse_fields(device):
-            steps.add_coarse(made)
+        if (found := weights.result()) and request.coarse and makes_coarse_fields(request.coarse, device):
+            steps.add_coarse(CoarseFields(request.coarse, request.model.outputs, found, device))
         steps.go(loaded, first=after // request.model.timestep_hours + 1)
         timings.seconds["wait_turn"] = turns.waited
         note({"computing": [datetime.fromtimestamp(seconds, UTC).isoformat() for seconds in steps.times]})
@@ -229,17 +229,8 @@ def _states(computation: Computation, pool: EncoderPool) -> tuple[State, int, St
         before = computation.missing[0] - request.model.timestep_hours
         after, restart = computation.store.newest(before) or (0, None)
     if request.device != "cpu":
-        for part in (pool.buffer, pool.coarse):
-            part.fill(0)  # memory that nobody has touched takes longer to lock for the card
+        pool.buffer.fill(0)  # memory that nobody has touched takes longer to lock for the card
     return initial, after, restart
-
-
-def makes_coarse_fields(device: torch.device) -> bool:
-    """Whether the device makes the coarse fields, or leaves them to the encoders; the bits are the same.
-
-    A GPU makes them beside a step, without a processor. Without one, encoders are what computes beside the steps.
-    """
-    return device.type == "cuda"
 
 
 def _coarse_weights(request: ForecastRequest, pool: EncoderPool) -> dict[str, Weights]:
@@ -338,11 +329,9 @@ class _Steps:
             left = f"{done} leads made by this process and {len(self._missing)} to make"
             raise self._stop.error(member_name(request.member), left)
 
-    def add_coarse(self, weights: Mapping[str, Weights]) -> None:
+    def add_coarse(self, coarse: CoarseFields) -> None:
         """Have the device make the coarse fields as well, before the first step."""
-        spec = self._request.coarse
-        assert spec is not None
-        self._transfer.add_coarse(CoarseFields(spec, self._request.model.outputs, weights, self._rollout.inputs.device))
+        self._transfer.add_coarse(coarse)
 
     def step(self, step: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
         """Send a step's fields on their way, and take in what the encoders have finished."""
