@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from aifs_ensemble.fields.coarse_encoder import CoarseEncoder, coarse_weights
 from aifs_ensemble.fields.grib_encoder import CoarseSpec
 from aifs_ensemble.fields.interpolation import weights_name
 from aifs_ensemble.forecast import coarse_fields, engine
-from aifs_ensemble.forecast.coarse_fields import CoarseFields
+from aifs_ensemble.forecast.coarse_fields import CoarseFields, makes_coarse_fields
 from aifs_ensemble.forecast.request import ForecastRequest
 from aifs_ensemble.forecast.run import run_forecast
 from fields.members import make_spec
@@ -33,18 +36,22 @@ def rough_fields() -> np.ndarray:
     return fields.astype(np.float32)
 
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
 @pytest.mark.parametrize("grid", ["10x5", "1.5x1.5"])
 @pytest.mark.parametrize("at_once", [1 << 24, 2000])
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_bits_are_those_of_the_encoders(
-    weights_cache: Path, grid: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+    weights_cache: Path, grid: str, at_once: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coarse_fields, "_PRODUCTS_AT_ONCE", at_once)
     spec = CoarseSpec(grid, WANTED, METHODS, str(weights_cache))
     encoder = CoarseEncoder(make_spec(OUTPUTS, coarse=spec))
     weights, fields = coarse_weights(spec, "N32"), rough_fields()
-    device = CoarseFields(spec, OUTPUTS, weights, torch.device("cpu"))
+    coarse = CoarseFields(spec, OUTPUTS, weights, torch.device(device))
     for turn in (1, -1):  # nothing of one call is left in the next
-        made = device.make(torch.from_numpy(turn * fields)).numpy()
+        made = coarse.make(torch.from_numpy(turn * fields).to(device)).cpu().numpy()
         for row, name in enumerate(WANTED):
             field = turn * fields[OUTPUTS.index(name)]
             matrix = weights[weights_name(spec.method(name), name)].matrix
@@ -75,3 +82,23 @@ def test_a_forecast_whose_device_makes_them_is_the_same(
     assert len(files) == 2 * len(encoders.leads)
     for path in files:
         assert (device.coarse_leads / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_gpu_makes_small_ones() -> None:
+    card, many = torch.device("cuda"), tuple(str(number) for number in range(100))
+    asked = {grid: CoarseSpec(grid, many, {"default": "linear"}, "") for grid in ("1.5x1.5", "0.5x0.5", "0.25x0.25")}
+    assert [makes_coarse_fields(spec, card) for spec in asked.values()] == [True, True, False]
+    assert not makes_coarse_fields(asked["1.5x1.5"], torch.device("cpu"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_benchmark_runs(tmp_path: Path, root: Path) -> None:
+    command = [
+        sys.executable, str(root / "benchmarks" / "coarse_leads.py"), "--model", "demo", "--scratch", str(tmp_path),
+        "--steps", "3", "--encoders", "1", "--seconds", "60", "--ways", "encoders", "device",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(root / "scripts")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "leads are the same to the byte" in done.stdout
