@@ -1,4 +1,4 @@
-"""Seconds of a forecast step without coarse leads and with them, made by the device or by the encoders.
+"""Seconds of a forecast step without coarse leads and with them.
 
     python benchmarks/coarse_leads.py --out coarse.json                                       # a GPU machine, full size
     python benchmarks/coarse_leads.py --model demo --steps 4 --encoders 1 --seconds 60        # any machine, no meaning
@@ -7,12 +7,10 @@ One process makes the same member again and again, with the model in place, each
 with another way. So all ways see the same machine in the same minutes. What counts is how much longer a step takes than
 without coarse leads in the same round.
 
-Ways, each of which may end with the niceness of the encoders, as in ``device:19`` (5 without):
-off         no coarse leads
-encoders    all fields at 1.5 degrees (linear, precipitation by grid box), made by the encoders
-device      the same, made by the device
-ten         ten of the fields, made by the device
-ten-encoders the same, made by the encoders
+Ways, each of which may end with the niceness of the encoders, as in ``all:19`` (5 without):
+off     no coarse leads
+all     all fields at 1.5 degrees (linear, precipitation by grid box)
+ten     ten of the fields
 
 loop    seconds from step to step, the wall clock's: mean over a run without its first steps
 median  of the same; a step that waits shows in the mean alone
@@ -46,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from aifs_ensemble.common.config import Config
 from engine.setup import checkpoint_path, configuration, prepare
 
-WAYS = ("off", "encoders", "device", "ten", "ten-encoders")
+WAYS = ("off", "all", "ten")
 TEN = ["10u", "10v", "2d", "2t", "msl", "t_850", "tp", "u_850", "v_850", "z_500"]
 FILLING = 5  # steps until slots and queues are as full as they get
 MEMBER = 1
@@ -57,7 +55,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="aifs-ens-size")
     parser.add_argument("--checkpoint", type=Path, help="instead of one that is built")
     parser.add_argument("--scratch", type=Path, default=Path("scratch/benchmark"))
-    parser.add_argument("--ways", nargs="+", default=["off", "encoders", "device", "ten"])
+    parser.add_argument("--ways", nargs="+", default=["off", "all", "ten"])
     parser.add_argument("--encoders", type=int, nargs="+", default=[10, 12])
     parser.add_argument("--steps", type=int, default=60, help="of one run")
     parser.add_argument("--seconds", type=float, default=440, help="no run begins that may last longer")
@@ -80,7 +78,7 @@ def config_of(args: argparse.Namespace, way: str, encoders: int) -> Config:
     """Return the configuration of a run."""
     name = way.partition(":")[0]
     coarse = {"enabled": name != "off", "method": {"default": "linear", "tp": "grid-box-average"}}
-    if name.startswith("ten"):
+    if name == "ten":
         coarse["variables"] = TEN
     given = argparse.Namespace(**{**vars(args), "encoders": encoders, "coarse": False})
     return configuration(given, products={"coarse": coarse})
@@ -128,8 +126,8 @@ def arranged(way: str, clock: Clock, kept: dict[str, Any]) -> Iterator[None]:
     from aifs_ensemble.fields import encoder_pool
     from aifs_ensemble.forecast import engine
 
-    name, _, nice = way.partition(":")
-    before = engine.load, engine.roll, engine.makes_coarse_fields, encoder_pool._NICENESS
+    nice = way.partition(":")[2]
+    before = engine.load, engine.roll, encoder_pool._NICENESS
 
     def load(*given: Any) -> Any:
         if "loaded" in kept:
@@ -139,12 +137,11 @@ def arranged(way: str, clock: Clock, kept: dict[str, Any]) -> Iterator[None]:
         return kept["loaded"]
 
     engine.load, engine.roll = load, clock.roll  # type: ignore[assignment]
-    engine.makes_coarse_fields = lambda spec, device: not name.endswith("encoders")
-    encoder_pool._NICENESS = int(nice or before[3])
+    encoder_pool._NICENESS = int(nice or before[2])
     try:
         yield
     finally:
-        engine.load, engine.roll, engine.makes_coarse_fields, encoder_pool._NICENESS = before
+        engine.load, engine.roll, encoder_pool._NICENESS = before
 
 
 def processor_seconds() -> float:
@@ -209,7 +206,7 @@ def same_bytes(runs: list[dict[str, Any]]) -> str:
     coarse: dict[str, set] = {}
     for made in runs:
         if made["coarse_crc32c"]:
-            fields = "ten" if made["way"].startswith("ten") else "all"
+            fields = made["way"].partition(":")[0]
             coarse.setdefault(fields, set()).add(tuple(made["coarse_crc32c"]))
     if len(leads) > 1 or any(len(found) > 1 for found in coarse.values()):
         raise ValueError(f"leads differ: {len(leads)} kinds; coarse leads: { {k: len(v) for k, v in coarse.items()} }")
@@ -259,7 +256,7 @@ def main() -> None:
     print(result["machine"], f"ready after {time.monotonic() - start:.0f} s", flush=True)
     kept: dict[str, Any] = {}
     # not counted: it compiles, makes the weights of the interpolation, and touches memory for the first time
-    run(args, "device", args.encoders[0], kept)
+    run(args, "all", args.encoders[0], kept)
     print(f"first run over after {time.monotonic() - start:.0f} s", flush=True)
     cases = [(way, encoders) for encoders in args.encoders for way in args.ways]
     longest, number = 0.0, 0

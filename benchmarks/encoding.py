@@ -9,8 +9,7 @@ thread, so CPU seconds are counted, which a busy machine disturbs least:
 naive    a sample cloned, every key set, values converted to float64: what a simple writer does
 reuse    a handle per variable kept, only step and values set, float64 as ecCodes needs it
 ours     aifs_ensemble.fields.grib_encoder.FieldEncoder
-coarse   what a coarse lead adds to ours, turn and turn about with it: 1.5 degrees, and 1 degree; packing is what is
-         left of that where a GPU makes the coarse fields
+coarse   what a coarse lead adds to ours, turn and turn about with it: 1.5 degrees, and 1 degree
 Fields are sums of plane waves on the sphere with the slope of the atmosphere's kinetic energy spectrum, so that
 they compress about as weather does; each parameter has its own mean, spread and shape.
 """
@@ -157,7 +156,7 @@ COARSE = (("1.5x1.5", "linear"), ("1.5x1.5", "grid-box-average"), ("1x1", "linea
 
 
 def time_coarse(spec: OutputSpec, fields: np.ndarray, repeats: int, cache: Path) -> list[dict[str, Any]]:
-    """Return CPU seconds per field of one process: of its own message, of the coarse one and of packing that alone.
+    """Return CPU seconds per field of one process: of its own message, and of the coarse one, by grid and method.
 
     Medians over repeats; ours is measured anew beside each way, so that the ratio is of the same minute.
     """
@@ -165,26 +164,22 @@ def time_coarse(spec: OutputSpec, fields: np.ndarray, repeats: int, cache: Path)
     for grid, method in COARSE:
         wanted = CoarseSpec(grid, spec.variables, {"default": method}, str(cache))
         coarse = CoarseEncoder(dataclasses.replace(spec, coarse=wanted))
-        own, added, packing, size = [], [], [], 0
+        own, added, size = [], [], 0
         for number in range(repeats + 1):  # the first makes handles and loads libraries
-            seconds, size = [0.0, 0.0, 0.0], 0
+            seconds, size = [0.0, 0.0], 0
             for row, variable in enumerate(spec.variables):
                 start = time.process_time()
                 own_message = ours.encode(variable, LEAD, fields[row])
                 between = time.process_time()
-                values = coarse.make(variable, fields[row])
-                made = time.process_time()
-                message = np.frombuffer(coarse.encode(variable, LEAD, values, own_message), np.uint8)
+                message = np.frombuffer(coarse.encode(variable, LEAD, fields[row], own_message), np.uint8)
                 coarse.index_keys(variable, message)
-                end = time.process_time()
-                seconds = [seconds[0] + between - start, seconds[1] + end - between, seconds[2] + end - made]
+                seconds[0] += between - start
+                seconds[1] += time.process_time() - between
                 size += message.size
             if number:
                 own.append(seconds[0] / len(spec.variables))
                 added.append(seconds[1] / len(spec.variables))
-                packing.append(seconds[2] / len(spec.variables))
-        row = {"grid": grid, "method": method, "ours": statistics.median(own), "coarse": statistics.median(added),
-               "packing": statistics.median(packing)}  # fmt: skip
+        row = {"grid": grid, "method": method, "ours": statistics.median(own), "coarse": statistics.median(added)}
         ratios = [more / less for more, less in zip(added, own, strict=True)]
         found.append(row | {"ratio": statistics.median(ratios), "mb_per_lead": size / 1e6})
     return found
@@ -274,11 +269,11 @@ def show(result: dict[str, Any]) -> None:
     for name, row in result["fields"].items():
         speed = f"{row['fields_per_second']:9.0f} {row['times_naive']:8.2f}"
         print(f"{name:<12} {1e3 * row['seconds']:10.2f} {speed}")
-    print(f"\n{'coarse lead':<26} {'ours, CPU ms':>12} {'added':>7} {'ratio':>7} {'packing':>8} {'MB a lead':>10}")
+    print(f"\n{'coarse lead':<26} {'ours, CPU ms':>12} {'added':>7} {'ratio':>7} {'MB a lead':>10}")
     for row in result["coarse"]:
         name = f"{row['grid']} {row['method']}"
         print(f"{name:<26} {1e3 * row['ours']:12.2f} {1e3 * row['coarse']:7.2f} {row['ratio']:7.1%} "
-              f"{1e3 * row['packing']:8.2f} {row['mb_per_lead']:10.2f}")  # fmt: skip
+              f"{row['mb_per_lead']:10.2f}")  # fmt: skip
     print(f"\n{'pool of':<12} {'s a lead':>10} {'fields/s':>9} {'MB a lead':>10} {'s copying':>11}")
     for row in result["pool"]:
         speed = f"{row['seconds_per_lead']:10.3f} {row['fields_per_second']:9.0f}"

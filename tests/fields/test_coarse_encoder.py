@@ -38,7 +38,7 @@ def coarse_spec(cache: Path, grid: str = "10x5") -> OutputSpec:
 def encoded(encoder: CoarseEncoder, name: str, lead: int, field: np.ndarray) -> bytes:
     """Return the coarse message of a field of the model's grid."""
     beside = FieldEncoder(make_spec(FEW)).header(name, lead)
-    return bytes(encoder.encode(name, lead, encoder.make(name, field), beside))
+    return bytes(encoder.encode(name, lead, field, beside))
 
 
 def products(spec: OutputSpec, lead: int) -> dict[str, np.ndarray]:
@@ -98,20 +98,6 @@ def test_headers_of_later_leads_are_made_as_eccodes_would(weights_cache: Path, l
         for hours in (12, lead):
             beside = FieldEncoder(spec).header(name, hours)
             assert encoder._header(name, hours, memoryview(beside)) == plain.header(name, hours)
-
-
-def test_given_fields_make_the_same_file(weights_cache: Path, tmp_path: Path) -> None:
-    spec = coarse_spec(weights_cache, "1.5x1.5")
-    (made,) = write_member(spec, tmp_path / "made", (6,))
-    encoder, fields = CoarseEncoder(spec), dict(zip(FEW, make_fields(spec, 6), strict=True))
-    with EncoderPool(spec, tmp_path / "given", 2) as pool:
-        pool.give_coarse()
-        slot = pool.acquire(120)
-        slot.array[:] = list(fields.values())
-        slot.coarse[:] = [encoder.make(name, fields[name]) for name in SOME]
-        pool.submit(slot, 6)
-        (given,) = pool.drain()
-    assert given == made
 
 
 @pytest.mark.parametrize("grid", GRIDS)

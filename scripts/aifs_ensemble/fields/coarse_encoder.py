@@ -84,23 +84,16 @@ class CoarseEncoder:
     def _of(self, variable: str) -> Weights:
         return self._weights[weights_name(self._coarse.method(variable), variable)]
 
-    def make(self, variable: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the coarse field of one on the model's grid, float32 ``(value,)``.
-
-        Missing values (NaN) are missing wherever one of them counts. `forecast.coarse_fields` makes the same bits.
-        """
-        matrix = self._of(variable).matrix
-        assert matrix is not None
-        return matrix @ values
-
     def encode(
         self, variable: str, lead: int, values: npt.NDArray[np.float32], beside: bytes | memoryview
     ) -> bytes | memoryview:
-        """Return the message of one coarse field, float32 ``(coarse value,)``; valid until the next call.
+        """Return the message of one field of the model's grid, float32 ``(value,)``; valid until the next call.
 
-        `beside` is the message of the same variable and lead on the model's grid.
+        Missing values (NaN) are missing wherever one of them counts. `beside` is the field's own message.
         """
-        return self._fields.encode(variable, lead, values, self._header(variable, lead, beside))
+        matrix = self._of(variable).matrix
+        assert matrix is not None
+        return self._fields.encode(variable, lead, matrix @ values, self._header(variable, lead, beside))
 
     def _header(self, variable: str, lead: int, beside: bytes | memoryview) -> bytes:
         """Return what `FieldEncoder.header` does, in a tenth of the time: from lead to lead only the period changes."""

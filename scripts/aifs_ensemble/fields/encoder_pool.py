@@ -27,14 +27,7 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.errors import DiskFullError, EncodingError, NotFiniteError, WorkflowError
 from aifs_ensemble.common.manifest import LeadRecord, lead_record
-from aifs_ensemble.fields.encoder_process import (
-    COARSE_GIVEN,
-    COARSE_LEFT_OUT,
-    NO_LEAD,
-    STOPS,
-    TASK,
-    SharedMemory,
-)
+from aifs_ensemble.fields.encoder_process import NO_LEAD, STOPS, TASK, SharedMemory
 from aifs_ensemble.fields.grib_encoder import OutputSpec, output_spec
 
 __all__ = ["EncoderPool", "OutputSpec", "Slot", "output_spec"]
@@ -59,13 +52,11 @@ class SilentEncodersError(EncodingError):
 class Slot:
     """Room for one lead: `array` is float32 ``(variable, value)`` in shared memory, in the model's units.
 
-    `coarse`, float32 ``(coarse variable, coarse value)``, is read by a pool that is given coarse fields. Once
-    submitted, the content belongs to the encoders, which overwrite it.
+    Once submitted, its content belongs to the encoders, which overwrite it.
     """
 
     number: int
     array: npt.NDArray[np.float32]
-    coarse: npt.NDArray[np.float32]
 
 
 class _Process:
@@ -146,10 +137,9 @@ class EncoderPool:
     longest_silence : says, whenever it is asked, for how many seconds no encoder may answer while leads are in flight
 
     `buffer` is all slots as one contiguous array, float32 ``(slot, variable, value)``, page-aligned, so
-    that CUDA can lock it (and must unlock it before `close`); `coarse` is the same of their coarse fields. Bytes do
-    not depend on the number of processes, nor on who makes the coarse fields. A field that is not finite, a full disk
-    or an encoder that dies ends the pool: leads that were whole are still handed out by `completed`, then it,
-    `acquire` and `drain` raise the error.
+    that CUDA can lock it (and must unlock it before `close`). Bytes do not depend on the number of
+    processes. A field that is not finite, a full disk or an encoder that dies ends the pool: leads that
+    were whole are still handed out by `completed`, then it, `acquire` and `drain` raise the error.
     """
 
     def __init__(
@@ -175,7 +165,7 @@ class EncoderPool:
         self._heard = self._complained = time.monotonic()
         self._memory_fd = _shared_memory(shared.size)
         self._memory = mmap.mmap(self._memory_fd, shared.size)
-        self.buffer, self.coarse = shared.data(self._memory), shared.coarse(self._memory)
+        self.buffer = shared.data(self._memory)
         self._control = shared.control(self._memory)
         self._free = list(range(slots))
         reading, self._tasks = os.pipe()
@@ -217,7 +207,7 @@ class EncoderPool:
             self._wait(left)
         self._raise_error()
         number = self._free.pop(0)
-        return Slot(number, self.buffer[number], self.coarse[number])
+        return Slot(number, self.buffer[number])
 
     def release(self, slot: Slot) -> None:
         """Give back a slot that is not going to be submitted."""
@@ -225,11 +215,7 @@ class EncoderPool:
 
     def leave_out_coarse(self) -> None:
         """Have no coarse files made, before the first lead is submitted."""
-        self._control[-1, 1] = COARSE_LEFT_OUT
-
-    def give_coarse(self) -> None:
-        """Have coarse files made of the coarse fields in the slots, before the first lead is submitted."""
-        self._control[-1, 1] = COARSE_GIVEN
+        self._control[-1, 1] = 1
 
     def submit(self, slot: Slot, lead: int) -> None:
         """Hand a filled slot to the encoders as `lead` hours; returns at once."""
@@ -287,7 +273,7 @@ class EncoderPool:
             for part in self.folder.glob(f".*.{worker.process.pid}.part"):
                 part.unlink(missing_ok=True)
         os.close(self._memory_fd)
-        del self.buffer, self.coarse, self._control, self._memory  # unmapped once nobody holds a slot
+        del self.buffer, self._control, self._memory  # unmapped once nobody holds a slot
 
     def _take(self) -> list[LeadRecord]:
         records = []

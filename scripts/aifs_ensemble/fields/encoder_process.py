@@ -39,8 +39,6 @@ from aifs_ensemble.fields.grids import grid_coordinates
 # Lead, slot, variable. Pipes are filled by pages, of which 16 bytes are a divisor: a read never gets half a record.
 TASK = struct.Struct("<iii4x")
 NO_LEAD = -1
-# What encoders do about the coarse file: make its fields, leave it out, take the fields as they lie in the slot.
-COARSE_MADE, COARSE_LEFT_OUT, COARSE_GIVEN = range(3)
 _POLL_SECONDS = 1.0
 _LARGEST_HEADER = 4096  # bytes of a message beside its values, generously
 
@@ -51,17 +49,15 @@ class SharedMemory:
 
     The slots come first, float32 ``(slot, variable, value)``, and on the next page the control block,
     int64 ``(slot, 1 + variable + coarse variable)``: the number of fields done and the length of each message. Its last
-    row holds the flag that stops the encoders, and what they do about coarse files (`COARSE_MADE` and its like).
-    Messages of coarse fields, which may be larger than the model's, have room of their own after that: bytes
-    ``(slot, coarse variable, coarse_room)``. Coarse fields come last, on pages of their own as well: float32
-    ``(slot, coarse variable, coarse value)``.
+    row holds the flags that stop the encoders, and that leave coarse files out. Messages of coarse fields, which may be
+    larger than the model's, have room of their own after that: bytes ``(slot, coarse variable, coarse_room)``.
     """
 
     slots: int
     variables: int
     points: int
     coarse_variables: int = 0
-    coarse_points: int = 0
+    coarse_room: int = 0
 
     @classmethod
     def of(cls, spec: OutputSpec, slots: int) -> SharedMemory:
@@ -69,9 +65,8 @@ class SharedMemory:
         points = grid_coordinates(spec.grid).points
         if spec.coarse is None:
             return cls(slots, len(spec.variables), points)
-        return cls(
-            slots, len(spec.variables), points, len(spec.coarse.variables), grid_coordinates(spec.coarse.grid).points
-        )
+        room = 4 * grid_coordinates(spec.coarse.grid).points + _LARGEST_HEADER
+        return cls(slots, len(spec.variables), points, len(spec.coarse.variables), room)
 
     @property
     def data_bytes(self) -> int:
@@ -86,21 +81,12 @@ class SharedMemory:
         return self.slots + 1, 1 + self.variables + self.coarse_variables
 
     @property
-    def messages_offset(self) -> int:
+    def coarse_offset(self) -> int:
         return self.control_offset + 8 * self.control_shape[0] * self.control_shape[1]
 
     @property
-    def coarse_room(self) -> int:
-        return 4 * self.coarse_points + _LARGEST_HEADER
-
-    @property
-    def coarse_offset(self) -> int:
-        end = self.messages_offset + self.slots * self.coarse_variables * self.coarse_room
-        return -(-end // mmap.PAGESIZE) * mmap.PAGESIZE
-
-    @property
     def size(self) -> int:
-        return self.coarse_offset + 4 * self.slots * self.coarse_variables * self.coarse_points
+        return self.coarse_offset + self.slots * self.coarse_variables * self.coarse_room
 
     def data(self, memory: mmap.mmap) -> npt.NDArray[np.float32]:
         """Return the slots."""
@@ -112,15 +98,10 @@ class SharedMemory:
         shape = self.control_shape
         return np.frombuffer(memory, np.int64, shape[0] * shape[1], self.control_offset).reshape(shape)
 
-    def coarse_messages(self, memory: mmap.mmap) -> npt.NDArray[np.uint8]:
+    def coarse(self, memory: mmap.mmap) -> npt.NDArray[np.uint8]:
         """Return the room of the coarse messages."""
         shape = (self.slots, self.coarse_variables, self.coarse_room)
-        return np.frombuffer(memory, np.uint8, shape[0] * shape[1] * shape[2], self.messages_offset).reshape(shape)
-
-    def coarse(self, memory: mmap.mmap) -> npt.NDArray[np.float32]:
-        """Return the room of the coarse fields."""
-        shape = (self.slots, self.coarse_variables, self.coarse_points)
-        return np.frombuffer(memory, np.float32, shape[0] * shape[1] * shape[2], self.coarse_offset).reshape(shape)
+        return np.frombuffer(memory, np.uint8, shape[0] * shape[1] * shape[2], self.coarse_offset).reshape(shape)
 
 
 Messages = list[npt.NDArray[np.uint8]]
@@ -183,7 +164,7 @@ class Encoder:
         self._spec, self._folder, self._memory_fd = spec, folder, memory_fd
         memory = mmap.mmap(memory_fd, shared.size)
         self._data, self._control = shared.data(memory), shared.control(memory)
-        self._coarse_room, self._coarse_fields = shared.coarse_messages(memory), shared.coarse(memory)
+        self._coarse_room = shared.coarse(memory)
         self._coarse_rows = {name: row for row, name in enumerate(spec.coarse.variables)} if spec.coarse else {}
         self._fields = FieldEncoder(spec)
 
@@ -193,7 +174,7 @@ class Encoder:
 
     @property
     def _wants_coarse(self) -> bool:
-        return self._spec.coarse is not None and self._control[-1, 1] != COARSE_LEFT_OUT
+        return self._spec.coarse is not None and not self._control[-1, 1]
 
     @cached_property
     def _coarse(self) -> CoarseEncoder:
@@ -210,7 +191,7 @@ class Encoder:
                 f"{self._spec.variables[variable]} at lead {lead} h: message of {length} bytes, expected at most "
                 f"{row.nbytes}, which is what float32 takes on grid {self._spec.grid}"
             )
-        self._handle_coarse(lead, slot, variable, message)  # before the message takes the field's place
+        self._handle_coarse(lead, slot, variable, row, message)  # before the message takes the field's place
         row.view(np.uint8)[:length] = np.frombuffer(message, np.uint8)
         if not self._last_of_lead(slot, variable, length):
             return None
@@ -220,14 +201,14 @@ class Encoder:
         coarse = partial(self._publish_coarse, lead, slot) if self._wants_coarse else None
         return publish(self._folder, self._spec, lead, messages, coarse)
 
-    def _handle_coarse(self, lead: int, slot: int, variable: int, beside: bytes | memoryview) -> None:
+    def _handle_coarse(
+        self, lead: int, slot: int, variable: int, values: npt.NDArray[np.float32], beside: bytes | memoryview
+    ) -> None:
         name = self._spec.variables[variable]
         row = self._coarse_rows.get(name)
         if row is None or not self._wants_coarse:
             return
-        given = self._control[-1, 1] == COARSE_GIVEN
-        fields = self._coarse_fields[slot, row] if given else self._coarse.make(name, self._data[slot, variable])
-        message = self._coarse.encode(name, lead, fields, beside)
+        message = self._coarse.encode(name, lead, values, beside)
         room = self._coarse_room[slot, row]
         if len(message) > room.nbytes:
             raise EncodingError(f"{name} at lead {lead} h: coarse message of {len(message)} bytes, expected at most "

@@ -19,7 +19,6 @@ import torch
 
 from aifs_ensemble.common.errors import NotFiniteError
 from aifs_ensemble.fields.encoder_pool import EncoderPool, Slot
-from aifs_ensemble.forecast.coarse_fields import CoarseFields
 from aifs_ensemble.forecast.rollout import Rollout
 
 LOG = logging.getLogger(__name__)
@@ -52,8 +51,6 @@ class FieldTransfer:
     watched : seconds spent waiting for the device, which computes meanwhile
     """
 
-    _coarse: CoarseFields | None = None
-
     def __init__(self, pool: EncoderPool, rollout: Rollout, variables: Sequence[str], where: str):
         self._pool = pool
         self._rollout = rollout
@@ -66,8 +63,7 @@ class FieldTransfer:
         if self._cuda:
             _pin(pool.buffer)
             shape = (len(variables), rollout.places.points)
-            # of high priority: its kernels are small, and would each wait for a whole one of the next step
-            self._stream = torch.cuda.Stream(device, priority=-1)
+            self._stream = torch.cuda.Stream(device)
             self._staging = torch.empty(shape, device=device)
             self._flags = torch.empty(len(variables), dtype=torch.bool, pin_memory=True)
 
@@ -79,15 +75,6 @@ class FieldTransfer:
         if self._cuda:
             self._stream.synchronize()
             _unpin(self._pool.buffer)
-            if self._coarse:
-                _unpin(self._pool.coarse)
-
-    def add_coarse(self, coarse: CoarseFields) -> None:
-        """Bring coarse fields, too, from the first step on."""
-        self._coarse = coarse
-        self._pool.give_coarse()
-        if self._cuda:
-            _pin(self._pool.coarse)
 
     def send(self, lead: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
         """Start delivering a step's output ``(value, variable)``; waits while no slot is free.
@@ -103,8 +90,6 @@ class FieldTransfer:
             return
         fields = torch.from_numpy(slot.array)
         self._rollout.gather(output, fields)
-        if self._coarse:
-            torch.from_numpy(slot.coarse).copy_(self._coarse.make(fields))
         self._tickets.append(_Ticket(lead, seconds, slot, torch.isfinite(fields).all(dim=1)))
 
     def _send_from_gpu(self, lead: int, output: torch.Tensor, seconds: Callable[[], float], slot: Slot) -> _Ticket:
@@ -115,8 +100,6 @@ class FieldTransfer:
             torch.from_numpy(slot.array).copy_(self._staging, non_blocking=True)
             self._flags.copy_(finite, non_blocking=True)
             finite.record_stream(self._stream)
-            if self._coarse:  # small kernels beside the next step, and a twentieth of the bytes
-                torch.from_numpy(slot.coarse).copy_(self._coarse.make(self._staging), non_blocking=True)
             event = self._stream.record_event()
         return _Ticket(lead, seconds, slot, self._flags, event)
 

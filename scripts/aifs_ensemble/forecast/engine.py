@@ -30,10 +30,8 @@ from aifs_ensemble.fields.coarse_encoder import coarse_weights
 from aifs_ensemble.fields.encoder_pool import GIVE_UP_SECONDS, EncoderPool, SilentEncodersError
 from aifs_ensemble.fields.encoder_process import STOPS
 from aifs_ensemble.fields.grib_encoder import output_spec
-from aifs_ensemble.fields.interpolation import Weights
 from aifs_ensemble.fields.state import State
 from aifs_ensemble.forecast.card_turns import CardTurns
-from aifs_ensemble.forecast.coarse_fields import CoarseFields, makes_coarse_fields
 from aifs_ensemble.forecast.device_copy import FieldTransfer
 from aifs_ensemble.forecast.early import import_libraries
 from aifs_ensemble.forecast.pass_choice import PassChoice
@@ -208,8 +206,7 @@ def compute(computation: Computation) -> dict[int, LeadRecord]:
                 note({"cuda_graph": loaded.stepper.recorded})
             steps = _Steps(computation, stop, rollout, pool, turns.computing)
         computation.observers.tell(Observer.prepared, choice.made(loaded.stepper.acceleration))
-        if (found := weights.result()) and request.coarse and makes_coarse_fields(request.coarse, device):
-            steps.add_coarse(CoarseFields(request.coarse, request.model.outputs, found, device))
+        weights.result()
         steps.go(loaded, first=after // request.model.timestep_hours + 1)
         timings.seconds["wait_turn"] = turns.waited
         note({"computing": [datetime.fromtimestamp(seconds, UTC).isoformat() for seconds in steps.times]})
@@ -233,19 +230,18 @@ def _states(computation: Computation, pool: EncoderPool) -> tuple[State, int, St
     return initial, after, restart
 
 
-def _coarse_weights(request: ForecastRequest, pool: EncoderPool) -> dict[str, Weights]:
-    """Return the interpolation weights of the coarse leads, none without; where none can be made, the leads alone are.
+def _coarse_weights(request: ForecastRequest, pool: EncoderPool) -> None:
+    """Make the interpolation weights of the coarse leads; where they cannot be made, the leads alone are.
 
     MIR takes seconds, and a process of its own, where no earlier member left them in the cache.
     """
     if request.coarse is None:
-        return {}
+        return
     try:
-        return coarse_weights(request.coarse, request.model.grid)
+        coarse_weights(request.coarse, request.model.grid)
     except (WorkflowError, OSError, subprocess.SubprocessError) as error:
         LOG.warning("%s: no coarse leads: %s", member_name(request.member), error)
         pool.leave_out_coarse()
-        return {}
 
 
 @contextmanager
@@ -328,10 +324,6 @@ class _Steps:
             done = len(self.records)
             left = f"{done} leads made by this process and {len(self._missing)} to make"
             raise self._stop.error(member_name(request.member), left)
-
-    def add_coarse(self, coarse: CoarseFields) -> None:
-        """Have the device make the coarse fields as well, before the first step."""
-        self._transfer.add_coarse(coarse)
 
     def step(self, step: int, output: torch.Tensor, seconds: Callable[[], float]) -> None:
         """Send a step's fields on their way, and take in what the encoders have finished."""
