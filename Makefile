@@ -71,7 +71,7 @@ plan: install ## what the operational run would do and cost
 	$(BIN)/aifs-ensemble plan --profile coiled-gpu
 
 report: install ## report.html of the last run
-	$(BIN)/snakemake --profile local report --report report.html --report-after-run
+	$(BIN)/snakemake --profile local report --report report.html --report-stylesheet report/theme.css --report-after-run
 
 clean: ## remove what runs made (not the environment, nor the record of rented machines)
 	rm -rf scratch results logs report.html

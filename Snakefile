@@ -26,6 +26,8 @@ localrules:
     forecasts,
     products,
     plan,
+    report,
+    report_pages,
     ensemble_manifest,
 
 

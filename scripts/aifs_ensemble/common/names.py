@@ -191,6 +191,11 @@ def benchmark_file(cycle: str, rule: str, member: str = "") -> str:
     return f"{BENCHMARKS}/{rule}/{cycle}/{member_name(member) if member else rule}.tsv"
 
 
+def report_folder(cycle: str) -> str:
+    """Return where the pages of a run's report are, in the folder that snakemake was started in."""
+    return f"logs/report/{cycle}"
+
+
 def grid_label(grid: str) -> str:
     """Return a regular grid as names of files have it: ``1p5deg`` for ``1.5x1.5``, ``1x0p5deg`` for ``1x0.5``."""
     east, north = grid.replace(".", "p").split("x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,12 @@ from matplotlib.figure import Figure
 
 WIDTH = 9.0  # inches; at 100 dots an inch what a report's page shows without scaling
 DPI = 100
+_SAVED = {
+    "svg.hashsalt": "aifs-ensemble",
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "text.parse_math": False,
+}
 
 
 @dataclass(frozen=True)
@@ -103,26 +110,30 @@ def legend(axis: Axes, theme: Theme, **where: Any) -> None:
     axis.legend(frameon=False, labelcolor=theme.ink, fontsize=9, handlelength=1.0, handleheight=1.0, **where)
 
 
+def png(draw: Callable[[Theme], Figure], theme: Theme) -> bytes:
+    """Return a figure in one theme as a PNG file."""
+    with mpl.rc_context(_SAVED):
+        return _file(draw(theme), theme, "png")
+
+
+def _file(figure: Figure, theme: Theme, kind: str) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else None, facecolor=theme.paper)
+    return stream.getvalue()
+
+
 def save(
     figures: Mapping[str, Callable[[Theme], Figure]], folder: Path, kinds: Sequence[str] = ("svg", "png")
 ) -> list[Path]:
     """Write each figure in both themes as ``{name}-{theme}.{kind}`` and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    with mpl.rc_context(
-        {
-            "svg.hashsalt": "aifs-ensemble",
-            "svg.fonttype": "none",
-            "font.family": "DejaVu Sans",
-            "text.parse_math": False,
-        }
-    ):
+    with mpl.rc_context(_SAVED):
         for name, draw in figures.items():
             for theme in THEMES:
                 figure = draw(theme)
                 for kind in kinds:
                     path = folder / f"{name}-{theme.name}.{kind}"
-                    metadata = {"Date": None} if kind == "svg" else None
-                    figure.savefig(path, format=kind, metadata=metadata, facecolor=theme.paper)
+                    path.write_bytes(_file(figure, theme, kind))
                     written.append(path)
     return written

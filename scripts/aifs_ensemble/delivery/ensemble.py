@@ -18,7 +18,7 @@ from aifs_ensemble.common.names import count_members, format_members, parse_memb
 from aifs_ensemble.common.records import Count, read_record, sealed
 from aifs_ensemble.common.storage.base import MissingError, Storage, info_json
 from aifs_ensemble.delivery.receipt import StoredObject
-from aifs_ensemble.delivery.standing import ABSENT, OTHER_SETTINGS, Destination, Standing, grouped
+from aifs_ensemble.delivery.standing import ABSENT, OTHER_SETTINGS, Destination, Standing, grouped, on_scratch
 
 LOG = logging.getLogger(__name__)
 FAILED = "failed"
@@ -153,6 +153,30 @@ def write_ensemble_manifest(config: Config, path: Path | None = None) -> Ensembl
         write_bytes(path, content)
     LOG.log(logging.INFO if status.state == "complete" else logging.WARNING, "%s", status)
     return status
+
+
+def present_status(config: Config) -> EnsembleStatus:
+    """Return the ensemble as it is now at the destination, or on scratch where none is named; nothing is written.
+
+    Raises StorageError when the destination does not answer.
+    """
+    if config.destination:
+        destination = Destination(config)
+        where, standings = destination.storage.url, list(destination.standings().values())
+    else:
+        where, standings = str(config.scratch.base), [on_scratch(config, member) for member in config.members]
+    made = {one.member: one.manifest for one in standings if one.whole and one.manifest is not None}
+    return EnsembleStatus(
+        cycle=config.cycle,
+        destination=where,
+        state=ensemble_state(len(made), len(config.members), config.min_members),
+        wanted=config.members,
+        delivered=tuple(made),
+        min_members=config.min_members,
+        bytes=sum(manifest.bytes for manifest in made.values()),
+        fields=sum(manifest.fields for manifest in made.values()),
+        reasons={one.member: one.text for one in standings if not one.whole and one.state != ABSENT},
+    )
 
 
 def _belongs_to_another(destination: Destination, standings: Collection[Standing]) -> bool:

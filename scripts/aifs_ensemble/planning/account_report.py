@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.planning.account import Account, account
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class ReadAccount(NamedTuple):
+    """The account, the plan of the same members, tables that compare it, and seconds recorded by users."""
+
+    found: Account
+    plan: Plan
+    compared: dict[str, pd.DataFrame]
+    recorded_seconds: float | None
+
+
 def write_account(
     config: Config,
     folder: Path | None = None,
@@ -45,7 +54,7 @@ def write_account(
     profile : by default what the configuration is for
     spot : stands for attempts that did not record whether their machine was preemptible
     """
-    found, before, compared, recorded = _read(config, benchmarks, profile, spot)
+    found, before, compared, recorded = read_account(config, benchmarks=benchmarks, profile=profile, spot=spot)
     text = account_text(found, compared)
     if folder is None:
         return text
@@ -62,16 +71,16 @@ def account_tables(
     config: Config, *, benchmarks: Path = Path(BENCHMARKS), profile: str | None = None, spot: bool | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Return every table of the account by name, as rows of names and values; arguments as of `write_account`."""
-    found, _, compared, _ = _read(config, benchmarks, profile, spot)
+    found, _, compared, _ = read_account(config, benchmarks=benchmarks, profile=profile, spot=spot)
     frames = {**account_frames(found), **{title.replace(" ", "_"): frame for title, frame in compared.items()}}
     # through JSON, which has no NaN: what is not known is null
     return {name: json.loads(frame.to_json(orient="records", date_format="iso")) for name, frame in frames.items()}
 
 
-def _read(
-    config: Config, benchmarks: Path, profile: str | None, spot: bool | None
-) -> tuple[Account, Plan, dict[str, pd.DataFrame], float | None]:
-    """Return the account, the plan of the same members, tables that compare it, and seconds recorded by users."""
+def read_account(
+    config: Config, *, benchmarks: Path = Path(BENCHMARKS), profile: str | None = None, spot: bool | None = None
+) -> ReadAccount:
+    """Return the account of a run beside what it compares with; arguments as of `write_account`."""
     machines = machines_of(config)
     found = account(config, machines, read_run(config, benchmarks), profile=profile, spot=spot)
     before = _plan_of(config, machines, found, profile)
@@ -81,7 +90,7 @@ def _read(
     if config.model.name == "aifs-ens-1.0":
         compared["against what users recorded before"] = against_baseline(found, throughput)
         recorded = throughput.baseline.member_seconds * len(config.leads) / throughput.baseline.steps
-    return found, before, compared, recorded
+    return ReadAccount(found, before, compared, recorded)
 
 
 def _plan_of(config: Config, machines: Machines, found: Account, profile: str | None) -> Plan:

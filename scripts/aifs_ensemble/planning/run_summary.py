@@ -7,7 +7,7 @@ from typing import NamedTuple
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.text import duration, money, size
-from aifs_ensemble.planning.account import account
+from aifs_ensemble.planning.account import Account, account
 from aifs_ensemble.planning.machines import machines_of
 from aifs_ensemble.planning.runs import fetch_run, read_run
 from aifs_ensemble.planning.tables import member_frame, totals_frame
@@ -28,10 +28,19 @@ def run_summary(config: Config) -> RunSummary:
         found = account(config, machines_of(config), read_run(config))
     except WorkflowError:
         return RunSummary([], [])
+    rows = [["member", "leads", "fields", "size", "seconds", "seconds a step"]]
+    for _, row in member_frame(found.run.manifests).iterrows():
+        member, leads, fields = int(row["member"]), int(row["leads"]), f"{row['fields']:,.0f}"
+        step = f"{row['step_seconds']:.3f}"
+        rows.append([str(member), str(leads), fields, size(row["bytes"]), f"{row['seconds']:.1f}", step])
+    return RunSummary([("Members", str(len(found.members))), *figures_of(found)], rows)
+
+
+def figures_of(found: Account) -> list[tuple[str, str]]:
+    """Return what a run took and cost, by name."""
     total = totals_frame(found).iloc[0]
     kinds = sorted({stay.rates.label for stay in found.stays})
-    figures = [
-        ("Members", f"{total['members']:.0f}"),
+    return [
         ("From the first start to the last end", duration(3600 * found.hours)),
         ("Machines", f"{', '.join(kinds)}, {duration(3600 * total['machine_hours'])} together"),
         ("Forecast computing", f"{total['computing_percent']:.0f} % of that time"),
@@ -41,9 +50,3 @@ def run_summary(config: Config) -> RunSummary:
             f"{money(found.usd)}, {money(total['usd_per_member'])} a member" if found.usd else "nothing was rented",
         ),
     ]
-    rows = [["member", "leads", "fields", "size", "seconds", "seconds a step"]]
-    for _, row in member_frame(found.run.manifests).iterrows():
-        member, leads, fields = int(row["member"]), int(row["leads"]), f"{row['fields']:,.0f}"
-        step = f"{row['step_seconds']:.3f}"
-        rows.append([str(member), str(leads), fields, size(row["bytes"]), f"{row['seconds']:.1f}", step])
-    return RunSummary(figures, rows)

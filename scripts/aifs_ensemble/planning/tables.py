@@ -14,7 +14,6 @@ import pandas as pd
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.text import duration, money, size, table
-from aifs_ensemble.initial.spread import ensemble_statistics
 from aifs_ensemble.planning.account import Account, MemberAccount, Stay
 from aifs_ensemble.planning.plan import Plan
 from aifs_ensemble.planning.runs import Attempt, read_run
@@ -91,48 +90,6 @@ def member_table(config: Config) -> str:
     if manifests[0].untrained:
         lines.append(f"{config.model.title}: these are not forecasts")
     return "\n".join(lines)
-
-
-def member_html(config: Config) -> str:
-    """Return the members of a run as an HTML page for the report, readable in light and dark."""
-    frame = member_frame(read_run(config, None).manifests)
-    shown = pd.DataFrame(
-        {
-            "member": frame["member"],
-            "leads": frame["leads"],
-            "fields": frame["fields"].map("{:,}".format),
-            "size": frame["bytes"].map(size),
-            "seconds": frame["seconds"].map("{:.1f}".format),
-            "seconds a step": frame["step_seconds"].map("{:.3f}".format),
-            "fields per second": frame["fields_per_second"].map("{:.0f}".format),
-            "attempts": frame["attempts"],
-        }
-    )
-    return html_page(f"{config.model.title}, {config.cycle}", {"Members": shown})
-
-
-def spread_html(config: Config) -> str:
-    """Return the spread of the initial states on scratch over the members as an HTML page for the report."""
-    states = (config.scratch.initial(member) for member in config.members)
-    spread = ensemble_statistics(path for path in states if path.exists()).reset_index()
-    return html_page(f"Initial conditions, {config.cycle}", {"Spread over the members": spread})
-
-
-_STYLE = (
-    ":root{color-scheme:light dark}"
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}"
-    "table{border-collapse:collapse;margin:1rem 0 2rem}th,td{padding:.3rem .8rem;text-align:right;"
-    "border-bottom:1px solid color-mix(in srgb,currentColor 20%,transparent);font-variant-numeric:tabular-nums}"
-    "th{font-weight:600}td:first-child,th:first-child{text-align:left}"
-)
-
-
-def html_page(title: str, frames: Mapping[str, pd.DataFrame]) -> str:
-    """Return tables under headings as one HTML page."""
-    parts = [f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"]
-    for name, frame in frames.items():
-        parts.append(f"<h2>{name}</h2>{frame.to_html(index=False, border=0)}")
-    return "\n".join(parts)
 
 
 def account_frames(found: Account) -> dict[str, pd.DataFrame]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.config import Config, read_files
 from aifs_ensemble.common.models import fetched_by_coordinator
-from aifs_ensemble.common.names import benchmark_file, checkpoint_file, log_file
+from aifs_ensemble.common.names import benchmark_file, checkpoint_file, log_file, report_folder
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.products.evaluation.due import evaluation_due, evaluation_files
@@ -106,6 +106,10 @@ class Paths:
     def log(self, rule: str, member: str = "") -> str:
         """Return the log of a rule's job."""
         return log_file(self.config.cycle, rule, member)
+
+    def report(self) -> str:
+        """Return the folder of the report's pages, on this machine whatever the profile."""
+        return report_folder(self.config.cycle)
 
     def benchmark(self, rule: str, member: str = "") -> str:
         """Return the table of what a rule's job took."""
@@ -330,6 +334,28 @@ class Run:
 
         return force
 
+    @property
+    def profile(self) -> str:
+        """On whose machines the run is, as plans name it: ``local``, ``coiled-gpu`` or ``googlebatch``."""
+        provider = routing.provider(self._workflow)
+        return _PROFILES.get(provider, provider)
+
+    def reported(self, pages: Any) -> Callable[[Any], list[Any]]:
+        """Return an input function of the report: its `pages` are made anew, and nothing is computed for them.
+
+        Where every member is delivered they wait for the ensemble's manifest, so that the report has the run's rules.
+        """
+
+        def files(wildcards: Any) -> list[Any]:
+            internals.force_job(self._workflow, pages)
+            whole = self.config.destination and all(member in self.kept for member in self.members)
+            if not whole:
+                return []
+            manifest = self.unless_elsewhere([self.path.delivered(self.keys.ensemble_manifest)])
+            return manifest(wildcards) if callable(manifest) else manifest
+
+        return files
+
     def _refuse_impossible(self) -> None:
         """Refuse what no source has, from index files alone, where states are to be made."""
         if {"initial_cycle", "initial_member"} & internals.rules_to_run(self._workflow):
@@ -357,10 +383,9 @@ class Run:
         from aifs_ensemble.planning.plan import plan, plan_case
         from aifs_ensemble.planning.throughput import past_manifests
 
-        provider = routing.provider(self._workflow)
         work = outstanding(self.config, destination=self._bucket or self._delivered.seen)
         given: dict[str, Any] = {
-            "profile": _PROFILES.get(provider, provider),
+            "profile": self.profile,
             "runs": past_manifests(self.config.scratch.root),
         }
         plan(plan_case(self.config, self.machines, work=work, **given))  # what is wrong is said now
