@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# of which run `make report` is
+PROFILE ?= local
 STAMP := $(VENV)/.installed
 # the executor of the profile coiled-gpu, a package of its own
 PLUGIN := plugins/snakemake-executor-plugin-coiled
@@ -70,8 +72,9 @@ rule-graph: install ## docs/images/rules.svg, by graphviz, from a checkout witho
 plan: install ## what the operational run would do and cost
 	$(BIN)/aifs-ensemble plan --profile coiled-gpu
 
-report: install ## report.html of the last run
-	$(BIN)/snakemake --profile local report --report report.html --report-stylesheet report/theme.css --report-after-run
+report: install ## report.html of the last run; of another profile: PROFILE=coiled-gpu CONFIG="its files"
+	$(BIN)/snakemake --profile $(PROFILE) report $(if $(CONFIG),--configfile $(CONFIG) )--report report.html \
+		--report-stylesheet report/theme.css --report-after-run
 
 clean: ## remove what runs made (not the environment, nor the record of rented machines)
 	rm -rf scratch results logs report.html

@@ -20,8 +20,9 @@ from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
 from rich.text import Text
 from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
 
-from snakemake_logger_plugin_aifs.events import Events, of_machines
+from snakemake_logger_plugin_aifs.events import Events, folded, of_machines
 
 OUTPUT = Path(".snakemake") / "log"
 
@@ -44,12 +45,15 @@ class LogHandler(LogHandlerBase):
         self._view: View | None = None
         self._live: Live | None = None
         self._kept: list[tuple[int, int, str, TextIO]] = []
+        self._prints: TextIO | None = None
         self.output: Path | None = None
         self._read = 0
         self.dryrun = bool(self.common_settings.dryrun)
         if not self.dryrun:
             self._divert()
-        self.console = Console(stderr=not self.common_settings.stdout, highlight=False)
+        # this very stream: what executors print on standard output goes to the log once jobs run
+        stream = sys.stdout if self.common_settings.stdout else sys.stderr
+        self.console = Console(file=stream, highlight=False)
         self.console.soft_wrap = not self.console.is_terminal  # in a file a line is one line
         self._events = Events(dryrun=self.dryrun)
 
@@ -75,7 +79,7 @@ class LogHandler(LogHandlerBase):
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._live = Live(
                 console=self.console, get_renderable=self._shown, refresh_per_second=2, transient=True,
-                vertical_overflow="crop",
+                vertical_overflow="crop", redirect_stdout=False,
             )  # fmt: skip
             self._live.start()
 
@@ -98,11 +102,24 @@ class LogHandler(LogHandlerBase):
     def emit(self, record: logging.LogRecord) -> None:
         """Print what an event has to say, if anything."""
         try:
+            if getattr(record, "event", None) == LogEvent.RUN_INFO:
+                self._silence_prints()
             for line, style in self._events.lines(record):
-                self.console.print(Text(line, style=style))
+                self._print(line, style)
             self._of_machines()
         except Exception:
             self.handleError(record)
+
+    def _print(self, line: str, style: str) -> None:
+        """Print a line; on a terminal one that is too long goes on below its beginning, not at the margin."""
+        width = self.console.width if self.console.is_terminal else None
+        self.console.print(Text(folded(line, width), style=style))
+
+    def _silence_prints(self) -> None:
+        """Have prints of this process go to the log: an executor prints whole requests, into the table."""
+        if self.output is not None and not self.common_settings.stdout and self._prints is None:
+            self._prints = open(self.output, "a", buffering=1, errors="replace")  # noqa: SIM115
+            sys.stdout = self._prints
 
     def _of_machines(self) -> None:
         """Print what the commands that rent machines have said, where they wrote since the last event."""
@@ -115,18 +132,21 @@ class LogHandler(LogHandlerBase):
         self._read += len((whole + newline).encode(errors="replace"))
         for line in whole.splitlines():
             if of_machines(line, priced=self._live is None):
-                self.console.print(Text(line, style="dim"))
+                self._print(line, "dim")
 
     def close(self) -> None:
         """Give the terminal back."""
         self.rest()
         for line, style in self._events.last():
-            self.console.print(Text(line, style=style))
+            self._print(line, style)
         for number, copy, name, before in self._kept:
             getattr(sys, name).flush()
             os.dup2(copy, number)
             setattr(sys, name, before)
         self._kept = []
+        if self._prints is not None:
+            self._prints.close()
+            self._prints = None
         super().close()
 
     @property

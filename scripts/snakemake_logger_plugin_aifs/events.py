@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from snakemake_interface_logger_plugins.common import LogEvent
+
+from snakemake_logger_plugin_aifs import configfiles
 
 Line = tuple[str, str]
 # rules whose every member is an event; of the others, when the last job of a rule has ended
@@ -18,6 +21,7 @@ EACH = {"forecast_member": "forecast done", "sync_member": "delivered"}
 _SILENT = {"all", "forecasts", "products", "report"}
 _NOTHING = "Nothing to be done"
 _LOG_LINES = 3
+_KEPT = "\N{NO-BREAK SPACE}"  # a number stays with what it counts
 _OF_A_JOB = re.compile(r"[a-z_]+ ([0-9][0-9,-]* )?\([\w-]+\): ")
 # what Snakemake says besides of a job that failed
 _SAID_ELSEWHERE = (
@@ -54,7 +58,9 @@ class Events:
             if text.startswith(_SAID_ELSEWHERE):
                 return
             if record.levelno >= logging.ERROR:
-                yield text, "red"
+                # before a rule is known it may be of a configuration file, which Snakemake does not name
+                known = [] if self._jobs or self._planned else configfiles.faults()
+                yield from ((f"Error: {fault}", "red") for fault in known) if known else [(text, "red")]
             elif record.levelno >= logging.WARNING or text.startswith(_NOTHING):
                 yield text, "yellow" if record.levelno >= logging.WARNING else ""
 
@@ -94,7 +100,7 @@ class Events:
         if self._planned:
             yield (
                 f"{_clock()} {sum(self._planned.values())} jobs: "
-                + ", ".join(f"{count} {rule}" for rule, count in self._planned.items()),
+                + ", ".join(f"{count}{_KEPT}{rule}" for rule, count in self._planned.items()),
                 "bold",
             )
 
@@ -124,6 +130,20 @@ class Events:
 def of_machines(line: str, *, priced: bool) -> bool:
     """Tell whether a line of the commands that rent machines is for the user: of a job, or `priced` what they cost."""
     return bool(_OF_A_JOB.match(line)) or (priced and line.startswith("rented: "))
+
+
+def folded(text: str, width: int | None) -> str:
+    """Return a text in lines of at most `width` columns, further ones indented; None: as it is. Paths stay whole."""
+    if width is None:
+        return text.replace(_KEPT, " ")
+    rows: list[str] = []
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        wrapped = textwrap.wrap(
+            line, width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
+        )
+        rows += wrapped or [""]
+    return "\n".join(rows).replace(_KEPT, " ")
 
 
 def _worst(path: Path) -> list[str]:

@@ -43,6 +43,12 @@ class Project:
         project.configure(**{"products": {}, **config})
         return project
 
+    @classmethod
+    def of(cls, other: Project, folder: Path) -> Project:
+        """Return a copy of a project with all times kept."""
+        shutil.copytree(other.folder, folder, symlinks=True)
+        return cls(folder)
+
     def configure(self, **config: object) -> None:
         """Put keys over those of config/config.yaml."""
         path = self.folder / "config" / "config.yaml"

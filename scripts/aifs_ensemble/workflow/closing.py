@@ -8,8 +8,9 @@ from pathlib import Path
 
 from aifs_ensemble.common.acceleration import why_not_accelerated
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import InputError, VerificationError, WorkflowError
+from aifs_ensemble.common.errors import InputError, StorageError, VerificationError, WorkflowError
 from aifs_ensemble.common.names import format_members
+from aifs_ensemble.common.storage import MissingError, open_destination
 from aifs_ensemble.delivery.ensemble import EnsembleStatus, parse_ensemble_manifest, write_ensemble_manifest
 from aifs_ensemble.delivery.standing import (
     ABSENT,
@@ -23,16 +24,19 @@ from aifs_ensemble.delivery.standing import (
 )
 
 
-def closing_lines(config: Config, *, finished: bool) -> Iterator[str]:
+def closing_lines(config: Config, *, finished: bool, rented: bool = False) -> Iterator[str]:
     """Yield what a run says at its end: the ensemble's state, where it is, and the members' table.
 
-    After a run that did not finish the ensemble's manifest is written too, so that a short ensemble
+    Of a run on rented machines the bucket is asked; a bucket that this machine syncs to is not asked again. After a run that did not finish the ensemble's manifest is written too, so that a short ensemble
     says that it is short.
     """
-    with suppress(InputError):  # no member is finished on this machine
+    try:
         from aifs_ensemble.planning.tables import member_table
 
         yield from member_table(config).splitlines()
+    except InputError:  # no member is finished on this machine
+        if rented and config.model.untrained:
+            yield f"{config.model.title}: these are not forecasts"
     if not finished and config.destination:
         try:
             status = write_ensemble_manifest(config)
@@ -44,7 +48,7 @@ def closing_lines(config: Config, *, finished: bool) -> Iterator[str]:
         except WorkflowError as error:
             yield f"ensemble state unknown: {error}"
     elif config.destination:
-        yield from _ensemble_said(config)
+        yield from _ensemble_said(config, ask=rented)
     yield from _where(config)
     if finished and config.products.page.enabled and config.destination:
         address = f"{config.destination}/{config.objects.page}"
@@ -57,12 +61,19 @@ def others_delivered(status: EnsembleStatus) -> list[int]:
     return [member for member, why in status.reasons.items() if why.startswith(OTHER_SETTINGS)]
 
 
-def _ensemble_said(config: Config) -> Iterator[str]:
-    """Yield what the manifest of the ensemble asked for says of it, without asking a bucket."""
+def _ensemble_said(config: Config, *, ask: bool) -> Iterator[str]:
+    """Yield what the manifest of the ensemble asked for says of it; a bucket is asked only where `ask` says so."""
     key = config.objects.ensemble_manifest
     path = config.scratch.copy(key) if config.cloud_destination else Path(str(config.destination)) / key
     with suppress(OSError, VerificationError):
-        found = parse_ensemble_manifest(path.read_bytes(), str(path), config.cycle)
+        try:
+            data = open_destination(config).get_bytes(key) if ask else path.read_bytes()
+        except MissingError:
+            return
+        except StorageError as error:
+            yield f"ensemble state unknown: {error}"
+            return
+        found = parse_ensemble_manifest(data, key if ask else str(path), config.cycle)
         if not found.as_asked(config):
             yield f"ensemble {found}"
 

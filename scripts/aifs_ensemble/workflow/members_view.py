@@ -39,8 +39,8 @@ _LOOK_SECONDS = {False: 2.0, True: 15.0}  # here, and in a bucket
 
 
 @dataclass(frozen=True)
-class Pace:
-    """When a member was first seen at work, with how many leads, and when its leads last changed."""
+class Progress:
+    """When a member, or the run, was first seen at work, with how many leads, and when its leads last changed."""
 
     since: float
     first: int
@@ -65,9 +65,9 @@ class MembersView:
         self._statuses: Sequence[MemberStatus] = [
             MemberStatus(member, WAITING, steps=len(config.leads)) for member in config.members
         ]
-        self._paces: dict[int, Pace] = {}
+        self._paces: dict[int, Progress] = {}
         self._line: str | None = None
-        self._before: int | None = None
+        self._progress: Progress | None = None
         self._destination: Destination | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="members-view", daemon=True)
@@ -102,8 +102,7 @@ class MembersView:
             ]
         now = time.time()
         self._statuses = [self._paced(one, now) for one in statuses]
-        if self._before is None:
-            self._before = self._steps_done()
+        self._progress = self._progressed(now)
         self._line = self._spending()
 
     def _paced(self, status: MemberStatus, now: float) -> MemberStatus:
@@ -112,7 +111,7 @@ class MembersView:
             return status
         pace = self._paces.get(status.member)
         if pace is None or status.step < pace.first:
-            pace = Pace(now, status.step, now, status.step)
+            pace = Progress(now, status.step, now, status.step)
         elif status.step > pace.last:
             pace = replace(pace, at=now, last=status.step)
         self._paces[status.member] = pace
@@ -121,12 +120,24 @@ class MembersView:
     def _steps_done(self) -> int:
         return sum(one.step for one in self._statuses)
 
+    def _progressed(self, now: float) -> Progress | None:
+        """Return how far the run is; None before a member is at work, whose pace its preparations do not tell."""
+        done, before = self._steps_done(), self._progress
+        if before is None:
+            at_work = any(one.state in (RUNNING, STARTING) for one in self._statuses)
+            return Progress(now, done, now, done) if at_work else None
+        return replace(before, at=now, last=done) if done > before.last else before
+
     def left(self) -> float | None:
-        """Return the seconds that all leads will take yet at the run's pace so far; None before it has one."""
-        done = self._steps_done()
-        made = done - (done if self._before is None else self._before)
-        missing = sum(one.steps for one in self._statuses) - done
-        return (time.time() - self._began) * missing / made if made > 0 and missing else None
+        """Return the seconds that all leads will take yet at the run's pace so far; None before it has one.
+
+        Between two looks that saw no lead it counts down, to the time of one lead at least.
+        """
+        progress = self._progress
+        missing = sum(one.steps - one.step for one in self._statuses)
+        if progress is None or not missing or not (pace := progress.seconds()):
+            return None
+        return max(pace * missing - (time.time() - progress.at), pace)
 
     def shown(self, width: int, height: int) -> Group:
         """Return the table for a terminal of `width` columns, with at most `height` members."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.config import Config, read_files
+from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.models import fetched_by_coordinator
 from aifs_ensemble.common.names import benchmark_file, checkpoint_file, log_file, report_folder
 from aifs_ensemble.delivery.standing import Destination
@@ -432,11 +433,17 @@ class Run:
 
     def _spending(self) -> str | None:
         """Return what machines of this run cost so far, None where that is not known or nothing."""
-        if routing.provider(self._workflow) != "coiled":
+        provider = routing.provider(self._workflow)
+        if provider == "coiled":
+            from aifs_ensemble.workflow.coiled.hooks import spending_of
+        elif provider == "googlebatch":
+            from aifs_ensemble.workflow.googlebatch.spending import spending_of
+        else:
             return None
-        from aifs_ensemble.workflow.coiled.hooks import spending_of
-
-        return spending_of(self.config)
+        try:
+            return spending_of(self.config)
+        except WorkflowError as error:  # a service that does not answer now
+            return f"rented: what it cost is unknown: {error}"
 
     def end(self, *, finished: bool) -> None:
         """Say where the files are, what each member took, and whether the ensemble is short."""
@@ -448,7 +455,7 @@ class Run:
                     handler.rest()
             if finished:
                 keep_jobs_at_exit()
-            _say(*closing_lines(self.config, finished=finished))
+            _say(*closing_lines(self.config, finished=finished, rented=self.rented))
             _say(*filter(None, [self._spending()]))
 
 

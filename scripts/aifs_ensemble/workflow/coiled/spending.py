@@ -6,45 +6,27 @@ A machine counts from its request to the moment a look found it gone, so this is
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from snakemake_executor_plugin_coiled.records import JobRecord, MachineRequest
 from snakemake_executor_plugin_coiled.service import is_stock_out
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.text import money
 from aifs_ensemble.planning.machines import Machines
+from aifs_ensemble.workflow.spent import RentedMachine, list_price, spending_words
 
 
 def spending_line(
     records: Iterable[JobRecord], config: Config, machines: Machines, now: float | None = None
 ) -> str | None:
-    """Return what runs now, its price an hour, and what was spent so far; None when nothing was rented.
-
-    For example ``rented: 2 machines (1 x a2-ultragpu-1g, 1 x n2-standard-2), $5.17 an hour; $3.20 so far``.
-    """
+    """Return what was spent so far, what runs now and its price an hour; None when nothing was rented."""
     now = time.time() if now is None else now
-    running: Counter[str] = Counter()
-    hourly = spent = 0.0
-    rented = 0
-    for record in records:
-        for request in _rented(record):
-            rented += 1
-            ended = request.ended is not None
-            hours = max(0.0, (request.ended_at if ended else now) - request.requested) / 3600
-            for name, usd in _machines(request, config, machines):
-                spent += usd * hours
-                if not ended:
-                    hourly += usd
-                    running[name] += 1
-    if not rented:
-        return None
-    so_far = f"{money(spent)} so far by list prices"
-    if not running:
-        return f"rented: no machine now; {so_far}"
-    count, each = running.total(), ", ".join(f"{number} x {name}" for name, number in running.items())
-    return f"rented: {count} machine{'s' if count > 1 else ''} ({each}), {money(hourly)} an hour; {so_far}"
+    return spending_words(
+        machine
+        for record in records
+        for request in _rented(record)
+        for machine in _machines(request, config, machines, now)
+    )
 
 
 def _rented(record: JobRecord) -> Iterator[MachineRequest]:
@@ -55,10 +37,9 @@ def _rented(record: JobRecord) -> Iterator[MachineRequest]:
             yield request
 
 
-def _machines(request: MachineRequest, config: Config, machines: Machines) -> Iterator[tuple[str, float]]:
-    """Yield the machines of a request and USD an hour: a preemptible one has a small one beside it, on demand."""
-    own = [(request.vm_type, request.spot)]
-    for name, spot in own + [(config.cloud.cpu, False)] * request.spot:
-        prices = machines.machine(name).prices
-        price = prices.get(request.region) or next(iter(prices.values()), None)
-        yield name, 0.0 if price is None else price.spot if spot else price.on_demand
+def _machines(request: MachineRequest, config: Config, machines: Machines, now: float) -> Iterator[RentedMachine]:
+    """Yield the machines of a request: a preemptible one has a small one beside it, on demand."""
+    runs = request.ended is None
+    hours = max(0.0, (now if runs else request.ended_at) - request.requested) / 3600
+    for name, spot in [(request.vm_type, request.spot), *[(config.cloud.cpu, False)] * request.spot]:
+        yield RentedMachine(name, list_price(machines, name, request.region, spot=spot), hours, runs)

@@ -25,11 +25,16 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 LOGS = Path(".snakemake") / "googlebatch_logs"
-_LIVE = ("QUEUED", "SCHEDULED", "RUNNING")
+LIVE = ("QUEUED", "SCHEDULED", "RUNNING")
 
 
 def live_jobs(config: Config, cycle: str | None, owner: str | None = None) -> list[batch_v1.Job]:
-    """Return the workflow's jobs that wait or run in the configured regions, oldest first.
+    """Return the workflow's jobs that wait or run in the configured regions; arguments and errors as of `jobs_of`."""
+    return [job for job in jobs_of(config, cycle, owner) if job.status.state.name in LIVE]
+
+
+def jobs_of(config: Config, cycle: str | None, owner: str | None = None) -> list[batch_v1.Job]:
+    """Return the workflow's jobs that Batch knows in the configured regions, whatever became of them, oldest first.
 
     Those of a cycle or (None) of all, and of one coordinator or (None) of all. A region that does not answer is said
     in the log, unless none does.
@@ -53,7 +58,7 @@ def live_jobs(config: Config, cycle: str | None, owner: str | None = None) -> li
             raise next(iter(silent.values()))
     for region, why in silent.items():
         LOG.warning("jobs in %s are unknown: Google Batch: %s", region, " ".join(str(why).split()))
-    ours = [job for job in found if job.labels.get("workflow") == "aifs-ensemble" and job.status.state.name in _LIVE]
+    ours = [job for job in found if job.labels.get("workflow") == "aifs-ensemble"]
     wanted = {"cycle": cycle, "coordinator": owner}
     ours = [job for job in ours if all(value in (None, job.labels.get(key)) for key, value in wanted.items())]
     return sorted(ours, key=lambda job: job.create_time)
