@@ -70,6 +70,16 @@ def test_a_run_that_ends_well_says_the_ensembles_state(config: Config) -> None:
     assert "ensemble 20250819_0000: complete, 2 of 2 members" in list(closing_lines(config, finished=True))
 
 
+def test_a_run_on_rented_machines_says_it_too(config: Config) -> None:
+    """It has no copy of the manifest, nor members on scratch: the destination is asked."""
+    coordinator = Config(config.to_dict() | {"scratch": f"{config.scratch.root}-of-the-coordinator"})
+    said = list(closing_lines(coordinator, finished=True, rented=True))
+    assert "ensemble 20250819_0000: complete, 2 of 2 members" in said
+    assert f"{config.model.title}: these are not forecasts" in said
+    open_destination(config).delete(config.objects.ensemble_manifest)
+    assert not any("complete" in line for line in closing_lines(coordinator, finished=True, rented=True))
+
+
 @pytest.mark.parametrize("asked", [{"forecast": {"accumulate": "per_step"}}, {"members": "3-4"}], ids=str)
 def test_a_run_of_which_nothing_counts_leaves_anothers_ensemble_alone(
     asked: dict[str, Any], tmp_path: Path, destination: str

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from aifs_ensemble.cli import main
+from aifs_ensemble.common.gpu import benchmark_problem, cards
 from aifs_ensemble.planning.throughput import TABLE
 
 from planning import synthetic
@@ -108,6 +109,19 @@ def test_account_of_a_run_writes_tables_and_figures(
 def test_account_without_a_run_is_one_line(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["account", "--configfile", configfile]) == 3
     assert "no finished member" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(bool(cards()), reason="this machine has a card, which the command would measure")
+def test_benchmark_without_a_card_asks_for_the_toy(
+    configfile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, instead of minutes of silence; what it asks for is taken."""
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("it measures"))
+    assert main(["benchmark", "--configfile", configfile, "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "expected a GPU, and this machine has none" in said
+    toy = said.rpartition("aifs-ensemble ")[2].split()
+    assert toy[:4] == ["benchmark", "--", "--model", "demo"] and benchmark_problem(toy[3], "") is None
 
 
 def test_benchmark_takes_results_in(configfile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from chromium import browser  # noqa: F401 - a fixture
 
 from workflow.project import Project
 

@@ -421,5 +421,5 @@ onstart:
     assert run(seen, "--cores", "1", "--forcerun", "a") == [plain | {"rules": ["a"]}]
     assert run(seen, "--cores", "1", "--forceall") == [plain | {"everything": True}]
     assert run(seen, "--cores", "1", "--force") == [plain | {"everything": True}]
-    (found,) = run(seen, "--cores", "1", "--forceall", "--logger", "rich")
-    assert found["listens"] == ["snakemake_logger_plugin_rich"]
+    (found,) = run(seen, "--cores", "1", "--forceall", "--logger", "aifs")
+    assert found["listens"] == ["snakemake_logger_plugin_aifs"]

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aifs_ensemble.delivery.status import RUNNING, MemberStatus
+from aifs_ensemble.delivery.status import RUNNING, STARTING, WAITING, MemberStatus
 from aifs_ensemble.workflow.members_view import MembersView
 from delivery.members import make_config, publish_lead
 from rich.console import Console
-from snakemake_logger_plugin_aifs.events import Events, of_machines
+from snakemake_logger_plugin_aifs.configfiles import faults
+from snakemake_logger_plugin_aifs.events import Events, folded, of_machines
 
 CONTROLS = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
 NOISY = """
+onsuccess:
+    print("NOISE-OF-AN-EXECUTOR")
+
 rule all:
     input: expand("{member}.txt", member=["001", "002"])
 
@@ -67,9 +71,10 @@ def run(folder: Path, failing: str, *arguments: str, terminal: bool) -> tuple[in
 def test_jobs_write_to_a_file_and_events_are_lines(tmp_path: Path, terminal: bool) -> None:
     code, shown = run(tmp_path, "touch {output}", terminal=terminal)
     assert code == 0, shown
-    assert b"NOISE-OF-A-JOB" not in shown
+    assert b"NOISE" not in shown
     (log,) = (tmp_path / ".snakemake" / "log").glob("*.jobs.log")
     assert log.read_bytes().count(b"NOISE-OF-A-JOB") >= 4
+    assert log.read_bytes().count(b"NOISE-OF-AN-EXECUTOR") == 1
     lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line.strip()) for line in shown.decode().splitlines()]
     assert "2 jobs: 2 sync_member" in lines
     assert {"member 1: delivered (1 of 2)", "member 2: delivered (2 of 2)"} <= set(lines) or {
@@ -115,10 +120,56 @@ def test_rules_are_said_once_when_their_last_job_ends() -> None:
     assert list(events.lines(record(text="odd", level=logging.WARNING))) == [("odd", "yellow")]
 
 
+def test_long_lines_go_on_below_their_beginning() -> None:
+    events, rules = Events(dryrun=False), ("checkpoint_prepare", "initial_cycle", "initial_member", "forecast_member")
+    ((said, _),) = events.lines(record("run_info", stats=dict.fromkeys((*rules, "ensemble_manifest"), 12)))
+    lines = folded(said, 80).splitlines()
+    assert len(lines) == 2 and all(len(line) <= 80 for line in lines) and lines[1].startswith("  12 ")
+    assert all(f"12 {rule}" in " ".join(lines) for rule in rules)
+    assert folded(said, None) == f"{said[:8]} 60 jobs: " + ", ".join(f"12 {r}" for r in (*rules, "ensemble_manifest"))
+    path = "/scratch/" + "long-" * 20 + "name.log"
+    assert path in folded(f"12:00:00 member 1: forecast_member failed, log: {path}", 80).splitlines()[-1]
+    assert folded("a\n  b c", 5) == "a\n  b c"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"members: 1-2\nproducts: {weekly: [1\nlead_hours: 24\n", "own.yaml:3: not valid YAML (expected ',' or ']'"),
+        (b"cycle: 2025-02-30\n", "own.yaml: not valid YAML (day is out of range for month)"),
+        (b"- a\n", "own.yaml: list, expected keys and values"),
+        (b"", "own.yaml: nothing, expected keys and values"),
+        (b"\xff", "own.yaml: byte 0 is no UTF-8"),
+        (None, "own.yaml: no such configuration file"),
+        (b"members: 1-2\n", ""),
+    ],
+)
+def test_faults_of_configuration_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sound.yaml").write_text("model: demo\n")
+    Path("with").mkdir()
+    Path("with/config.yaml").write_text("configfile: [sound.yaml, own.yaml]\ncores: 1\n")
+    if content is not None:
+        Path("own.yaml").write_bytes(content)
+    for arguments in (["--configfile", "sound.yaml", "own.yaml", "-n"], ["--profile", "with", "-n"]):
+        found = faults(arguments)
+        assert (len(found), "".join(found)[: len(said)]) == (bool(said), said)
+
+
+@pytest.mark.workflow
+def test_a_fault_of_a_configuration_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("members: 1-2\nlead_hours: [24\n")
+    code, shown = run(tmp_path, "true", "--configfile", "own.yaml", "-n", terminal=False)
+    assert code == 1
+    assert re.fullmatch(rb"Error: own\.yaml:\d: not valid YAML \(.*\)\n", shown), shown
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("rented: 2 machines (2 x a2-ultragpu-1g), $10.14 an hour; $0.29 so far by list prices", True),
+        ("rented: $0.29 so far by list prices, $10.14 an hour; 2 machines (2 x a2-ultragpu-1g)", True),
         ("forecast_member 2 (forecast-member-2-906a746f): exit code 1", True),
         ("initial_cycle (initial-cycle-1): no machine in us-east1", True),
         ("2026-11-29 00:46:42,086 Cluster 3 deleted successfully.", False),
@@ -135,10 +186,30 @@ def view(tmp_path: Path) -> Iterator[MembersView]:
     config = make_config(tmp_path / "scratch", str(tmp_path / "out"), members="1-9")
     for lead in (6, 12):
         publish_lead(config, 2, lead)
-    made = MembersView(config, rented=False, spending=lambda: "rented: 1 machine; $3.20 so far")
+    made = MembersView(config, rented=False, spending=lambda: f"rented: $3.20 so far; {'a long list of machines ' * 9}")
     made.stop()
     made._thread.join()
     yield made
+
+
+def test_time_to_go_counts_from_the_first_member_at_work(view: MembersView, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes of preparations, then a lead in ten seconds: 34 of 36 leads are missing."""
+    clock = 0.0
+    monkeypatch.setattr("aifs_ensemble.workflow.members_view.time.time", lambda: clock)
+    view._progress = None
+
+    def look(at: float, state: str, steps: int) -> float | None:
+        nonlocal clock
+        clock = at
+        view._statuses = [MemberStatus(1, state, step=steps, steps=36)]
+        view._progress = view._progressed(at)
+        return view.left()
+
+    assert look(0, WAITING, 0) is None and look(600, STARTING, 0) is None
+    assert look(620, RUNNING, 2) == pytest.approx(340)
+    assert look(625, RUNNING, 2) == pytest.approx(335), "it grows while no lead comes"
+    assert look(5000, RUNNING, 2) == pytest.approx(10)
+    assert look(5020, RUNNING, 36) is None
 
 
 @pytest.mark.parametrize("width", [80, 150])
@@ -154,4 +225,4 @@ def test_the_table_fits_the_terminal(view: MembersView, width: int) -> None:
     assert re.search(r"^ *1 .* 1/4 +2\.00 +6 s +running", lines[2]), lines
     assert any("2/4" in line for line in lines), "what scratch holds of a member is not shown"
     assert any(line.startswith("9 members: 1 running") and "(5 not shown)" in line for line in lines), lines
-    assert lines[-1].startswith("rented: 1 machine; $3.20 so far")
+    assert lines[-1].startswith("rented: $3.20 so far; a long list")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 WIDTH = 9.0  # inches; at 100 dots an inch what a report's page shows without scaling
 DPI = 100
-_SAVED = {
+_SAVED: dict[Any, Any] = {
     "svg.hashsalt": "aifs-ensemble",
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",

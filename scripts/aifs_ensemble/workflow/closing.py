@@ -27,8 +27,8 @@ from aifs_ensemble.delivery.standing import (
 def closing_lines(config: Config, *, finished: bool, rented: bool = False) -> Iterator[str]:
     """Yield what a run says at its end: the ensemble's state, where it is, and the members' table.
 
-    Of a run on rented machines the bucket is asked; a bucket that this machine syncs to is not asked again. After a run that did not finish the ensemble's manifest is written too, so that a short ensemble
-    says that it is short.
+    Of a run on rented machines the bucket is asked; a bucket that this machine syncs to is not asked again. After a run
+    that did not finish the ensemble's manifest is written too, so that a short ensemble says that it is short.
     """
     try:
         from aifs_ensemble.planning.tables import member_table

@@ -11,6 +11,7 @@ from aifs_ensemble.products.member_file import write_member_file
 from aifs_ensemble.products.page.write import write_page
 from aifs_ensemble.products.pictures.draw import draw_pictures
 from aifs_ensemble.products.quantile_classes import write_weekly_ensemble
+from chromium import browser  # noqa: F401 - a fixture
 
 from products.pictures.conftest import pictured, weekly_files, with_pictures  # noqa: F401 - fixtures
 

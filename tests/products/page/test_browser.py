@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aifs_ensemble.common.config import Config
-from chromium import browser, emulate, needs_chromium, wait_until  # noqa: F401 - a fixture
+from chromium import emulate, needs_chromium, wait_until
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
