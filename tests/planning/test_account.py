@@ -335,6 +335,26 @@ def test_fetching_brings_manifests_and_metrics_from_the_destination(tmp_path: Pa
     assert history(config).is_dir()
 
 
+def test_what_is_fetched_lies_here_where_nothing_can_be_on_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a coordinator that has no disk where its machines have scratch; its next plan knows the run, too."""
+    from aifs_ensemble.planning.runs import fetch_run
+    from aifs_ensemble.planning.throughput import past_manifests
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk").touch()
+    config = synthetic.config(tmp_path / "disk" / "scratch", members="1", destination=str(tmp_path / "there"))
+    elsewhere = synthetic.config(tmp_path / "other", members="1")
+    synthetic.write_run(elsewhere, {1: [Piece(0.0)]}, metrics=False)
+    there = tmp_path / "there" / config.objects.manifest(1)
+    there.parent.mkdir(parents=True)
+    there.write_bytes(elsewhere.scratch.manifest(1).read_bytes())
+    assert fetch_run(config) == 1
+    assert [manifest.member for manifest in read_run(config, None).manifests] == [1]
+    assert [manifest.member for manifest in past_manifests(config.scratch.root)] == [1]
+
+
 @st.composite
 def mixed_members(draw: st.DrawFn) -> dict[int, list[Piece]]:
     """Return members whose attempts ran on machines of any kind, said or not."""

@@ -21,6 +21,7 @@ CONTROL = 0  # the member that starts from the unperturbed analysis
 # in the record of a state's source: the member of the source whose state it is, where several members share it
 STATE_OF = "state_of_member"
 BENCHMARKS = "logs/benchmarks"
+FETCHED = "logs/fetched"  # records of runs, where there is no scratch
 _CYCLE = re.compile(r"\d{8}_\d{4}")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 # as `member_name` and its like spell them, in ASCII: a name that would be spelled differently is none of ours

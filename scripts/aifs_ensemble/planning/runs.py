@@ -15,8 +15,9 @@ import pandas as pd
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError, WorkflowError
+from aifs_ensemble.common.files import folder_problem
 from aifs_ensemble.common.manifest import MemberManifest, machine_name, read_member_manifest
-from aifs_ensemble.common.names import BENCHMARKS, member_name, parse_member_name
+from aifs_ensemble.common.names import BENCHMARKS, FETCHED, member_name, parse_member_name
 from aifs_ensemble.common.text import foreign
 from aifs_ensemble.forecast.metrics import COLUMNS
 from aifs_ensemble.forecast.work_folder import INTERRUPTED
@@ -87,8 +88,12 @@ class RunRecord:
 
 
 def history(config: Config) -> Path:
-    """Return where manifests and metrics fetched from the destination are kept, outside what a run looks at."""
-    return config.scratch.root / "history" / config.cycle
+    """Return where manifests and metrics fetched from the destination are kept, outside what a run looks at.
+
+    A coordinator may have no folder where its machines have scratch: then it is below the one it works in.
+    """
+    root = config.scratch.root / "history"
+    return (root if root.is_dir() or folder_problem(root) is None else Path(FETCHED)) / config.cycle
 
 
 def read_run(config: Config, benchmarks: Path | None = Path(BENCHMARKS)) -> RunRecord:

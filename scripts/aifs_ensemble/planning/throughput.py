@@ -20,7 +20,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, WorkflowError
 from aifs_ensemble.common.files import read_json, write_bytes
 from aifs_ensemble.common.manifest import MemberManifest, machine_name, read_member_manifest
-from aifs_ensemble.common.names import Keys, member_name
+from aifs_ensemble.common.names import FETCHED, Keys, member_name
 from aifs_ensemble.common.yaml_tables import number
 from aifs_ensemble.planning.cards import CPU, gpu_name
 from aifs_ensemble.planning.intervals import Intervals, length, union
@@ -320,9 +320,10 @@ def with_runs(table: Throughput, manifests: Sequence[MemberManifest], specs: Ite
 
 
 def past_manifests(scratch_root: Path) -> list[MemberManifest]:
-    """Return the newest member manifests under a scratch folder; damaged ones are passed over."""
+    """Return the newest member manifests under a scratch folder, or fetched; damaged ones are passed over."""
     patterns = (Keys("*").manifest("*"), f"history/*/{member_name('*')}.json")
     files = [file for pattern in patterns for file in scratch_root.glob(pattern)]
+    files += Path(FETCHED).glob(f"*/{member_name('*')}.json")
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     found = []
     for file in files[:RUNS_READ]:
