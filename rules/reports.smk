@@ -21,13 +21,15 @@ rule report_pages:
         ),
     log:
         local(PATH.log("report_pages")),
-    params:
-        profile=RUN.profile,
+    # what fails here fails again
+    retries: 0
     conda:
         "../envs/etl.yaml"
     resources:
         machine="cpu",
         mem_mb=4000,
+    params:
+        profile=RUN.profile,
     script:
         "../scripts/report_pages.py"
 

@@ -22,15 +22,13 @@ from rich.text import Text
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from snakemake_logger_plugin_aifs.events import Events, folded, of_machines
+from snakemake_logger_plugin_aifs.events import Events, folded
 
 OUTPUT = Path(".snakemake") / "log"
 
 
 class View(Protocol):
     """What the Snakefile shows of the members, looked up by a thread of its own."""
-
-    rented: bool
 
     def shown(self, width: int, height: int) -> ConsoleRenderable: ...
 
@@ -47,7 +45,6 @@ class LogHandler(LogHandlerBase):
         self._kept: list[tuple[int, int, str, TextIO]] = []
         self._prints: TextIO | None = None
         self.output: Path | None = None
-        self._read = 0
         self.dryrun = bool(self.common_settings.dryrun)
         if not self.dryrun:
             self._divert()
@@ -104,9 +101,8 @@ class LogHandler(LogHandlerBase):
         try:
             if getattr(record, "event", None) == LogEvent.RUN_INFO:
                 self._silence_prints()
-            for line, style in self._events.lines(record):
+            for line, style in self._events.lines(record, priced=self._live is None):
                 self._print(line, style)
-            self._of_machines()
         except Exception:
             self.handleError(record)
 
@@ -120,19 +116,6 @@ class LogHandler(LogHandlerBase):
         if self.output is not None and not self.common_settings.stdout and self._prints is None:
             self._prints = open(self.output, "a", buffering=1, errors="replace")  # noqa: SIM115
             sys.stdout = self._prints
-
-    def _of_machines(self) -> None:
-        """Print what the commands that rent machines have said, where they wrote since the last event."""
-        if self.output is None or not getattr(self._view, "rented", False):
-            return
-        with open(self.output, errors="replace") as file:
-            file.seek(self._read)
-            new = file.read()
-        whole, newline, _ = new.rpartition("\n")
-        self._read += len((whole + newline).encode(errors="replace"))
-        for line in whole.splitlines():
-            if of_machines(line, priced=self._live is None):
-                self._print(line, "dim")
 
     def close(self) -> None:
         """Give the terminal back."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,8 @@ _SILENT = {"all", "forecasts", "products", "report"}
 _NOTHING = "Nothing to be done"
 _LOG_LINES = 3
 _KEPT = "\N{NO-BREAK SPACE}"  # a number stays with what it counts
-_OF_A_JOB = re.compile(r"[a-z_]+ ([0-9][0-9,-]* )?\([\w-]+\): ")
+# what executors say besides warnings: what machines cost, and that those of a coordinator that died go on
+_RENTED, _TAKEN_UP = "rented: ", ": still being made by "
 # what Snakemake says besides of a job that failed
 _SAID_ELSEWHERE = (
     "RuleException:",
@@ -43,8 +43,8 @@ class Events:
         self._said: set[Any] = set()
         self._ended = False
 
-    def lines(self, record: logging.LogRecord) -> Iterator[Line]:
-        """Yield the lines that an event is worth, with their styles."""
+    def lines(self, record: logging.LogRecord, *, priced: bool = True) -> Iterator[Line]:
+        """Yield the lines that an event is worth, with their styles; `priced` those on what machines cost, too."""
         event = getattr(record, "event", None)
         if event == LogEvent.JOB_INFO:
             self._job(record)
@@ -63,6 +63,8 @@ class Events:
                 yield from ((f"Error: {fault}", "red") for fault in known) if known else [(text, "red")]
             elif record.levelno >= logging.WARNING or text.startswith(_NOTHING):
                 yield text, "yellow" if record.levelno >= logging.WARNING else ""
+            elif _TAKEN_UP in text or (priced and text.startswith(_RENTED)):
+                yield f"{_clock()} {text}", "dim"
 
     def at_work(self) -> str:
         """Return the jobs that run, forecasts aside, e.g. ``initial_member 3-4, product_member 1``."""
@@ -125,11 +127,6 @@ class Events:
         yield f"{_clock()} {what} failed{f', log: {logs[0]}' if logs else ''}", "bold red"
         for name in logs[:1]:
             yield from ((f"  {line}", "red") for line in _worst(Path(name)))
-
-
-def of_machines(line: str, *, priced: bool) -> bool:
-    """Tell whether a line of the commands that rent machines is for the user: of a job, or `priced` what they cost."""
-    return bool(_OF_A_JOB.match(line)) or (priced and line.startswith("rented: "))
 
 
 def folded(text: str, width: int | None) -> str:

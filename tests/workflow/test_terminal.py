@@ -19,7 +19,7 @@ from aifs_ensemble.workflow.members_view import MembersView
 from delivery.members import make_config, publish_lead
 from rich.console import Console
 from snakemake_logger_plugin_aifs.configfiles import faults
-from snakemake_logger_plugin_aifs.events import Events, folded, of_machines
+from snakemake_logger_plugin_aifs.events import Events, folded
 
 CONTROLS = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
 NOISY = """
@@ -166,19 +166,15 @@ def test_a_fault_of_a_configuration_file_is_one_line(tmp_path: Path) -> None:
     assert re.fullmatch(rb"Error: own\.yaml:\d: not valid YAML \(.*\)\n", shown), shown
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("rented: $0.29 so far by list prices, $10.14 an hour; 2 machines (2 x a2-ultragpu-1g)", True),
-        ("forecast_member 2 (forecast-member-2-906a746f): exit code 1", True),
-        ("initial_cycle (initial-cycle-1): no machine in us-east1", True),
-        ("2026-11-29 00:46:42,086 Cluster 3 deleted successfully.", False),
-        ("Tasks:       1", False),
-    ],
-)
-def test_what_the_renting_commands_say_is_shown_where_it_matters(line: str, said: bool) -> None:
-    assert of_machines(line, priced=True) is said
-    assert of_machines(line, priced=False) is (said and not line.startswith("rented"))
+def test_what_machines_cost_is_a_line_where_there_is_no_table() -> None:
+    """In the words of the executor for Coiled, which says so at every request of a machine."""
+    events = Events(dryrun=False)
+    said = "rented: $0.29 so far by list prices, $10.14 an hour; 2 machines (2 x a2-ultragpu-1g)"
+    assert [line[9:] for line, _ in events.lines(record(text=said), priced=True)] == [said]
+    assert list(events.lines(record(text=said), priced=False)) == []
+    said = "forecast_member 1-2: still being made by forecast-member-1-906a746f, taken up again"
+    assert [line[9:] for line, _ in events.lines(record(text=said), priced=False)] == [said]
+    assert list(events.lines(record(text="Cluster 3 deleted successfully."), priced=True)) == []
 
 
 @pytest.fixture
