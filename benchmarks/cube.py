@@ -46,19 +46,19 @@ def make_leads(config: Config) -> None:
     folder = Path(config.destination or "") / config.objects.folder("forecasts")
     folder.mkdir(parents=True)
     model, rng = config.model, np.random.default_rng(1)
-    spec = output_spec(model, config.cycle, 1, ensemble_size=50, bits=bits_for(model.outputs))
+    spec = output_spec(model, config.cycle, 1, ensemble_size=50, bits=bits_for(model.delivered))
     encoder, points = FieldEncoder(spec), grid_coordinates(model.grid)
     wave = np.sin(np.deg2rad(3 * points.longitudes)) * np.cos(np.deg2rad(points.latitudes))
     entries: list[tuple[str, int, int]] = []
     first = Path(config.destination or "") / config.objects.lead(config.members[0], config.leads[0])
     with open(first, "wb") as file:
-        for variable in model.outputs:
+        for variable in model.delivered:
             values = (wave + 0.01 * rng.standard_normal(points.points)).astype(np.float32)
             message = encoder.encode(variable, config.leads[0], values)
             entries.append((variable, file.tell(), len(message)))
             file.write(message)
     for member in config.members:
-        own = output_spec(model, config.cycle, member, ensemble_size=50, bits=bits_for(model.outputs))
+        own = output_spec(model, config.cycle, member, ensemble_size=50, bits=bits_for(model.delivered))
         for lead in config.leads:
             path = Path(config.destination or "") / config.objects.lead(member, lead)
             if path != first:
@@ -83,7 +83,7 @@ def measure(config: Config) -> dict[str, Any]:
     found["written"] = clock.lap()
     data = open_virtual(str(cycle))
     found["opened"] = clock.lap()
-    for variable in config.model.outputs[:: max(1, len(config.model.outputs) // 12)]:
+    for variable in config.model.delivered[:: max(1, len(config.model.delivered) // 12)]:
         _compare(config, data, variable)
     clock.lap()
     values = data["2t"].isel(step=0).to_numpy()
@@ -106,7 +106,7 @@ def _compare(config: Config, data: Any, variable: str) -> None:
     chosen = chosen.sel(isobaricInhPa=level) if level else chosen
     path = Path(config.destination or "") / config.objects.lead(config.members[-1], config.leads[-1])
     entry = json.loads(
-        path.with_name(index_file(path.name)).read_text().splitlines()[config.model.outputs.index(variable)]
+        path.with_name(index_file(path.name)).read_text().splitlines()[config.model.delivered.index(variable)]
     )
     asked = {key: entry[key] for key in ("param", "levtype", "levelist") if key in entry}
     np.testing.assert_array_equal(chosen.to_numpy(), read_fields(path, **asked)[0])

@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result here")
     args = parser.parse_args()
     model = get_model("demo" if args.tiny else "aifs-ens-1.0")
-    bits = dict.fromkeys(model.outputs, args.bits) if args.bits else bits_for(model.outputs)
+    bits = dict.fromkeys(model.delivered, args.bits) if args.bits else bits_for(model.delivered)
     spec = output_spec(model, "20250819_0000", 1, ensemble_size=50, bits=bits)
     fields = make_fields(spec)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:

@@ -79,7 +79,7 @@ def make_ensemble(config: Any, kinds: int = 4) -> None:
     root, keys = Path(str(config.destination)), config.objects
     parts = root / "made"
     parts.mkdir(parents=True)
-    bits = bits_for(config.model.outputs)
+    bits = bits_for(config.model.delivered)
     spec = output_spec(config.model, config.cycle, 1, ensemble_size=50, bits=bits)
     fields, encoder, made = make_fields(spec), FieldEncoder(spec), []
     for kind in range(kinds):

@@ -42,6 +42,30 @@ def test_every_entry_is_sound(name: str) -> None:
     assert not set(model.prognostic) & set(model.diagnostic)
 
 
+def test_the_second_version_has_what_its_users_counted() -> None:
+    """Against what was read out of the file by others: 107 + 5 in, 120 out; the direction of waves is one field."""
+    first, second = get_model("aifs-ens-1.0"), get_model("aifs-ens-2.0")
+    assert (len(second.prognostic), len(second.constant), len(second.computed)) == (107, 5, 9)
+    assert (len(second.inputs), len(second.outputs), len(second.delivered)) == (112, 120, 119)
+    assert get_model("demo-v2").inputs == second.inputs and get_model("demo-v2").outputs == second.outputs
+    bands = [f"h{band}" for band in ("1012", "1214", "1417", "1721", "2125", "2530")]
+    waves = {"cdww", "cos_mwd", "sin_mwd", "mwp", "swh", *bands}
+    new = waves | {"sd", "swvl1", "swvl2"} | {f"{name}_10" for name in "tuvwz"}
+    assert set(second.prognostic) - set(first.prognostic) == new and set(second.waves) == waves
+    assert set(second.outputs) == set(first.outputs) | new | {"snowc"}
+    assert set(second.inputs) == set(first.inputs) | new | {"wmb"}
+    assert set(second.outputs) - set(second.delivered) == {"cos_mwd", "sin_mwd"}
+    assert set(second.delivered) - set(second.outputs) == {"mwd"}
+
+
+def test_where_values_may_be_missing() -> None:
+    first, second = get_model("aifs-ens-1.0"), get_model("aifs-ens-2.0")
+    assert first.missing == {}
+    over = {place: {name for name in second.missing if second.missing[name] == place} for place in ("sea", "land")}
+    assert over["sea"] == {"sd", "snowc", "swvl1", "swvl2", "ro"}
+    assert over["land"] == {*second.waves, "mwd", "wmb"}
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -49,7 +73,28 @@ def test_every_entry_is_sound(name: str) -> None:
         (lambda e: e.update(grid=320), "trial: grid: 320, expected str"),
         (lambda e: e.update(gird="N320"), "trial: unknown key 'gird', did you mean 'grid'?"),
         (lambda e: e["variables"].pop("diagnostic"), "trial: variables: diagnostic is missing"),
-        (lambda e: e["variables"]["prognostic"].update(waves=["swh"]), "variables.prognostic: unknown key 'waves'"),
+        (lambda e: e["variables"]["prognostic"].update(ice=["ci"]), "variables.prognostic: unknown key 'ice'"),
+        (
+            lambda e: e["variables"]["prognostic"]["surface"].append("q_500"),
+            "trial: variables: q_500 named more than once",
+        ),
+        (
+            lambda e: e["variables"]["prognostic"]["surface"].append("swh"),
+            "trial: variables.prognostic.surface: 'swh', expected under waves",
+        ),
+        (
+            lambda e: e["variables"]["prognostic"].update(waves=["swvl1"]),
+            "trial: variables.prognostic.waves: 'swvl1', expected under soil",
+        ),
+        (
+            lambda e: e["variables"]["prognostic"].update(waves=["cos_mwd"]),
+            "trial: variables: 'cos_mwd' without 'sin_mwd', expected both or neither",
+        ),
+        (
+            lambda e: e["variables"].update(missing={"rho": "sea"}),
+            "trial: variables.missing: 'rho' is no variable of the model, did you mean 'ro'?",
+        ),
+        (lambda e: e["variables"].update(missing={"ro": "lake"}), "variables.missing.ro: 'lake', expected sea or land"),
         (lambda e: e["variables"]["constant"].append("2t"), "trial: variables: 2t named more than once"),
         (lambda e: e["variables"].update(accumulated=["tp"]), "trial: variables: unknown key 'accumulated'"),
         (
@@ -86,7 +131,7 @@ def second_version(entry: dict[str, Any]) -> None:
     entry["grid"] = "O16"
     for name, levels in variables["prognostic"]["pressure"].items():
         variables["prognostic"]["pressure"][name] = levels if name == "q" else [10, *levels]
-    variables["prognostic"]["surface"] += ["swh", "mwp", "sd"]
+    variables["prognostic"] |= {"waves": ["swh", "mwp"], "snow": ["sd"]}
     variables["diagnostic"] += ["newvar"]
     entry["checkpoint"]["build"]["statistics"] = {"newvar": [7.0, 2.0]}
 

@@ -14,12 +14,16 @@ from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import CATALOGUE, get_model
 from aifs_ensemble.common.parameters import (
     TABLE,
+    FieldName,
+    Part,
     accumulated,
     bits_for,
     check_variables,
+    delivered,
     field_name,
     find_variable,
     parameter_of,
+    parts_of,
     read_parameters,
     split_variable,
     variable_name,
@@ -45,13 +49,13 @@ def table(tmp_path: Path) -> Callable[[Callable[[Table], object]], Path]:
 
 @pytest.mark.parametrize("model", yaml.safe_load(CATALOGUE.read_text())["models"])
 def test_every_output_has_bits_and_a_reason(model: str) -> None:
-    outputs = get_model(model).outputs
-    assert set(bits_for(outputs)) == set(outputs)
-    assert all(parameter_of(name).reason for name in outputs)
+    fields = get_model(model).delivered
+    assert set(bits_for(fields)) == set(fields)
+    assert all(parameter_of(name).reason for name in fields)
 
 
 def test_overrides_by_parameter_and_by_variable() -> None:
-    bits = bits_for(get_model("demo").outputs, {"t": 16, "t_500": 12, "tp": 24, "stl1": 9})
+    bits = bits_for(get_model("demo").delivered, {"t": 16, "t_500": 12, "tp": 24, "stl1": 9})
     assert (bits["t_850"], bits["t_500"], bits["tp"], bits["2t"]) == (16, 12, 24, 14)
     assert (bits["stl1"], bits["stl2"]) == (9, 14)
 
@@ -69,7 +73,7 @@ WRONG = [
 @pytest.mark.parametrize(("overrides", "text"), WRONG)
 def test_wrong_overrides(overrides: dict, text: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        bits_for(get_model("demo").outputs, overrides)
+        bits_for(get_model("demo").delivered, overrides)
     assert text in str(raised.value)
 
 
@@ -98,15 +102,22 @@ BAD_TABLES = [
     ),
     (row("surface", "tp", acumulates=True), "surface: tp: unknown key 'acumulates', did you mean 'accumulates'?"),
     (row("surface", "tp", factor=None), "surface: tp: units and factor, expected both or neither"),
-    (row("surface", "swh", missing="lake"), "surface: swh: missing: 'lake', expected sea or land"),
-    (row("surface", "swh", colors="rainbow"), "surface: swh: colors: 'rainbow', expected diverging or sequential"),
-    (row("surface", "swh", range=[25, 0]), "surface: swh: range: 25 to 0, expected the smaller value first"),
-    (row("surface", "swh", range=[0]), "surface: swh: range: [0], expected two numbers"),
-    (row("surface", "swh", range={500: [0, 1]}), "surface: swh: range: level 500, expected two numbers and no levels"),
+    (row("waves", "swh", missing="lake"), "waves: swh: missing: 'lake', expected sea or land"),
+    (row("waves", "swh", colors="rainbow"), "waves: swh: colors: 'rainbow', expected diverging or sequential"),
+    (row("waves", "swh", range=[25, 0]), "waves: swh: range: 25 to 0, expected the smaller value first"),
+    (row("waves", "swh", range=[0]), "waves: swh: range: [0], expected two numbers"),
+    (row("waves", "swh", range={500: [0, 1]}), "waves: swh: range: level 500, expected two numbers and no levels"),
     (row("pressure", "q", statistics={10: [0, "1e-6"]}), "pressure: q: statistics: [0, '1e-6'], expected numbers"),
     (row("pressure", "q", range={"10 hPa": [0, 1]}), "pressure: q: range: level '10 hPa', expected a whole number"),
-    (row("surface", "swh", thresholds=["high"]), "surface: swh: thresholds: ['high'], expected numbers"),
-    (lambda content: content["surface"].update(swh=3), "surface: swh: 3, expected keys and values"),
+    (row("waves", "swh", thresholds=["high"]), "waves: swh: thresholds: ['high'], expected numbers"),
+    (lambda content: content["waves"].update(swh=3), "waves: swh: 3, expected keys and values"),
+    (
+        row("waves", "sin_mwd", part={"of": "mwd", "is": "tangent"}),
+        "sin_mwd: part.is: 'tangent', expected cosine or sine",
+    ),
+    (row("waves", "sin_mwd", part={"of": "mwdd", "is": "sine"}), "sin_mwd: part.of: 'mwdd', did you mean 'mwd'?"),
+    (row("waves", "sin_mwd", part={"of": "cos_mwd", "is": "sine"}), "sin_mwd: part.of: 'cos_mwd', did you mean"),
+    (row("waves", "sin_mwd", bits=12), "waves: sin_mwd: unknown key 'bits'"),
     (lambda content: content.pop("soil"), "parameters.yaml: soil is missing"),
     (lambda content: content.update(ocean={}), "parameters.yaml: unknown key 'ocean', known are pressure, soil"),
 ]
@@ -131,9 +142,15 @@ def test_no_table(tmp_path: Path) -> None:
 
 BAD_VARIABLES = [
     (["swlv1"], [], "variables: 'swlv1' has no row in parameters.yaml, did you mean 'swvl1'?"),
-    ([], ["newvar"], "variables: 'newvar' has no row in parameters.yaml, expected one under pressure, soil, surface"),
+    (
+        [],
+        ["newvar"],
+        "variables: 'newvar' has no row in parameters.yaml, expected one under pressure, soil, waves",
+    ),
     (["msl_500"], [], "variables: 'msl_500' has no row in parameters.yaml"),
     ([], ["lsm"], "variables: 'lsm' is written, expected bits in its row of parameters.yaml"),
+    ([], ["cos_mwd"], "variables: 'cos_mwd' without 'sin_mwd', expected both or neither"),
+    ([], ["wmb"], "variables: 'wmb' is written, expected bits in its row of parameters.yaml"),
     (["tp"], [], "variables: 'tp' is read, expected a range in its row of parameters.yaml"),
     (["stl3"], [], "variables: 'stl3' is read, expected a range in its row of parameters.yaml"),
 ]
@@ -156,9 +173,24 @@ def test_variables_are_parameters_on_levels() -> None:
     assert accumulated(["tp", "2t", "cp"]) == ("cp", "tp")
 
 
-@pytest.mark.parametrize("variable", get_model("demo").inputs + get_model("demo").outputs)
+SECOND = get_model("demo-v2")
+
+
+@pytest.mark.parametrize(
+    "variable", sorted({*SECOND.inputs, *SECOND.delivered, *get_model("demo").inputs} - {"cos_mwd", "sin_mwd"})
+)
 def test_names_in_grib_lead_back_to_the_variable(variable: str) -> None:
     assert variable_name(field_name(variable)) == variable
+
+
+def test_a_direction_is_one_field_in_grib_and_two_in_the_models() -> None:
+    assert field_name("cos_mwd") == field_name("sin_mwd") == field_name("mwd") == FieldName("mwd", "sfc")
+    assert parts_of("mwd") == ("cos_mwd", "sin_mwd") and parts_of("swh") == ("swh",)
+    assert delivered(["swh", "sin_mwd", "2t", "cos_mwd"]) == ("2t", "mwd", "swh")
+    cosine, direction = parameter_of("cos_mwd"), parameter_of("mwd")
+    assert (cosine.part, direction.part) == (Part("mwd", "cosine"), None)
+    assert (cosine.units, direction.units) == ("1", "Degree true")
+    assert cosine.missing == direction.missing == "land"
 
 
 def test_units() -> None:

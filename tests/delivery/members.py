@@ -105,7 +105,7 @@ def make_real_member(config: Config, member: int, accumulate: str = "from_start"
     from aifs_ensemble.fields.grib_encoder import FieldEncoder, output_spec
     from aifs_ensemble.fields.grib_index import index_bytes, index_entry
 
-    bits = bits_for(config.model.outputs, {})
+    bits = bits_for(config.model.delivered, {})
     spec = output_spec(config.model, config.cycle, member, ensemble_size=50, bits=bits, accumulate=accumulate)
     encoder = FieldEncoder(spec)
     records = []

@@ -23,7 +23,7 @@ def make_spec(
 ) -> OutputSpec:
     """Return the specification of a member on N32, of all its variables unless told otherwise."""
     entry = dataclasses.replace(get_model(model), grid="N32")
-    spec = output_spec(entry, CYCLE, member, ensemble_size=4, bits=bits_for(entry.outputs))
+    spec = output_spec(entry, CYCLE, member, ensemble_size=4, bits=bits_for(entry.delivered))
     changes = {"variables": tuple(variables or spec.variables), **changes}
     return dataclasses.replace(spec, **changes)
 

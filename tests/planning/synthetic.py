@@ -95,7 +95,7 @@ def manifest(cfg: Config, member: int, pieces: Sequence[Piece], lead_bytes: int 
             lead,
             FileRecord(lead_file(cfg.cycle, member, lead), lead_bytes - 1000, "AAAAAA=="),
             FileRecord(index_file(lead_file(cfg.cycle, member, lead)), 1000, "AAAAAA=="),
-            len(cfg.model.outputs),
+            len(cfg.model.delivered),
         )
         for lead in cfg.leads
     )

@@ -23,7 +23,7 @@ PRODUCTS: dict[str, Any] = {
 
 def spec_of(config: Config, member: int) -> OutputSpec:
     """Return what a member's leads are made with."""
-    bits = dict.fromkeys(config.model.outputs, 16)
+    bits = dict.fromkeys(config.model.delivered, 16)
     return output_spec(
         config.model, config.cycle, member, ensemble_size=50, bits=bits, accumulate=config.forecast.accumulate
     )

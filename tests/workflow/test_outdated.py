@@ -92,7 +92,7 @@ def test_a_delivered_member_of_other_settings_is_refused_and_one_on_scratch_is_m
     asked = {"forecast": {"precision": "16"}} | asked
     config = make_config(tmp_path / "scratch", str(tmp_path / "out"), **asked)
     made = make_config(tmp_path / "scratch", str(tmp_path / "out"), forecast={"precision": "16"})
-    packing = bits_for(made.model.outputs, {})
+    packing = bits_for(made.model.delivered, {})
     manifest = replace(make_member(made, 1), settings=SETTINGS | {"packing": packing}, initial_conditions=IDEALISED)
     path = str(made.scratch.manifest(1))
     write_member_manifest(made.scratch.manifest(1), manifest)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
-from aifs_ensemble.common.parameters import TABLE, accumulated, check_variables
+from aifs_ensemble.common.parameters import (
+    MISSING,
+    TABLE,
+    WAVES,
+    accumulated,
+    check_variables,
+    delivered,
+    find_variable,
+)
 from aifs_ensemble.common.text import hint
 from aifs_ensemble.common.yaml_tables import check_row, read_table
 
@@ -24,7 +33,8 @@ class Model:
     Variables carry the names used in the checkpoint: ``t_500`` for pressure levels, ``stl1`` for
     soil, the short name for the rest; ``z`` without a level is the surface geopotential. `own_pass_gpu_mb` is the GPU
     memory of a member that is not accelerated, MB of 1e6 bytes, 0 where that is not known.
-    `pressure` gives the levels (hPa) of each parameter.
+    `pressure` gives the levels (hPa) of each parameter. `missing` says where values of a variable may be missing,
+    ``sea`` or ``land``; those that it does not name have a value everywhere.
     """
 
     name: str
@@ -34,12 +44,15 @@ class Model:
     timestep_hours: int
     grib_model: str
     surface: tuple[str, ...]
+    snow: tuple[str, ...]
     soil: tuple[str, ...]
+    waves: tuple[str, ...]
     pressure: Mapping[str, tuple[int, ...]]
     constant: tuple[str, ...]
     computed: tuple[str, ...]
     diagnostic: tuple[str, ...]
     accumulated: tuple[str, ...]
+    missing: Mapping[str, str]
     checkpoint: Mapping[str, Any]
     anemoi_models: str
     grib_process: int = 255
@@ -62,7 +75,7 @@ class Model:
     @property
     def prognostic(self) -> tuple[str, ...]:
         """Variables read at both times and made by every step, sorted."""
-        return tuple(sorted(self.surface + self.soil + self.pressure_variables))
+        return tuple(sorted(self.surface + self.snow + self.soil + self.waves + self.pressure_variables))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -71,8 +84,13 @@ class Model:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Variables of one lead, sorted: prognostic and diagnostic ones."""
+        """Variables that the network makes for one lead, sorted: prognostic and diagnostic ones."""
         return tuple(sorted(self.prognostic + self.diagnostic))
+
+    @property
+    def delivered(self) -> tuple[str, ...]:
+        """Fields of one lead as they are delivered, sorted: `outputs`, a direction in place of its cosine and sine."""
+        return delivered(self.outputs)
 
 
 _KEYS = {
@@ -87,7 +105,11 @@ _KEYS = {
 }
 _OPTIONAL = {"grib_process": int, "own_pass_gpu_mb": int}
 _VARIABLES = {"prognostic": dict, "constant": list, "computed": list, "diagnostic": list}
+_VARIABLES_OPTIONAL = {"missing": dict}
 _PROGNOSTIC = {"surface": list, "soil": list, "pressure": dict}
+_PROGNOSTIC_OPTIONAL = {"snow": list, "waves": list}
+# the family in the table of parameters of what stands in a list of prognostic variables
+_FAMILIES = {"surface": "surface", "snow": "surface", "soil": "soil", "waves": WAVES}
 _CHECKPOINT = dict.fromkeys(("repository", "revision", "file", "url", "mirror", "sha256"), (str, type(None))) | {
     "build": dict,
     "globals": list,
@@ -99,8 +121,8 @@ def _check(entry: Any, where: str, parameters: Path) -> None:
     """Raise ConfigError naming the first thing that is wrong with an entry of the catalogue."""
     check_row(entry, where, _KEYS, _OPTIONAL)
     variables, checkpoint = entry["variables"], entry["checkpoint"]
-    check_row(variables, f"{where}: variables", _VARIABLES, {})
-    check_row(variables["prognostic"], f"{where}: variables.prognostic", _PROGNOSTIC, {})
+    check_row(variables, f"{where}: variables", _VARIABLES, _VARIABLES_OPTIONAL)
+    check_row(variables["prognostic"], f"{where}: variables.prognostic", _PROGNOSTIC, _PROGNOSTIC_OPTIONAL)
     check_row(checkpoint, f"{where}: checkpoint", {}, _CHECKPOINT)
     if not any(checkpoint.get(key) for key in ("build", "repository", "url")):
         raise ConfigError(f"{where}: checkpoint needs one of build, repository, url")
@@ -109,18 +131,33 @@ def _check(entry: Any, where: str, parameters: Path) -> None:
     sha256 = checkpoint.get("sha256")
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ConfigError(f"{where}: checkpoint.sha256: {sha256!r}, expected 64 hexadecimal digits, lower case")
+    _check_variables(variables, f"{where}: variables", parameters)
+
+
+def _check_variables(variables: Mapping[str, Any], where: str, parameters: Path) -> None:
     read = variables["prognostic"]
     for name, levels in read["pressure"].items():
         if not (isinstance(levels, list) and levels and all(type(level) is int and level > 0 for level in levels)):
-            raise ConfigError(f"{where}: variables.prognostic.pressure.{name}: {levels!r}, expected levels in hPa")
+            raise ConfigError(f"{where}.prognostic.pressure.{name}: {levels!r}, expected levels in hPa")
     on_levels = [f"{name}_{level}" for name, levels in read["pressure"].items() for level in levels]
-    prognostic, diagnostic = [*read["surface"], *read["soil"], *on_levels], variables["diagnostic"]
+    lists = {group: read.get(group, []) for group in _FAMILIES}
+    prognostic, diagnostic = [*chain.from_iterable(lists.values()), *on_levels], variables["diagnostic"]
     named = [*prognostic, *variables["constant"], *variables["computed"], *diagnostic]
     if twice := sorted({name for name in named if named.count(name) > 1}):
-        raise ConfigError(f"{where}: variables: {', '.join(twice)} named more than once")
-    check_variables(where, [*prognostic, *variables["constant"]], [*prognostic, *diagnostic], parameters)
+        raise ConfigError(f"{where}: {', '.join(twice)} named more than once")
+    model = where.removesuffix(": variables")
+    check_variables(model, [*prognostic, *variables["constant"]], prognostic + diagnostic, parameters)
+    for group, names in lists.items():
+        for name in names:
+            if (family := find_variable(name, parameters)[0].family) != _FAMILIES[group]:
+                raise ConfigError(f"{where}.prognostic.{group}: {name!r}, expected under {family}")
     if amounts := accumulated(prognostic, parameters):
-        raise ConfigError(f"{where}: variables: {', '.join(amounts)} accumulates, expected among the diagnostic ones")
+        raise ConfigError(f"{where}: {', '.join(amounts)} accumulates, expected among the diagnostic ones")
+    for name, place in variables.get("missing", {}).items():
+        if name not in named:
+            raise ConfigError(f"{where}.missing: {name!r} is no variable of the model, {hint(name, named)}")
+        if place not in MISSING:
+            raise ConfigError(f"{where}.missing.{name}: {place!r}, expected {' or '.join(MISSING)}")
 
 
 @lru_cache(maxsize=4)
@@ -141,7 +178,7 @@ def get_model(name: str, path: Path = CATALOGUE, parameters: Path = TABLE) -> Mo
     _check(entry, where, parameters)
     variables = entry["variables"]
     read = variables["prognostic"]
-    return Model(
+    model = Model(
         name=name,
         title=entry["title"],
         untrained=entry["untrained"],
@@ -149,17 +186,23 @@ def get_model(name: str, path: Path = CATALOGUE, parameters: Path = TABLE) -> Mo
         timestep_hours=entry["timestep_hours"],
         grib_model=entry["grib_model"],
         surface=tuple(read["surface"]),
+        snow=tuple(read.get("snow", ())),
         soil=tuple(read["soil"]),
+        waves=tuple(read.get("waves", ())),
         pressure={name: tuple(levels) for name, levels in read["pressure"].items()},
         constant=tuple(variables["constant"]),
         computed=tuple(variables["computed"]),
         diagnostic=tuple(variables["diagnostic"]),
         accumulated=accumulated(variables["diagnostic"], parameters),
+        missing={},
         checkpoint=entry["checkpoint"],
         anemoi_models=entry["anemoi_models"],
         grib_process=entry.get("grib_process", 255),
         own_pass_gpu_mb=entry.get("own_pass_gpu_mb", 0),
     )
+    fields = dict.fromkeys([*model.inputs, *model.outputs, *delivered(model.outputs, parameters)])
+    by_row = {name: place for name in fields if (place := find_variable(name, parameters)[0].missing)}
+    return replace(model, missing={**by_row, **variables.get("missing", {})})
 
 
 def fetched_by_coordinator(model: Model, provider: str) -> bool:

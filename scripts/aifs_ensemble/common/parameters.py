@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -24,10 +24,12 @@ FEWEST_BITS, MOST_BITS = 8, 24
 OTHER = "other"  # the range of levels that a row does not name
 
 Pair = tuple[float, float]
-_LEVTYPES = {"pressure": "pl", "soil": "sol", "surface": "sfc"}
+_LEVTYPES = {"pressure": "pl", "soil": "sol", "waves": "sfc", "surface": "sfc"}
+WAVES = "waves"
+_ON_ONE_LEVEL = ("surface", WAVES)
 _PRESSURE = re.compile(r"([a-z]+)_(\d+)")
 _SOIL = re.compile(r"([a-z]+)(\d+)")
-_LIKE = {"pressure": "_500", "soil": "1", "surface": ""}  # to hint at a variable by
+_LIKE = {"pressure": "_500", "soil": "1", WAVES: "", "surface": ""}  # to hint at a variable by
 
 
 @dataclass(frozen=True, order=True)
@@ -63,13 +65,23 @@ class MapStyle:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a model has of a direction: the ``cosine`` or ``sine`` of `of`, which is what GRIB has."""
+
+    of: str
+    kind: str
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One row of the table.
 
     Attributes
     ----------
     name : in the models, without the level
+    family : ``pressure``, ``soil``, ``waves`` or ``surface``
     levtype : ``sfc``, ``pl`` or ``sol``
+    part : of which direction it is the cosine or sine; GRIB's names and units are then those of the direction
     short_name, param_id, grib_units : ECMWF's names of it in GRIB2, its units as delivered
     type_of_level : of a field on one level; None where the parameter implies it
     units, factor : units of the models, and what takes them to those of GRIB
@@ -86,7 +98,9 @@ class Parameter:
     """
 
     name: str
+    family: str
     levtype: str
+    part: Part | None
     short_name: str
     param_id: int
     grib_units: str
@@ -125,6 +139,8 @@ def cf_units(grib: str) -> str:
 
 _NUMBER = (int, float)
 _ROW = {"grib": dict}
+_PART_ROW = {"part": dict}
+_PART = {"of": str, "is": str}
 _ROW_OPTIONAL = {
     "units": str,
     "factor": _NUMBER,
@@ -142,14 +158,31 @@ _ROW_OPTIONAL = {
 }
 _MAP = {"title": str, "palette": str, "levels": list, "spread": list, "lines": _NUMBER}
 _GRIB = {"shortName": str, "paramId": int, "units": str}
-_CHOICES = {"missing": ("sea", "land", None), "colors": ("diverging", "sequential")}
+_PART_OPTIONAL = {key: _ROW_OPTIONAL[key] for key in ("range", "statistics")}
+MISSING = ("sea", "land")
+_CHOICES = {"missing": (*MISSING, None), "colors": ("diverging", "sequential")}
+
+
+def _part_row(where: str, name: str, family: str, rows: Mapping[str, Any]) -> Parameter:
+    """Return a row that is the cosine or sine of another one of its family, checked."""
+    row = rows[name]
+    check_row(row, where, _PART_ROW, _PART_OPTIONAL)
+    check_row(part := row["part"], f"{where}: part", _PART, {})
+    if part["is"] not in ("cosine", "sine"):
+        raise ConfigError(f"{where}: part.is: {part['is']!r}, expected cosine or sine")
+    if not isinstance(whole := rows.get(part["of"]), dict) or "part" in whole:
+        raise ConfigError(f"{where}: part.of: {part['of']!r}, {hint(part['of'], rows, 'expected a row beside it')}")
+    own = {key: row[key] for key in _PART_OPTIONAL if key in row}
+    shared = {key: whole[key] for key in ("grib", "missing") if key in whole}
+    parameter = _row(where, name, family, {**shared, **own})
+    return replace(parameter, part=Part(part["of"], part["is"]), units="1")
 
 
 def _row(where: str, name: str, family: str, row: Any) -> Parameter:
     """Return a row of the table, checked."""
     check_row(row, where, _ROW, _ROW_OPTIONAL)
     grib = row["grib"]
-    check_row(grib, f"{where}: grib", _GRIB, {"typeOfLevel": str} if family == "surface" else {})
+    check_row(grib, f"{where}: grib", _GRIB, {"typeOfLevel": str} if family in _ON_ONE_LEVEL else {})
     for key, choices in _CHOICES.items():
         if row.get(key, choices[-1]) not in choices:
             raise ConfigError(f"{where}: {key}: {row[key]!r}, expected {' or '.join(map(str, filter(None, choices)))}")
@@ -165,7 +198,9 @@ def _row(where: str, name: str, family: str, row: Any) -> Parameter:
             raise ConfigError(f"{where}: range: {low:g} to {high:g}, expected the smaller value first")
     return Parameter(
         name=name,
+        family=family,
         levtype=_LEVTYPES[family],
+        part=None,
         short_name=grib["shortName"],
         param_id=grib["paramId"],
         grib_units=grib["units"],
@@ -208,7 +243,7 @@ def _by_level(value: Any, family: str, where: str) -> Mapping[int | str, Pair] |
         return None
     by_level = {OTHER: value} if isinstance(value, list) else value
     for level in by_level:
-        if family == "surface" and level != OTHER:
+        if family in _ON_ONE_LEVEL and level != OTHER:
             raise ConfigError(f"{where}: level {level!r}, expected two numbers and no levels")
         if level != OTHER and type(level) is not int:
             raise ConfigError(f"{where}: level {level!r}, expected a whole number or {OTHER}")
@@ -228,16 +263,19 @@ def _check_bits(what: str, bits: Any) -> None:
 
 @cache
 def read_parameters(path: Path = TABLE) -> Mapping[str, Mapping[str, Parameter]]:
-    """Return the rows by family (``pressure``, ``soil``, ``surface``) and name; ConfigError naming what is wrong."""
+    """Return the rows by family (``pressure``, ``soil``, ``waves``, ``surface``) and name; ConfigError if wrong."""
     content = read_table(path, "a table of parameters")
     check_row(content, path.name, dict.fromkeys(_LEVTYPES, dict), {})
-    return {
-        family: {
-            str(name): _row(f"{path.name}: {family}: {name}", str(name), family, row)
-            for name, row in content[family].items()
+    table: dict[str, Mapping[str, Parameter]] = {}
+    for family in _LEVTYPES:
+        rows = {str(name): row for name, row in content[family].items()}
+        table[family] = {
+            name: _part_row(f"{path.name}: {family}: {name}", name, family, rows)
+            if isinstance(row, dict) and "part" in row
+            else _row(f"{path.name}: {family}: {name}", name, family, row)
+            for name, row in rows.items()
         }
-        for family in _LEVTYPES
-    }
+    return table
 
 
 def split_variable(variable: str) -> tuple[str, int]:
@@ -253,8 +291,9 @@ def has_row(variable: str) -> bool:
 
 def _find(variable: str, path: Path) -> tuple[Parameter, int] | None:
     table = read_parameters(path)
-    if variable in table["surface"]:
-        return table["surface"][variable], 0
+    for family in _ON_ONE_LEVEL:
+        if variable in table[family]:
+            return table[family][variable], 0
     for family, pattern in (("pressure", _PRESSURE), ("soil", _SOIL)):
         match = pattern.fullmatch(variable)
         if match and match[1] in table[family]:
@@ -297,7 +336,7 @@ def variable_name(field: FieldName) -> str:
         return f"{_names('soil').get(field.name, field.name)}{field.level}"
     if field.levtype != "sfc":
         return f"{field.name} on {field.levtype} {field.level}"  # of no model: nothing is taken for it
-    return _names("surface").get(field.name, field.name)
+    return _names(WAVES).get(field.name) or _names("surface").get(field.name, field.name)
 
 
 def is_wind(variable: str) -> bool:
@@ -312,7 +351,21 @@ def in_soil(short_name: str) -> bool:
 
 @cache
 def _names(family: str) -> Mapping[str, str]:
-    return {parameter.short_name: name for name, parameter in read_parameters()[family].items()}
+    rows = read_parameters()[family].items()
+    return {parameter.short_name: name for name, parameter in rows if parameter.part is None}
+
+
+def parts_of(variable: str, path: Path = TABLE) -> tuple[str, ...]:
+    """Return what the models have of a field: cosine and sine of a direction, in this order; else the field itself."""
+    found = [row for rows in read_parameters(path).values() for row in rows.values() if row.part]
+    parts = {row.part.kind: row.name for row in found if row.part and row.part.of == variable}
+    return (parts["cosine"], parts["sine"]) if len(parts) == 2 else (variable,)
+
+
+def delivered(variables: Iterable[str], path: Path = TABLE) -> tuple[str, ...]:
+    """Return the fields that are delivered of what a model makes, sorted: a direction in place of its parts."""
+    rows = ((name, find_variable(name, path)[0]) for name in variables)
+    return tuple(sorted({row.part.of if row.part else name for name, row in rows}))
 
 
 def check_variables(where: str, read: Iterable[str], written: Collection[str], path: Path = TABLE) -> None:
@@ -322,8 +375,11 @@ def check_variables(where: str, read: Iterable[str], written: Collection[str], p
             parameter, level = find_variable(variable, path)
         except ConfigError as error:
             raise ConfigError(f"{where}: variables: {error}") from None
-        if variable in written and parameter.bits is None:
-            raise ConfigError(f"{where}: variables: {variable!r} is written, expected bits in its row of {path.name}")
+        field = parameter.part.of if parameter.part else variable
+        if lacking := [one for one in parts_of(field, path) if parameter.part and one not in written]:
+            raise ConfigError(f"{where}: variables: {variable!r} without {lacking[0]!r}, expected both or neither")
+        if variable in written and find_variable(field, path)[0].bits is None:
+            raise ConfigError(f"{where}: variables: {field!r} is written, expected bits in its row of {path.name}")
         if variable in read and not {level, OTHER} & set(parameter.ranges or ()):
             raise ConfigError(f"{where}: variables: {variable!r} is read, expected a range in its row of {path.name}")
 

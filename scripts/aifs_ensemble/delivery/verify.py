@@ -311,7 +311,7 @@ def _spec(config: Config, manifest: MemberManifest) -> OutputSpec:
         config.cycle,
         manifest.member,
         ensemble_size=manifest.ensemble_size,
-        bits=bits_for(config.model.outputs, forecast.packing),
+        bits=bits_for(config.model.delivered, forecast.packing),
         accumulate=forecast.accumulate,
     )
 

@@ -37,7 +37,7 @@ class ForecastSettings(Numerics):
 
     def bits(self, model: Model) -> dict[str, int]:
         """Return the bits per value of each output variable; ConfigError for overrides that fit none."""
-        return bits_for(model.outputs, self.packing)
+        return bits_for(model.delivered, self.packing)
 
     def record(self, model: Model) -> dict[str, Any]:
         """Return the settings as a manifest holds them, JSON-compatible: `packing` has every variable of the model."""

@@ -57,7 +57,7 @@ class Case:
     @cached_property
     def fields(self) -> int:
         """Fields of one lead."""
-        return len(self.config.model.outputs)
+        return len(self.config.model.delivered)
 
     @property
     def delivered_bytes(self) -> float:

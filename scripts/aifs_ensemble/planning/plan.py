@@ -193,7 +193,7 @@ def plan(case: Case, today: date | None = None, *, at_once: int | None = None) -
 def _lead_bytes(config: Config, table: Throughput, runs: Sequence[MemberManifest]) -> float:
     """Return the size of a lead with its coarse file: the median of past members of this model, else of the table."""
     model = config.model
-    values = len(model.outputs) * grid_points(model.grid)
+    values = len(model.delivered) * grid_points(model.grid)
     of_model = (m.leads for m in runs if m.model == model.name and m.leads)
     sizes = [sum(file.size for record in leads for file in record.files) / len(leads) for leads in of_model]
     lead = median(sizes) if sizes else values * table.size(model.name).bytes_per_value

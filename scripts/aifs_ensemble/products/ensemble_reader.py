@@ -85,7 +85,7 @@ def open_ensemble(
     for member, why in left_out.items():
         LOG.warning("%s: member %d is left out: %s", url, member, why)
     chosen = _chosen("members", members, whole, storage.address(keys.cycle))
-    names = _chosen("variables", variables, list(config.model.outputs), storage.address(keys.cycle))
+    names = _chosen("variables", variables, list(config.model.delivered), storage.address(keys.cycle))
     reader = _Reader(config, storage, chosen, names, regular=grid is not None)
     data = xr.Dataset(
         {name: reader.variable(name) for name in names},

@@ -154,7 +154,7 @@ class Config:
         coarse = self.products.coarse
         if not coarse.enabled:
             return ()
-        return tuple(v for v in self.model.outputs if coarse.variables == "all" or v in coarse.variables)
+        return tuple(v for v in self.model.delivered if coarse.variables == "all" or v in coarse.variables)
 
     @property
     def coarse_methods(self) -> dict[str, str]:
@@ -192,10 +192,10 @@ def _check_variables(config: Config) -> None:
     """Raise ConfigError for a key that names something which the model does not make."""
     model = config.model
     if config.forecast.packing:
-        bits_for(model.outputs, config.forecast.packing)
+        bits_for(model.delivered, config.forecast.packing)
     field = config.report.field
-    if field not in model.outputs:
-        meant = hint(field, model.outputs, f"such as {model.outputs[0]}")
+    if field not in model.delivered:
+        meant = hint(field, model.delivered, f"such as {model.delivered[0]}")
         raise ConfigError(f"config: report.field: {field!r}, expected a variable that {model.name} makes, {meant}")
 
 
@@ -215,8 +215,8 @@ def _check_products(config: Config) -> None:
     if products.pictures.enabled:
         check_pictures(config)
     for key, variable in named.items():
-        if variable not in config.model.outputs:
-            meant = hint(variable, config.model.outputs, f"such as {config.model.outputs[0]}")
+        if variable not in config.model.delivered:
+            meant = hint(variable, config.model.delivered, f"such as {config.model.delivered[0]}")
             raise ConfigError(
                 f"config: products.{key}: {variable!r}, expected a variable that {config.model.name} makes, {meant}"
             )
@@ -251,8 +251,8 @@ def _check_periods(config: Config) -> None:
         if start < 6 or start % config.model.timestep_hours:
             raise ConfigError(f"config: products.weekly.periods: {start}, expected a step of the forecast from 6 h on")
     for name, item in weekly.variables.items():
-        accumulates = item.variable in config.model.outputs and parameter_of(item.variable).accumulates
-        if item.variable in config.model.outputs and accumulates != (item.statistic == "sum"):
+        accumulates = item.variable in config.model.delivered and parameter_of(item.variable).accumulates
+        if item.variable in config.model.delivered and accumulates != (item.statistic == "sum"):
             right = "sum, for it is an amount" if accumulates else "mean, for it is no amount"
             raise ConfigError(f"config: products.weekly.variables.{name}.statistic: {item.statistic}, expected {right}")
     if bool(weekly.team) != bool(weekly.submission_model):
@@ -272,8 +272,8 @@ def _check_evaluation(config: Config) -> None:
     if evaluation.source == "file" and not evaluation.path:
         raise ConfigError(f"{where}.path is missing: source is file")
     for name in evaluation.variables:
-        if name not in config.model.outputs:
-            meant = hint(name, config.model.outputs, f"such as {config.model.outputs[0]}")
+        if name not in config.model.delivered:
+            meant = hint(name, config.model.delivered, f"such as {config.model.delivered[0]}")
             raise ConfigError(
                 f"{where}.variables: {name!r}, expected a variable that {config.model.name} makes, {meant}"
             )

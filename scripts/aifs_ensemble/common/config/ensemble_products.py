@@ -46,11 +46,11 @@ def check_cube(config: Config) -> None:
 def _check_made(config: Config, key: str, name: str) -> None:
     """Raise ConfigError unless the model makes a variable, or the components of a wind speed."""
     model = config.model
-    if missing := [source for source in sources(name) if source not in model.outputs]:
+    if missing := [source for source in sources(name) if source not in model.delivered]:
         if wind_speed(name):
             raise ConfigError(
                 f"config: products.{key}: {model.name} makes no {' and '.join(missing)}, expected both "
                 "components of a wind speed"
             )
-        meant = hint(name, [*model.outputs, "10si", "100si"], f"such as {model.outputs[0]}")
+        meant = hint(name, [*model.delivered, "10si", "100si"], f"such as {model.delivered[0]}")
         raise ConfigError(f"config: products.{key}: {name!r}, expected a variable that {model.name} makes, {meant}")

@@ -20,7 +20,7 @@ def check_pictures(config: Config) -> None:
     """Raise ConfigError for maps and meteograms that nobody can draw."""
     pictures = config.products.pictures
     areas_named(pictures.areas, pictures.own_areas, _KEY)
-    made = config.model.outputs
+    made = config.model.delivered
     known = [*made, *(name for name in NEAR_SURFACE if set(made).issuperset(sources(name)))]
     for name in pictures.variables:
         if name not in known:

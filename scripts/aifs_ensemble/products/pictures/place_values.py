@@ -73,7 +73,7 @@ def great_circle(latitude: float, longitude: float, latitudes: Any, longitudes: 
 
 def shown_quantities(config: Config) -> list[Quantity]:
     """Return what the meteograms of a model show."""
-    made = set(config.model.outputs)
+    made = set(config.model.delivered)
     return [quantity_of(name) for name in METEOGRAM if made.issuperset(sources(name))]
 
 

@@ -42,7 +42,7 @@ class MessageMaker:
         self._config, self._members = config, members
         self._base = _base(config, grid)
         self._packer = CcsdsPacker.create(grid.shape[0] * grid.shape[1])
-        self._bits = bits_for(config.model.outputs, config.forecast.packing)
+        self._bits = bits_for(config.model.delivered, config.forecast.packing)
 
     def statistic(self, kind: str, name: str, lead: int, window: int, values: Field) -> tuple[bytes, dict[str, Any]]:
         """Return the message of a mean or spread, ``(row, column)``, and what an index says of it."""
