@@ -107,3 +107,68 @@ def test_pole_rows_are_what_mir_makes_grid_to_grid(source, target, method, name,
     np.testing.assert_allclose(found, expected, atol=1e-4)
     north = expected[: int(rows.rows[0])]
     assert (np.ptp(north) > 30) == (name == "u"), "one value for the whole row would pass"
+
+
+def matrix_of(*rows: list[float]) -> csr_array:
+    return csr_array(np.array(rows, np.float32))
+
+
+MISSING = np.float32("nan")
+# weights of a point, values of its neighbours, and by hand: as MIR has it, and where any neighbour will do
+COASTS = {
+    "none missing": ([0.5, 0.3, 0.2, 0], [1, 2, 3, 4], 1.7, 1.7),
+    "the lightest missing": ([0.5, 0.3, 0.2, 0], [1, 2, MISSING, 4], (0.5 + 0.6) / 0.8, (0.5 + 0.6) / 0.8),
+    "the heaviest missing": ([0.5, 0.3, 0.2, 0], [MISSING, 2, 3, 4], MISSING, (0.6 + 0.6) / 0.5),
+    "the heaviest alone there": ([0.5, 0.3, 0.2, 0], [1, MISSING, MISSING, 4], 1, 1),
+    "only a light one there": ([0.5, 0.3, 0.2, 0], [MISSING, MISSING, 3, 4], MISSING, 3),
+    "all missing": ([0.5, 0.3, 0.2, 0], [MISSING, MISSING, MISSING, 4], MISSING, MISSING),
+    "one that does not count": ([0.5, 0.5, 0, 0], [1, 2, MISSING, MISSING], 1.5, 1.5),
+    "two equal, the first missing": ([0.5, 0.5, 0, 0], [MISSING, 2, 3, 4], MISSING, 2),
+    "two equal, the second missing": ([0.5, 0.5, 0, 0], [1, MISSING, 3, 4], 1, 1),
+    "nearest": ([0, 1, 0, 0], [1, MISSING, 3, 4], MISSING, MISSING),
+}
+
+
+@pytest.mark.parametrize("case", COASTS)
+def test_coasts_by_hand(case: str) -> None:
+    weights, values, as_mir, reaching = COASTS[case]
+    # beside a point that misses nothing, whose value must not change
+    matrix, field = matrix_of(weights, [0, 0, 0, 1]), np.array(values, np.float32)
+    for reach, expected in ((False, as_mir), (True, reaching)):
+        np.testing.assert_allclose(product(matrix, field, reach=reach), [expected, field[3]], rtol=1e-6)
+
+
+def test_points_beside_no_missing_value_are_the_plain_product(weights_cache: Path) -> None:
+    weights = interpolation_weights("10x10", "N32", weights_cache)
+    field = np.random.default_rng(1).normal(size=684).astype(np.float32)
+    plain = weights.apply(field[None])[0]
+    holed = field.copy()
+    holed[100:300] = np.nan
+    made = weights.apply(holed[None])[0]
+    beside = (weights.matrix != 0) @ np.isnan(holed).astype(int) > 0
+    assert made[~beside].tobytes() == plain[~beside].tobytes() and 0 < np.isnan(made).mean() < 0.5
+
+
+@pytest.mark.parametrize(("source", "target", "method"), [
+    ("2.5x2.5", "N32", "linear"), ("N32", "5x5", "linear"), ("N32", "5x5", "grid-box-average"),
+])  # fmt: skip
+def test_missing_values_are_where_mir_has_them(
+    source: str, target: str, method: str, weights_cache: Path, tmp_path: Path
+) -> None:
+    """A field of half a world of sea, through MIR itself, grid to grid."""
+    import mir
+
+    grid = grid_coordinates(source)
+    field = smooth(grid).astype(np.float32)
+    field[smooth(grid) * np.sin(np.deg2rad(5 * grid.longitudes)) > 0.2] = np.nan
+    path, out = tmp_path / "in.grib", tmp_path / "out.grib"
+    path.write_bytes(message_with(field, source))
+    job = mir.Job(grid=target.replace("x", "/"), interpolation=method)
+    job.execute(mir.GribFileInput(str(path)), mir.GribFileOutput(str(out)))
+    _, expected = decode(out.read_bytes(), "mir")
+    made = interpolation_weights(source, target, weights_cache, method).apply(field[None])[0]
+    differ = np.isnan(made) != np.isnan(expected)
+    assert differ.mean() < 0.005, differ.sum()  # of equal weights, rounding says which is heaviest
+    both = ~np.isnan(made) & ~np.isnan(expected)
+    np.testing.assert_allclose(made[both], expected[both], atol=2e-4)
+    assert 0.1 < np.isnan(made).mean() < 0.9

@@ -68,7 +68,7 @@ def test_idealised_state_passes_every_check_on_the_real_grid(make_config, tmp_pa
     stacked = np.stack([np.stack([at[name] for name in names]) for at in fields]).astype(np.float32)
     times = (CYCLE - timedelta(hours=6), CYCLE)
     state = State(stacked, times, names, tuple(parameter_of(name).units for name in names), "N80", config.cycle, 7)
-    assert [str(o) for o in run_checks(state, frozenset(config.model.constant)) if not o.ok] == []
+    assert [str(o) for o in run_checks(state, frozenset(config.model.constant), {}) if not o.ok] == []
 
 
 def test_idealised_jet_is_in_balance():

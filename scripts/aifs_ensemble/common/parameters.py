@@ -355,6 +355,12 @@ def _names(family: str) -> Mapping[str, str]:
     return {parameter.short_name: name for name, parameter in rows if parameter.part is None}
 
 
+def may_miss(field: FieldName) -> bool:
+    """Return whether values of a field in GRIB may be missing; not of one that the table has no row for."""
+    found = _find(variable_name(field), TABLE)
+    return found is not None and found[0].missing is not None
+
+
 def parts_of(variable: str, path: Path = TABLE) -> tuple[str, ...]:
     """Return what the models have of a field: cosine and sine of a direction, in this order; else the field itself."""
     found = [row for rows in read_parameters(path).values() for row in rows.values() if row.part]

@@ -19,7 +19,7 @@ import numpy as np
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import CONTROL, index_file, parse_lead_file
-from aifs_ensemble.common.parameters import FieldName, has_row, parameter_of, variable_name
+from aifs_ensemble.common.parameters import FieldName, may_miss
 from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grib_encoder import OutputSpec, former_keys, grib_parameter, member_keys
@@ -100,8 +100,7 @@ def _statistics(handle: int, may_miss: bool) -> dict[str, Any]:
 def _may_miss(keys: Mapping[str, Any]) -> bool:
     """Return whether the parameter of a message may miss values; not one that the table has no row for."""
     level = keys["level"] if keys["levtype"] in ("pl", "sol") else 0
-    name = variable_name(FieldName(keys["shortName"], keys["levtype"], level))
-    return has_row(name) and parameter_of(name).missing is not None
+    return may_miss(FieldName(keys["shortName"], keys["levtype"], level))
 
 
 def messages(

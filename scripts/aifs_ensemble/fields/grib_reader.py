@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.errors import InputError
-from aifs_ensemble.common.parameters import FieldName, in_soil
+from aifs_ensemble.common.parameters import FieldName, in_soil, may_miss
 from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grids import CLASSICAL, grid_coordinates, octahedral_rows
@@ -214,21 +214,24 @@ def scan_file(path: Path) -> list[Location]:
 def decode(data: bytes, where: str) -> tuple[str, npt.NDArray[np.float32]]:
     """Return grid name and values, float32 ``(value,)``, of one message.
 
-    Raises InputError, naming `where`, when a value is missing, not finite or does not decode, or
-    when the grid is not a global Gaussian or regular latitude-longitude one.
+    Missing values of a parameter that may miss some (`common.parameters.may_miss`) are NaN. Raises InputError, naming
+    `where`, when another value is missing, not finite or does not decode, when all are missing, or when the grid is not
+    a global Gaussian or regular latitude-longitude one.
     """
     with _handle(data, where) as handle:
         try:
             grid, shift = grid_name(handle, where)
             values = read_values(handle, np.float32)
             missing = eccodes.codes_get_long(handle, "numberOfMissing")
+            levtype, level = _level(handle)
+            name = FieldName(_text(handle, "shortName"), levtype, level)
         except eccodes.CodesInternalError as error:
             raise InputError(f"{where}: does not decode ({foreign(error)})") from None
         points = grid_coordinates(grid).points
         if len(values) != points:
             raise InputError(f"{where}: {len(values)} values, expected {points} on {grid}")
-        if missing or not np.isfinite(values).all():
-            count = missing or int((~np.isfinite(values)).sum())
+        bad = np.isinf(values) if may_miss(name) and missing < points else ~np.isfinite(values)
+        if count := int(bad.sum()):
             raise InputError(f"{where}: {count} of {points} values missing or not finite, expected none")
         return grid, _in_order(handle, values, grid, shift)
 

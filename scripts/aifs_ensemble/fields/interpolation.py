@@ -50,9 +50,11 @@ class Weights:
     matrix: csr_array | None
     digest: str
 
-    def apply(self, fields: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    def apply(self, fields: npt.ArrayLike, *, reach: bool = False) -> npt.NDArray[np.float32]:
         """Return `fields`, ``(field, source points)``, on the target grid, float32 ``(field, target points)``.
 
+        Missing values (NaN) are treated as MIR does: a point is missing where its heaviest neighbour is, else the
+        weights of those present are scaled to their sum. With `reach` a point has a value if any neighbour has one.
         Raises InputError when the fields are not on the source grid.
         """
         values = np.asarray(fields, np.float32)
@@ -63,8 +65,30 @@ class Weights:
             return values
         result = np.empty((len(values), self.matrix.shape[0]), np.float32)
         for number, field in enumerate(values):  # one product a field: the matrix stays in the cache, nothing is turned
-            result[number] = self.matrix @ field
+            result[number] = product(self.matrix, field, reach=reach)
         return result
+
+
+def product(matrix: csr_array, field: npt.NDArray[np.float32], *, reach: bool = False) -> npt.NDArray[np.float32]:
+    """Return ``matrix @ field``, missing values treated as `Weights.apply` says: without any the plain product."""
+    made: npt.NDArray[np.float32] = matrix @ field
+    missing = np.isnan(field)
+    rows = np.flatnonzero(np.isnan(made)) if missing.any() else np.empty(0, np.intp)
+    if not rows.size:
+        return made
+    beside = matrix[rows]
+    present = np.where(missing[beside.indices], np.float32(0), beside.data)
+    values = np.where(missing[beside.indices], np.float32(0), field[beside.indices])
+    starts = beside.indptr[:-1]
+    share = np.add.reduceat(present, starts)
+    with np.errstate(invalid="ignore"):  # where none is present: NaN, which is meant
+        made[rows] = np.add.reduceat(present * values, starts) / share
+    if not reach:
+        # of equal weights the first counts, as in MIR
+        heaviest = np.repeat(np.maximum.reduceat(beside.data, starts), np.diff(beside.indptr))
+        first = np.minimum.reduceat(np.where(beside.data == heaviest, np.arange(beside.nnz), beside.nnz), starts)
+        made[rows[missing[beside.indices[first]]]] = np.nan
+    return made
 
 
 def interpolation_weights(

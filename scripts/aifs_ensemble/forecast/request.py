@@ -179,7 +179,12 @@ def read_initial(request: ForecastRequest) -> State:
     ):
         if found != expected:
             raise InputError(f"{request.initial}: {what} {found}, expected {expected}")
-    bad = [name for row, name in enumerate(state.variables) if not np.isfinite(state.fields[:, row]).all()]
+    may_miss = request.model.missing
+    bad = []
+    for row, name in enumerate(state.variables):
+        fields = state.fields[:, row]
+        if not (np.isfinite(fields) | (np.isnan(fields) & (name in may_miss))).all():
+            bad.append(name)
     if bad:
         raise InputError(f"{request.initial}: NaN or infinity in {', '.join(bad)}, expected numbers")
     return state

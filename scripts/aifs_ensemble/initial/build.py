@@ -15,6 +15,7 @@ import numpy.typing as npt
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import write_json
+from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import STATE_OF, member_name
 from aifs_ensemble.common.parameters import parameter_of, split_variable
 from aifs_ensemble.fields.state import State, write_state
@@ -95,8 +96,10 @@ def assemble(config: Config, member: int, inputs: Inputs) -> State:
         member=member,
         provenance={**inputs.provenance, "derived": derived},
     )
-    _refuse_not_finite(state, where)
-    state.provenance["checks"] = checks.judge(checks.run_checks(state, constant), settings.checks, where)
+    _mask_sea(state, model)
+    _refuse_not_finite(state, model, where)
+    outcomes = checks.run_checks(state, constant, model.missing)
+    state.provenance["checks"] = checks.judge(outcomes, settings.checks, where)
     return state
 
 
@@ -124,7 +127,32 @@ def _complete(
     return np.stack(values).astype(np.float32), {name: formula for name, (_, formula) in derived.items()}
 
 
-def _refuse_not_finite(state: State, where: str) -> None:
-    bad = [name for i, name in enumerate(state.variables) if not np.isfinite(state.fields[:, i]).all()]
+def _mask_sea(state: State, model: Model) -> None:
+    """Take values away where the land-sea mask says sea, of variables that the model knows over land alone.
+
+    Sources have numbers there that mean nothing, or miss them at a coast of their own.
+    """
+    rows = [row for row, name in enumerate(state.variables) if model.missing.get(name) == "sea"]
+    if rows:
+        sea = state.variable("lsm")[-1] == 0
+        for row in rows:
+            state.fields[:, row, sea] = np.nan
+
+
+def _refuse_not_finite(state: State, model: Model, where: str) -> None:
+    """Raise InputError for a variable that is not finite, or all missing where it may miss values."""
+    bad, empty = [], []
+    for row, name in enumerate(state.variables):
+        fields = state.fields[:, row]
+        unknown = np.isnan(fields)
+        if name in model.missing and unknown.any():
+            fields[unknown] = np.nan  # one of many: the same content is to be the same bytes
+            if unknown.all(axis=1).any():
+                empty.append(name)
+            fields = fields[~unknown]
+        if not np.isfinite(fields).all():
+            bad.append(name)
     if bad:
         raise InputError(f"{where}: not finite: {', '.join(bad)}, expected a number at every point")
+    if empty:
+        raise InputError(f"{where}: all missing: {', '.join(empty)}, expected values over land or sea")

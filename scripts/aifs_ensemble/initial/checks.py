@@ -45,6 +45,11 @@ THICKNESS = 0.025
 DEW_POINT_EXCESS = 0.5
 DEW_POINT_SHARE = 0.01
 
+# Land-sea mask from which on a point is land and must have snow and soil water.
+COAST = 0.5
+# Share of the sea without waves. ERA5 has none where ice covers half of it; ice covers less than a tenth in all.
+SEA_ICE = 0.15
+
 # Root mean square change from T-6h to T by area. Seen: 6 h (GFS-based replica), 12 h and 24 h (ERA5).
 #          6 h    12 h   24 h
 # z_500    221    390    625    m2 s-2
@@ -75,6 +80,7 @@ class _View:
     fields: Mapping[str, Field]
     weights: Field
     levels: tuple[int, ...]  # hPa, from the ground up
+    missing: Mapping[str, str]  # where values may be missing, by variable
     label: str
 
     def mean(self, values: Field, where: npt.NDArray[np.bool_] | None = None) -> float:
@@ -92,10 +98,27 @@ class _View:
 def _range(variable: str, view: _View) -> Outcome:
     parameter, level = find_variable(variable)
     values, (low, high) = view.fields[variable], parameter.plausible(level)
-    smallest, largest = float(values.min()), float(values.max())
+    known = values[~np.isnan(values)] if variable in view.missing else values
+    smallest, largest = float(known.min()), float(known.max())
     ok = bool(low <= smallest and largest <= high)  # false for NaN too
     found = f"{smallest:.6g} to {largest:.6g} {parameter.units}"
     return Outcome(f"range of {variable}", view.label, ok, found, f"{low:.6g} to {high:.6g}")
+
+
+def _missing(view: _View) -> Iterator[Outcome]:
+    """Values missing where they must not be: on land, or at sea beyond what ice may cover."""
+    if not view.has("lsm"):
+        return
+    land = view.fields["lsm"]
+    for name, place in view.missing.items():
+        if not view.has(name):
+            continue
+        elsewhere = land >= COAST if place == "sea" else land <= 0
+        share = view.mean(np.isnan(view.fields[name]).astype(float), elsewhere)
+        limit, where = (0.0, "the land") if place == "sea" else (SEA_ICE, "the sea")
+        yield Outcome(
+            f"missing values of {name}", view.label, share <= limit, f"{share:.1%} of {where}", f"at most {limit:.0%}"
+        )
 
 
 def _level_order(view: _View) -> Iterator[Outcome]:
@@ -174,7 +197,7 @@ def _dew_point(view: _View) -> Iterator[Outcome]:
 
 def _change(before: _View, after: _View, constant: frozenset[str]) -> Iterator[Outcome]:
     moving = [name for name in after.fields if name not in constant]
-    same = [name for name in moving if np.array_equal(before.fields[name], after.fields[name])]
+    same = [name for name in moving if np.array_equal(before.fields[name], after.fields[name], equal_nan=True)]
     copied = bool(moving) and len(same) == len(moving)
     found = "all fields equal" if copied else f"{len(moving) - len(same)} of {len(moving)} fields differ"
     yield Outcome("T-6h is another time than T", "", not copied, found, "fields that change in 6 hours")
@@ -190,6 +213,7 @@ def _change(before: _View, after: _View, constant: frozenset[str]) -> Iterator[O
 
 
 _ONE_TIME: tuple[Callable[[_View], Iterator[Outcome]], ...] = (
+    _missing,
     _level_order,
     _surface_pressure,
     _surface_pressure_profile,
@@ -198,16 +222,17 @@ _ONE_TIME: tuple[Callable[[_View], Iterator[Outcome]], ...] = (
 )
 
 
-def run_checks(state: State, constant: frozenset[str]) -> list[Outcome]:
+def run_checks(state: State, constant: frozenset[str], missing: Mapping[str, str]) -> list[Outcome]:
     """Return the outcome of every check of a state with the times T-6h and T.
 
     Parameters
     ----------
     constant : variables that do not change with time
+    missing : where values may be missing, ``sea`` or ``land``, by variable
     """
     weights = grid_coordinates(state.grid).weights
     levels = {level for variable in state.variables if (level := split_variable(variable)[1])}
-    view = partial(_View, weights=weights, levels=tuple(sorted(levels, reverse=True)))
+    view = partial(_View, weights=weights, levels=tuple(sorted(levels, reverse=True)), missing=missing)
     views = [
         view(fields=dict(zip(state.variables, fields, strict=True)), label=label)
         for fields, label in zip(state.fields, ("at T-6h", "at T"), strict=True)

@@ -281,9 +281,9 @@ def _checked(data: bytes, item: IndexedRange, request: FieldRequest) -> Fetched:
         if found != expected:
             raise ContentError(f"{where}: {header}, expected {item.field} of {request}", again=True)
         grid, values = decode(data, where)
-        if values.min() == values.max():
+        if np.nanmin(values) == np.nanmax(values):
             # what zeroed data decode to; no field that is fetched is the same everywhere
-            raise ContentError(f"{where}: {header.field} is {values[0]:g} everywhere", again=True)
+            raise ContentError(f"{where}: {header.field} is {np.nanmin(values):g} everywhere", again=True)
     except InputError as error:
         raise ContentError(str(error), again=True) from None
     return Fetched(header, grid, values, sha256(data), len(data), item.key)

@@ -17,10 +17,10 @@ from typing import Any
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, InputError
 from aifs_ensemble.common.names import CONTROL, format_members
-from aifs_ensemble.common.parameters import variable_name
+from aifs_ensemble.common.parameters import delivered, variable_name
 from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
 from aifs_ensemble.initial import derive
-from aifs_ensemble.initial.source import Inputs, Regridder, Values, in_model_units, input_times
+from aifs_ensemble.initial.source import Inputs, Regridder, Values, as_modelled, in_model_units, input_times
 
 _BLOCK = 32  # fields decoded and interpolated at once: bounds memory
 
@@ -39,7 +39,7 @@ class FileSource:
     def _wanted(self) -> set[str]:
         allowed = self.config.initial_conditions.derive
         inputs = self.config.model.inputs
-        return {*inputs, *derive.needed_for(inputs, allowed)}
+        return {*delivered(inputs), *derive.needed_for(inputs, allowed)}
 
     def paths(self, member: int) -> list[Path]:
         """Return a member's files; ConfigError for a placeholder that is not known."""
@@ -71,8 +71,8 @@ class FileSource:
                 digest.update(hashlib.sha256(data).digest())
                 grid, values = decode(data, self._where(location))
                 time = self._slot(location)
-                block.setdefault((time, grid), {})[variable_name(location.header.field)] = in_model_units(
-                    location.header, values
+                block.setdefault((time, grid), {}).update(
+                    as_modelled(variable_name(location.header.field), in_model_units(location.header, values))
                 )
             for (time, grid), on_grid in block.items():
                 fields[time] |= self.regridder.to_model(grid, on_grid)

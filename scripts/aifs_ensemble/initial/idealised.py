@@ -24,6 +24,7 @@ from aifs_ensemble.common.names import CONTROL
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
 from aifs_ensemble.initial import derive
 from aifs_ensemble.initial.constants import GRAVITY, VAPOUR_RATIO, VIRTUAL
+from aifs_ensemble.initial.idealised_land_and_sea import land_and_sea_fields
 from aifs_ensemble.initial.source import Inputs, input_times
 
 Field = npt.NDArray[np.floating[Any]]
@@ -203,21 +204,30 @@ def _column_water(levels: dict[str, Field]) -> Field:
 
 
 def idealised_fields(
-    grid: Grid, levels: tuple[int, ...], time: datetime, *, cycle_time: datetime, member: int, settings: Idealised
+    grid: Grid,
+    levels: tuple[int, ...],
+    time: datetime,
+    *,
+    cycle_time: datetime,
+    member: int,
+    settings: Idealised,
+    land_and_sea: bool = False,
 ) -> dict[str, Field]:
-    """Return every input variable of AIFS ENS at `time`, float64 ``(value,)`` each, in the model's units.
+    """Return every input variable of AIFS ENS v1 at `time`, float64 ``(value,)`` each, in the model's units.
 
     Parameters
     ----------
     levels : pressure levels, hPa
     settings : ``seed`` and ``amplitude`` of the members' perturbations
+    land_and_sea : whether to return those that v2 has besides: snow, soil water and waves, NaN where they are missing
     """
     sphere = _Sphere(np.deg2rad(grid.latitudes), np.deg2rad(grid.longitudes))
     random = _seed(settings.seed, f"{cycle_time:%Y%m%d%H}", member)
     hours = (time - cycle_time).total_seconds() / 3600
     waves = _waves(sphere, random, hours, 0.0 if member == CONTROL else settings.amplitude)
     upper = _levels(sphere, waves, levels)
-    return upper | _surface(sphere, waves, time, upper)
+    fields = upper | _surface(sphere, waves, time, upper)
+    return fields | land_and_sea_fields(sphere.latitude, fields) if land_and_sea else fields
 
 
 @dataclass(frozen=True)
@@ -238,7 +248,13 @@ class IdealisedSource:
         fields = {}
         for time in input_times(config):
             at_time = idealised_fields(
-                grid, levels, time, cycle_time=config.cycle_time, member=member, settings=settings
+                grid,
+                levels,
+                time,
+                cycle_time=config.cycle_time,
+                member=member,
+                settings=settings,
+                land_and_sea=bool(config.model.snow or config.model.waves),
             )
             fields[time] = {name: values.astype(np.float32) for name, values in at_time.items()}
         return Inputs(fields, {"source": self._record()})

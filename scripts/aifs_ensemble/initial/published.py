@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 
 import requests
@@ -15,6 +16,7 @@ from aifs_ensemble.common.http import Deadline, TransferError, as_transfer_error
 from aifs_ensemble.common.names import CONTROL, format_members
 from aifs_ensemble.common.parameters import field_name
 from aifs_ensemble.initial.download import FieldRequest
+from aifs_ensemble.initial.opendata import refuse_too_early
 from aifs_ensemble.initial.opendata_client import IndexAdapter, RangeClient
 from aifs_ensemble.initial.rangecache import RangeCache
 from aifs_ensemble.initial.source import input_times
@@ -22,7 +24,8 @@ from aifs_ensemble.initial.source import input_times
 _SECONDS, _STALL_SECONDS = 60.0, 10.0
 # what the services answer for a file that is not there
 _ABSENT = (403, 404, 410)
-_FIELD = field_name("2t")  # of every member, in every index
+# of every member, in every index: of the atmosphere's streams, and of those of the waves
+_FIELD, _WAVE = field_name("2t"), field_name("swh")
 
 
 def check_published(config: Config, cache: Path | None = None) -> str | None:
@@ -35,6 +38,7 @@ def check_published(config: Config, cache: Path | None = None) -> str | None:
     """
     if config.initial_conditions.source != "ecmwf-open-data":
         return None
+    refuse_too_early(config)
     settings = config.initial_conditions.ecmwf_open_data
     enough = config.given.min_members or 1
     told: list[str] = []
@@ -68,7 +72,8 @@ class _Indexes:
 
     def members(self, time: datetime, stream: str, kind: str, numbers: list[int]) -> set[int] | None:
         """Return those of `numbers` that the index has, the control for none; None where there is no index."""
-        request = FieldRequest(time, stream, kind, (_FIELD,)).mars | ({"number": numbers} if numbers else {})
+        field = _WAVE if stream in ("waef", "wave") else _FIELD
+        request = FieldRequest(time, stream, kind, (field,)).mars | ({"number": numbers} if numbers else {})
         try:
             found = {CONTROL if item.number is None else item.number for item in self._client.ranges(request)}
         except requests.HTTPError as error:
@@ -86,19 +91,25 @@ def _members_there(config: Config, indexes: _Indexes) -> tuple[set[int], str]:
     perturbed = [member for member in wanted if member != CONTROL]
     states = set(wanted)
     lacking: list[str] = []
-    for time in input_times(config):
+    streams = [("enfo", "oper"), *([("waef", "wave")] if config.model.waves else [])]
+    for time, (ensemble, alone) in product(input_times(config), streams):
         found = set()
         if perturbed:
-            of_members = indexes.members(time, "enfo", "pf", perturbed)
+            of_members = indexes.members(time, ensemble, "pf", perturbed)
             if of_members is None:
-                lacking.append(f"no index of {time:%Y%m%d_%H%M}")
+                lacking.append(f"no index of {time:%Y%m%d_%H%M}{_named(ensemble)}")
             elif missing := set(perturbed) - of_members:
-                lacking.append(f"{time:%Y%m%d_%H%M} lacks members {format_members(missing)}")
+                lacking.append(f"{time:%Y%m%d_%H%M}{_named(ensemble)} lacks members {format_members(missing)}")
             found = of_members or set()
         if CONTROL in wanted:
-            if indexes.members(time, "enfo", "cf", []) or indexes.members(time, "oper", "fc", []):
+            if indexes.members(time, ensemble, "cf", []) or indexes.members(time, alone, "fc", []):
                 found |= {CONTROL}
             else:
-                lacking.append(f"{time:%Y%m%d_%H%M} lacks the control")
+                lacking.append(f"{time:%Y%m%d_%H%M}{_named(ensemble)} lacks the control")
         states &= found
     return {member for member in config.members if config.state_of(member) in states}, ", ".join(lacking)
+
+
+def _named(stream: str) -> str:
+    """Return a stream's name for an error line, nothing of the one that all models read."""
+    return "" if stream == "enfo" else f" {stream}"

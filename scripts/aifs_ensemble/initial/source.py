@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.parameters import has_row, parameter_of, variable_name
+from aifs_ensemble.common.parameters import has_row, parameter_of, parts_of, variable_name
 from aifs_ensemble.fields.grib_reader import Header
 from aifs_ensemble.fields.interpolation import Weights, interpolation_weights
 
 Values = npt.NDArray[np.float32]
+_NO_DIRECTION = 1e-3  # length of a mean of directions that are opposite
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,28 @@ def in_model_units(header: Header, values: Values) -> Values:
     return values / np.float32(parameter.factor)
 
 
+def as_modelled(variable: str, values: Values) -> dict[str, Values]:
+    """Return what the models have of a field, in their units: cosine and sine of a direction in degrees."""
+    parts = parts_of(variable)
+    if len(parts) == 1:
+        return {variable: values}
+    angle = np.deg2rad(values.astype(np.float64))
+    return {name: part.astype(np.float32) for name, part in zip(parts, (np.cos(angle), np.sin(angle)), strict=True)}
+
+
+def _on_the_circle(fields: dict[str, Values]) -> None:
+    """Make cosine and sine those of one direction again: interpolated, their squares add up to less than 1."""
+    for name in list(fields):
+        part = parameter_of(name).part if has_row(name) else None
+        if part is None or part.kind != "cosine":
+            continue
+        cosine, sine = (fields[one].astype(np.float64) for one in parts_of(part.of))
+        length = np.hypot(cosine, sine)
+        length[length < _NO_DIRECTION] = 1
+        for one, values in zip(parts_of(part.of), (cosine, sine), strict=True):
+            fields[one] = (values / length).astype(np.float32)
+
+
 @dataclass
 class Regridder:
     """Brings fields to the model's grid, with the weights of each grid pair made once and cached."""
@@ -75,11 +98,18 @@ class Regridder:
         return self.used[grid]
 
     def to_model(self, grid: str, fields: Mapping[str, Values]) -> dict[str, Values]:
-        """Return `fields`, all on `grid`, on the model's grid: one sparse product."""
+        """Return `fields`, all on `grid`, on the model's grid: one sparse product each."""
         if not fields:
             return {}
-        values = self.weights(grid).apply(np.stack(list(fields.values())))
-        return dict(zip(fields, values, strict=True))
+        made: dict[str, Values] = {}
+        # what is missing over sea gets the model's own coast (`initial.build`): up to there, no land may lack a value
+        for reach in (False, True):
+            names = [name for name in fields if (has_row(name) and parameter_of(name).missing == "sea") == reach]
+            if names:
+                values = self.weights(grid).apply(np.stack([fields[name] for name in names]), reach=reach)
+                made |= dict(zip(names, values, strict=True))
+        _on_the_circle(made)
+        return {name: made[name] for name in fields}
 
     @property
     def provenance(self) -> dict[str, Any]:

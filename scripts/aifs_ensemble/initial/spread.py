@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import format_members
@@ -29,7 +30,7 @@ class _Moments:
         self.first = first
         self.reference = first.fields[-1].astype(float)
         self.total, self.squares = np.zeros_like(self.reference), np.zeros_like(self.reference)
-        self.smallest, self.largest = first.fields[-1].min(axis=1), first.fields[-1].max(axis=1)
+        self.smallest, self.largest = np.nanmin(first.fields[-1], axis=1), np.nanmax(first.fields[-1], axis=1)
         self.digests: dict[str, dict[int, list[int]]] = {}
         self.count = 0
 
@@ -40,8 +41,8 @@ class _Moments:
         anomaly = fields - self.reference
         self.total += anomaly
         self.squares += anomaly**2
-        self.smallest = np.minimum(self.smallest, fields.min(axis=1))
-        self.largest = np.maximum(self.largest, fields.max(axis=1))
+        self.smallest = np.minimum(self.smallest, np.nanmin(fields, axis=1))
+        self.largest = np.maximum(self.largest, np.nanmax(fields, axis=1))
         digest = hashlib.sha256(state.fields.tobytes()).hexdigest()
         self.digests.setdefault(digest, {}).setdefault(state_of(state), []).append(state.member)
         self.count += 1
@@ -61,8 +62,8 @@ class _Moments:
         variance *= self.count / max(self.count - 1, 1)
         columns = {
             "units": self.first.units,
-            "mean": (self.reference + self.total / self.count) @ weights,
-            "spread": np.sqrt(variance @ weights),
+            "mean": [_mean(field, weights) for field in self.reference + self.total / self.count],
+            "spread": [np.sqrt(_mean(field, weights)) for field in variance],
             "smallest": self.smallest,
             "largest": self.largest,
             "members": self.count,
@@ -70,11 +71,18 @@ class _Moments:
         return pd.DataFrame(columns, index=pd.Index(self.first.variables, name="variable"))
 
 
+def _mean(field: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
+    """Return the mean over the area where all members have a value: what one of them misses is NaN in sums."""
+    known = ~np.isnan(field)
+    return float(field @ weights) if known.all() else float(field[known] @ weights[known] / weights[known].sum())
+
+
 def ensemble_statistics(paths: Iterable[Path]) -> pd.DataFrame:
     """Return mean and spread at T of each variable over the members in `paths`.
 
     One row per variable: ``units``, area mean of the ensemble mean, ``spread`` (area root mean square of
-    the members' standard deviation), ``smallest`` and ``largest`` value, ``members``. Groups of identical
+    the members' standard deviation), ``smallest`` and ``largest`` value, ``members``. Means are over the area in which
+    no member misses values. Groups of identical
     members are in ``attrs["duplicates"]``. Raises InputError when all of two or more members are identical.
     """
     moments: _Moments | None = None
