@@ -6,9 +6,12 @@ import eccodes
 import numpy as np
 import pytest
 from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.fields.ccsds import pack_with_eccodes
+from aifs_ensemble.fields.grib_encoder import grid_template
 from aifs_ensemble.fields.grib_reader import decode
 from aifs_ensemble.fields.grids import grid_coordinates
-from aifs_ensemble.fields.interpolation import interpolation_weights
+from aifs_ensemble.fields.interpolation import interpolation_weights, product
+from scipy.sparse import csr_array
 
 
 def smooth(grid):
@@ -110,7 +113,17 @@ def test_pole_rows_are_what_mir_makes_grid_to_grid(source, target, method, name,
 
 
 def matrix_of(*rows: list[float]) -> csr_array:
-    return csr_array(np.array(rows, np.float32))
+    """Weights that are 0 are kept: so are some of MIR's."""
+    data = np.array(rows, np.float32)
+    columns = np.tile(np.arange(data.shape[1]), len(data))
+    return csr_array((data.ravel(), columns, np.arange(len(data) + 1) * data.shape[1]), shape=data.shape)
+
+
+def message_with(field: np.ndarray, grid: str) -> bytes:
+    handle = grid_template(grid)
+    for key, value in (("paramId", 140229), ("typeOfLevel", "meanSea")):
+        eccodes.codes_set(handle, key, value)
+    return pack_with_eccodes(eccodes.codes_get_message(handle), field, 24)
 
 
 MISSING = np.float32("nan")
@@ -163,7 +176,9 @@ def test_missing_values_are_where_mir_has_them(
     field[smooth(grid) * np.sin(np.deg2rad(5 * grid.longitudes)) > 0.2] = np.nan
     path, out = tmp_path / "in.grib", tmp_path / "out.grib"
     path.write_bytes(message_with(field, source))
-    job = mir.Job(grid=target.replace("x", "/"), interpolation=method)
+    job = mir.Job()
+    for key, value in (("grid", target.replace("x", "/")), ("interpolation", method), ("accuracy", 24)):
+        job.set(key, value)
     job.execute(mir.GribFileInput(str(path)), mir.GribFileOutput(str(out)))
     _, expected = decode(out.read_bytes(), "mir")
     made = interpolation_weights(source, target, weights_cache, method).apply(field[None])[0]
