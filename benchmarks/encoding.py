@@ -171,7 +171,7 @@ def time_coarse(spec: OutputSpec, fields: np.ndarray, repeats: int, cache: Path)
                 start = time.process_time()
                 own_message = ours.encode(variable, LEAD, fields[row])
                 between = time.process_time()
-                message = np.frombuffer(coarse.encode(variable, LEAD, fields[row], own_message), np.uint8)
+                message = np.frombuffer(coarse.encode(variable, LEAD, [fields[row]], own_message), np.uint8)
                 coarse.index_keys(variable, message)
                 seconds[0] += between - start
                 seconds[1] += time.process_time() - between

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import CATALOGUE, get_model
+from aifs_ensemble.common.parameter_rows import Part
 from aifs_ensemble.common.parameters import (
     TABLE,
     FieldName,
-    Part,
     accumulated,
     bits_for,
     check_variables,

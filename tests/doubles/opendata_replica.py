@@ -20,7 +20,8 @@ import eccodes
 import numpy as np
 from aifs_ensemble.common.config.sections import Idealised
 from aifs_ensemble.common.models import Model, get_model
-from aifs_ensemble.common.parameters import WAVES, FieldName, delivered, has_row, parameter_of
+from aifs_ensemble.common.parameter_rows import WAVES
+from aifs_ensemble.common.parameters import FieldName, delivered, has_row, parameter_of
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.initial.constants import GRAVITY
 from aifs_ensemble.initial.idealised import idealised_fields

@@ -29,16 +29,25 @@ def make_spec(
 
 
 def make_fields(spec: OutputSpec, lead: int) -> npt.NDArray[np.float32]:
-    """Return smooth fields with a little noise, float32 ``(variable, value)``, the same for the same arguments."""
+    """Return smooth fields with a little noise, float32 ``(row, value)``, the same for the same arguments.
+
+    What may be missing is missing around the equator. Cosine and sine are those of one direction, of another length.
+    """
     grid = grid_coordinates(spec.grid)
     rng = np.random.default_rng([spec.member, lead])
     wave = np.cos(np.deg2rad(2 * grid.latitudes)) + 0.3 * np.sin(np.deg2rad(3 * grid.longitudes) + lead)
     rows = []
-    for variable in spec.variables:
+    for variable in spec.rows:
         noise = 0.02 * rng.standard_normal(grid.points)
         rows.append(np.clip(0.5 + 0.3 * wave + noise, 0, 1) if variable[-2:] == "cc" else 280 + 20 * wave + noise)
         if variable in spec.accumulated:
             rows[-1] = np.maximum(wave, 0) * lead * 1e-3
+        if variable[:4] in ("cos_", "sin_"):
+            angle = np.deg2rad(2 * grid.longitudes + lead)
+            rows[-1] = 0.9 * (np.cos(angle) if variable[:4] == "cos_" else np.sin(angle))
+        whole = "mwd" if variable.endswith("_mwd") else variable
+        if whole in spec.missing:
+            rows[-1] = np.where(np.abs(grid.latitudes) < 20, np.nan, rows[-1])
     return np.array(rows, np.float32)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from aifs_ensemble.common.errors import ConfigError, InputError
 from aifs_ensemble.fields.ccsds import pack_with_eccodes
-from aifs_ensemble.fields.grib_encoder import grid_template
 from aifs_ensemble.fields.grib_reader import decode
+from aifs_ensemble.fields.grid_templates import grid_template
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.interpolation import interpolation_weights, product
 from scipy.sparse import csr_array

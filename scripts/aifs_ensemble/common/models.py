@@ -11,15 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
-from aifs_ensemble.common.parameters import (
-    MISSING,
-    TABLE,
-    WAVES,
-    accumulated,
-    check_variables,
-    delivered,
-    find_variable,
-)
+from aifs_ensemble.common.parameter_rows import MISSING, WAVES
+from aifs_ensemble.common.parameters import TABLE, accumulated, check_variables, delivered, find_variable
 from aifs_ensemble.common.text import hint
 from aifs_ensemble.common.yaml_tables import check_row, read_table
 
@@ -156,8 +149,8 @@ def _check_variables(variables: Mapping[str, Any], where: str, parameters: Path)
     for name, place in variables.get("missing", {}).items():
         if name not in named:
             raise ConfigError(f"{where}.missing: {name!r} is no variable of the model, {hint(name, named)}")
-        if place not in MISSING:
-            raise ConfigError(f"{where}.missing.{name}: {place!r}, expected {' or '.join(MISSING)}")
+        if place not in (*MISSING, None):
+            raise ConfigError(f"{where}.missing.{name}: {place!r}, expected {', '.join(MISSING)} or null")
 
 
 @lru_cache(maxsize=4)
@@ -201,8 +194,8 @@ def get_model(name: str, path: Path = CATALOGUE, parameters: Path = TABLE) -> Mo
         own_pass_gpu_mb=entry.get("own_pass_gpu_mb", 0),
     )
     fields = dict.fromkeys([*model.inputs, *model.outputs, *delivered(model.outputs, parameters)])
-    by_row = {name: place for name in fields if (place := find_variable(name, parameters)[0].missing)}
-    return replace(model, missing={**by_row, **variables.get("missing", {})})
+    places = {name: find_variable(name, parameters)[0].missing for name in fields} | variables.get("missing", {})
+    return replace(model, missing={name: place for name, place in places.items() if place})
 
 
 def fetched_by_coordinator(model: Model, provider: str) -> bool:

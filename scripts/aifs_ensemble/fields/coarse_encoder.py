@@ -7,6 +7,7 @@ whoever reads one field by range knows that it is the one that was made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ import numpy.typing as npt
 from aifs_ensemble.common.files import encode_crc32c
 from aifs_ensemble.common.parameters import is_wind
 from aifs_ensemble.fields.ccsds import sections
+from aifs_ensemble.fields.directions import Field, whole
 from aifs_ensemble.fields.grib_encoder import CoarseSpec, FieldEncoder, OutputSpec
-from aifs_ensemble.fields.interpolation import Weights, interpolation_weights, weights_name
+from aifs_ensemble.fields.interpolation import Weights, interpolation_weights, product, weights_name
 
 # keys of an index line, in the manner of _offset and _length
 INTERPOLATION, WEIGHTS, CHECKSUM = "_interpolation", "_weights", "_crc32c"
@@ -85,22 +87,24 @@ class CoarseEncoder:
         return self._weights[weights_name(self._coarse.method(variable), variable)]
 
     def encode(
-        self, variable: str, lead: int, values: npt.NDArray[np.float32], beside: bytes | memoryview
+        self, variable: str, lead: int, parts: Sequence[Field], beside: bytes | memoryview
     ) -> bytes | memoryview:
         """Return the message of one field of the model's grid, float32 ``(value,)``; valid until the next call.
 
-        Missing values (NaN) are missing wherever one of them counts. `beside` is the field's own message.
+        `parts` are the field itself, or cosine and sine of a direction. Missing values (NaN) are treated as
+        `Weights.apply` does. `beside` is the field's own message.
         """
         matrix = self._of(variable).matrix
         assert matrix is not None
-        return self._fields.encode(variable, lead, matrix @ values, self._header(variable, lead, beside))
+        made = whole([product(matrix, part) for part in parts])
+        return self._fields.encode(variable, lead, made, self._header(variable, lead, beside))
 
     def _header(self, variable: str, lead: int, beside: bytes | memoryview) -> bytes:
         """Return what `FieldEncoder.header` does, in a tenth of the time: from lead to lead only the period changes."""
-        product = _product(beside)
+        section = _product(beside)
         if variable not in self._headers:
-            self._headers[variable] = _Header(self._fields.header(variable, lead), product)
-        return self._headers[variable].move_to(product)
+            self._headers[variable] = _Header(self._fields.header(variable, lead), section)
+        return self._headers[variable].move_to(section)
 
     def index_keys(self, variable: str, message: npt.NDArray[np.uint8]) -> dict[str, Any]:
         """Return what the index says of a message beside the usual."""

@@ -16,7 +16,7 @@ import select
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -31,7 +31,9 @@ from aifs_ensemble.common.errors import DiskFullError, EncodingError, NotFiniteE
 from aifs_ensemble.common.files import atomic_writer, crc32c_bytes, encode_crc32c
 from aifs_ensemble.common.manifest import CoarseRecord, FileRecord, LeadRecord, record_json
 from aifs_ensemble.common.names import coarse_file, index_file, lead_file
+from aifs_ensemble.common.parameters import parts_of
 from aifs_ensemble.fields.coarse_encoder import CoarseEncoder
+from aifs_ensemble.fields.directions import Field, whole
 from aifs_ensemble.fields.grib_encoder import FieldEncoder, OutputSpec
 from aifs_ensemble.fields.grib_index import index_bytes, index_entry
 from aifs_ensemble.fields.grids import grid_coordinates
@@ -47,13 +49,14 @@ _LARGEST_HEADER = 4096  # bytes of a message beside its values, generously
 class SharedMemory:
     """Where things are in the memory that forecast and encoders share.
 
-    The slots come first, float32 ``(slot, variable, value)``, and on the next page the control block,
+    The slots come first, float32 ``(slot, row, value)``, and on the next page the control block,
     int64 ``(slot, 1 + variable + coarse variable)``: the number of fields done and the length of each message. Its last
     row holds the flags that stop the encoders, and that leave coarse files out. Messages of coarse fields, which may be
     larger than the model's, have room of their own after that: bytes ``(slot, coarse variable, coarse_room)``.
     """
 
     slots: int
+    rows: int
     variables: int
     points: int
     coarse_variables: int = 0
@@ -64,13 +67,13 @@ class SharedMemory:
         """Return the layout for a member."""
         points = grid_coordinates(spec.grid).points
         if spec.coarse is None:
-            return cls(slots, len(spec.variables), points)
+            return cls(slots, len(spec.rows), len(spec.variables), points)
         room = 4 * grid_coordinates(spec.coarse.grid).points + _LARGEST_HEADER
-        return cls(slots, len(spec.variables), points, len(spec.coarse.variables), room)
+        return cls(slots, len(spec.rows), len(spec.variables), points, len(spec.coarse.variables), room)
 
     @property
     def data_bytes(self) -> int:
-        return 4 * self.slots * self.variables * self.points
+        return 4 * self.slots * self.rows * self.points
 
     @property
     def control_offset(self) -> int:
@@ -90,7 +93,7 @@ class SharedMemory:
 
     def data(self, memory: mmap.mmap) -> npt.NDArray[np.float32]:
         """Return the slots."""
-        shape = (self.slots, self.variables, self.points)
+        shape = (self.slots, self.rows, self.points)
         return np.frombuffer(memory, np.float32, self.data_bytes // 4).reshape(shape)
 
     def control(self, memory: mmap.mmap) -> npt.NDArray[np.int64]:
@@ -167,6 +170,9 @@ class Encoder:
         self._coarse_room = shared.coarse(memory)
         self._coarse_rows = {name: row for row, name in enumerate(spec.coarse.variables)} if spec.coarse else {}
         self._fields = FieldEncoder(spec)
+        places = {name: row for row, name in enumerate(spec.rows)}
+        # of each variable; what is made of it lies in the first
+        self._rows = [[places[part] for part in parts_of(variable)] for variable in spec.variables]
 
     @property
     def stopped(self) -> bool:
@@ -183,32 +189,33 @@ class Encoder:
 
     def handle(self, lead: int, slot: int, variable: int) -> LeadRecord | None:
         """Encode one field in place; publish the lead if it was the last of it, and return its record."""
-        row = self._data[slot, variable]
-        message = self._fields.encode(self._spec.variables[variable], lead, row)
+        rows = [self._data[slot, row] for row in self._rows[variable]]
+        message = self._fields.encode(self._spec.variables[variable], lead, whole(rows))
+        row = rows[0]
         length = len(message)
         if length > row.nbytes:
             raise EncodingError(
                 f"{self._spec.variables[variable]} at lead {lead} h: message of {length} bytes, expected at most "
                 f"{row.nbytes}, which is what float32 takes on grid {self._spec.grid}"
             )
-        self._handle_coarse(lead, slot, variable, row, message)  # before the message takes the field's place
+        self._handle_coarse(lead, slot, variable, rows, message)  # before the message takes the field's place
         row.view(np.uint8)[:length] = np.frombuffer(message, np.uint8)
         if not self._last_of_lead(slot, variable, length):
             return None
         lengths = self._control[slot, 1 : 1 + len(self._spec.variables)].tolist()
-        rows = self._data[slot].view(np.uint8)
-        messages = [rows[i, :length] for i, length in enumerate(lengths)]
+        places = self._data[slot].view(np.uint8)
+        messages = [places[rows[0], :length] for rows, length in zip(self._rows, lengths, strict=True)]
         coarse = partial(self._publish_coarse, lead, slot) if self._wants_coarse else None
         return publish(self._folder, self._spec, lead, messages, coarse)
 
     def _handle_coarse(
-        self, lead: int, slot: int, variable: int, values: npt.NDArray[np.float32], beside: bytes | memoryview
+        self, lead: int, slot: int, variable: int, parts: Sequence[Field], beside: bytes | memoryview
     ) -> None:
         name = self._spec.variables[variable]
         row = self._coarse_rows.get(name)
         if row is None or not self._wants_coarse:
             return
-        message = self._coarse.encode(name, lead, values, beside)
+        message = self._coarse.encode(name, lead, parts, beside)
         room = self._coarse_room[slot, row]
         if len(message) > room.nbytes:
             raise EncodingError(f"{name} at lead {lead} h: coarse message of {len(message)} bytes, expected at most "

@@ -240,7 +240,7 @@ def check_lead(
     shared = {key: value for key, value in member_keys(spec).items() if key not in _NOT_READ_BACK}
     shared["packingType"] = "grid_ccsds"
     try:
-        found = list(messages(path, (*shared, "typeOfStatisticalProcessing"), values=True, data=data))
+        found = list(messages(path, (*shared, "typeOfStatisticalProcessing", "bitmapPresent"), values=True, data=data))
     except InputError as error:
         return [str(error)]
     former = former_keys(spec)
@@ -265,9 +265,10 @@ def check_lead(
             "units": parameter.units,
             "levtype": parameter.levtype,
             "stepRange": spec.step_range(variable, lead),
-            "productDefinitionTemplateNumber": 11 if variable in spec.accumulated else 1,
+            "productDefinitionTemplateNumber": 11 if variable in spec.accumulated else parameter.template,
             "typeOfStatisticalProcessing": 1 if variable in spec.accumulated else None,
         }
         expected |= {} if parameter.level is None else {"level": parameter.level}
+        expected |= {} if variable in spec.missing else {"bitmapPresent": 0}
         wrong += _different(path, variable, message, expected)
     return wrong

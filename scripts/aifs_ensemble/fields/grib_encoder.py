@@ -8,7 +8,6 @@ Water amounts are converted to kg m-2 and cloud covers to per cent, as ECMWF del
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -19,12 +18,12 @@ import eccodes
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.common.errors import ConfigError, EncodingError, NotFiniteError
+from aifs_ensemble.common.errors import EncodingError, NotFiniteError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import CONTROL, parse_cycle
-from aifs_ensemble.common.parameters import find_variable
+from aifs_ensemble.common.parameters import find_variable, parts_of
 from aifs_ensemble.fields.ccsds import CcsdsPacker, pack_with_eccodes
-from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.grid_templates import grid_template, set_keys
 
 # Of the real messages. With these tables ecCodes reads 100 m wind as `100u`, as ECMWF's indexes call it, only
 # while class is ai and productionStatusOfProcessedData 0 (MTG2SwitchConcept.def): a research status would change
@@ -32,7 +31,6 @@ from aifs_ensemble.fields.grids import grid_coordinates
 TABLES_VERSION = 35
 UNKNOWN_PROCESS = 255
 UNTRAINED_EXPVER = "test"
-_CIRCLE = 360_000_000  # millionths of a degree
 # WMO code table 4.6, type of ensemble forecast
 UNPERTURBED, PERTURBED = 5, 6
 
@@ -48,7 +46,7 @@ class GribParameter:
     keys : level keys set after the parameter
     level : as it stands in an index, None for single-level fields
     levtype : ``sfc``, ``pl`` or ``sol``
-    may_miss : whether values may be missing, which a bitmap tells
+    template : number of the product definition template at a point in time
     """
 
     short_name: str
@@ -58,7 +56,7 @@ class GribParameter:
     factor: float
     level: int | None
     levtype: str
-    may_miss: bool
+    template: int
 
 
 @cache
@@ -86,7 +84,7 @@ def grib_parameter(variable: str) -> GribParameter:
         factor=parameter.factor,
         level=level or None,
         levtype=parameter.levtype,
-        may_miss=parameter.missing is not None,
+        template=parameter.template,
     )
 
 
@@ -117,9 +115,10 @@ class OutputSpec:
 
     Attributes
     ----------
-    variables : order of the rows of a slot and of the messages in a file
+    variables : order of the messages in a file, and of the rows of a slot but for directions (`rows`)
     ensemble_size : perturbed members of the ensemble, however many are made
     accumulated : variables that hold an amount over a period
+    missing : variables that may miss values, which a bitmap tells
     accumulate : ``from_start`` (0 to the lead) or ``per_step`` (the last time step): what those amounts cover
     bits : bits per value by variable
     process : generatingProcessIdentifier, which ecCodes reads as the model's version; 255 unknown
@@ -140,6 +139,7 @@ class OutputSpec:
     untrained: bool
     process: int = UNKNOWN_PROCESS
     coarse: CoarseSpec | None = None
+    missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         missing = [name for name in self.variables if name not in self.bits]
@@ -156,11 +156,17 @@ class OutputSpec:
     def from_json(cls, content: Mapping[str, Any]) -> OutputSpec:
         """Return the specification that `to_json` described."""
         known: dict[str, Any] = dict(content)
-        for key in ("variables", "accumulated"):
+        for key in ("variables", "accumulated", "missing"):
             known[key] = tuple(content[key])
         if coarse := content.get("coarse"):
             known["coarse"] = CoarseSpec(**{**coarse, "variables": tuple(coarse["variables"])})
         return cls(**known)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The variables of the rows of a slot, as `Model.outputs`: a direction has two, its cosine and its sine."""
+        parts = [part for variable in self.variables for part in parts_of(variable)]
+        return self.variables if parts == list(self.variables) else tuple(sorted(parts))
 
     @property
     def cycle_time(self) -> datetime:
@@ -206,7 +212,7 @@ def output_spec(
         cycle=cycle,
         member=member,
         ensemble_size=ensemble_size,
-        variables=model.outputs,
+        variables=model.delivered,
         accumulated=model.accumulated,
         accumulate=accumulate,
         timestep_hours=model.timestep_hours,
@@ -214,51 +220,8 @@ def output_spec(
         untrained=model.untrained,
         process=UNKNOWN_PROCESS if model.untrained else model.grib_process,
         coarse=coarse,
+        missing=tuple(name for name in model.delivered if name in model.missing),
     )
-
-
-def grid_template(grid: str) -> int:
-    """Return a new ecCodes handle on a grid, its values all zero; EncodingError if it cannot be described.
-
-    Classical reduced Gaussian grids come with ecCodes as samples, rows of points included. Regular grids are those of
-    `grid_coordinates`: from 90 N to 90 S, from 0 eastward.
-    """
-    message = f"grid: {grid!r} has no GRIB template, expected a classical grid such as N320 or a regular one as 1.5x1.5"
-    if "x" in grid:
-        return _regular_template(grid, message)
-    if not re.fullmatch(r"N\d+", grid):
-        raise EncodingError(message)
-    try:
-        return eccodes.codes_grib_new_from_samples(f"reduced_gg_pl_{grid[1:]}_grib2")
-    except eccodes.CodesInternalError:
-        raise EncodingError(message) from None
-
-
-def _regular_template(grid: str, message: str) -> int:
-    try:
-        shape = grid_coordinates(grid).shape
-    except ConfigError:
-        raise EncodingError(message) from None
-    assert shape is not None
-    rows, columns = shape
-    if _CIRCLE % columns or _CIRCLE // 2 % (rows - 1):  # GRIB counts in millionths of a degree
-        raise EncodingError(message)
-    east, north = _CIRCLE // columns, _CIRCLE // 2 // (rows - 1)
-    handle = eccodes.codes_grib_new_from_samples("regular_ll_pl_grib2")
-    keys = {
-        "Ni": columns,
-        "Nj": rows,
-        "latitudeOfFirstGridPoint": _CIRCLE // 4,
-        "longitudeOfFirstGridPoint": 0,
-        "latitudeOfLastGridPoint": -_CIRCLE // 4,
-        "longitudeOfLastGridPoint": _CIRCLE - east,
-        "iDirectionIncrement": east,
-        "jDirectionIncrement": north,
-        "scanningMode": 0,
-    }
-    set_keys(handle, keys, f"grid {grid}")
-    eccodes.codes_set_values(handle, np.zeros(rows * columns))  # only they make ecCodes count the points anew
-    return handle
 
 
 def origin_keys(time: datetime) -> dict[str, Any]:
@@ -302,15 +265,6 @@ def former_keys(spec: OutputSpec) -> dict[str, Any]:
     return {"numberOfForecastsInEnsemble": spec.ensemble_size, "typeOfEnsembleForecast": UNPERTURBED}
 
 
-def set_keys(handle: int, keys: Mapping[str, Any], what: str) -> None:
-    """Set keys of a message in their order; EncodingError naming `what` and the key that ecCodes refuses."""
-    for key, value in keys.items():
-        try:
-            eccodes.codes_set(handle, key, value)
-        except eccodes.CodesInternalError as error:
-            raise EncodingError(f"{what}: GRIB key {key} cannot be {value!r} ({error})") from None
-
-
 class FieldEncoder:
     """Makes the GRIB messages of one member.
 
@@ -341,6 +295,7 @@ class FieldEncoder:
             handle = eccodes.codes_clone(self._base)
             parameter = grib_parameter(variable)
             accumulated = variable in self.spec.accumulated
+            # from template 1 ecCodes itself goes on to 104, that of waves of some periods, with the periods' keys
             keys = {"productDefinitionTemplateNumber": 11 if accumulated else 1, "paramId": parameter.param_id}
             keys |= parameter.keys
             if accumulated:
@@ -367,7 +322,7 @@ class FieldEncoder:
         """Return the GRIB message of one field; valid until the next call.
 
         `values` is float32 ``(value,)`` in the model's units and is left as it is; NaN is a missing value where the
-        parameter may miss some. `header` saves making it, where the caller knows it. Raises NotFiniteError naming
+        variable may miss some. `header` saves making it, where the caller knows it. Raises NotFiniteError naming
         variable, lead and count of other NaN or infinity.
         """
         parameter = grib_parameter(variable)
@@ -376,7 +331,7 @@ class FieldEncoder:
         low, high = values.min(), values.max()
         whole = bool(np.isfinite(low) and np.isfinite(high))
         if not whole:
-            bad = np.isinf(values) if parameter.may_miss else ~np.isfinite(values)
+            bad = np.isinf(values) if variable in self.spec.missing else ~np.isfinite(values)
             if count := int(bad.sum()):
                 where = f"member {self.spec.member}: {variable} at lead {lead} h"
                 raise NotFiniteError(f"{where}: {count} of {values.size} values not finite")

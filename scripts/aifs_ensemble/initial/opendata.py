@@ -21,14 +21,8 @@ import numpy as np
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import DownloadError, InputError
 from aifs_ensemble.common.names import CONTROL
-from aifs_ensemble.common.parameters import (
-    WAVES,
-    FieldName,
-    field_name,
-    parameter_of,
-    split_variable,
-    variable_name,
-)
+from aifs_ensemble.common.parameter_rows import WAVES
+from aifs_ensemble.common.parameters import FieldName, field_name, parameter_of, split_variable, variable_name
 from aifs_ensemble.fields.state import State, read_state, write_state
 from aifs_ensemble.initial.constants import GRAVITY
 from aifs_ensemble.initial.download import Downloader, Fetched, FetchedFields, FieldRequest, NoFieldsError

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.parameters import has_row, parameter_of, parts_of, variable_name
+from aifs_ensemble.fields.directions import split
 from aifs_ensemble.fields.grib_reader import Header
 from aifs_ensemble.fields.interpolation import Weights, interpolation_weights
 
@@ -66,8 +67,7 @@ def as_modelled(variable: str, values: Values) -> dict[str, Values]:
     parts = parts_of(variable)
     if len(parts) == 1:
         return {variable: values}
-    angle = np.deg2rad(values.astype(np.float64))
-    return {name: part.astype(np.float32) for name, part in zip(parts, (np.cos(angle), np.sin(angle)), strict=True)}
+    return dict(zip(parts, split(values), strict=True))
 
 
 def _on_the_circle(fields: dict[str, Values]) -> None:

@@ -18,8 +18,10 @@ import xarray as xr
 
 from aifs_ensemble.common.errors import ConfigError, InputError
 from aifs_ensemble.common.files import atomic_writer
-from aifs_ensemble.common.parameters import cf_units, has_row, parameter_of, variable_name
+from aifs_ensemble.common.parameter_rows import cf_units
+from aifs_ensemble.common.parameters import has_row, parameter_of, variable_name
 from aifs_ensemble.common.text import foreign, hint
+from aifs_ensemble.fields.directions import through_parts
 from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
 from aifs_ensemble.fields.interpolation import interpolation_weights
@@ -139,7 +141,9 @@ class _Fields:
         """Return one field within the area, float32 ``(row, column)``, in the file's units."""
         where = f"{location.path}: {location.header}"
         source, values = decode(message or location.read(), where)
-        return self.area.cut(self._weights(source).apply(values[None])[0].reshape(self._shape))
+        weights, name = self._weights(source), variable_name(location.header.field)
+        regridded = through_parts(name, values, lambda part: weights.apply(part[None])[0])
+        return self.area.cut(regridded.reshape(self._shape))
 
 
 def _data_set(fields: _Fields) -> xr.Dataset:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.parameters import is_wind
+from aifs_ensemble.fields.directions import through_parts
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.interpolation import Weights, interpolation_weights
 
@@ -44,7 +45,8 @@ class RegularGrid:
 
     def regrid(self, variable: str, values: Field) -> Field:
         """Return a field of the model's grid, ``(value,)``, as float32 ``(row, column)``."""
-        return self.weights(variable).apply(values[None])[0].reshape(self.shape)
+        weights = self.weights(variable)
+        return through_parts(variable, values, lambda part: weights.apply(part[None])[0]).reshape(self.shape)
 
 
 # one for all members of an ensemble, whose grids are objects of their own

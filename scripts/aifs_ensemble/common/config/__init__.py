@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from aifs_ensemble.common.config.ensemble_products import check_cube, check_statistics
+from aifs_ensemble.common.config.ensemble_products import check_cube, check_statistics, refuse_direction
 from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.errors import ConfigError
@@ -255,6 +255,7 @@ def _check_periods(config: Config) -> None:
         if item.variable in config.model.delivered and accumulates != (item.statistic == "sum"):
             right = "sum, for it is an amount" if accumulates else "mean, for it is no amount"
             raise ConfigError(f"config: products.weekly.variables.{name}.statistic: {item.statistic}, expected {right}")
+        refuse_direction(f"weekly.variables.{name}.variable", item.variable)
     if bool(weekly.team) != bool(weekly.submission_model):
         raise ConfigError("config: products.weekly: team and submission_model, expected both or neither")
     if weekly.team and len(config.periods) < len(weekly.periods):
@@ -279,6 +280,7 @@ def _check_evaluation(config: Config) -> None:
             )
         if parameter_of(name).accumulates:
             raise ConfigError(f"{where}.variables: {name!r} is an amount, which no analysis holds; expected an instant")
+        refuse_direction("evaluation.variables", name)
     if evaluation.enabled and config.lead_hours < evaluation.every_hours:
         raise ConfigError(
             f"{where}.every_hours: {evaluation.every_hours}, expected at most lead_hours, {config.lead_hours}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.parameters import is_direction, parameter_of
 from aifs_ensemble.common.text import hint
 from aifs_ensemble.common.wind_speed import sources, wind_speed
 
@@ -19,6 +20,12 @@ def check_statistics(config: Config) -> None:
         return
     for variable in statistics.variables:
         _check_made(config, f"statistics.variables: {variable}", variable)
+        refuse_direction("statistics.variables", variable)
+        if wind_speed(variable) is None and parameter_of(variable).template != 1:
+            raise ConfigError(
+                f"config: products.statistics.variables: {variable!r}: GRIB2 has no statistics of waves of some "
+                "periods, expected another variable, such as swh"
+            )
     for hours in statistics.windows:
         if hours < step or hours % step or (hours > 24 and hours % 24) or (hours < 24 and 24 % hours):
             raise ConfigError(
@@ -30,6 +37,12 @@ def check_statistics(config: Config) -> None:
             # of the default thresholds, those that a user's variables leave out are no mistake
             if variable not in statistics.variables:
                 _check_made(config, f"statistics.{key}.{variable}", variable)
+
+
+def refuse_direction(key: str, name: str) -> None:
+    """Raise ConfigError for a direction, whose degrees have no mean, spread or quantiles."""
+    if wind_speed(name) is None and is_direction(name):
+        raise ConfigError(f"config: products.{key}: {name!r}: a direction has no mean, expected another variable")
 
 
 def check_cube(config: Config) -> None:

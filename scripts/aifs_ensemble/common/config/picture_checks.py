@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aifs_ensemble.common.areas import areas_named
+from aifs_ensemble.common.config.ensemble_products import refuse_direction
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import place_label
 from aifs_ensemble.common.text import hint
@@ -29,6 +30,7 @@ def check_pictures(config: Config) -> None:
                 f"config: {_KEY}.variables: {name!r}, expected a variable that {config.model.name} makes, or 10si for "
                 f"the speed of the wind, {meant}"
             )
+        refuse_direction("pictures.variables", name)
     for key in ("step_hours", "amount_hours"):
         hours, step = getattr(pictures, key), config.model.timestep_hours
         if hours % step:

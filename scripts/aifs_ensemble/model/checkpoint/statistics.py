@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.common.parameters import OTHER, find_variable, has_row
+from aifs_ensemble.common.parameter_rows import OTHER
+from aifs_ensemble.common.parameters import find_variable, has_row
 
 
 def mean_and_deviation(variable: str, given: Mapping[str, Sequence[float]] | None = None) -> tuple[float, float]:

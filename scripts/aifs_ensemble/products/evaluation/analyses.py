@@ -17,7 +17,7 @@ from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.initial.constants import GRAVITY
 from aifs_ensemble.initial.download import Downloader, FieldRequest
-from aifs_ensemble.initial.opendata import opendata_name, to_model
+from aifs_ensemble.initial.opendata import by_request, opendata_name, stream_of, to_model
 from aifs_ensemble.initial.source import Regridder, in_model_units
 
 Field = npt.NDArray[np.float32]
@@ -60,7 +60,8 @@ def _from_open_data(config: Config) -> Reader:
     settings = config.initial_conditions.ecmwf_open_data
 
     def read(time: datetime, variable: str, regridder: Regridder) -> Field:
-        request = FieldRequest(time, "oper", "fc", (opendata_name(variable),))
+        ((group, names),) = by_request([variable]).items()
+        request = FieldRequest(time, stream_of("oper", group), "fc", tuple(names))
         try:
             # one for each field: its deadline is for that field alone, its cache for all
             answer = Downloader(list(settings.sources), settings, config.cache / "opendata").fetch(request)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aifs_ensemble.common.parameters import MapStyle, find_variable
+from aifs_ensemble.common.parameter_rows import MapStyle
+from aifs_ensemble.common.parameters import find_variable
 from aifs_ensemble.common.wind_speed import NEAR_SURFACE, sources
 from aifs_ensemble.products.wording import Units, shown_units
 

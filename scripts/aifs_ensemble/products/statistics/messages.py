@@ -17,14 +17,8 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.parameters import FieldName, bits_for, field_name
 from aifs_ensemble.common.wind_speed import sources, wind_speed
 from aifs_ensemble.fields.ccsds import CcsdsPacker, pack_with_eccodes
-from aifs_ensemble.fields.grib_encoder import (
-    UNKNOWN_PROCESS,
-    UNTRAINED_EXPVER,
-    grib_parameter,
-    grid_template,
-    origin_keys,
-    set_keys,
-)
+from aifs_ensemble.fields.grib_encoder import UNKNOWN_PROCESS, UNTRAINED_EXPVER, grib_parameter, origin_keys
+from aifs_ensemble.fields.grid_templates import grid_template, set_keys
 from aifs_ensemble.products.regular_grid import RegularGrid
 from aifs_ensemble.products.statistics.choice import MEAN, PROBABILITY, SPREAD
 from aifs_ensemble.products.statistics.named_thresholds import NamedThreshold
