@@ -23,7 +23,7 @@ MODEL = """
         soil: [stl1, stl2]
         pressure:
           q: *levels-v1
-          t: &levels-v2 [10, 50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000]
+          t: *levels-v2
           u: *levels-v2
           v: *levels-v2
           w: *levels-v2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -279,7 +280,7 @@ WAVES = ["swh", "2t"]  # which the table lets miss values over land, and one whi
 
 def waves(spec: OutputSpec, missing: slice | list[int]) -> np.ndarray:
     """Return fields of waves and temperature, some of the former missing."""
-    fields = make_fields(spec, 12) - 270
+    fields = make_fields(dataclasses.replace(spec, missing=()), 12) - 270
     fields[0, missing] = np.nan
     return fields
 
