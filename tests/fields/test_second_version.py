@@ -15,7 +15,7 @@ from aifs_ensemble.common.errors import NotFiniteError
 from aifs_ensemble.common.models import get_model
 from aifs_ensemble.common.names import coarse_file, lead_file
 from aifs_ensemble.common.parameters import bits_for, parts_of
-from aifs_ensemble.fields.coarse_encoder import CoarseEncoder, coarse_output, coarse_weights
+from aifs_ensemble.fields.coarse_encoder import coarse_output, coarse_weights
 from aifs_ensemble.fields.directions import split, through_parts, whole
 from aifs_ensemble.fields.encoder_pool import EncoderPool
 from aifs_ensemble.fields.grib_check import check_lead, check_messages, messages
