@@ -16,7 +16,7 @@ with rule(snakemake) as config:
     command = [
         sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "forecast_engine.py"),
         "--model", "demo" if toy else "aifs-ens-size",
-        "--scratch", str(config.scratch.root / "benchmark"),
+        "--scratch", str(config.scratch_root / "benchmark"),
         "--out", snakemake.output[0],
         "--modes", *MODES,
         *(TOY if toy else []),

@@ -266,6 +266,11 @@ class Keys:
 
     cycle: str
 
+    @property
+    def day(self) -> str:
+        """The cycle's day, ``YYYYMMDD``."""
+        return self.cycle.partition("_")[0]
+
     def folder(self, part: str) -> str:
         """What the keys of one kind begin with, such as ``manifests``."""
         return f"{self.cycle}/{part}/"
@@ -365,7 +370,7 @@ class Keys:
     @property
     def quintiles(self) -> str:
         """Probabilities of climatological classes, under the name that users' scripts know."""
-        return self.product(f"ensemble_quintile_probabilities_{self.cycle[:8]}.nc")
+        return self.product(f"ensemble_quintile_probabilities_{self.day}.nc")
 
     def submission(self, name: str) -> str:
         """A file of a submission to AI Weather Quest."""

@@ -103,7 +103,7 @@ def check_scratch(config: Config, needed: float, *, held: float = 0, mounts: Pat
     A container's own layer is refused for more than a demonstration, unless the environment says that it lies on a
     disk rented for scratch. With a scratch budget, that is the room there is. Returns the file system.
     """
-    scratch = config.scratch.root
+    scratch = config.scratch_root
     system = file_system(scratch, mounts)
     if system.overlay and needed > OVERLAY_MOST and environment.LAYER_ON_RENTED_DISK not in os.environ:
         raise PlanError(
@@ -195,7 +195,7 @@ class ScratchBudget:
     def of(cls, config: Config) -> ScratchBudget:
         """Return the budget that a configuration sets."""
         limit = config.delivery.scratch_budget_mb
-        return cls(config.scratch.root, None if limit is None else int(limit * MB))
+        return cls(config.scratch_root, None if limit is None else int(limit * MB))
 
     def short(self, more: int) -> int:
         """Return how many bytes are wanting for `more` bytes, 0 when there is room."""

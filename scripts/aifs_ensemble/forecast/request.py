@@ -142,7 +142,7 @@ def _local_checkpoint(config: Config) -> Path:
     named = config.checkpoint
     if named and "://" not in named:
         return Path(named)
-    return config.scratch.root / checkpoint_file(config.model.name)
+    return config.scratch_root / checkpoint_file(config.model.name)
 
 
 def member_settings(request: ForecastRequest, files: Mapping[str, KnownFile], device: str) -> dict[str, Any]:

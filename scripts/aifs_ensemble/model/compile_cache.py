@@ -91,7 +91,7 @@ class CompileCache(Observer):
     def of(cls, config: Config) -> CompileCache:
         """Return the cache of a configuration, shared where members are delivered as they are computed."""
         shared = config.delivery.streaming and config.delivery.share_compiled
-        root = config.scratch.root / "cache" / "compiled"
+        root = config.scratch_root / "cache" / "compiled"
         return cls(root, cache_name(card_name(), config), (lambda: open_destination(config)) if shared else None)
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from aifs_ensemble.common.config.ensemble_products import check_cube, check_statistics, refuse_direction
 from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
+from aifs_ensemble.common.cycles import check_cycle, parse_cycles
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.common.names import CONTROL, Keys, Scratch, format_members, lead_hours, parse_cycle, parse_members
@@ -78,12 +79,18 @@ class Config:
     - ``members``: the numbers in order, such as (1, 2, 5)
     - ``min_members``: a number, also where the key is null
     - ``cycle``: the text, checked; ``cycle_time`` is the time
-    - ``scratch``: the names of files there; the folder is ``config.scratch.root``
+    - ``scratch``: the names of files there; the folder is ``config.scratch_root``
 
     ``given`` has all keys as they were given, with defaults and with places expanded: ``config.given.members``.
     ``leads``, ``objects`` (names at the destination), ``cache`` and ``cloud_destination`` are no keys but follow from
-    them. `files` are the YAML files that `raw` was read from: an error then names file and line. Raises ConfigError,
-    one line for each key that is wrong, naming it, its value and what was expected.
+    them.
+
+    ``cycles`` are those of a run: one, or several. ``of_cycle`` gives the configuration of one of them. What is of
+    one cycle (``cycle``, ``cycle_time``, ``scratch``, ``objects``) a configuration of several does not have: to ask
+    it is a ConfigError.
+
+    `files` are the YAML files that `raw` was read from: an error then names file and line. Raises ConfigError, one
+    line for each key that is wrong, naming it, its value and what was expected.
     """
 
     def __init__(self, raw: Mapping[str, Any], files: Sequence[Path] = ()):
@@ -104,15 +111,11 @@ class Config:
             raise explain(error, json.loads(text)) from None
         self.given = values
         self.model: Model = get_model(values.model)
-        self.cycle = values.cycle
-        self.cycle_time: datetime = parse_cycle(values.cycle)
-        if self.cycle_time.hour % 6 or self.cycle_time.minute:
-            raise ConfigError(f"config: cycle: {values.cycle!r}, expected hour 00, 06, 12 or 18")
+        self.cycles = _cycles(values)
         self.members = parse_members(values.members)
         self.lead_hours = values.lead_hours
         self.leads = lead_hours(values.lead_hours, self.model.timestep_hours)
-        self.scratch = Scratch(Path(values.scratch), values.cycle)
-        self.objects = Keys(values.cycle)
+        self.scratch_root = Path(values.scratch)
         self.ensemble_size = values.ensemble_size
         self.min_members = len(self.members) if values.min_members is None else values.min_members
         self.checkpoint, self.trust_checkpoint = values.checkpoint, values.trust_checkpoint
@@ -128,8 +131,48 @@ class Config:
         _check_products(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return keys and values as given, with defaults: what JSON and YAML take, and ``Config`` takes again."""
-        return self.given.model_dump()
+        """Return keys and values as given, with defaults: what JSON and YAML take, and ``Config`` takes again.
+
+        Cycles are named one by one, whatever file named them.
+        """
+        return self.given.model_dump() | ({"cycles": list(self.cycles)} if self.given.cycles is not None else {})
+
+    def of_cycle(self, cycle: str) -> Config:
+        """Return the configuration of one cycle; of `EACH_CYCLE`, for names that stand for those of any cycle."""
+        if (cycle,) == self.cycles:
+            return self
+        found = copy(self)
+        found.cycles = (cycle,)
+        found.given = self.given.model_copy(update={"cycle": cycle, "cycles": None})
+        return found
+
+    @property
+    def of_each_cycle(self) -> tuple[Config, ...]:
+        """The configuration of each cycle."""
+        return tuple(map(self.of_cycle, self.cycles))
+
+    @property
+    def cycle(self) -> str:
+        """The cycle; ConfigError where there are several."""
+        if len(self.cycles) > 1:
+            named = f"{len(self.cycles)} cycles, {self.cycles[0]} to {self.cycles[-1]}"
+            raise ConfigError(f"config: cycles: {named}, expected one here (--cycle)")
+        return self.cycles[0]
+
+    @property
+    def cycle_time(self) -> datetime:
+        """The cycle as a UTC time."""
+        return parse_cycle(self.cycle)
+
+    @property
+    def scratch(self) -> Scratch:
+        """Names of the cycle's files on scratch."""
+        return Scratch(self.scratch_root, self.cycle)
+
+    @property
+    def objects(self) -> Keys:
+        """Names of the cycle's objects at the destination."""
+        return Keys(self.cycle)
 
     def state_of(self, member: int) -> int:
         """Return the member of the source whose state a member starts from: its own, or one that several share."""
@@ -165,11 +208,25 @@ class Config:
 
     @property
     def cache(self) -> Path:
-        return Path(self.initial_conditions.cache or self.scratch.root / "cache")
+        return Path(self.initial_conditions.cache or self.scratch_root / "cache")
 
     @property
     def cloud_destination(self) -> bool:
         return (self.destination or "").startswith("gs://")
+
+
+def _cycles(values: Values) -> tuple[str, ...]:
+    """Return the cycles that one of the two keys names; ConfigError where none does, or both."""
+    if values.cycles is None:
+        if values.cycle is None:
+            raise ConfigError(
+                "config: cycle is missing: the initial time YYYYMMDD_HHMM, or several with the key cycles"
+            )
+        check_cycle(values.cycle)
+        return (values.cycle,)
+    if values.cycle is not None:
+        raise ConfigError(f"config: cycles: beside cycle: {values.cycle!r}, expected one of the two (cycle: null)")
+    return parse_cycles(values.cycles)
 
 
 def _check_members(config: Config) -> None:

@@ -21,8 +21,14 @@ _NAMED = re.compile(r"(?:config: )?(?:unknown key ')?(?P<key>[\w.-]+)['\w ]*[:,]
 
 # what the checks of other keys build on, with values that are right
 _BENEATH = {"model": "demo", "cycle": "20250819_0000", "members": "1", "lead_hours": 6}
-# what has no default either
-_NEEDED = {**_BENEATH, "scratch": "scratch", "initial_conditions": {}, "initial_conditions.source": "idealised"}
+# what has no default either, or is needed where it is given
+_NEEDED = {
+    **_BENEATH,
+    "cycles": ["20250819_0000"],
+    "scratch": "scratch",
+    "initial_conditions": {},
+    "initial_conditions.source": "idealised",
+}
 _MOST = 20
 
 

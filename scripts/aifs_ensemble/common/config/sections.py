@@ -476,8 +476,11 @@ class Values(Section):
     fetched as the catalogue says."""
     trust_checkpoint: Flag = False
     """Load a checkpoint whose digest is not in the model catalogue. Unpickling runs code: only for files you trust."""
-    cycle: Annotated[str, BeforeValidator(_cycle)]
-    """Initial time, "YYYYMMDD_HHMM" in quotes, UTC; the hour is 00, 06, 12 or 18."""
+    cycle: Annotated[Nullable[str], BeforeValidator(_cycle)] = None
+    """Initial time, "YYYYMMDD_HHMM" in quotes, UTC; the hour is 00, 06, 12 or 18. null: `cycles` names several."""
+    cycles: Annotated[Nullable[str | list[Any]], BeforeValidator(_cycle)] = None
+    """Several cycles in one run, in place of `cycle`: a list, a range "20250101_0000..20251225_0000 every 7d" (or
+    12h), or a file with one of these a line."""
     members: Annotated[str | int | list[Any], BeforeValidator(_whole)]
     """Members to run: 1-50, or 1,5,10-12, or a list. Member 0 is the control, from the unperturbed analysis: 0-50 runs
     it too."""
