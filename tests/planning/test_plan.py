@@ -16,7 +16,7 @@ from aifs_ensemble.common.errors import PlanError
 from aifs_ensemble.planning.choice import choose, ranked
 from aifs_ensemble.planning.estimates import Estimate, estimate
 from aifs_ensemble.planning.machines import Machines
-from aifs_ensemble.planning.outstanding import everything
+from aifs_ensemble.planning.outstanding import everything, together
 from aifs_ensemble.planning.plan import Plan, default_profile, plan, plan_case
 from aifs_ensemble.planning.plan_text import plan_dict, summary_lines
 from aifs_ensemble.planning.regions import usable_regions
@@ -85,6 +85,38 @@ def make(config: Config, frozen: tuple[Machines, Throughput], **over: Any) -> Pl
     machines, table = frozen
     over = {"work": everything(config), "runs": (), **over}
     return plan(plan_case(config, machines, throughput=table, **over), TODAY)
+
+
+def test_cycles_cost_what_each_of_them_costs(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    """Two cycles of seven members, seven a machine, beside each other: nothing is saved, and no time is lost."""
+    config = synthetic.config(tmp_path / "scratch", members="1-7", checkpoint="gs://bucket/model.ckpt")
+    both = Config(config.to_dict() | {"cycle": None, "cycles": [config.cycle, "20260108_0000"]})
+    work = together({one.cycle: everything(one) for one in both.of_each_cycle})
+    alone, found = make(config, frozen).chosen, make(both, frozen, work=work).chosen
+    assert (alone.groups, found.groups, found.members_per_vm) == (1, 2, 7)
+    assert found.costs == pytest.approx({name: 2 * usd for name, usd in alone.costs.items()})
+    assert found.wall_hours == pytest.approx(alone.wall_hours + 5 / 3600), "a manifest more is written, 5 s"
+    counts = {job.rule: job.count for job in make(both, frozen, work=work).jobs}
+    assert counts == {
+        "initial_cycle": 2, "initial_member": 14, "initial_members": 2, "forecast_member": 14, "ensemble_manifest": 2
+    }  # fmt: skip
+
+
+def test_members_of_cycles_share_machines(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:
+    """Seven cycles of two members are two machines, where each alone would have one."""
+    config = synthetic.config(tmp_path / "scratch", members="1-2")
+    cycles = [f"202601{day:02d}_0000" for day in range(1, 8)]
+    seven = Config(config.to_dict() | {"cycle": None, "cycles": cycles})
+    work = together({one.cycle: everything(one) for one in seven.of_each_cycle})
+    found = make(seven, frozen, work=work)
+    assert (found.chosen.groups, found.chosen.members_per_vm) == (2, 7)
+    lines = summary_lines(found)
+    assert lines[0].startswith(f"plan: 7 cycles, {cycles[0]} to {cycles[-1]}: 14 of 14 members to forecast, ")
+    assert [line.split(":")[0].strip() for line in lines[1:8]] == cycles
+    content = plan_dict(found)
+    assert content["cycles"] == cycles and "cycle" not in content
+    assert content["by_cycle"][cycles[3]]["members_to_forecast"] == [1, 2]
+    assert sum(one["steps"] for one in content["by_cycle"].values()) == content["steps"] == found.case.work.steps
 
 
 GOLDEN_CASES: dict[str, dict[str, Any]] = {

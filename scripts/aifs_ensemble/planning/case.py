@@ -62,7 +62,11 @@ class Case:
     @property
     def delivered_bytes(self) -> float:
         """Bytes still to deliver."""
-        return len(self.work.to_deliver) * len(self.config.leads) * self.lead_bytes
+        return self.bytes_of(self.work)
+
+    def bytes_of(self, work: Outstanding) -> float:
+        """Return the bytes that are still to deliver of some work, such as a cycle's."""
+        return len(work.to_deliver) * len(self.config.leads) * self.lead_bytes
 
     @cached_property
     def products(self) -> ProductStage:

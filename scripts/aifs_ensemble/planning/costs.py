@@ -49,23 +49,39 @@ def cpu_stage(case: Case) -> CpuStage:
     start = 0.0 if case.local else assume.vm_boot_seconds + assume.image_gb["cpu"] * 1000 / assume.image_pull_mb_s
     wait = 0.0 if case.local else assume.vm_wait_seconds
     cores = (os.cpu_count() or 1) if case.local else case.machines.for_class("cpu", case.config).vcpus
-    states = math.ceil(sum(work.initial for work in case.work.members) / cores) + case.work.shared_initial
+    states = [
+        math.ceil(sum(work.initial for work in cycle.members) / cores) + cycle.shared_initial
+        for cycle in case.work.by_cycle
+    ]
+    # each cycle has a rented machine of its own for its states, and one for its products
+    starting = min(sum(map(bool, states)), 1) if case.local else sum(map(bool, states))
+    producing = sum(any(rule.startswith("product_") for rule in cycle.products) for cycle in case.work.by_cycle)
+    producing = int(bool(case.products.jobs)) * (1 if case.local else max(producing, 1))
     synced = 0 if case.config.delivery.streaming else len(case.work.to_deliver)
     sync_seconds = len(case.config.leads) * case.lead_bytes / 1e6 / assume.sync_mb_s
     # (machines, seconds of each, one after the other on each); stages follow one another
     stages = [
-        (int(case.work.checkpoint and not case.checkpoint_here), case.initial_seconds, 1),
-        (min(states, 1), case.initial_seconds, states),
-        (synced, sync_seconds, math.ceil(synced / cores) if case.local else 1),
-        (int(bool(case.products.jobs)), product_seconds(case, cores), 1),
+        (int(case.work.checkpoint and not case.checkpoint_here), case.initial_seconds, 1.0),
+        (starting, case.initial_seconds, sum(states) / max(starting, 1)),
+        (synced, sync_seconds, math.ceil(synced / cores) if case.local else 1.0),
+        (producing, product_seconds(case, cores) / max(producing, 1), 1.0),
     ]
+    rounds = [1, math.ceil(starting / case.config.cloud.vms), 1, math.ceil(producing / case.config.cloud.vms)]
     # on no machine of their own
     here = _MANIFEST_SECONDS * int(case.work.ensemble_manifest)
     here += case.initial_seconds * int(case.work.checkpoint and case.checkpoint_here)
     return CpuStage(
         hours=sum(machines * (start + seconds * (1 if case.local else jobs)) for machines, seconds, jobs in stages)
         / 3600,
-        wall_hours=(here + sum(wait + start + jobs * seconds for machines, seconds, jobs in stages if machines)) / 3600,
+        wall_hours=(
+            here
+            + sum(
+                turns * (wait + start + jobs * seconds)
+                for turns, (machines, seconds, jobs) in zip(rounds, stages, strict=True)
+                if machines
+            )
+        )
+        / 3600,
         starts=sum(machines for machines, _, _ in stages),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,18 +40,25 @@ class MemberWork:
 class Outstanding:
     """What is missing. `looked_at` says where that was read, `refusal` why a run would not start on it.
 
-    `of_run` says that it is what one run would do, which may be less (`of_jobs`). `products` counts jobs by rule.
+    `of_run` says that it is what one run would do, which may be less (`of_jobs`). `products` counts jobs by rule. What
+    is missing of several cycles has each of them in `cycles`, and counts `shared_initial` and `ensemble_manifest`.
     """
 
     members: tuple[MemberWork, ...]
-    shared_initial: bool
+    shared_initial: int
     checkpoint: bool
-    ensemble_manifest: bool
+    ensemble_manifest: int
     looked_at: tuple[str, ...]
     manifests: tuple[MemberManifest, ...] = ()
     refusal: str | None = None
     of_run: bool = False
     products: Mapping[str, int] = field(default_factory=dict)
+    cycles: Mapping[str, Outstanding] = field(default_factory=dict)
+
+    @property
+    def by_cycle(self) -> tuple[Outstanding, ...]:
+        """What is missing of each cycle."""
+        return tuple(self.cycles.values()) or (self,)
 
     @property
     def to_forecast(self) -> tuple[MemberWork, ...]:
@@ -66,6 +74,34 @@ class Outstanding:
     def steps(self) -> int:
         """Forecast steps still to compute, over all members."""
         return sum(work.steps for work in self.members)
+
+
+def together(works: Mapping[str, Outstanding]) -> Outstanding:
+    """Return what is missing of all cycles of a run, given what is of each; of one cycle, that itself."""
+    each = tuple(works.values())
+    if len(each) == 1:
+        return each[0]
+    products = Counter[str]()
+    for work in each:
+        products.update(work.products)
+    refusals = [f"{cycle}: {work.refusal}" for cycle, work in works.items() if work.refusal]
+    return Outstanding(
+        members=tuple(member for work in each for member in work.members),
+        shared_initial=sum(work.shared_initial for work in each),
+        checkpoint=any(work.checkpoint for work in each),
+        ensemble_manifest=sum(work.ensemble_manifest for work in each),
+        looked_at=tuple(dict.fromkeys(place for work in each for place in work.looked_at)),
+        manifests=tuple(manifest for work in each for manifest in work.manifests),
+        refusal="; ".join(refusals) or None,
+        of_run=all(work.of_run for work in each),
+        products=products,
+        cycles=works,
+    )
+
+
+def outstanding_of_run(config: Config, *, destination: bool | None = None) -> Outstanding:
+    """Return what is missing of all cycles of a configuration, as `outstanding` finds it."""
+    return together({one.cycle: outstanding(one, destination=destination) for one in config.of_each_cycle})
 
 
 def everything(config: Config) -> Outstanding:

@@ -27,7 +27,7 @@ from aifs_ensemble.planning.costs import GB
 from aifs_ensemble.planning.estimates import Estimate, estimate
 from aifs_ensemble.planning.grid_sizes import grid_points
 from aifs_ensemble.planning.machines import Gpu, Machines, MachineType
-from aifs_ensemble.planning.outstanding import Outstanding, outstanding
+from aifs_ensemble.planning.outstanding import Outstanding, outstanding_of_run
 from aifs_ensemble.planning.own_pass import unmixed, why_own_pass, without_acceleration
 from aifs_ensemble.planning.regions import mismatches
 from aifs_ensemble.planning.throughput import Throughput, load_throughput, past_manifests, with_runs
@@ -98,7 +98,7 @@ def _own_gpu(machines: Machines) -> Gpu | None:
 
 def this_machine(config: Config, machines: Machines) -> MachineType:
     """Return the machine that this runs on, as a machine type without a price."""
-    folder = config.scratch.root.absolute()
+    folder = config.scratch_root.absolute()
     while not folder.exists():
         folder = folder.parent
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
@@ -156,7 +156,7 @@ def plan_case(
     profile = profile or default_profile(config)
     if profile not in PROFILES:
         raise PlanError(f"plan: profile {profile!r}, expected one of {', '.join(PROFILES)}")
-    runs = past_manifests(config.scratch.root) if runs is None else runs
+    runs = past_manifests(config.scratch_root) if runs is None else runs
     own = why_own_pass(config, runs)
     table = throughput or load_throughput(machines.gpu_specs)
     table = without_acceleration(table, config.model) if own else table
@@ -165,7 +165,7 @@ def plan_case(
         config=config,
         machines=machines,
         throughput=table,
-        work=outstanding(config) if work is None else work,
+        work=outstanding_of_run(config) if work is None else work,
         profile=profile,
         bucket_region=bucket_region or config.cloud.bucket_region,
         lead_bytes=_lead_bytes(config, table, runs),
@@ -213,7 +213,7 @@ def _jobs(case: Case) -> tuple[JobCount, ...]:
         ("checkpoint_prepare", "gpu" if case.config.model.built else fetched, int(work.checkpoint)),
         ("initial_cycle", "cpu", int(work.shared_initial)),
         ("initial_member", "cpu", sum(member.initial for member in work.members)),
-        ("initial_members", "cpu", int(any(member.initial for member in work.members))),
+        ("initial_members", "cpu", sum(any(member.initial for member in one.members) for one in work.by_cycle)),
         ("forecast_member", "gpu", len(work.to_forecast)),
         ("sync_member", "cpu", 0 if case.config.delivery.streaming else len(work.to_deliver)),
         ("ensemble_manifest", "local", int(work.ensemble_manifest)),

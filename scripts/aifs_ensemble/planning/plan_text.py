@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycles import name_cycles
 from aifs_ensemble.common.names import count_members, format_members
 from aifs_ensemble.common.text import duration, money, size, table
 from aifs_ensemble.planning.case import Case
@@ -16,6 +17,7 @@ from aifs_ensemble.planning.choice import ranked
 from aifs_ensemble.planning.costs import product_seconds, product_usd
 from aifs_ensemble.planning.estimates import Estimate
 from aifs_ensemble.planning.machines import machines_of
+from aifs_ensemble.planning.outstanding import Outstanding
 from aifs_ensemble.planning.plan import Plan, plan, plan_case
 
 
@@ -32,22 +34,41 @@ def summary_lines(plan: Plan) -> list[str]:
     for job in plan.jobs:
         by_class[job.machine_class] = by_class.get(job.machine_class, 0) + job.count
     jobs = ["jobs: " + ", ".join(f"{count} {name}" for name, count in by_class.items())] if by_class else []
-    return [_work_line(plan.case), *jobs, *_way_lines(plan), *_finding_lines(plan)]
+    return [*_work_lines(plan.case), *jobs, *_way_lines(plan), *_finding_lines(plan)]
 
 
-def _work_line(case: Case) -> str:
-    config, work = case.config, case.work
+def _work_lines(case: Case) -> list[str]:
+    """Return what is to be computed: a line, and of several cycles one for each that has something to do."""
+    config = case.config
+    if not case.work.cycles:
+        return [f"plan: {config.cycle}: {_work_of(case, config, case.work)}"]
+    todo, members = len(case.work.to_forecast), len(config.members) * len(config.cycles)
+    name = f"{len(config.cycles)} cycles, {config.cycles[0]} to {config.cycles[-1]}"
+    works = {cycle: _work_of(case, config.of_cycle(cycle), work) for cycle, work in case.work.cycles.items()}
+    idle = [cycle for cycle, work in case.work.cycles.items() if not work.to_forecast and not work.to_deliver]
+    if len(idle) == len(works):
+        return [f"plan: {name}: {works[idle[0]]}"]
+    total = (
+        f"plan: {name}: {todo} of {members} members to forecast, {case.work.steps} steps, "
+        f"{len(case.work.to_deliver)} members to deliver, {size(case.delivered_bytes)}"
+    )
+    lines = [f"  {cycle}: {text}" for cycle, text in works.items() if cycle not in idle]
+    return [total, *lines, *([f"  {name_cycles(idle)}: {works[idle[0]]}"] if idle else [])]
+
+
+def _work_of(case: Case, config: Config, work: Outstanding) -> str:
+    """Return what is to be computed of a cycle."""
     todo = work.to_forecast
     if not todo and not work.to_deliver and work.of_run:
-        return f"plan: {config.cycle}: no member to forecast or deliver in this run"
+        return "no member to forecast or deliver in this run"
     if not todo and not work.to_deliver:
         one = len(config.members) == 1
         all_of = f"{'' if one else 'all '}{count_members(config.members)} {'is' if one else 'are'}"
-        return f"plan: {config.cycle}: {all_of} there, nothing to compute"
+        return f"{all_of} there, nothing to compute"
     which = f" ({format_members(member.member for member in todo)})" if todo else ""
     return (
-        f"plan: {config.cycle}: {count_members(config.members, (m.member for m in todo))} to forecast{which}, "
-        f"{work.steps} steps, {len(work.to_deliver)} members to deliver, {size(case.delivered_bytes)}"
+        f"{count_members(config.members, (m.member for m in todo))} to forecast{which}, "
+        f"{work.steps} steps, {len(work.to_deliver)} members to deliver, {size(case.bytes_of(work))}"
     )
 
 
@@ -105,7 +126,7 @@ def _machines(way: Estimate) -> str:
 def full_lines(plan: Plan, ways: Sequence[Estimate], rows: int = 12) -> Iterator[str]:
     """Yield the whole plan as tables a person reads, and `rows` of the other ways (`choice.ranked`)."""
     way, case = plan.chosen, plan.case
-    yield _work_line(case)
+    yield from _work_lines(case)
     yield from _way_lines(plan)
     if plan.jobs:
         yield ""
@@ -175,18 +196,27 @@ def _way_dict(way: Estimate) -> dict[str, Any]:
     return content
 
 
+def _missing(work: Outstanding) -> dict[str, Any]:
+    """Return the members that are missing; of several cycles, by cycle."""
+    if work.cycles:
+        return {"by_cycle": {cycle: _missing(one) | {"steps": one.steps} for cycle, one in work.cycles.items()}}
+    return {
+        "members_to_forecast": [one.member for one in work.to_forecast],
+        "members_to_deliver": list(work.to_deliver),
+    }
+
+
 def plan_dict(plan: Plan, ways: Sequence[Estimate] = ()) -> dict[str, Any]:
     """Return the plan and the other ways as JSON-compatible values."""
     case, config = plan.case, plan.case.config
     return {
         "schema": "aifs-ensemble/plan/1",
-        "cycle": config.cycle,
+        **({"cycles": list(config.cycles)} if case.work.cycles else {"cycle": config.cycle}),
         "model": config.model.name,
         "profile": case.profile,
         "looked_at": list(case.work.looked_at),
         "members": len(config.members),
-        "members_to_forecast": [work.member for work in case.work.to_forecast],
-        "members_to_deliver": list(case.work.to_deliver),
+        **_missing(case.work),
         "steps": case.work.steps,
         "fields_per_lead": case.fields,
         "bytes_written": case.written_bytes,

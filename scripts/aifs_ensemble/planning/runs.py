@@ -92,7 +92,7 @@ def history(config: Config) -> Path:
 
     A coordinator may have no folder where its machines have scratch: then it is below the one it works in.
     """
-    root = config.scratch.root / "history"
+    root = config.scratch_root / "history"
     return (root if root.is_dir() or folder_problem(root) is None else Path(FETCHED)) / config.cycle
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import isnan
 from pathlib import Path
 from statistics import median
@@ -12,7 +13,10 @@ from typing import Any
 import pandas as pd
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycles import name_cycles
+from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.manifest import MemberManifest
+from aifs_ensemble.common.names import format_members
 from aifs_ensemble.common.text import duration, money, size, table
 from aifs_ensemble.planning.account import Account, MemberAccount, Stay
 from aifs_ensemble.planning.plan import Plan
@@ -63,30 +67,46 @@ def member_table(config: Config) -> str:
     """
     manifests = read_run(config, None).manifests
     frame = member_frame(manifests)
+    rows: list[tuple[object, ...]] = [(int(row["member"]), *_cells(frame.loc[[at]])) for at, row in frame.iterrows()]
+    return _table(config, [*rows, ("all", *_cells(frame))], ("member",), manifests)
+
+
+def cycle_table(configs: Sequence[Config]) -> str:
+    """Return the members of several cycles as text, a row a cycle: what `member_table` has, added up.
+
+    Raises InputError when no member is finished on scratch.
+    """
+    frames: dict[str, pd.DataFrame] = {}
+    manifests: tuple[MemberManifest, ...] = ()
+    for config in configs:
+        with suppress(InputError):
+            manifests = read_run(config, None).manifests
+            frames[config.cycle] = member_frame(manifests)
+    if not frames:
+        raise InputError(f"{configs[0].scratch_root}: no finished member of {name_cycles([c.cycle for c in configs])}")
     rows: list[tuple[object, ...]] = [
-        (
-            int(row["member"]),
-            int(row["leads"]),
-            f"{row['fields']:,.0f}",
-            size(row["bytes"]),
-            f"{row['seconds']:.1f}",
-            f"{row['step_seconds']:.3f}",
-            f"{row['fields_per_second']:.0f}",
-        )
-        for _, row in frame.iterrows()
+        (cycle, format_members(map(int, frame["member"])), *_cells(frame)) for cycle, frame in frames.items()
     ]
-    rows.append(
-        (
-            "all",
-            int(frame["leads"].sum()),
-            f"{frame['fields'].sum():,.0f}",
-            size(float(frame["bytes"].sum())),
-            f"{frame['seconds'].sum():.1f}",
-            f"{frame['step_seconds'].median():.3f}",
-            f"{frame['fields_per_second'].mean():.0f}",
-        )
+    whole = pd.concat(frames.values())
+    return _table(configs[0], [*rows, ("all", len(whole), *_cells(whole))], ("cycle", "members"), manifests)
+
+
+def _cells(frame: pd.DataFrame) -> tuple[object, ...]:
+    """Return what a table says of a member, or of several together."""
+    return (
+        int(frame["leads"].sum()),
+        f"{frame['fields'].sum():,.0f}",
+        size(float(frame["bytes"].sum())),
+        f"{frame['seconds'].sum():.1f}",
+        f"{frame['step_seconds'].median():.3f}",
+        f"{frame['fields_per_second'].mean():.0f}",
     )
-    lines = table(rows, ("member", "leads", "fields", "size", "s", "s/step", "fields/s"))
+
+
+def _table(
+    config: Config, rows: list[tuple[object, ...]], names: tuple[str, ...], manifests: Sequence[MemberManifest]
+) -> str:
+    lines = table(rows, (*names, "leads", "fields", "size", "s", "s/step", "fields/s"))
     if manifests[0].untrained:
         lines.append(f"{config.model.title}: these are not forecasts")
     return "\n".join(lines)
