@@ -34,14 +34,14 @@ localrules:
 rule all:
     default_target: True
     input:
-        RUN.unless_elsewhere([PATH.delivered(KEYS.ensemble_manifest)]),
-        RUN.unless_elsewhere(RUN.of_each_member(PATH.member_files())),
-        RUN.unless_elsewhere(RUN.declared(RUN.products())),
+        RUN.of_each_cycle(lambda one: [one.path.delivered(one.keys.ensemble_manifest)]),
+        RUN.of_each_cycle(lambda one: one.of_each_member(one.path.member_files())),
+        RUN.of_each_cycle(lambda one: one.declared(one.products())),
 
 
 rule forecasts:
     input:
-        RUN.of_each_member(PATH.forecast_outputs()),
+        RUN.of_each_cycle(lambda one: one.of_each_member(one.path.forecast_outputs())),
 
 
 with aifs_internals.errors_in_one_line():

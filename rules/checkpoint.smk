@@ -5,9 +5,9 @@ if not CONFIG.checkpoint:
         output:
             RUN.checkpoint(),
         log:
-            PATH.log("checkpoint_prepare"),
+            RUN.first.path.log("checkpoint_prepare"),
         benchmark:
-            PATH.benchmark("checkpoint_prepare")
+            RUN.first.path.benchmark("checkpoint_prepare")
         localrule: RUN.fetches_checkpoint()
         conda:
             "../envs/gpu.yaml"

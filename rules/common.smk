@@ -19,12 +19,12 @@ with aifs_internals.errors_in_one_line():
     RUN = aifs_snakefile.Run(workflow, config)
 
 CONFIG = RUN.config
-MEMBERS = RUN.members
-# names of objects under the destination, and where rules find and leave them; "{member}" stands for each member
-KEYS = RUN.keys
-PATH = RUN.path
+# names of objects under the destination, and where rules find and leave them; "{member}" stands for each member, and
+# "{cycle}" for each cycle of a run that has several
+KEYS = RUN.each.keys
+PATH = RUN.each.path
 
 
-# a member outside the configuration cannot be made by naming its file: it would be none of the ensemble
+# a member or a cycle outside the configuration cannot be made by naming its file
 wildcard_constraints:
-    member="|".join(MEMBERS),
+    **RUN.wildcard_constraints(),

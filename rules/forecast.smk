@@ -6,7 +6,7 @@ rule forecast_member:
         checkpoint=RUN.to_forecast(RUN.checkpoint()),
         again=RUN.again(PATH.forecast_outputs()[0]),
     output:
-        RUN.declared(PATH.forecast_outputs()),
+        RUN.each.declared(PATH.forecast_outputs()),
     log:
         PATH.log("forecast_member", "{member}"),
     benchmark:

@@ -41,7 +41,7 @@ rule initial_member:
 
 rule initial_members:
     input:
-        RUN.compared,
+        RUN.of_cycle(lambda one: one.compared()),
     output:
         PATH.between_machines(KEYS.initial_members),
     log:

@@ -4,11 +4,11 @@ if CONFIG.products.pictures.enabled:
 
     rule product_pictures:
         input:
-            manifests=expand(PATH.manifest(), member=MEMBERS),
-            weekly=RUN.weekly_members(),
-            quintiles=RUN.quintiles(),
+            manifests=RUN.of_each_member([PATH.manifest()]),
+            weekly=RUN.each.weekly_members(),
+            quintiles=RUN.of_cycle(lambda one: one.quintiles()),
         output:
-            RUN.declared(RUN.pictures()),
+            RUN.each.declared(RUN.each.pictures()),
         log:
             PATH.log("product_pictures"),
         benchmark:
@@ -32,8 +32,8 @@ if CONFIG.products.page.enabled:
     # it names what there is, and reads none of it: of a bucket, Snakemake only looks whether the products are there
     rule product_page:
         input:
-            RUN.in_place(RUN.products(page=False)),
-            expand(PATH.manifest(), member=MEMBERS),
+            RUN.of_cycle(lambda one: one.in_place(one.products(page=False))),
+            RUN.of_each_member([PATH.manifest()]),
         output:
             PATH.delivered(KEYS.page),
         log:

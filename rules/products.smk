@@ -47,7 +47,7 @@ if CONFIG.periods:
 
     rule product_weekly:
         input:
-            expand(PATH.delivered(KEYS.weekly("{member}")), member=MEMBERS),
+            RUN.each.weekly_members(),
         output:
             PATH.delivered(KEYS.product("weekly/ensemble.nc")),
         log:
@@ -67,12 +67,12 @@ if CONFIG.periods:
 
         rule product_quintiles:
             input:
-                expand(PATH.delivered(KEYS.weekly("{member}")), member=MEMBERS),
+                RUN.each_day.weekly_members(),
             output:
-                PATH.delivered(KEYS.quintiles),
-                [PATH.delivered(key) for key in RUN.submissions()],
+                RUN.each_day.quintiles(),
+                RUN.each_day.submissions(),
             log:
-                PATH.log("product_quintiles"),
+                RUN.each_day.path.log("product_quintiles"),
             group:
                 "products"
             conda:
@@ -92,9 +92,9 @@ for chunk in RUN.statistics():
         name:
             f"product_statistics_{chunk.name}"
         input:
-            expand(PATH.manifest(), member=MEMBERS),
+            RUN.of_each_member([PATH.manifest()]),
         output:
-            RUN.statistics_outputs(chunk),
+            RUN.each.statistics(chunk),
         log:
             PATH.log(f"product_statistics_{chunk.name}"),
         benchmark:
@@ -118,7 +118,7 @@ if CONFIG.products.cube.enabled:
     # the data sets are folders whose files have names of their own: the job puts them there, and their record is the output
     rule product_cube:
         input:
-            expand(PATH.manifest(), member=MEMBERS),
+            RUN.of_each_member([PATH.manifest()]),
         output:
             PATH.delivered(KEYS.cube),
         log:
@@ -140,12 +140,10 @@ if CONFIG.products.cube.enabled:
 # Scores need analyses, which come after the forecast: made by name, and with the products once there may be some.
 rule product_evaluation:
     input:
-        expand(PATH.manifest(), member=MEMBERS),
-        PATH.delivered(KEYS.quintiles)
-        if CONFIG.periods and CONFIG.products.weekly.climatology
-        else [],
+        RUN.of_each_member([PATH.manifest()]),
+        RUN.of_cycle(lambda one: one.quintiles()),
     output:
-        [PATH.delivered(key) for key in RUN.evaluation()],
+        RUN.each.evaluation(),
     log:
         PATH.log("product_evaluation"),
     benchmark:
@@ -164,9 +162,9 @@ rule product_evaluation:
 
 rule evaluation:
     input:
-        rules.product_evaluation.output,
+        RUN.of_each_cycle(lambda one: one.evaluation()),
 
 
 rule products:
     input:
-        RUN.unless_elsewhere(RUN.declared(RUN.products())),
+        RUN.of_each_cycle(lambda one: one.declared(one.products())),

@@ -1,7 +1,7 @@
 # The plan before; after a run from any destination the pages of its report, made here from what the run left.
 rule plan:
     log:
-        PATH.log("plan"),
+        RUN.first.path.log("plan"),
     conda:
         "../envs/etl.yaml"
     script:
@@ -10,14 +10,14 @@ rule plan:
 
 rule report_pages:
     input:
-        RUN.reported(local(PATH.report())),
+        RUN.reported(local),
     output:
         report(
             directory(local(PATH.report())),
             patterns=["{category}/{page}.html"],
             caption="../report/page.rst",
             category="{category}",
-            labels={"page": "{page}"},
+            labels=RUN.report_labels(),
         ),
     log:
         local(PATH.log("report_pages")),
@@ -30,10 +30,11 @@ rule report_pages:
         mem_mb=4000,
     params:
         profile=RUN.profile,
+        cycle=RUN.of_cycle(lambda one: one.config.cycle),
     script:
         "../scripts/report_pages.py"
 
 
 rule report:
     input:
-        local(PATH.report()),
+        RUN.of_each_cycle(lambda one: [local(one.path.report())]),

@@ -29,8 +29,8 @@ if not CONFIG.delivery.streaming:
 
 rule ensemble_manifest:
     input:
-        members=RUN.unless_elsewhere(expand(PATH.manifest(), member=MEMBERS)),
-        initial=RUN.comparison,
+        members=RUN.unless_elsewhere(RUN.of_each_member([PATH.manifest()])),
+        initial=RUN.of_cycle(lambda one: one.comparison()),
         again=RUN.again(PATH.delivered(KEYS.ensemble_manifest)),
     output:
         PATH.delivered(KEYS.ensemble_manifest),
@@ -48,7 +48,7 @@ rule ensemble_manifest:
 
 rule verify:
     log:
-        PATH.log("verify"),
+        RUN.first.path.log("verify"),
     conda:
         "../envs/etl.yaml"
     resources:

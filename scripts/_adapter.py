@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycles import cycle_of
 from aifs_ensemble.common.errors import DiskFullError, WorkflowError
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -18,7 +19,7 @@ FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 @contextmanager
 def rule(snakemake: Any) -> Iterator[Config]:
-    """Set up logging and yield the configuration; a WorkflowError ends the job in one line."""
+    """Set up logging and yield the configuration, of the job's cycle; a WorkflowError ends the job in one line."""
     target = str(snakemake.log[0]) if snakemake.log else None
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if target:
@@ -28,7 +29,8 @@ def rule(snakemake: Any) -> Iterator[Config]:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     sys.excepthook = _log_uncaught
     try:
-        yield Config(snakemake.config)
+        config, cycle = Config(snakemake.config), cycle_of(snakemake.wildcards)
+        yield config if cycle is None else config.of_cycle(cycle)
     except WorkflowError as error:
         logging.error("%s", error)  # noqa: TRY400 - one line, no traceback
         sys.exit(error.exit_code)

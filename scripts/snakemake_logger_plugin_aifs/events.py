@@ -7,7 +7,7 @@ import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
@@ -31,13 +31,24 @@ _SAID_ELSEWHERE = (
 )
 
 
+class Job(NamedTuple):
+    """A job as it is told of: member and cycle are empty without one, and in a run of one cycle."""
+
+    rule: str
+    member: str = ""
+    cycle: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [self.cycle, f"member {int(self.member)}" if self.member else ""]))
+
+
 class Events:
     """What was said of jobs so far, and what is to be said of the next event."""
 
     def __init__(self, *, dryrun: bool):
         self.dryrun = dryrun
-        self._jobs: dict[Any, tuple[str, str]] = {}  # of each job: rule and member, empty without one
-        self._working: dict[Any, tuple[str, str]] = {}
+        self._jobs: dict[Any, Job] = {}
+        self._working: dict[Any, Job] = {}
         self._planned: dict[str, int] = {}
         self._done: dict[str, int] = {}
         self._said: set[Any] = set()
@@ -68,31 +79,37 @@ class Events:
 
     def at_work(self) -> str:
         """Return the jobs that run, forecasts aside, e.g. ``initial_member 3-4, product_member 1``."""
-        by_rule: dict[str, list[str]] = {}
-        for rule, member in self._working.values():
-            if rule != "forecast_member":
-                by_rule.setdefault(rule, []).append(member)
-        return ", ".join(f"{rule} {_ranges(members)}".strip() for rule, members in sorted(by_rule.items()))
+        by_rule: dict[tuple[str, str], list[str]] = {}
+        for job in self._working.values():
+            if job.rule != "forecast_member":
+                by_rule.setdefault((job.rule, job.cycle), []).append(job.member)
+        return ", ".join(
+            " ".join(filter(None, [*which, _ranges(members)])) for which, members in sorted(by_rule.items())
+        )
 
     def last(self) -> Iterator[Line]:
         """Yield what is said at the end: of a dry-run, its jobs by rule and member."""
         if not self.dryrun or self._ended:  # a handler is closed twice: by Snakemake, and as Python ends
             return
         self._ended = True
-        by_rule: dict[str, list[str]] = {}
-        for rule, member in self._jobs.values():
-            if rule not in _SILENT:
-                by_rule.setdefault(rule, []).append(member)
+        by_rule: dict[str, list[Job]] = {}
+        for job in self._jobs.values():
+            if job.rule not in _SILENT:
+                by_rule.setdefault(job.rule, []).append(job)
         width = max(map(len, by_rule), default=0)
-        for rule, members in by_rule.items():
-            yield f"{rule:{width}}  {len(members):4}  {_ranges(members)}".rstrip(), ""
+        for rule, jobs in by_rule.items():
+            cycles = {job.cycle for job in jobs if job.cycle}
+            of = f"of {len(cycles)} cycles" if len(cycles) > 1 else "".join(cycles)
+            members = _ranges({job.member for job in jobs})
+            yield f"{rule:{width}}  {len(jobs):4}  {' '.join(filter(None, [members, of]))}".rstrip(), ""
         if by_rule:
             yield "this was a dry-run: nothing was made", ""
 
     def _job(self, record: logging.LogRecord) -> None:
         wildcards = getattr(record, "wildcards", None) or {}
         job, rule = getattr(record, "jobid", None), str(getattr(record, "rule_name", ""))
-        self._jobs[job] = self._working[job] = (rule, str(wildcards.get("member", "")))
+        cycle = wildcards.get("cycle") or "_".join(wildcards[name] for name in ("date", "time") if name in wildcards)
+        self._jobs[job] = self._working[job] = Job(rule, str(wildcards.get("member", "")), str(cycle))
         self._said.discard(job)
 
     def _run(self, stats: dict[str, int]) -> Iterator[Line]:
@@ -108,22 +125,23 @@ class Events:
 
     def _finished(self, record: logging.LogRecord) -> Iterator[Line]:
         job = getattr(record, "job_id", None)
-        rule, member = self._working.pop(job, ("", ""))
+        of = self._working.pop(job, Job(""))
+        rule = of.rule
         self._done[rule] = self._done.get(rule, 0) + 1
         done, planned = self._done[rule], self._planned.get(rule, 0)
-        if rule in EACH and member:
-            yield f"{_clock()} member {int(member)}: {EACH[rule]} ({done} of {max(planned, done)})", "green"
+        if rule in EACH and of.member:
+            yield f"{_clock()} {of}: {EACH[rule]} ({done} of {max(planned, done)})", "green"
         elif rule and rule not in _SILENT and done == planned:
             yield f"{_clock()} {rule}: done{f', {done} jobs' if done > 1 else ''}", ""
 
     def _failed(self, record: logging.LogRecord) -> Iterator[Line]:
         job = getattr(record, "jobid", None)
-        rule, member = self._working.pop(job, self._jobs.get(job, (str(getattr(record, "rule_name", "")), "")))
+        of = self._working.pop(job, self._jobs.get(job, Job(str(getattr(record, "rule_name", "")))))
         if job in self._said:
             return  # Snakemake tells of a job in a group twice
         self._said.add(job)
         logs = [str(name).partition(" (")[0] for name in getattr(record, "log", None) or ()]
-        what = f"member {int(member)}: {rule}" if member else rule
+        what = ": ".join(filter(None, [str(of), of.rule]))
         yield f"{_clock()} {what} failed{f', log: {logs[0]}' if logs else ''}", "bold red"
         for name in logs[:1]:
             yield from ((f"  {line}", "red") for line in _worst(Path(name)))

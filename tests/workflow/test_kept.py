@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,26 @@ def test_what_is_delivered_stays(change: str, delivered: tuple[str, bool, Ensemb
     count = len(found.get("forecast_member", []))
     says = f"{count} of {len(work.members)} members to forecast" if count else "no member to forecast or deliver"
     assert f"plan: {CYCLE}: {says}" in said
+
+
+def test_in_a_run_of_several_cycles_what_is_delivered_of_one_stays(
+    delivered: tuple[str, bool, Ensemble], emulator: dict[str, str]
+) -> None:
+    place, scratch, ensemble = delivered
+    other = "20250826_0000"
+    asked = ["--config", "cycle=null", f"cycles={CYCLE},{other}"]
+    said = dry_run(ensemble.project.folder, *asked, profile=ensemble.profile, environment=emulator)
+    named = re.findall(r"^ +wildcards: (.*)$", said, re.MULTILINE)
+    assert {name.partition(",")[0] for name in named} == {f"cycle={other}"}, said[-6000:]
+    members = {"initial_member", "forecast_member", "product_member", "product_weekly_member"}
+    alone = {"initial_cycle", "initial_members", "product_weekly", "ensemble_manifest"}
+    members |= set() if PLACES[place][2] else {"sync_member"}
+    alone |= set() if scratch else {"checkpoint_prepare"}
+    counted = Counter(re.findall(r"^ *(?:local)?rule (\w+):$", said, re.MULTILINE))
+    del counted["all"]
+    assert counted == dict.fromkeys(members, 2) | dict.fromkeys(alone, 1)
+    assert f"  {other}: 2 of 2 members to forecast (1-2), 4 steps, 2 members to deliver" in said
+    assert f"  {CYCLE}: no member to forecast or deliver in this run" in said
 
 
 def test_what_is_in_the_bucket_is_noted_and_fetched_and_not_made(

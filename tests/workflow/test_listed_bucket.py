@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aifs_ensemble.common.errors import StorageError
 from aifs_ensemble.common.names import Keys
 from aifs_ensemble.common.storage import Storage, open_storage
 from doubles.gcs_fault_proxy import FaultProxy, fault_proxy
@@ -48,7 +49,7 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
         settings = StorageProviderSettings(project="test")
         provider = StorageProvider(local_prefix=tmp_path, logger=None, settings=settings)
-        provider.prefix, provider.cycle = "p/", CYCLE
+        provider.prefix, provider.cycles = "p/", frozenset({CYCLE})
         made = Bucket(open_storage("gs://ensembles/p"), provider, proxy)
         if request.param == "faults":
             proxy.schedule.rate, proxy.schedule.kinds = 0.2, ("status", "reset")
@@ -123,6 +124,21 @@ def test_a_listing_grows_old(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) ->
     later = time.monotonic() + 60
     monkeypatch.setattr(time, "monotonic", lambda: later)
     assert second.exists()
+
+
+def test_the_manifest_of_a_delivered_member_is_not_removed_because_another_failed(bucket: Bucket) -> None:
+    def delivered(cycle: str, member: int) -> bool:
+        if member == 3:
+            raise StorageError("gs://: no answer")
+        return (cycle, member) == (CYCLE, 1)
+
+    bucket.provider.delivered = delivered
+    other = Keys("20250820_0000").manifest(1)  # of no cycle of the run
+    keys = [KEYS.manifest(member) for member in (1, 2, 3)] + [KEYS.initial(1), KEYS.initial_summary(1), other]
+    for key in keys:
+        bucket.storage.put_bytes(b"{}", key)
+        bucket.object(key, retrieve=True).remove()
+    assert [key for key in keys if bucket.storage.stat(key)] == [KEYS.manifest(1)]
 
 
 def test_what_a_job_delivers_is_never_removed_and_the_rest_is(bucket: Bucket) -> None:

@@ -423,3 +423,52 @@ onstart:
     assert run(seen, "--cores", "1", "--force") == [plain | {"everything": True}]
     (found,) = run(seen, "--cores", "1", "--forceall", "--logger", "aifs")
     assert found["listens"] == ["snakemake_logger_plugin_aifs"]
+
+
+DIVIDED = """
+import atexit
+
+rule of:
+    output: "of_{cycle}_{member}.txt"
+    group: "many"
+    shell: "touch {output}"
+
+for rule in workflow.rules:
+    if rule.name == "of":
+        internals.group_by(workflow, rule, lambda wildcards: wildcards["cycle"] if wildcards["cycle"] != "z" else None)
+
+def groups():
+    found = {}
+    for job, group in workflow.dag._group.items():
+        found.setdefault(id(group), []).append(str(job.output[0]))
+    see(groups=sorted(map(sorted, found.values())), jobs=sorted(map(str, internals.jobs_to_run(workflow))))
+
+atexit.register(groups)
+"""
+
+
+def test_a_group_is_divided_and_its_parts_count_as_the_group(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two a machine: cycle x has three jobs on two machines, y and z one each; z stays in the group itself."""
+    import atexit
+
+    run_last: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", run_last.append)
+    files = [f"of_{name}.txt" for name in ("x_1", "x_2", "x_3", "y_1", "z_1")]
+    run(DIVIDED, "-n", "--group-components", "many=2", "--", *files)
+    for last in run_last:
+        last()
+    (seen,) = [json.loads(line) for line in Path("seen.jsonl").read_text().splitlines()]
+    assert sorted(map(len, seen["groups"])) == [1, 1, 1, 2]
+    assert all(len({name.split("_")[1] for name in group}) == 1 for group in seen["groups"])
+    assert seen["jobs"] == sorted(str(("of", {"cycle": name[3], "member": name[5]})) for name in files)
+
+
+TOLD = """
+internals.settle_config(workflow, config, "cycles", "20250101_0000,20250108_0000")
+see(config=config["cycles"], jobs=list(workflow.config_settings.config_args))
+"""
+
+
+def test_jobs_are_told_a_key(run: Run) -> None:
+    (seen,) = run(TOLD, "-n", "--config", "cycles=x", "aa=1", "--", "b.txt")
+    assert seen == {"config": "20250101_0000,20250108_0000", "jobs": ["aa=1", "cycles=20250101_0000,20250108_0000"]}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aifs_ensemble.common.config import Config
 from aifs_ensemble.delivery.status import RUNNING, STARTING, WAITING, MemberStatus
 from aifs_ensemble.workflow.members_view import MembersView
 from delivery.members import make_config, publish_lead
@@ -132,6 +133,22 @@ def test_long_lines_go_on_below_their_beginning() -> None:
     assert folded("a\n  b c", 5) == "a\n  b c"
 
 
+def test_jobs_of_several_cycles_are_told_apart() -> None:
+    events = Events(dryrun=False)
+    assert list(events.lines(record("run_info", stats={"forecast_member": 2, "product_quintiles": 1})))
+    for job, wildcards in enumerate(
+        [{"cycle": "20250819_0000", "member": "002"}, {"cycle": "20250826_0000", "member": "002"},
+         {"date": "20250826", "time": "0000"}]
+    ):  # fmt: skip
+        rule = "forecast_member" if "member" in wildcards else "product_quintiles"
+        list(events.lines(record("job_info", jobid=job, rule_name=rule, wildcards=wildcards)))
+    assert events.at_work() == "product_quintiles 20250826_0000"
+    ((line, _),) = events.lines(record("job_finished", job_id=1))
+    assert line[9:] == "20250826_0000 member 2: forecast done (1 of 2)"
+    ((line, _),) = events.lines(record("job_error", jobid=0))
+    assert line[9:] == "20250819_0000 member 2: forecast_member failed"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -222,3 +239,23 @@ def test_the_table_fits_the_terminal(view: MembersView, width: int) -> None:
     assert any("2/4" in line for line in lines), "what scratch holds of a member is not shown"
     assert any(line.startswith("9 members: 1 running") and "(5 not shown)" in line for line in lines), lines
     assert lines[-1].startswith("rented: $3.20 so far; a long list")
+
+
+def test_the_table_of_several_cycles_names_them(tmp_path: Path) -> None:
+    one = make_config(tmp_path / "scratch", str(tmp_path / "out"), members="1-3")
+    cycles = [one.cycle, "20250909_0000"]
+    config = Config(one.to_dict() | {"cycle": None, "cycles": cycles})
+    publish_lead(config.of_cycle(cycles[1]), 2, 6)
+    view = MembersView(config, rented=False, spending=lambda: None)
+    view.stop()
+    view._thread.join()
+    view._stopping.clear()
+    view._look()
+    for width in (80, 150):
+        console = Console(width=width, height=24, record=True, force_terminal=True)
+        console.print(view.shown(width, 20))
+        lines = console.export_text().splitlines()
+        assert max(map(len, lines)) <= width
+        assert lines[0].startswith(f"{cycles[0]}, {cycles[1]} demo")
+        assert [line.split()[0] for line in lines[2:8]] == sorted(cycles * 3) and "6 members: " in lines[8]
+        assert [line for line in lines if re.match(rf"{cycles[1]} +2 .* 1/4", line)], lines

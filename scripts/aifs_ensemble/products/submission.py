@@ -13,7 +13,7 @@ def submission_names(config: Config) -> list[tuple[str, str, str]]:
     weekly = config.products.weekly
     if not weekly.team:
         return []
-    day = f"{config.cycle_time:%Y%m%d}"
+    day = config.objects.day
     return [
         (name, period, f"{name}_{day}_p{_PERIODS[start]}_{weekly.team}_{weekly.submission_model}.nc")
         for period, start in config.periods.items()

@@ -17,6 +17,7 @@ from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, StorageError
+from aifs_ensemble.delivery.standing import undelivered
 from aifs_ensemble.workflow import snakemake_internals as internals
 
 PROVIDER = "gcs"
@@ -86,13 +87,14 @@ def use_bucket(workflow: Any, config: Config) -> bool:
 
 
 def _look_by_listings(workflow: Any, config: Config) -> None:
-    """Have Snakemake know the cycle's objects from listings instead of requests for each; here and in jobs."""
+    """Have Snakemake know the cycles' objects from listings instead of requests for each; here and in jobs."""
     # imports Google's library
     from aifs_ensemble.workflow.listed_bucket import StorageProvider
 
     provider = internals.replace_default_storage(workflow, PROVIDER, StorageProvider)
     below = internals.default_storage_prefix(workflow).removeprefix("gs://").partition("/")[2]
-    provider.prefix, provider.cycle = f"{below}/" if below else "", config.cycle
+    provider.prefix, provider.cycles = f"{below}/" if below else "", frozenset(config.cycles)
+    provider.delivered = lambda cycle, member: not undelivered(config.of_cycle(cycle), [member])
 
 
 def refuse_without_bucket(config: Config) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aifs_ensemble.common.acceleration import why_not_accelerated
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycles import EACH_CYCLE, name_cycles
 from aifs_ensemble.common.errors import InputError, StorageError, VerificationError, WorkflowError
 from aifs_ensemble.common.names import format_members
 from aifs_ensemble.common.storage import MissingError, open_destination
@@ -28,15 +29,31 @@ def closing_lines(config: Config, *, finished: bool, rented: bool = False) -> It
     """Yield what a run says at its end: the ensemble's state, where it is, and the members' table.
 
     Of a run on rented machines the bucket is asked; a bucket that this machine syncs to is not asked again. After a run
-    that did not finish the ensemble's manifest is written too, so that a short ensemble says that it is short.
+    that did not finish the ensemble's manifest is written too, so that a short ensemble says that it is short. Of
+    several cycles, those of which the same is to be said share a line.
     """
+    configs = config.of_each_cycle
     try:
-        from aifs_ensemble.planning.tables import member_table
+        from aifs_ensemble.planning.tables import cycle_table, member_table
 
-        yield from member_table(config).splitlines()
+        yield from (member_table(config) if len(configs) == 1 else cycle_table(configs)).splitlines()
     except InputError:  # no member is finished on this machine
         if rented and config.model.untrained:
             yield f"{config.model.title}: these are not forecasts"
+    if len(configs) == 1:
+        yield from _of_cycle(config, finished=finished, rented=rented)
+        return
+    alike: dict[str, list[str]] = {}
+    for one in configs:
+        for line in _of_cycle(one, finished=finished, rented=rented):
+            text = line.removeprefix(f"ensemble {one.cycle}: ").replace(one.cycle, EACH_CYCLE)
+            alike.setdefault(text, []).append(one.cycle)
+    for text, cycles in alike.items():
+        yield f"{name_cycles(cycles)}: {text.replace(EACH_CYCLE, cycles[0]) if len(cycles) == 1 else text}"
+
+
+def _of_cycle(config: Config, *, finished: bool, rented: bool) -> Iterator[str]:
+    """Yield what is said of a cycle after the table."""
     if not finished and config.destination:
         try:
             status = write_ensemble_manifest(config)

@@ -18,12 +18,13 @@ from importlib import metadata
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycles import name_cycles
 from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.gpu import cards, driver_version
 from aifs_ensemble.common.models import check_listed
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.workflow import refusals
-from aifs_ensemble.workflow.preflight import check_begun, check_destination, check_source
+from aifs_ensemble.workflow.preflight import check_begun, check_destination, check_sources
 
 ROLES = ("coordinator", "gpu", "cpu")
 OK, WARNING, FAILURE = "ok", "warning", "failure"
@@ -109,7 +110,7 @@ def _checkpoint(config: Config, role: str) -> Iterator[CheckResult]:
 
 
 def _scratch(config: Config, role: str) -> Iterator[CheckResult]:
-    scratch = config.scratch.root
+    scratch = config.scratch_root
     place = scratch
     while not place.exists():
         place = place.parent
@@ -143,7 +144,7 @@ def _destination(config: Config, role: str) -> Iterator[CheckResult]:
 
     try:
         storage = open_destination(config)
-        found = storage.stat(config.objects.ensemble_manifest)
+        found = storage.stat(config.of_each_cycle[0].objects.ensemble_manifest)
         yield CheckResult("credentials", OK, f"{storage.url} answers{', ensemble there' if found else ''}")
         # Snakemake's storage plugin asks for the bucket's description before it looks for an object
         yield CheckResult("bucket", OK, f"in {storage.location()}")  # type: ignore[attr-defined]
@@ -180,17 +181,22 @@ def _home(config: Config, role: str) -> Iterator[CheckResult]:
 
 
 def _times(config: Config, role: str) -> Iterator[CheckResult]:
-    seen = Destination(config) if config.cloud_destination else None
-    problem = refusals.time_problem(refusals.changed(config, seen), time.time())
+    problem = None
+    for one in config.of_each_cycle:
+        seen = Destination(one) if one.cloud_destination else None
+        problem = problem or refusals.time_problem(refusals.changed(one, seen), time.time())
     yield CheckResult("times", FAILURE if problem else OK, problem or "no checkpoint or initial state is of the future")
 
 
 def _source(config: Config, role: str) -> Iterator[CheckResult]:
     """Whether the source of initial conditions has the cycle and its members, by its index files."""
-    check_begun(config)
-    unknown = check_source(config)
+    for one in config.of_each_cycle:
+        check_begun(one)
+    unknown = check_sources(config.of_each_cycle)
     source = config.initial_conditions.source
-    yield CheckResult("source", WARNING if unknown else OK, unknown or f"{source}: {config.cycle} and its members")
+    whose = "its" if len(config.cycles) == 1 else "their"
+    for line in unknown or [f"{source}: {name_cycles(config.cycles)} and {whose} members"]:
+        yield CheckResult("source", WARNING if unknown else OK, line)
 
 
 def _cloud_settings(config: Config, role: str) -> Iterator[CheckResult]:

@@ -39,18 +39,25 @@ class Kept:
     def __contains__(self, member: int | str) -> bool:
         return int(member) in self.members
 
-    def tell_jobs(self) -> None:
-        """Leave the members to the jobs that this process starts here, which ask for the same files."""
-        os.environ[environment.KEPT] = format_members(self.members) if self.members else ""
+    def tell_jobs(self, cycle: str) -> None:
+        """Leave a cycle's members to the jobs that this process starts here, which ask for the same files."""
+        told = _told() | {cycle: format_members(self.members)}
+        os.environ[environment.KEPT] = " ".join(f"{name}:{members}" for name, members in told.items() if members)
 
     @classmethod
-    def from_environment(cls) -> Kept:
-        """Return the members that were left to this job; none where nobody did."""
-        text = os.environ.get(environment.KEPT, "")
+    def from_environment(cls, cycle: str) -> Kept:
+        """Return the members of a cycle that were left to this job; none where nobody did."""
+        text = _told().get(cycle, "")
         try:
             return cls(frozenset(parse_members(text)) if text else frozenset())
         except ConfigError:
             raise ConfigError(f"{environment.KEPT}: {text!r}, expected members") from None
+
+
+def _told() -> dict[str, str]:
+    """Return the members that were left to this process and those that it starts, by cycle."""
+    entries = os.environ.get(environment.KEPT, "").split()
+    return {cycle: members for cycle, _, members in (entry.partition(":") for entry in entries)}
 
 
 def forced(rules: frozenset[str], *, everything: bool) -> bool:

@@ -1,23 +1,27 @@
 """Snakemake's view of a bucket by listings, over snakemake-storage-plugin-gcs (1.1.4).
 
 The plugin's inventory notes what it finds and not that it has looked, so every object that is missing is asked for
-again, five requests each. Here one listing of the cycle tells Snakemake what is there and what is not, and one
+again, five requests each. Here one listing of a cycle tells Snakemake what is there and what is not, and one
 listing of a member's leads answers for all of them when its job has ended.
 
 What a job delivers itself, such as leads, its rule declares with ``retrieve=False`` (`internals.delivered_object`):
 Snakemake neither retrieves nor stores it. Nor is it removed here: before a job runs Snakemake removes its outputs, and
-those of a whole group when one of its jobs fails, but what is delivered stays.
+those of a whole group when one of its jobs fails, but what is delivered stays. So does the manifest of a member that is
+delivered as asked for: another member, perhaps of another cycle, that failed on the same machine says nothing of it.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
 import snakemake_storage_plugin_gcs as gcs
 from snakemake_interface_storage_plugins.io import Mtime
 
+from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.names import BENCHMARKS, Keys, member_in, parse_member_name
 from aifs_ensemble.workflow import snakemake_internals as internals
 
@@ -40,9 +44,12 @@ class _Listing:
 
 
 class StorageProvider(gcs.StorageProvider):
-    """The plugin's provider, which also knows the `cycle` and the `prefix` before it, empty or ending in a slash."""
+    """The plugin's provider, which also knows the `cycles` and the `prefix` before them, empty or ending in a slash."""
 
-    prefix, cycle = "", ""
+    prefix = ""
+    cycles: frozenset[str] = frozenset()
+    # tells of a cycle's member whether it is delivered as asked for
+    delivered: Callable[[str, int], bool] | None = None
     # Snakemake's, once it has asked for an inventory
     cache: Any = None
 
@@ -71,9 +78,13 @@ class StorageObject(gcs.StorageObject):
 
     @property
     def _folder(self) -> str | None:
-        """The folder that is listed as a whole, the cycle's; None for another object."""
-        folder = f"{self.provider.prefix}{self.provider.cycle}/"
-        return folder if self.provider.cycle and self.key.startswith(folder) else None
+        """The folder that is listed as a whole, a cycle's; None for another object."""
+        prefix, cycle = self.provider.prefix, self._cycle
+        return f"{prefix}{cycle}/" if cycle in self.provider.cycles and self.key.startswith(prefix) else None
+
+    @property
+    def _cycle(self) -> str:
+        return str(self.key).removeprefix(self.provider.prefix).partition("/")[0]
 
     @property
     def _together(self) -> str | None:
@@ -115,7 +126,7 @@ class StorageObject(gcs.StorageObject):
         """
         listed = self.client.list_blobs(self.bucket, prefix=self._folder, fields=_FIELDS)
         found = {blob.name: (blob.updated.timestamp(), blob.size) for blob in listed}
-        prefix, keys = self.provider.prefix, Keys(self.provider.cycle)
+        prefix, keys = self.provider.prefix, Keys(self._cycle)
         leads = prefix + keys.folder("forecasts")
         for key, (updated, size) in found.items():
             member = parse_member_name(member_in(key) or "") if key.startswith(leads) else None
@@ -157,8 +168,19 @@ class StorageObject(gcs.StorageObject):
 
     def remove(self) -> None:
         """Remove the object, unless a job delivered it: those are `aifs-ensemble gc`'s to remove."""
-        if self.retrieve:
+        if self.retrieve and not self._is_of_delivered():
             super().remove()
+
+    def _is_of_delivered(self) -> bool:
+        """Tell whether this is the manifest of a member that is delivered as asked for; when in doubt it is not."""
+        cycle, member = self._cycle, parse_member_name(self.key.rpartition("/")[2].removesuffix(".json"))
+        if not (self._folder and self.provider.delivered and member is not None):
+            return False
+        if self.key != self.provider.prefix + Keys(cycle).manifest(member):
+            return False
+        with suppress(WorkflowError):
+            return bool(self.provider.delivered(cycle, member))
+        return False
 
     def ensure_bucket_exists(self) -> None:
         """Leave the bucket to those who own it: one that is not there is refused before any job."""

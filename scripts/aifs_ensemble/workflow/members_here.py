@@ -27,7 +27,7 @@ class MembersHere:
 
         As many members run at once as encoders go into the processors, and gpu_mem_mb into the cards.
         """
-        members = len(config.members)
+        members = len(config.members) * len(config.cycles)
         if internals.is_remote_job(workflow):
             members = internals.jobs_asked_for(workflow, FORECAST_RULE)
         at_once = internals.cores(workflow) // config.forecast.encoders

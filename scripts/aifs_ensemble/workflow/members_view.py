@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycles import name_cycles
 from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.text import duration
 from aifs_ensemble.delivery.standing import COMPUTED, DELIVERED, NOT_AS_ASKED, Destination, noted_here
@@ -35,6 +36,7 @@ from aifs_ensemble.delivery.status import (
 _ORDER = (RUNNING, STARTING, FAILED, *NOT_AS_ASKED, COMPUTED, WAITING, DELIVERED)
 _STYLES = {DELIVERED: "green", COMPUTED: "green", RUNNING: "cyan", FAILED: "red", WAITING: "dim"}
 _OTHER_COLUMNS = 44  # their width beside bar and state
+_CYCLE_COLUMN = 15
 _LOOK_SECONDS = {False: 2.0, True: 15.0}  # here, and in a bucket
 
 
@@ -53,8 +55,41 @@ class Progress:
         return (self.at - self.since) / steps if steps > 0 else 0.0
 
 
+class _CycleLook:
+    """What is seen of a cycle's members; `statuses` are those of the last look."""
+
+    def __init__(self, config: Config, *, rented: bool):
+        self._config, self._rented = config, rented
+        self._destination: Destination | None = None
+        self.statuses: Sequence[MemberStatus] = [
+            MemberStatus(member, WAITING, steps=len(config.leads)) for member in config.members
+        ]
+
+    def look(self) -> None:
+        """Look again, unless everything is delivered."""
+        config = self._config
+        if all(one.state == DELIVERED for one in self.statuses):
+            return
+        if self._rented or not config.cloud_destination:
+            if self._destination is None:
+                self._destination = Destination(config)
+            else:
+                self._destination.look()
+            statuses = read_statuses(config, self._destination)
+        else:
+            statuses = [MemberStatus(member, WAITING, steps=len(config.leads)) for member in config.members]
+        if not self._rented:
+            statuses = with_scratch(config, statuses)
+        if config.cloud_destination and not self._rented:
+            statuses = [
+                replace(one, state=DELIVERED, step=one.steps) if noted_here(config, one.member).done else one
+                for one in statuses
+            ]
+        self.statuses = statuses
+
+
 class MembersView:
-    """A table of the members, kept current by a thread until `stop`.
+    """A table of the members of all cycles, kept current by a thread until `stop`.
 
     `spending` returns a line on what was spent so far, or None.
     """
@@ -62,13 +97,13 @@ class MembersView:
     def __init__(self, config: Config, *, rented: bool, spending: Callable[[], str | None]):
         self._config, self.rented, self._spending = config, rented, spending
         self._began = time.time()
-        self._statuses: Sequence[MemberStatus] = [
-            MemberStatus(member, WAITING, steps=len(config.leads)) for member in config.members
-        ]
-        self._paces: dict[int, Progress] = {}
+        self._looks = [_CycleLook(config.of_cycle(cycle), rented=rented) for cycle in config.cycles]
+        # of each status, in the same order
+        self._cycles = [cycle for cycle in config.cycles for _ in config.members]
+        self._statuses: Sequence[MemberStatus] = [one for look in self._looks for one in look.statuses]
+        self._paces: dict[tuple[str, int], Progress] = {}
         self._line: str | None = None
         self._progress: Progress | None = None
-        self._destination: Destination | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="members-view", daemon=True)
         self._thread.start()
@@ -79,42 +114,33 @@ class MembersView:
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
+            began = time.monotonic()
             with suppress(WorkflowError, OSError):  # a look that fails is one look less
                 self._look()
-            self._stopping.wait(_LOOK_SECONDS[self.rented])
+            # looking at many cycles takes at most a quarter of this thread's time
+            self._stopping.wait(max(_LOOK_SECONDS[self.rented], 3 * (time.monotonic() - began)))
 
     def _look(self) -> None:
-        config = self._config
-        if self.rented or not config.cloud_destination:
-            if self._destination is None:
-                self._destination = Destination(config)
-            else:
-                self._destination.look()
-            statuses = read_statuses(config, self._destination)
-        else:
-            statuses = [MemberStatus(member, WAITING, steps=len(config.leads)) for member in config.members]
-        if not self.rented:
-            statuses = with_scratch(config, statuses)
-        if config.cloud_destination and not self.rented:
-            statuses = [
-                replace(one, state=DELIVERED, step=one.steps) if noted_here(config, one.member).done else one
-                for one in statuses
-            ]
+        for look in self._looks:
+            if self._stopping.is_set():
+                return
+            look.look()
         now = time.time()
-        self._statuses = [self._paced(one, now) for one in statuses]
+        seen = [one for look in self._looks for one in look.statuses]
+        self._statuses = [self._paced(one, now, cycle) for one, cycle in zip(seen, self._cycles, strict=True)]
         self._progress = self._progressed(now)
         self._line = self._spending()
 
-    def _paced(self, status: MemberStatus, now: float) -> MemberStatus:
+    def _paced(self, status: MemberStatus, now: float, cycle: str = "") -> MemberStatus:
         """Return a status with seconds a step, by what was seen where the job does not say it."""
         if status.state != RUNNING:
             return status
-        pace = self._paces.get(status.member)
+        pace = self._paces.get((cycle, status.member))
         if pace is None or status.step < pace.first:
             pace = Progress(now, status.step, now, status.step)
         elif status.step > pace.last:
             pace = replace(pace, at=now, last=status.step)
-        self._paces[status.member] = pace
+        self._paces[cycle, status.member] = pace
         return status if status.step_seconds else replace(status, step_seconds=pace.seconds())
 
     def _steps_done(self) -> int:
@@ -145,17 +171,21 @@ class MembersView:
         total = sum(one.steps for one in statuses) or 1
         left = self.left()
         head = Text(no_wrap=True, overflow="ellipsis")
-        head.append(f"{self._config.cycle} {self._config.model.name}", style="bold")
+        head.append(f"{name_cycles(self._config.cycles)} {self._config.model.name}", style="bold")
         head.append(f"  {100 * self._steps_done() // total} % of leads, {duration(now - self._began)}")
         if left is not None:
             head.append(f", {duration(left)} to go")
         table = Table(box=None, pad_edge=False, header_style="dim")
+        several = len(self._looks) > 1
+        if several:
+            table.add_column("cycle", no_wrap=True)
         for name, right in (("member", True), ("", False), ("leads", True), ("s/step", True), ("to go", True)):
             table.add_column(name, justify="right" if right else "left", no_wrap=True)
         table.add_column("state", no_wrap=True, overflow="ellipsis")
-        rows = sorted(statuses, key=lambda one: (_ORDER.index(one.state) if one.state in _ORDER else 0, one.member))
-        for status in rows[:height]:
-            table.add_row(*self._row(status, now, width))
+        rows = sorted(zip(self._cycles, statuses, strict=True), key=_first_of_interest)
+        for cycle, status in rows[:height]:
+            named = [cycle] if several else []
+            table.add_row(*named, *self._row(status, now, width - _CYCLE_COLUMN * several))
         under = summary(statuses)
         if len(rows) > height:
             under += f" ({len(rows) - height} not shown)"
@@ -179,3 +209,8 @@ class MembersView:
             duration(pace * missing) if pace and running else "",
             Text(text, style=_STYLES.get(status.state, "yellow")),
         )
+
+
+def _first_of_interest(row: tuple[str, MemberStatus]) -> tuple[int, str, int]:
+    cycle, status = row
+    return _ORDER.index(status.state) if status.state in _ORDER else 0, cycle, status.member

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import ConfigError, StorageError
+from aifs_ensemble.common.errors import ConfigError, InputError, StorageError
 from aifs_ensemble.common.files import folder_problem
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.text import duration
@@ -40,7 +40,7 @@ def check_room(config: Config, here: MembersHere, *, beside_others: bool = False
     needed = room_needed(config, member_sizes(config), here.members, here.at_once)
     held: float = 0
     if config.keep_scratch:
-        held = room_held(config)
+        held = sum(map(room_held, config.of_each_cycle))
     elif beside_others:
         held = min(room_held(config), needed * (here.at_once - 1) / here.at_once)
     system = check_scratch(config, needed, held=held)
@@ -65,6 +65,23 @@ def check_source(config: Config, cache: Path | None = None) -> str | None:
     from aifs_ensemble.initial.published import check_published  # imports the client, which plans do without
 
     return check_published(config, cache)
+
+
+def check_sources(configs: Sequence[Config], cache: Path | None = None) -> list[str]:
+    """Raise InputError where no cycle has anything to start from; return what is to be said of those that go on.
+
+    `configs` are those of the cycles whose states are to be made. Of several, one that has nothing fails alone.
+    """
+    told: list[str] = []
+    nothing: list[str] = []
+    for config in configs:
+        try:
+            told += filter(None, [check_source(config, cache)])
+        except InputError as error:
+            nothing.append(str(error))
+    if nothing and len(nothing) == len(configs):
+        raise InputError("\n  ".join(nothing))
+    return [*(f"{line}: it will fail, the other cycles go on" for line in nothing), *told]
 
 
 def check_start(config: Config, rules: Collection[str], here: MembersHere) -> None:
@@ -112,12 +129,13 @@ def check_destination(config: Config, *, write: bool = True) -> None:
 def check_bucket(config: Config) -> None:
     """Raise StorageError unless the bucket of a gs:// destination answers, within a minute."""
     if config.cloud_destination:
-        next(open_destination(config, within=60.0).list(config.objects.folder("manifests")), None)
+        first = config.of_each_cycle[0].objects
+        next(open_destination(config, within=60.0).list(first.folder("manifests")), None)
 
 
 def check_scratch_folder(config: Config, *, write: bool = True) -> None:
     """Raise ConfigError unless scratch is a folder that can be written to, or made."""
-    if problem := folder_problem(config.scratch.root, write=write):
+    if problem := folder_problem(config.scratch_root, write=write):
         scratch = config.given.scratch
         raise ConfigError(f"config: scratch: {scratch!r}, expected a folder that can be written: {problem}")
 
@@ -126,6 +144,6 @@ def check_places(config: Config) -> None:
     """Raise PlanError when bucket, images and machines are in different regions, unless that is allowed."""
     from aifs_ensemble.planning.regions import check_regions
 
-    run_bytes = round(member_sizes(config).lead) * len(config.leads) * len(config.members)
+    run_bytes = round(member_sizes(config).lead) * len(config.leads) * len(config.members) * len(config.cycles)
     for mismatch in check_regions(config, run_bytes):
         LOG.warning("%s", mismatch)

@@ -69,7 +69,7 @@ def changed(config: Config, seen: Destination | None = None) -> dict[str, float]
     They are those on scratch, or of a bucket as it was `seen`. Raises StorageError when the bucket does not answer.
     """
     if seen is None:
-        built = config.scratch.root / checkpoint_file(config.model.name)
+        built = config.scratch_root / checkpoint_file(config.model.name)
         local = [Path(config.checkpoint or built), *(config.scratch.initial(member) for member in config.members)]
         return {str(path): path.stat().st_mtime for path in local if path.is_file()}
     states = [config.objects.initial(member) for member in config.members]

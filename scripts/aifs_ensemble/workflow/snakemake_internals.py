@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -72,6 +72,18 @@ def config_files(workflow: Any) -> list[Path]:
     own = [Path(file) for file in workflow.configfiles if Path(file) not in given]
     here = Path.cwd()
     return [file.relative_to(here) if file.is_relative_to(here) else file for file in [*own, *given]]
+
+
+def settle_config(workflow: Any, config: dict[str, Any], key: str, value: str) -> None:
+    """Set a key of the configuration for this process and for all jobs of the run, as ``--config`` would.
+
+    Leans on `ConfigSettings.config_args`, the ``KEY=VALUE`` of the command line, from which commands of jobs are
+    written, here and on other machines (9.27.1).
+    """
+    config[key] = value
+    settings = workflow.config_settings
+    given = [item for item in settings.config_args or () if item.partition("=")[0] != key]
+    settings.config_args = [*given, f"{key}={value}"]
 
 
 def is_lint(workflow: Any) -> bool:
@@ -288,23 +300,37 @@ def rules_to_run(workflow: Any) -> set[str]:
     return {job.rule.name for job in workflow.dag.needrun_jobs()}
 
 
-def jobs_to_run(workflow: Any, wildcard: str) -> dict[str, set[str]] | None:
-    """Return by rule the values of a wildcard whose jobs are to run, in ``onstart`` or after a dry-run; None: unknown.
+def jobs_to_run(workflow: Any) -> list[tuple[str, Mapping[str, str]]] | None:
+    """Return rule and wildcards of the jobs to run, once they are made out; None: unknown.
 
-    A rule without the wildcard has an empty set. Targets, ``--until`` and ``--omit-from`` are counted in, and what is
-    there already. Leans on `DAG.jobs` being what targets need, on `DAG.needrun`, and on `DAG.targetjobs` being empty
-    when the jobs could not be made out (9.27.1).
+    Targets, ``--until`` and ``--omit-from`` are counted in, and what is there already. Leans on `DAG.jobs` being what
+    targets need, on `DAG.needrun`, on `DAG.targetjobs` being empty when the jobs could not be made out, and on
+    `Job.wildcards_dict` (9.27.1).
     """
     dag = workflow.dag
     if dag is None or not dag.targetjobs:
         return None
-    found: dict[str, set[str]] = {}
-    for job in dag.jobs:
-        if dag.needrun(job):
-            values = found.setdefault(job.rule.name, set())
-            if wildcard in job.wildcards_dict:
-                values.add(job.wildcards_dict[wildcard])
-    return found
+    return [(job.rule.name, job.wildcards_dict) for job in dag.jobs if dag.needrun(job)]
+
+
+def group_by(workflow: Any, rule: Any, name: Callable[[Mapping[str, str]], str | None]) -> None:
+    """Divide the jobs of a rule by what `name` makes of their wildcards: into groups which count as the rule's.
+
+    The rule's own group, or that of a profile, stays for a job without a name. Leans on `Job.group` asking
+    `Rule.expand_group` once it is known which jobs run, and on `Workflow.parent_groupids`, by which a group has the
+    ``--group-components`` of another (9.27.1).
+    """
+    usual = rule.expand_group
+
+    def expand_group(wildcards: Mapping[str, str]) -> str | None:
+        group: str | None = usual(wildcards)
+        own = name(wildcards) if group else None
+        if own is None:
+            return group
+        workflow.parent_groupids[f"{group}-{own}"] = group
+        return f"{group}-{own}"
+
+    rule.expand_group = expand_group
 
 
 def inputs_there(workflow: Any) -> dict[str, float]:

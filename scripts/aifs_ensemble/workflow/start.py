@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from aifs_ensemble.workflow.googlebatch import resources
 from aifs_ensemble.workflow.preflight import check_places
 
 
-def prepare_start(workflow: Any, config: Config, seen: Destination | None = None) -> None:
+def prepare_start(workflow: Any, config: Config, seen: Mapping[str, Destination | None] | None = None) -> None:
     """Raise what a machine, or the provider, would refuse; print what a user should know of what is left running.
 
-    `seen` is what was seen of the destination when jobs were planned.
+    `seen` is what was seen of the destination when jobs were planned, by cycle.
     """
     bucket.refuse_without_bucket(config)
     _refuse_fixed_order()
@@ -32,7 +32,7 @@ def prepare_start(workflow: Any, config: Config, seen: Destination | None = None
         refusals.checkout_problem(here),
         refusals.outside(internals.config_files(workflow), here),
         refusals.home_problem(),
-        refusals.time_problem(refusals.changed(config, seen), time.time()),
+        *(refusals.time_problem(found, time.time()) for found in _changed(config, seen or {})),
     )
     check_places(config)
     if internals.rules_to_run(workflow) & {"checkpoint_prepare", "forecast_member"}:
@@ -44,6 +44,12 @@ def prepare_start(workflow: Any, config: Config, seen: Destination | None = None
     if on_batch:
         routing.settle_googlebatch(workflow, config)
         batch_jobs.delete_jobs_at_exit()
+
+
+def _changed(config: Config, seen: Mapping[str, Destination | None]) -> Iterator[dict[str, float]]:
+    """Yield when checkpoint and initial states of each cycle changed, of which no time may be in the future."""
+    for one in config.of_each_cycle:
+        yield refusals.changed(one, seen.get(one.cycle))
 
 
 def _refuse_fixed_order() -> None:
@@ -64,13 +70,13 @@ def left_open(config: Config) -> Iterator[str]:
     """Yield what a run says at its start of machines on Coiled whose end is not known and nobody takes up."""
     from snakemake_executor_plugin_coiled.records import Journal
 
-    from aifs_ensemble.workflow.coiled.hooks import work_of
+    from aifs_ensemble.workflow.coiled.hooks import is_of
 
-    journal, work = Journal(), work_of(config)
+    journal = Journal()
     jobs = [
         record.id
         for record in journal.unfinished()
-        if record.state != "running" or (record.work != work and not journal.lives(record.owner))
+        if record.state != "running" or (not is_of(record, config) and not journal.lives(record.owner))
     ]
     if jobs:
         yield (

@@ -79,6 +79,34 @@ def test_manifests_judge_members_and_nothing_else(monkeypatch) -> None:
     assert found.judge(TARGETS[2:]) == {}, "of an initial state the exit code tells"
 
 
+OF_TWO = [
+    "forecast_member:cycle=20250819_0000,member=009", "forecast_member:cycle=20250819_0000,member=010",
+    "forecast_member:member=001,cycle=20250826_0000",
+]  # fmt: skip
+TWO = {"cycle": None, "cycles": ["20250819_0000", "20250826_0000"]}
+
+
+def test_jobs_of_several_cycles_have_names_and_judges(monkeypatch) -> None:
+    found = made(monkeypatch, **TWO)
+    assert found.title(OF_TWO) == "forecast_member 20250819_0000 9-10, 20250826_0000 1"
+    assert found.title(["initial_cycle:cycle=20250826_0000"]) == "initial_cycle 20250826_0000"
+    assert found.title(["checkpoint_prepare:"]) == "checkpoint_prepare"
+    assert found.tags(OF_TWO)["cycle"] == "20250819_0000-20250826_0000"
+    assert found.tags(OF_TWO[2:])["cycle"] == "20250826_0000"
+    absent = {"20250819_0000": {10: "no manifest"}, "20250826_0000": {}}
+    monkeypatch.setattr(hooks, "undelivered", lambda config, members: absent[config.cycle])
+    assert found.judge(OF_TWO) == {OF_TWO[0]: "", OF_TWO[1]: "no manifest", OF_TWO[2]: ""}
+
+
+def test_jobs_are_of_a_run_by_its_cycles(here: Journal) -> None:
+    """A run goes on with other cycles, and what was rented for those is no spending of its own."""
+    mine, more = settings(**TWO), settings(**TWO | {"cycles": ["20250826_0000", "20250902_0000"]})
+    other = settings(**TWO | {"cycles": ["20250902_0000", "20250909_0000"]})
+    record = JobRecord("an-id-1", "title", tuple(OF_TWO[2:]), hooks.work_of(mine))
+    assert hooks.work_of(mine) == hooks.work_of(more) == hooks.work_of(other) != hooks.work_of(settings())
+    assert [hooks.is_of(record, config) for config in (mine, more, other, settings())] == [True, True, False, False]
+
+
 def test_a_bucket_that_does_not_answer_is_no_judgement(monkeypatch) -> None:
     """Members are called failed when their manifests say so, not when the coordinator's login has ended."""
 

@@ -76,3 +76,45 @@ def test_a_failed_member_costs_itself_alone(whole: Project, coiled: CoiledServer
     assert code == 0, output
     code, output = whole.run(*ARGUMENTS, "verify")
     assert code == 0, output
+
+
+def test_cycles_share_machines_and_one_that_fails_takes_none_with_it(whole: Project, coiled: CoiledServer) -> None:
+    """Three cycles of two members on machines of four, named by a file that machines do not get."""
+    cycles = ["20250805_0000", "20250812_0000", "20250819_0000"]
+    (whole.folder / ".gitignore").write_text(".snakemake/\n__pycache__/\ncycles.txt\n")
+    (whole.folder / "cycles.txt").write_text("".join(f"{cycle}\n" for cycle in cycles))
+    arguments = [*ARGUMENTS[:2], "--group-components", "members=4", "initial=1000", "--retries", "0"]
+    config = whole.configure(
+        cycle=None, cycles="cycles.txt", destination=f"gs://{BUCKET}/cycles", delivery={"streaming": True},
+        members="1-2", lead_hours=12,
+    )  # fmt: skip
+    broken = config.of_cycle(cycles[1])
+    storage, state = open_destination(config), broken.objects.initial(2)
+    code, output = whole.run(*arguments, "--until", "initial_members")
+    assert code == 0, output
+    tags = [cluster.title for cluster in coiled.clusters.values()]
+    assert sum("initial_cycle" in title for title in tags) == 3, tags
+    sound = storage.get_bytes(state)
+    storage.put_bytes(b"no state", state, overwrite=True)
+
+    code, output = whole.run(*arguments)
+    assert code != 0
+    titles = sorted(cluster.title for cluster in forecasts(coiled, since=0))
+    assert titles == [
+        "# forecast_member 20250805_0000 1-2, 20250812_0000 1-2, attempt 1",
+        "# forecast_member 20250819_0000 1-2, attempt 1",
+    ]
+    assert [undelivered(one, one.members).keys() for one in config.of_each_cycle] == [set(), {2}, set()]
+    for one in config.of_each_cycle[::2]:
+        assert json.loads(storage.get_bytes(one.objects.ensemble_manifest))["state"] == "complete"
+    assert f"{cycles[0]}, {cycles[2]}: complete, 2 of 2 members" in output
+    assert f"{cycles[1]}: run again to make members 2" in output
+
+    storage.put_bytes(sound, state, overwrite=True)
+    before = len(coiled.clusters)
+    code, output = whole.run(*arguments)
+    assert code == 0, output
+    assert made(coiled, broken, since=before) == {2: [6, 12]}
+    assert not any(made(coiled, one, since=before) for one in config.of_each_cycle[::2])
+    code, output = whole.run(*arguments)
+    assert code == 0 and "Nothing to be done" in output, output

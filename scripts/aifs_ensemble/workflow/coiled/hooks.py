@@ -14,6 +14,7 @@ from snakemake_executor_plugin_coiled.records import JobRecord, Journal
 
 from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycles import EACH_CYCLE, format_cycles
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import format_members
 from aifs_ensemble.delivery.standing import undelivered
@@ -27,10 +28,13 @@ from aifs_ensemble.workflow.routing import SPOT
 
 
 def work_of(config: Config) -> dict[str, Any]:
-    """Return what tells a job from one of the same targets in another run: targets name the member and no more."""
+    """Return what tells a job from one of the same targets in another run.
+
+    Targets name the member and no more; in a run of several cycles the cycle, too.
+    """
     return {
         "destination": (config.destination or "").rstrip("/"),
-        "cycle": config.cycle,
+        "cycle": config.cycle if len(config.cycles) == 1 else EACH_CYCLE,
         "model": config.model.name,
         "checkpoint": config.checkpoint,
         "lead_hours": config.leads[-1],
@@ -39,15 +43,32 @@ def work_of(config: Config) -> dict[str, Any]:
     }
 
 
-def members_of(targets: Sequence[str]) -> dict[int, str]:
-    """Return the targets that forecast a member, by member."""
-    found = ((re.search(r"\bmember=(\d+)", target), target) for target in targets)
-    return {int(match[1]): target for match, target in found if match and target.startswith(f"{FORECAST_RULE}:")}
+def forecasts_of(targets: Sequence[str]) -> dict[tuple[str, int], str]:
+    """Return the targets that forecast a member, by cycle (empty in a run of one) and member."""
+    found = {}
+    for target in targets:
+        rule, _, wildcards = target.partition(":")
+        named = dict(item.split("=", 1) for item in wildcards.split(",") if "=" in item)
+        if rule == FORECAST_RULE and "member" in named:
+            found[named.get("cycle", ""), int(named["member"])] = target
+    return found
+
+
+def cycles_of(targets: Sequence[str]) -> set[str]:
+    """Return the cycles that targets name; none in a run of one cycle."""
+    return set(re.findall(r"[:,]cycle=([^,]+)", " ".join(targets)))
+
+
+def is_of(record: JobRecord, config: Config) -> bool:
+    """Tell whether a record is of the work of a configuration, and of one of its cycles."""
+    named = cycles_of(record.targets)
+    return record.work == work_of(config) and (not named or bool(named & {*config.cycles}))
 
 
 def spending_of(config: Config) -> str | None:
     """Return what is rented on Coiled for the ensemble from this folder, None when nothing was."""
-    return spending_line(Journal().of_work(work_of(config)), config, machines_of(config))
+    records = [record for record in Journal().all() if is_of(record, config)]
+    return spending_line(records, config, machines_of(config))
 
 
 class EnsembleHooks(Hooks):
@@ -89,13 +110,18 @@ class EnsembleHooks(Hooks):
         return regions_of_run(self.config)
 
     def title(self, targets: Sequence[str]) -> str:
-        """Return what a person calls the job, e.g. ``forecast_member 1-7``."""
-        members = sorted(members_of(targets))
-        return super().title(targets) + (f" {format_members(members)}" if members else "")
+        """Return what a person calls the job, e.g. ``forecast_member 1-7``, with each cycle where there are several."""
+        by_cycle: dict[str, list[int]] = {}
+        for cycle, member in sorted(forecasts_of(targets)):
+            by_cycle.setdefault(cycle, []).append(member)
+        named = [f"{cycle} {format_members(members)}".strip() for cycle, members in by_cycle.items()]
+        named = named or sorted(cycles_of(targets))
+        return " ".join([super().title(targets), *filter(None, [", ".join(named)])])
 
     def tags(self, targets: Sequence[str]) -> dict[str, str]:
         """Return by what machines are found in Coiled's dashboard."""
-        return {"cycle": self.config.cycle, "rule": super().title(targets), "workflow": "aifs-ensemble"}
+        cycles = sorted(cycles_of(targets)) or self.config.cycles
+        return {"cycle": format_cycles(cycles), "rule": super().title(targets), "workflow": "aifs-ensemble"}
 
     def environment(self, job_id: str) -> dict[str, str]:
         """Return the job's id, which a member's status names."""
@@ -106,9 +132,13 @@ class EnsembleHooks(Hooks):
 
         Raises StorageError when the destination does not answer.
         """
-        members = members_of(targets)
-        wrong = undelivered(self.config, sorted(members)) if members else {}
-        return {target: wrong.get(member, "") for member, target in members.items()}
+        forecasts = forecasts_of(targets)
+        wrong: dict[tuple[str, int], str] = {}
+        for cycle in {cycle for cycle, _ in forecasts}:
+            config = self.config.of_cycle(cycle) if cycle else self.config
+            members = sorted(member for of, member in forecasts if of == cycle)
+            wrong |= {(cycle, member): why for member, why in undelivered(config, members).items()}
+        return {target: wrong.get(forecast, "") for forecast, target in forecasts.items()}
 
     def rented(self, records: Sequence[JobRecord]) -> str | None:
         """Return what is rented now, its price and what was spent."""

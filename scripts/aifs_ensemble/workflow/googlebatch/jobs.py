@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycles import format_cycles
 from aifs_ensemble.common.errors import CloudError, ConfigError
 from aifs_ensemble.workflow import coordinator
 from aifs_ensemble.workflow.context import end_with_the_terminal, start_detached
@@ -87,14 +88,14 @@ def delete_jobs(names: list[str]) -> None:
 def left_running(config: Config) -> Iterator[str]:
     """Yield what a run says at its start when jobs of an earlier one still compute its cycle."""
     try:
-        left = live_jobs(config, config.cycle)
+        left = live_jobs(config, cycles := format_cycles(config.cycles))
     except CloudError as error:
         yield f"whether jobs of an earlier run go on is unknown: {error}"
         return
     if left:
         yield (
-            f"{len(left)} jobs of {config.cycle} are on Google Batch already, from a run that was killed or one beside "
-            f"this: members may be computed twice. `aifs-ensemble batch-cancel --cycle {config.cycle}` (and this run's "
+            f"{len(left)} jobs of {cycles} are on Google Batch already, from a run that was killed or one beside "
+            f"this: members may be computed twice. `aifs-ensemble batch-cancel --cycle {cycles}` (and this run's "
             "--configfile and --config) deletes them"
         )
 

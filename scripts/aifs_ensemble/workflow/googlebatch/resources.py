@@ -31,6 +31,7 @@ from functools import cache
 from typing import Any
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycles import format_cycles
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.planning.machines import Machines, MachineType
 from aifs_ensemble.planning.regions import regions_of_run
@@ -132,7 +133,7 @@ def labels(config: Config, machine_class: str) -> str:
     named = {
         **config.cloud.labels,
         "workflow": "aifs-ensemble",
-        "cycle": config.cycle,
+        "cycle": format_cycles(config.cycles),
         "machine": machine_class,
         # by which its jobs are found when it ends
         **({"coordinator": coordinator.current()} if coordinator.current() else {}),

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycles import format_cycles
 from aifs_ensemble.planning.machines import Machines, machines_of
 from aifs_ensemble.workflow import coordinator
 from aifs_ensemble.workflow.googlebatch.jobs import LIVE, jobs_of
@@ -24,7 +25,8 @@ _ON_DEMAND = ("STANDARD", "PROVISIONING_MODEL_UNSPECIFIED")
 def spending_of(config: Config) -> str | None:
     """Return what this coordinator's machines cost so far, None when it had none; CloudError as `jobs_of` raises it."""
     owner = coordinator.current()
-    return spending_line(jobs_of(config, config.cycle, owner), machines_of(config), time.time()) if owner else None
+    jobs = jobs_of(config, format_cycles(config.cycles), owner) if owner else []
+    return spending_line(jobs, machines_of(config), time.time())
 
 
 def spending_line(jobs: Iterable[batch_v1.Job], machines: Machines, now: float) -> str | None:
