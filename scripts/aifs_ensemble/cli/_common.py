@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="configuration files, not the profile's"
     )
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="keys set over the files")
+
+
+def add_cycle_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cycle``, which `config_from` reads."""
+    parser.add_argument(
+        "--cycle", dest="only_cycle", metavar="CYCLE", help="only this one of the configuration's cycles (default: all)"
+    )
 
 
 def add_members_argument(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +51,34 @@ def members_from(args: argparse.Namespace, config: Config) -> tuple[int, ...]:
     from aifs_ensemble.common.names import parse_members
 
     return config.members if args.members is None else parse_members(args.members, config.ensemble_size)
+
+
+def run_each_cycle(
+    args: argparse.Namespace, config: Config, do: Callable[[Config, Callable[[Any], None]], None]
+) -> None:
+    """Do what a command does of each cycle; of several, each below its name, and what fails keeps none from it.
+
+    Parameters
+    ----------
+    do : prints, or with ``--json`` gives its second argument the facts; those of several are printed by cycle
+
+    Raises WorkflowError at the end, with the worst exit code of all cycles.
+    """
+    from aifs_ensemble.common.cycles import each_cycle
+
+    facts: dict[str, Any] = {}
+    several = len(config.cycles) > 1
+
+    def one(of_cycle: Config) -> None:
+        if several and not args.json:
+            print(f"{of_cycle.cycle}:", flush=True)
+        do(of_cycle, lambda found: facts.update({of_cycle.cycle: found}))
+
+    try:
+        each_cycle(config.of_each_cycle, one, lambda line: print(f"error: {line}", file=sys.stderr, flush=True))
+    finally:
+        if args.json and facts:
+            print_json({"cycles": facts} if several else facts[config.cycle])
 
 
 def check_output(option: str, path: Path, *, file: bool = False) -> None:
@@ -82,6 +119,7 @@ def config_from(args: argparse.Namespace) -> Config:
 
     from aifs_ensemble.common.config import Config, merge, read_files, read_yaml
     from aifs_ensemble.common.config.schema import takes_text
+    from aifs_ensemble.common.cycles import name_cycles
     from aifs_ensemble.common.errors import ConfigError
 
     files = config_files(args)
@@ -92,14 +130,19 @@ def config_from(args: argparse.Namespace) -> Config:
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"--config: {item!r}, expected KEY=VALUE")
-        loader = yaml.BaseLoader if key in ("cycle", "members") else yaml.SafeLoader
+        loader = yaml.BaseLoader if key in ("cycle", "cycles", "members") else yaml.SafeLoader
         value = read_yaml(text, f"--config: {item!r}", loader)
         if takes_text(key) and not isinstance(value, str | None):  # `gs://:` is a mapping, and 2026 a number
             value = text
         for part in reversed(key.split(".")[1:]):
             value = {part: value}
         merge(raw, {key.split(".")[0]: value})
-    return Config(raw, files)
+    config, only = Config(raw, files), getattr(args, "only_cycle", None)
+    if only is None:
+        return config
+    if only not in config.cycles:
+        raise ConfigError(f"--cycle: {only!r}, expected one of the configuration's: {name_cycles(config.cycles)}")
+    return config.of_cycle(only)
 
 
 def config_of_run(args: argparse.Namespace, profile: str) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group
 from rich.table import Table
@@ -19,17 +19,22 @@ _COLOURS = {
 }
 
 
-def table(statuses: Sequence[MemberStatus], now: float, spending: str | None = None) -> Group:
-    """Return the table as rich shows it, with what the machines cost that this folder rented."""
+def table(found: Mapping[str, Sequence[MemberStatus]], now: float, spending: str | None = None) -> Group:
+    """Return the table of members by cycle as rich shows it, with what the machines cost that this folder rented."""
     shown = Table(box=None, pad_edge=False)
+    several = len(found) > 1
+    if several:
+        shown.add_column("cycle")
     for name, right in (("member", True), ("state", False), ("s/step", True), ("machine", False), ("updated", True)):
         shown.add_column(name, justify="right" if right else "left")
-    for status in statuses:
+    rows = [(cycle, status) for cycle, statuses in found.items() for status in statuses]
+    for cycle, status in rows:
         shown.add_row(
+            *([cycle] if several else []),
             str(status.member),
             Text(status.text(now), style=_COLOURS.get(status.state, "")),
             f"{status.step_seconds:.3f}" if status.step_seconds else "",
             status.job or status.host,
             f"{now - status.updated:.0f} s ago" if status.updated else "",
         )
-    return Group(shown, Text(summary(statuses)), *([Text(spending)] if spending else []))
+    return Group(shown, Text(summary(status for _, status in rows)), *([Text(spending)] if spending else []))

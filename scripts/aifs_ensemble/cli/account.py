@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.cli._common import (
     add_config_arguments,
+    add_cycle_argument,
     add_json_argument,
     check_output,
     config_from,
     plan_profile,
-    print_json,
+    run_each_cycle,
 )
+from aifs_ensemble.common.text import money
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aifs_ensemble.common.config import Config
 
 HELP = "time and cost of a run, after it"
 GROUP = "after"
@@ -23,6 +31,7 @@ aifs-ensemble account --json"""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
+    add_cycle_argument(parser)
     parser.add_argument("--fetch", action="store_true", help="first copy manifests and metrics from the destination")
     parser.add_argument("--spot", action=argparse.BooleanOptionalAction, default=None, help="over cloud.spot")
     parser.add_argument("--benchmarks", type=Path, default=Path("logs/benchmarks"), help="Snakemake's benchmark files")
@@ -35,6 +44,17 @@ def run(args: argparse.Namespace) -> int:
     config = config_from(args)
     if args.output:
         check_output("--output", args.output)
+    usd: dict[str, float] = {}
+    run_each_cycle(args, config, lambda of_cycle, tell: _account(args, of_cycle, config, usd, tell))
+    if len(config.cycles) > 1 and not args.json:
+        print(f"{len(usd)} cycles: {money(sum(usd.values()))}")
+    return 0
+
+
+def _account(
+    args: argparse.Namespace, config: Config, whole: Config, usd: dict[str, float], tell: Callable[[Any], None]
+) -> None:
+    """Account for a cycle of the `whole` configuration, and note its USD."""
     from aifs_ensemble.planning.account_report import account_tables, write_account
     from aifs_ensemble.planning.runs import fetch_run
 
@@ -43,9 +63,12 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(f"fetched {count} manifests from {config.destination}")
     settings = {"benchmarks": args.benchmarks, "profile": plan_profile(args), "spot": args.spot}
-    text = write_account(config, args.output, formats=args.formats, **settings)
-    if args.json:
-        print_json(account_tables(config, **settings))
-    else:
+    several = len(whole.cycles) > 1
+    folder = args.output / config.cycle if args.output and several else args.output
+    text = write_account(config, folder, formats=args.formats, **settings)
+    if not args.json:
         print(text)
-    return 0
+    if args.json or several:
+        tables = account_tables(config, **settings)
+        usd[config.cycle] = tables["totals"][0]["usd"]
+        tell(tables)

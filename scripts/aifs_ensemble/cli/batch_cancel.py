@@ -25,10 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what is there, one line each, and delete it unless asked to look only."""
+    from aifs_ensemble.common.cycles import format_cycles
     from aifs_ensemble.workflow.googlebatch.jobs import delete_jobs, live_jobs
 
     config = config_of_run(args, "googlebatch")
-    cycle = args.cycle or config.cycle
+    cycle = args.cycle or format_cycles(config.cycles)
     jobs = live_jobs(config, None if cycle == "all" else cycle, args.coordinator)
     rows = [
         {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aifs_ensemble.cli._common import (
     add_config_arguments,
+    add_cycle_argument,
     add_json_argument,
     check_output,
     config_from,
@@ -25,6 +26,7 @@ EXAMPLE = "aifs-ensemble convert-pickle input_state_member_001.pkl input_state_m
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
+    add_cycle_argument(parser)
     parser.add_argument(
         "pickles", nargs="*", type=Path, metavar="FILE", help="files that end in the member's number, e.g. ..._007.pkl"
     )

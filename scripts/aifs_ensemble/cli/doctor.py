@@ -6,6 +6,7 @@ import argparse
 
 from aifs_ensemble.cli._common import (
     add_config_arguments,
+    add_cycle_argument,
     add_json_argument,
     config_files,
     config_from,
@@ -23,6 +24,7 @@ HELP = "versions, GPU, driver, scratch, credentials, checkpoint of this machine"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the configuration and the machine's role."""
     add_config_arguments(parser)
+    add_cycle_argument(parser)
     parser.add_argument("--role", choices=ROLES, default="coordinator", help="what this machine is for")
     add_json_argument(parser)
 

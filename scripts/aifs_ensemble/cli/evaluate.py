@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, check_output, config_from, print_json
+from aifs_ensemble.cli._common import (
+    add_config_arguments,
+    add_cycle_argument,
+    add_json_argument,
+    check_output,
+    config_from,
+    run_each_cycle,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aifs_ensemble.common.config import Config
 
 GROUP = "after"
 EXAMPLE = """\
@@ -17,6 +30,7 @@ HELP = "scores of a delivered ensemble against analyses"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     add_config_arguments(parser)
+    add_cycle_argument(parser)
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="where to write (default: products/evaluation at the destination)"
     )
@@ -25,29 +39,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write table, data set and figures, and print the scores of the first area."""
+    config = config_from(args)
+    if args.output:
+        check_output("--output", args.output)
+    several = len(config.cycles) > 1
+
+    def evaluate(of_cycle: Config, tell: Callable[[Any], None]) -> None:
+        folder = args.output / of_cycle.cycle if args.output and several else args.output
+        _evaluate(of_cycle, folder, tell if args.json else None)
+
+    run_each_cycle(args, config, evaluate)
+    return 0
+
+
+def _evaluate(config: Config, output: Path | None, tell: Callable[[Any], None] | None) -> None:
+    """Score a cycle; print the scores, or `tell` them."""
     from aifs_ensemble.products.deliver import deliver_copies
     from aifs_ensemble.products.evaluation.due import evaluation_files
     from aifs_ensemble.products.evaluation.tables import write_evaluation
 
-    config = config_from(args)
-    if args.output:
-        check_output("--output", args.output)
     key = config.objects.evaluation("")
     at_home = config.scratch.copy(key) if config.cloud_destination else Path(config.destination or "") / key
-    folder = args.output or at_home
+    folder = output or at_home
     data = write_evaluation(config, folder)
     deliver_copies(config, [folder / name for name in evaluation_files(config)])
-    if args.json:
+    if tell:
         columns = ("crps", "persistence_crps", "rmse", "spread", "bias")
         rows = data[list(columns)].to_dataframe().dropna(how="all").reset_index()
-        print_json({"files": folder, "attributes": data.attrs, "scores": rows.to_dict("records")})
-        return 0
+        tell({"files": folder, "attributes": data.attrs, "scores": rows.to_dict("records")})
+        return
     _print_scores(data)
     for line in data.attrs["without_analysis"].splitlines():
         print(f"without analysis: {line}")
     print(f"{data.attrs['title']}: {data.attrs['ensemble']}")
     print(f"files are in {folder}")
-    return 0
 
 
 def _print_scores(data) -> None:  # type: ignore[no-untyped-def]  # xarray is imported late

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from aifs_ensemble.cli._common import (
     add_config_arguments,
+    add_cycle_argument,
     add_json_argument,
     add_members_argument,
     config_from,
@@ -33,6 +34,7 @@ aifs-ensemble forecast --members 7 --checkpoint my.ckpt --initial scratch/202508
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_config_arguments(parser)
+    add_cycle_argument(parser)
     add_members_argument(parser)
     parser.add_argument("--checkpoint", type=Path, help="checkpoint file instead of the configuration's")
     parser.add_argument("--initial", type=Path, help="initial state of the one member that is run")

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import argparse
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
-from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, config_from, print_json
+from aifs_ensemble.cli._common import (
+    add_config_arguments,
+    add_cycle_argument,
+    add_json_argument,
+    config_from,
+    run_each_cycle,
+)
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import parse_members
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aifs_ensemble.common.config import Config
+    from aifs_ensemble.common.storage import Storage
 
 GROUP = "after"
 EXAMPLE = """\
@@ -20,6 +33,7 @@ HELP = "show, and remove, what no manifest names"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_config_arguments(parser)
+    add_cycle_argument(parser)
     parser.add_argument("--delete", action="store_true", help="remove what is shown")
     parser.add_argument(
         "--older-hours", type=float, default=24.0, help="leave members alone of which anything is younger (default 24)"
@@ -31,13 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show orphans by reason, and remove them with --delete."""
     from aifs_ensemble.common.storage import open_destination
-    from aifs_ensemble.delivery.leftovers import find_orphans, finished_run, remove, remove_finished
 
     config = config_from(args)
     if not 0 <= args.older_hours <= MOST_HOURS:
         raise ConfigError(f"--older-hours: {args.older_hours:g}, expected hours, 0 to {MOST_HOURS}")
-    storage = open_destination(config)
     members = parse_members(args.finished, config.ensemble_size) if args.finished else ()
+    storage = open_destination(config)
+    run_each_cycle(args, config, lambda of_cycle, tell: _collect(args, of_cycle, storage, members, tell))
+    return 0
+
+
+def _collect(
+    args: argparse.Namespace, config: Config, storage: Storage, members: tuple[int, ...], tell: Callable[[Any], None]
+) -> None:
+    """Show the orphans of a cycle, and remove them with --delete."""
+    from aifs_ensemble.delivery.leftovers import find_orphans, finished_run, remove, remove_finished
+
     if members:
         orphans = finished_run(config, storage, members)
     else:
@@ -53,10 +76,9 @@ def run(args: argparse.Namespace) -> int:
     if args.delete:
         gone = remove_finished(config, storage, members, orphans) if members else remove(storage, orphans)
     if args.json:
-        print_json({"objects": rows, "bytes": size, "removed": gone})
+        tell({"objects": rows, "bytes": size, "removed": gone})
     elif args.delete:
         print(f"{gone} of {len(orphans)} objects removed, {size} bytes")
     else:
         found = f"{len(orphans)} objects, {size} bytes" if orphans else f"0 objects to remove in {config.cycle}"
         print(f"{found}; --delete removes them" if orphans else f"{found} at {storage.url}")
-    return 0

@@ -8,6 +8,7 @@ import time
 
 from aifs_ensemble.cli._common import (
     add_config_arguments,
+    add_cycle_argument,
     add_json_argument,
     add_members_argument,
     config_from,
@@ -24,6 +25,7 @@ HELP = "make initial states and show their spread"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
+    add_cycle_argument(parser)
     add_members_argument(parser)
     parser.add_argument("--prepare-only", action="store_true", help="only index, constants and weights, into the cache")
     parser.add_argument("--statistics-only", action="store_true", help="only the spread of the states that are there")

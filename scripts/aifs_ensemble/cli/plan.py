@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aifs_ensemble.cli._common import (
     add_config_arguments,
+    add_cycle_argument,
     add_json_argument,
     config_files,
     config_from,
@@ -33,6 +34,7 @@ PICK_FILE = "pick.yaml"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
+    add_cycle_argument(parser)
     parser.add_argument(
         "--destination", action="store_true", default=None, help="look at the bucket too (needs credentials)"
     )
@@ -49,16 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.planning.choice import choose, ranked
     from aifs_ensemble.planning.machines import machines_of
-    from aifs_ensemble.planning.outstanding import outstanding
+    from aifs_ensemble.planning.outstanding import outstanding_of_run
     from aifs_ensemble.planning.plan import plan, plan_case
     from aifs_ensemble.planning.plan_text import full_lines, plan_dict
-    from aifs_ensemble.workflow.preflight import check_begun, check_source
+    from aifs_ensemble.workflow.preflight import check_begun, check_sources
 
     config = config_from(args)
-    check_begun(config)
-    if args.published and (unknown := check_source(config)):
+    for one in config.of_each_cycle:
+        check_begun(one)
+    for unknown in check_sources(config.of_each_cycle) if args.published else ():
         print(unknown, file=sys.stderr)
-    machines, work = machines_of(config), outstanding(config, destination=args.destination)
+    machines, work = machines_of(config), outstanding_of_run(config, destination=args.destination)
     case = plan_case(
         config,
         machines,

@@ -9,7 +9,13 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, config_from, print_json
+from aifs_ensemble.cli._common import (
+    add_config_arguments,
+    add_cycle_argument,
+    add_json_argument,
+    config_from,
+    print_json,
+)
 from aifs_ensemble.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +33,7 @@ aifs-ensemble status --json"""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the configuration and how often to look."""
     add_config_arguments(parser)
+    add_cycle_argument(parser)
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="look again so often, until all are delivered")
     add_json_argument(parser)
 
@@ -44,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if args.watch is not None and not 0 < args.watch <= 86400:
         raise ConfigError(f"--watch: {args.watch:g}, expected seconds above 0, at most a day")
     if args.json:
-        print_json([asdict(status) for status in statuses_of(config)])
+        of_cycle = {one.cycle: [asdict(status) for status in statuses_of(one)] for one in config.of_each_cycle}
+        print_json({"cycles": of_cycle} if len(of_cycle) > 1 else of_cycle[config.cycle])
     elif args.watch:
         _watch(config, args.watch)
     else:
@@ -53,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         from aifs_ensemble.cli._status_table import table
         from aifs_ensemble.workflow.coiled.hooks import spending_of
 
-        Console().print(table(statuses_of(config), time.time(), spending_of(config)))
+        found = {one.cycle: statuses_of(one) for one in config.of_each_cycle}
+        Console().print(table(found, time.time(), spending_of(config)))
     return 0
 
 
@@ -66,9 +75,10 @@ def _watch(config: Config, seconds: float) -> None:
     from aifs_ensemble.delivery.standing import DELIVERED, Destination
     from aifs_ensemble.workflow.coiled.hooks import spending_of
 
-    destination, console = Destination(config), Console()
+    console = Console()
     still = console.is_terminal and not console.is_dumb_terminal
-    statuses = statuses_of(config, destination)
+    destinations = [Destination(one) for one in config.of_each_cycle]
+    statuses = {one.config.cycle: statuses_of(one.config, one) for one in destinations}
     with Live(console=console, auto_refresh=False) if still else nullcontext() as live:
         while True:
             shown = table(statuses, time.time(), spending_of(config))
@@ -77,8 +87,12 @@ def _watch(config: Config, seconds: float) -> None:
                 sys.stdout.flush()
             else:
                 live.update(shown, refresh=True)
-            if all(status.state == DELIVERED for status in statuses):
+            to_look = [
+                one for one in destinations if any(each.state != DELIVERED for each in statuses[one.config.cycle])
+            ]
+            if not to_look:
                 return
             time.sleep(seconds)
-            destination.look()
-            statuses = statuses_of(config, destination)
+            for one in to_look:
+                one.look()
+                statuses[one.config.cycle] = statuses_of(one.config, one)

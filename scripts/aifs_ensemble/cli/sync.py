@@ -5,14 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, config_from, print_json
+from aifs_ensemble.cli._common import (
+    add_config_arguments,
+    add_cycle_argument,
+    add_json_argument,
+    config_from,
+    run_each_cycle,
+)
 from aifs_ensemble.common.errors import ConfigError, InputError, VerificationError, WorkflowError
 from aifs_ensemble.common.names import format_members, member_name
 from aifs_ensemble.common.text import size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aifs_ensemble.common.config import Config
     from aifs_ensemble.common.storage import Storage
     from aifs_ensemble.delivery.member import Receipt
@@ -25,12 +33,19 @@ HELP = "deliver finished members to the destination"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_config_arguments(parser)
+    add_cycle_argument(parser)
     parser.add_argument("--no-ensemble", action="store_true", help="leave the ensemble's manifest as it is")
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Deliver every finished member, say what moved, and write the ensemble's manifest.
+    """Deliver every finished member, say what moved, and write the ensemble's manifest."""
+    run_each_cycle(args, config_from(args), lambda config, tell: _sync(args, config, tell))
+    return 0
+
+
+def _sync(args: argparse.Namespace, config: Config, tell: Callable[[Any], None]) -> None:
+    """Deliver the members of a cycle.
 
     A member that cannot be delivered does not keep the others from it; the error comes at the end.
     """
@@ -38,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
     from aifs_ensemble.delivery.standing import OTHER_SETTINGS, SHORT, on_scratch
 
-    config = config_from(args)
     say = (lambda *_: None) if args.json else print
     storage = open_destination(config)
     finished = [member for member in config.members if config.scratch.manifest(member).exists()]
@@ -65,13 +79,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         moved = [receipt.lasting() | {"sent_bytes": receipt.sent_bytes} for receipt in receipts]
         problems = {member: str(error) for member, error in failed.items()}
-        print_json({"destination": storage.url, "delivered": moved, "failed": problems, "ensemble": ensemble})
+        tell({"destination": storage.url, "delivered": moved, "failed": problems, "ensemble": ensemble})
     elif ensemble is not None:
         print(ensemble)
     if failed:
         first = next(iter(failed.values()))
         raise type(first)(f"members {format_members(failed)} not delivered, the first because {first}")
-    return 0
 
 
 def _deliver(config: Config, member: int, storage: Storage) -> Receipt:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, config_from, print_json
+from aifs_ensemble.cli._common import (
+    add_config_arguments,
+    add_cycle_argument,
+    add_json_argument,
+    config_from,
+    run_each_cycle,
+)
 from aifs_ensemble.common.names import format_members
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from aifs_ensemble.common.config import Config
     from aifs_ensemble.delivery.verify import EnsembleCheck
 
 PLACES = ("scratch", "destination")  # those of delivery.verify
@@ -23,6 +30,7 @@ HELP = "compare what is there with the manifests"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
+    add_cycle_argument(parser)
     parser.add_argument("--place", choices=PLACES, action="append", help="look only there (default: both)")
     parser.add_argument("--deep", action="store_true", help="check every key and value of a few leads of each member")
     parser.add_argument(
@@ -36,16 +44,19 @@ def run(args: argparse.Namespace) -> int:
 
     from aifs_ensemble.delivery.verify import check_ensemble
 
-    config = config_from(args)
     places = args.place or PLACES
-    check = check_ensemble(config, deep=args.deep, mend=args.mend, places=places)
-    if args.json:
-        print_json(asdict(check))
-    else:
-        _print_check(check, places)
-    check.require_sound(mended=args.mend)
-    if "destination" in places and config.destination:
-        check.require_members(config)
+
+    def verify(config: Config, tell: Callable[[Any], None]) -> None:
+        check = check_ensemble(config, deep=args.deep, mend=args.mend, places=places)
+        if args.json:
+            tell(asdict(check))
+        else:
+            _print_check(check, places)
+        check.require_sound(mended=args.mend)
+        if "destination" in places and config.destination:
+            check.require_members(config)
+
+    run_each_cycle(args, config_from(args), verify)
     return 0
 
 
