@@ -80,6 +80,8 @@ def _by_attempt(workflow: Any, config: Config) -> Callable[..., str]:
         if internals.is_remote_job(workflow):
             # a rented machine's Snakemake calls no hook, and knows its jobs only now, before it starts them
             MembersHere.of(workflow, config).tell_jobs()
+            # a member that fails on a machine, perhaps another cycle's, is no reason to leave out those that wait
+            internals.keep_going(workflow)
         return provisioning(config, attempt)
 
     return resource

@@ -269,6 +269,17 @@ def resource_limit(workflow: Any, name: str) -> int | None:
     return None if value is None else int(value)
 
 
+def keep_going(workflow: Any) -> None:
+    """Have this process start its other jobs when one has failed, as ``--keep-going`` would.
+
+    Before jobs start: while they are planned. Leans on `JobScheduler.keepgoing`, which is made of
+    `ExecutionSettings.keep_going` once they are planned, and on `Workflow.scheduler` being absent or None until then (9.27.1).
+    """
+    workflow.execution_settings.keep_going = True
+    if getattr(workflow, "scheduler", None) is not None:
+        workflow.scheduler.keepgoing = True
+
+
 def jobs_asked_for(workflow: Any, rule: str) -> int:
     """Return how many jobs of a rule this process was started for; in a job on another machine.
 
