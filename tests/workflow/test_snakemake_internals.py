@@ -472,3 +472,28 @@ see(config=config["cycles"], jobs=list(workflow.config_settings.config_args))
 def test_jobs_are_told_a_key(run: Run) -> None:
     (seen,) = run(TOLD, "-n", "--config", "cycles=x", "aa=1", "--", "b.txt")
     assert seen == {"config": "20250101_0000,20250108_0000", "jobs": ["aa=1", "cycles=20250101_0000,20250108_0000"]}
+
+
+GOING_ON = """
+def kind(wildcards, attempt):
+    {keep_going}
+    return "a"
+
+rule bad:
+    output: "bad.txt"
+    priority: 10
+    resources: kind=kind
+    shell: "exit 1"
+
+rule good:
+    output: "good.txt"
+    resources: kind=kind
+    shell: "touch {{output}}"
+"""
+
+
+@pytest.mark.parametrize("keep_going", [True, False])
+def test_other_jobs_start_after_one_that_failed(run: Run, tmp_path: Path, keep_going: bool) -> None:
+    call = "internals.keep_going(workflow)" if keep_going else "pass"
+    run(GOING_ON.format(keep_going=call), "-c1", "--", "bad.txt", "good.txt", code=1)
+    assert (tmp_path / "good.txt").exists() == keep_going

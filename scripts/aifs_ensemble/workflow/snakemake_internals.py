@@ -270,13 +270,12 @@ def resource_limit(workflow: Any, name: str) -> int | None:
 
 
 def keep_going(workflow: Any) -> None:
-    """Have this process start its other jobs when one has failed, as ``--keep-going`` would.
+    """Have this process start its other jobs when one has failed, as ``--keep-going`` would; while they are planned.
 
-    Before jobs start: while they are planned. Leans on `JobScheduler.keepgoing`, which is made of
-    `ExecutionSettings.keep_going` once they are planned, and on `Workflow.scheduler` being absent or None until then (9.27.1).
+    Leans on `JobScheduler.keepgoing`, made of `ExecutionSettings.keep_going` once that is done (9.27.1).
     """
     workflow.execution_settings.keep_going = True
-    if getattr(workflow, "scheduler", None) is not None:
+    if workflow.scheduler is not None:
         workflow.scheduler.keepgoing = True
 
 
@@ -314,9 +313,8 @@ def rules_to_run(workflow: Any) -> set[str]:
 def jobs_to_run(workflow: Any) -> list[tuple[str, Mapping[str, str]]] | None:
     """Return rule and wildcards of the jobs to run, once they are made out; None: unknown.
 
-    Targets, ``--until`` and ``--omit-from`` are counted in, and what is there already. Leans on `DAG.jobs` being what
-    targets need, on `DAG.needrun`, on `DAG.targetjobs` being empty when the jobs could not be made out, and on
-    `Job.wildcards_dict` (9.27.1).
+    Targets, ``--until`` and ``--omit-from`` are counted in, and what is there already. Leans on `DAG.jobs`,
+    `DAG.needrun`, `Job.wildcards_dict`, and `DAG.targetjobs` being empty when jobs could not be made out (9.27.1).
     """
     dag = workflow.dag
     if dag is None or not dag.targetjobs:
@@ -327,9 +325,8 @@ def jobs_to_run(workflow: Any) -> list[tuple[str, Mapping[str, str]]] | None:
 def group_by(workflow: Any, rule: Any, name: Callable[[Mapping[str, str]], str | None]) -> None:
     """Divide the jobs of a rule by what `name` makes of their wildcards: into groups which count as the rule's.
 
-    The rule's own group, or that of a profile, stays for a job without a name. Leans on `Job.group` asking
-    `Rule.expand_group` once it is known which jobs run, and on `Workflow.parent_groupids`, by which a group has the
-    ``--group-components`` of another (9.27.1).
+    A job without a name stays in the group itself. Leans on `Job.group` asking `Rule.expand_group` once it is known
+    which jobs run, and on `Workflow.parent_groupids`: whose ``--group-components`` a group has (9.27.1).
     """
     usual = rule.expand_group
 
