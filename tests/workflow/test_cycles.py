@@ -125,26 +125,44 @@ atexit.register(groups)
 """
 
 
+def groups(project: Project) -> dict[str, list[list[tuple[str, str]]]]:
+    """Return the groups of a dry-run on rented machines by the kind of their rules: cycles and members."""
+    files = ["config/config.yaml", "config/operational.yaml", "mine.yaml"]
+    dry_run(project.folder, "--configfile", *files, profile="coiled-gpu")
+    found: dict[str, list[list[tuple[str, str]]]] = {}
+    for group in json.loads((project.folder / "groups.json").read_text()):
+        kind = min(rule for rule, _ in group).partition("_")[0]
+        found.setdefault(kind, []).append(sorted((named["cycle"], named.get("member", "")) for _, named in group))
+    return {kind: sorted(each) for kind, each in found.items()}
+
+
 def test_machines_take_members_cycle_by_cycle(project: Project) -> None:
     """Seven a machine: 3 cycles of 4 members are 2 machines; states, and products, are of one cycle each."""
     cycles = [CYCLE, OTHER, "20250902_0000"]
     with open(project.folder / "Snakefile", "a") as file:
         file.write(GROUPS)
-    files = ["config/config.yaml", "config/operational.yaml", "mine.yaml"]
     (project.folder / "mine.yaml").write_text(
         f"cycle: null\ncycles: {json.dumps(cycles)}\nmembers: 1-4\nlead_hours: 24\n"
         "products: {members: {enabled: true}, weekly: {enabled: true, hours: 6, periods: [6]}}\n"
     )
-    dry_run(project.folder, "--configfile", *files, profile="coiled-gpu")
-    found: dict[str, list[list[tuple[str, str]]]] = {}
-    for group in json.loads((project.folder / "groups.json").read_text()):
-        kind = min(rule for rule, _ in group).partition("_")[0]
-        found.setdefault(kind, []).append([(named["cycle"], named.get("member", "")) for _, named in group])
-    forecasts = sorted(sorted(group) for group in found["forecast"])
+    found = groups(project)
     ordered = [(cycle, f"{member:03d}") for cycle in cycles for member in range(1, 5)]
-    assert forecasts == [ordered[:7], ordered[7:]]
+    assert found["forecast"] == [ordered[:7], ordered[7:]]
     for kind in ("initial", "product"):
-        assert sorted(sorted({cycle for cycle, _ in group}) for group in found[kind]) == [[c] for c in cycles], kind
+        assert [sorted({cycle for cycle, _ in group}) for group in found[kind]] == [[c] for c in cycles], kind
+
+    # the states of one could not be made: it shares no machine with the others any more
+    for cycle in (cycles[0], cycles[2]):
+        names = Keys(cycle)
+        states = [key for member in range(1, 5) for key in (names.initial(member), names.initial_summary(member))]
+        for key in (names.initial_cycle, *states, names.initial_members):
+            (project.folder / key).parent.mkdir(parents=True, exist_ok=True)
+            (project.folder / key).write_text("{}")
+            time.sleep(0.01)
+    found = groups(project)
+    assert [{cycle for cycle, _ in group} for group in found["initial"]] == [{OTHER}]
+    others = ordered[:4] + ordered[8:]
+    assert found["forecast"] == sorted([others[:7], others[7:], ordered[4:8]])
 
 
 def leads(project: Project, cycle: str) -> dict[str, bytes]:
