@@ -9,9 +9,11 @@ STAMP := $(VENV)/.installed
 PLUGIN := plugins/snakemake-executor-plugin-coiled
 TEST_STAMP := $(VENV)/.installed-test
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# a notice of mkdocs-material about other programs, in each build
+export NO_MKDOCS_2_WARNING = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test newest lock forecast test test-long lint format config-docs rule-graph plan report clean
+.PHONY: help install install-test newest lock forecast test test-long lint format docs config-docs rule-graph plan report clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -47,7 +49,7 @@ test: install-test ## all tests
 test-long: install-test ## the campaigns that take long
 	$(BIN)/python -m pytest -m long
 
-lint: install-test ## format, lint, types, imports between rooms, forms, workflow lint
+lint: install-test ## format, lint, types, imports between rooms, forms, workflow lint, the docs' links
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -57,11 +59,15 @@ lint: install-test ## format, lint, types, imports between rooms, forms, workflo
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/problem.yml
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format --default-filetype yaml CITATION.cff
 	$(BIN)/snakemake --lint
+	$(BIN)/mkdocs build --quiet
 
 format: install-test ## format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/snakefmt Snakefile rules
+
+docs: install-test ## the documentation as a site, in site/index.html
+	$(BIN)/mkdocs build --quiet
 
 config-docs: install ## the configuration's schema and tables of keys, from the library
 	$(BIN)/python -m aifs_ensemble.common.config.schema --write
@@ -77,5 +83,5 @@ report: install ## report.html of the last run; of another profile: PROFILE=coil
 		--report-stylesheet report/theme.css --report-after-run
 
 clean: ## remove what runs made (not the environment, nor the record of rented machines)
-	rm -rf scratch results logs report.html
+	rm -rf scratch results logs site report.html
 	test ! -d .snakemake || find .snakemake -mindepth 1 -maxdepth 1 ! -name rented -exec rm -rf {} +
