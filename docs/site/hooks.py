@@ -1,4 +1,4 @@
-"""Hooks of mkdocs.yml: pages from outside docs/, and links as they are written for GitHub.
+"""Hooks of mkdocs.yml: pages from outside docs/, and links and lists as they are written for GitHub.
 
 A link names a file of the repository, relative to the page. In the site it leads to the page made of that file, or to a
 copy of the file below `files/`. A link to anything else breaks the strict build.
@@ -26,6 +26,7 @@ ELSEWHERE = {
 }
 # a link or a picture of Markdown, and code, in which nothing is a link
 LINK_OR_CODE = re.compile(r"(?ms)^ *```.*?^ *```|`[^`\n]+`|(?<=\]\()(?P<target>[^)\s#:]+)(?=[)#])")
+ITEM = re.compile(r"(?:[-*]|1\.|[2-9]\.) +")
 
 
 def repository_path(page: str) -> str:
@@ -62,8 +63,30 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def with_lists(markdown: str) -> str:
+    """Return a page with its lists as mkdocs wants them: after an empty line, what belongs to an item four spaces in.
+
+    For GitHub a list may follow its sentence at once, and what belongs to an item begins below the item's first letter.
+    """
+    lines: list[str] = []
+    indent = 0  # of the item that the line belongs to; 0 outside of lists
+    fenced = False
+    for line in markdown.split("\n"):
+        item = ITEM.match(line) if not fenced else None
+        if item:
+            if indent == 0 and lines and lines[-1].strip():
+                lines.append("")
+            indent = len(item[0])
+        elif line.strip() and not line.startswith(" " * indent):
+            indent = 0
+        inside = indent and not item and line.strip()
+        lines.append(" " * (4 - indent) + line if inside else line)
+        fenced ^= line.lstrip().startswith("```")
+    return "\n".join(lines)
+
+
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Turn links to files of the repository into links to what the site has of them."""
+    """Turn links to files of the repository into links to what the site has of them; see `with_lists`."""
     here = page.file.src_uri
 
     def in_site(match: re.Match[str]) -> str:
@@ -71,4 +94,4 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
             return match[0]
         return os.path.relpath(site_path(linked(here, match["target"])), Path(here).parent)
 
-    return LINK_OR_CODE.sub(in_site, markdown)
+    return with_lists(LINK_OR_CODE.sub(in_site, markdown))
