@@ -97,7 +97,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_relative_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    targets = re.findall(r"(?:\]\(|<img src=\")([^)\"\s]+)", page.read_text())
     local = [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
     assert not [target for target in local if not (page.parent / target).exists()]
 

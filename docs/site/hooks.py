@@ -24,8 +24,10 @@ ELSEWHERE = {
     "config/README.md": "configuration.md",
     "plugins/snakemake-executor-plugin-coiled/README.md": "executor-coiled.md",
 }
-# a link or a picture of Markdown, and code, in which nothing is a link
-LINK_OR_CODE = re.compile(r"(?ms)^ *```.*?^ *```|`[^`\n]+`|(?<=\]\()(?P<target>[^)\s#:]+)(?=[)#])")
+# what a link or a picture names, and code, in which nothing is a link
+LINK_OR_CODE = re.compile(
+    r'(?ms)^ *```.*?^ *```|`[^`\n]+`|(?:(?<=\]\()|(?<=<img src="))(?P<target>[^)"\s#:]+)(?=[)"#])'
+)
 ITEM = re.compile(r"(?:[-*]|1\.|[2-9]\.) +")
 
 
