@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import markdown
 import pytest
 import yaml
 from aifs_ensemble.cli import build_parser, command_names
@@ -100,6 +103,53 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"(?:\]\(|<img src=\")([^)\"\s]+)", page.read_text())
     local = [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
     assert not [target for target in local if not (page.parent / target).exists()]
+
+
+def test_the_site_has_every_page() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    listed = [
+        page
+        for part in nav
+        for below in part.values()
+        for item in below
+        if isinstance(item, dict)
+        for page in item.values()
+    ]
+    assert len(listed) == len(set(listed))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} <= set(listed)
+
+
+def test_links_and_lists_become_the_sites() -> None:
+    """Links as GitHub has them lead to the site's pages and files; what belongs to an item stays in it."""
+    pytest.importorskip("mkdocs")
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "site" / "hooks.py")
+    assert spec and spec.loader
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    text = (
+        "See [it](../docs/grib.md#keys), [`home`](../README.md), [terms](../NOTICE), "
+        "[there](https://coiled.io), `[no](x.md)`:\n"
+        "1. First\n   more\n   ```yaml\n   - key: [a](b.md)\n   ```\n2. Second\nEnd\n"
+    )
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="configuration.md"))
+    made = markdown.markdown(hooks.on_page_markdown(text, page), extensions=["pymdownx.superfences"])
+    assert re.findall(r'href="(.+?)"', made) == ["grib.md#keys", "index.md", "files/NOTICE.txt", "https://coiled.io"]
+    assert made.count("<li>") == 2 and made.index("key") < made.index("Second")
+    assert "[no](x.md)" in made and "[a](b.md)" in re.sub("<.+?>", "", made)
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a page's prose: without code, tables, headings and the addresses of links."""
+    text = re.sub(r"^ *```.*?^ *```$|^ *\|.*?$|^#.*?$|^    .*?$|^<!--.*?$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"`` . ``|`[^`]*`", "code", re.sub(r"\]\(\S+\)", "]", text))
+    parts = re.split(r"\n *\n|^ *(?:[-*]|\d+\.) ", text, flags=re.MULTILINE)
+    return [" ".join(each.split()) for part in parts for each in re.split(r"[.?!:][)*]*\s", part)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=page_name)
+def test_sentences_are_short(page: Path) -> None:
+    """CONTRIBUTING.md asks for 25 words; a sentence that lists names may have a few more."""
+    assert not [each for each in sentences(page.read_text()) if len(each.split()) > 30]
 
 
 def test_every_module_is_in_the_architecture() -> None:
