@@ -20,9 +20,10 @@ help: ## this list
 
 install: $(STAMP) ## the environment, in .venv
 
-$(STAMP): requirements.txt pyproject.toml $(PLUGIN)/pyproject.toml
+$(STAMP): requirements.txt pyproject.toml $(PLUGIN)/pyproject.toml $(wildcard envs/overlays/*.lock)
 	PYTHON="$(PYTHON)" .ci/install requirements.txt
 	$(BIN)/pip install --quiet --no-deps --editable . --editable $(PLUGIN)
+	$(BIN)/aifs-ensemble environments --overlays
 	touch $(STAMP)
 
 install-test: $(TEST_STAMP) ## the same with what tests and linters need
@@ -38,6 +39,7 @@ newest: ## the environment with the newest versions that requirements.in allows 
 	PYTHON="$(PYTHON)" .ci/install
 	$(BIN)/pip install --quiet --upgrade --upgrade-strategy eager --requirement requirements.in --requirement requirements-test.in
 	$(BIN)/pip install --quiet --no-deps --editable . --editable $(PLUGIN)
+	$(BIN)/aifs-ensemble environments --overlays
 	touch $(STAMP) $(TEST_STAMP)
 
 forecast: install ## run the embedded default, 4 members x 72 h, into results/

@@ -14,6 +14,14 @@ COPY envs/gpu.lock /tmp/gpu.lock
 RUN pip install --no-cache-dir --no-deps --requirement /tmp/gpu.lock \
  && rm /tmp/gpu.lock
 
+# the packages of other models than v1, each set in a folder of its own: `aifs_ensemble.common.overlays` chooses
+COPY envs/overlays /tmp/overlays
+RUN for lock in /tmp/overlays/*.lock; do \
+      pip install --no-cache-dir --no-deps --target "/usr/local/overlays/$(basename "$lock" .lock)" --requirement "$lock" \
+      || exit 1; \
+    done \
+ && rm -r /tmp/overlays
+
 RUN useradd --create-home --uid 1000 aifs \
  && install --directory --owner aifs /scratch /scratch/aifs-ensemble
 USER aifs

@@ -5,7 +5,7 @@ rule benchmark_engine:
     log:
         f"logs/benchmark_engine/{CONFIG.cloud.gpu}.log",
     conda:
-        "../envs/gpu.yaml"
+        f"../envs/{RUN.gpu_software}.yaml"
     resources:
         machine="gpu",
         mem_mb=24000 if RUN.rented else 4000,

@@ -10,7 +10,7 @@ if not CONFIG.checkpoint:
             RUN.first.path.benchmark("checkpoint_prepare")
         localrule: RUN.fetches_checkpoint()
         conda:
-            "../envs/gpu.yaml"
+            f"../envs/{RUN.gpu_software}.yaml"
         resources:
             # building takes torch, which only the GPU machines have
             machine="gpu" if CONFIG.model.built else "cpu",

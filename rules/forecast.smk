@@ -14,7 +14,7 @@ rule forecast_member:
     group:
         "members"
     conda:
-        "../envs/gpu.yaml"
+        f"../envs/{RUN.gpu_software}.yaml"
     threads: CONFIG.forecast.encoders
     resources:
         machine="gpu",

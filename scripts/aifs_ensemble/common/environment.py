@@ -17,6 +17,8 @@ container's own layer has the room
 that was rented for scratch
 `MEMBERS_HERE`: members that this     the process that starts a machine's jobs     the job's check of room on scratch
 machine makes, and how many at once
+`OVERLAYS`: the folder with the       the user, where it is not beside the         every process that loads a model
+packages of families of models        packages of Python
 ====================================  ===========================================  ===================================
 
 Variables of other programs are named where they are used: CUDA_VISIBLE_DEVICES (`common.gpu`),
@@ -32,3 +34,4 @@ JOB = "AIFS_ENSEMBLE_JOB"
 KEPT = "AIFS_ENSEMBLE_KEPT"
 LAYER_ON_RENTED_DISK = "AIFS_ENSEMBLE_LAYER_ON_RENTED_DISK"
 MEMBERS_HERE = "AIFS_ENSEMBLE_MEMBERS_HERE"
+OVERLAYS = "AIFS_ENSEMBLE_OVERLAYS"

@@ -26,6 +26,7 @@ class Model:
     Variables carry the names used in the checkpoint: ``t_500`` for pressure levels, ``stl1`` for
     soil, the short name for the rest; ``z`` without a level is the surface geopotential. `own_pass_gpu_mb` is the GPU
     memory of a member that is not accelerated, MB of 1e6 bytes, 0 where that is not known.
+    `environment` names the packages that lie over the common ones (`common.overlays`), empty where none do.
     `pressure` gives the levels (hPa) of each parameter. `missing` says where values of a variable may be missing,
     ``sea`` or ``land``; those that it does not name have a value everywhere.
     """
@@ -50,6 +51,7 @@ class Model:
     anemoi_models: str
     grib_process: int = 255
     own_pass_gpu_mb: int = 0
+    environment: str = ""
 
     @property
     def built(self) -> bool:
@@ -96,7 +98,7 @@ _KEYS = {
     "checkpoint": dict,
     "anemoi_models": str,
 }
-_OPTIONAL = {"grib_process": int, "own_pass_gpu_mb": int}
+_OPTIONAL = {"grib_process": int, "own_pass_gpu_mb": int, "environment": str}
 _VARIABLES = {"prognostic": dict, "constant": list, "computed": list, "diagnostic": list}
 _VARIABLES_OPTIONAL = {"missing": dict}
 _PROGNOSTIC = {"surface": list, "soil": list, "pressure": dict}
@@ -192,6 +194,7 @@ def get_model(name: str, path: Path = CATALOGUE, parameters: Path = TABLE) -> Mo
         anemoi_models=entry["anemoi_models"],
         grib_process=entry.get("grib_process", 255),
         own_pass_gpu_mb=entry.get("own_pass_gpu_mb", 0),
+        environment=entry.get("environment", ""),
     )
     fields = dict.fromkeys([*model.inputs, *model.outputs, *delivered(model.outputs, parameters)])
     places = {name: find_variable(name, parameters)[0].missing for name in fields} | variables.get("missing", {})

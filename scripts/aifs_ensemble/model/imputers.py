@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aifs_ensemble.model.known_classes import installed_version, unknown_version
+
 _CONSTANT = frozenset({"InputImputer", "ConstantImputer"})
 _COPIED = frozenset({"CopyImputer"})
 _DYNAMIC = frozenset({"DynamicInputImputer", "DynamicConstantImputer", "DynamicCopyImputer"})
@@ -100,8 +102,11 @@ class WaitFreeImputer(nn.Module):
 def without_waits(interface: Any) -> list[str]:
     """Put `WaitFreeImputer` in the place of each imputer of an anemoi-models interface; return their names.
 
-    Pre- and post-processors share an imputer, and share what stands in for it.
+    Pre- and post-processors share an imputer, and share what stands in for it. Those of later versions than 0.6 mask
+    each time of the input by itself, and stay: their models wait for the device in their mappers anyway.
     """
+    if unknown_version(installed_version()):
+        return []
     replaced: dict[int, WaitFreeImputer] = {}
     names = []
     for processors in (interface.pre_processors.processors, interface.post_processors.processors):

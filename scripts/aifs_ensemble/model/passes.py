@@ -231,7 +231,8 @@ def _name(device: torch.device) -> str:
 
 def set_chunks(chunks: int) -> None:
     """Set the mappers' chunks, which anemoi-models reads from the environment only when it is imported."""
-    from anemoi.models.layers import block
+    from anemoi.models.layers import block, mapper
 
-    block.NUM_CHUNKS_INFERENCE_MAPPER = chunks
+    for module in (block, mapper):  # the latter from 0.7 on
+        module.NUM_CHUNKS_INFERENCE_MAPPER = chunks
     block.NUM_CHUNKS_INFERENCE = chunks  # its name before 0.6

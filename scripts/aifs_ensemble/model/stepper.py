@@ -20,7 +20,9 @@ from aifs_ensemble.model.imputers import without_waits
 from aifs_ensemble.model.noise import seed_device
 from aifs_ensemble.model.numerics import Numerics
 from aifs_ensemble.model.passes import FallBack, Passes
+from aifs_ensemble.model.projection import with_ordered_sums
 from aifs_ensemble.model.self_check import SelfCheck
+from aifs_ensemble.model.truncation import HAS_TRITON
 
 _AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, "32": None}
 
@@ -124,6 +126,8 @@ class Stepper:
         self._cuda_graph = cuda_graph
         self.model: Any = model.to(device).eval()
         without_waits(self.model)
+        if device.type == "cuda" and HAS_TRITON:
+            with_ordered_sums(self.model, device)
         self._dtype = _AUTOCAST[numerics.precision]
         set_deterministic(numerics.deterministic and device.type == "cuda")
         self._passes = Passes(self.model, device, numerics, own=own, known=known, on_fall_back=on_fall_back)

@@ -1,13 +1,14 @@
 """The software of the machines: one pinned lock a machine class, and what must say the same as it.
 
-``envs/{gpu,etl}.lock`` is the truth. The conda YAMLs repeat its versions, because Snakemake copies a YAML away
-from the files it might refer to; the Dockerfiles install the lock itself.
+``envs/{gpu,etl}.lock`` and the locks of the overlays, ``envs/overlays/NAME.lock``, are the truth. The conda YAMLs repeat
+their versions, because Snakemake copies a YAML away from the files it might refer to; the Dockerfiles install the locks
+themselves. An environment ``gpu-NAME`` is that of the GPU machines with the packages of an overlay in it. The image
+has every overlay in a folder of its own instead: one image serves all models.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -19,14 +20,14 @@ from urllib.parse import urlsplit
 import yaml
 
 from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.overlays import overlay_names, overlay_pins
+from aifs_ensemble.common.pins import HASH, canonical, parse_pins
 
 FOLDER = Path(__file__).parents[3] / "envs"
 PYTHON = "3.11"
 # machine class of the configuration by name of the environment
 CLASSES = {"gpu": "gpu", "etl": "cpu"}
-_HASH = re.compile(r"\s--hash=sha256:[0-9a-f]{64}(?=\s|$)")
 _INDEX = "https://pypi.org/simple"
-_PIN = re.compile(r"([A-Za-z0-9][\w.-]*)==([\w.+!-]+)")
 
 
 @dataclass(frozen=True)
@@ -38,40 +39,37 @@ class Environment:
 
     @property
     def machine_class(self) -> str:
-        return CLASSES[self.name]
+        return CLASSES[self.name.partition("-")[0]]
 
     @property
     def requirements(self) -> list[str]:
         return [f"{package}=={version}" for package, version in self.packages.items()]
 
 
-def canonical(name: str) -> str:
-    """Return a package's name as the index compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def parse_pins(lines: Iterable[str], name: str) -> dict[str, str]:
-    """Return version by package of ``package==version[; marker] [--hash=...]`` lines; ConfigError for any other."""
-    pins: dict[str, str] = {}
-    for line in lines:
-        text = _HASH.sub("", line.partition("#")[0]).partition(";")[0].strip()
-        if not text:
-            continue
-        match = _PIN.fullmatch(text)
-        if match is None:
-            raise ConfigError(f"{name}: {text!r}, expected package==version")
-        if canonical(match[1]) in map(canonical, pins):
-            raise ConfigError(f"{name}: {match[1]} is named twice")
-        pins[match[1]] = match[2]
-    return pins
+def environment_names() -> list[str]:
+    """Return the names of all environments: one a machine class, and one for GPU machines an overlay."""
+    return [*CLASSES, *(f"gpu-{overlay}" for overlay in overlay_names())]
 
 
 def read_environment(name: str) -> Environment:
-    """Return an environment from its lock; ConfigError when there is none."""
-    path = FOLDER / f"{name}.lock"
-    if not path.exists():
-        raise ConfigError(f"{path}: no such lock, known are {', '.join(CLASSES)}")
-    return Environment(name, parse_pins(path.read_text().splitlines(), str(path)))
+    """Return an environment from its locks; ConfigError when there is none."""
+    common, _, overlay = name.partition("-")
+    path = FOLDER / f"{common}.lock"
+    if not path.exists() or (overlay and overlay not in overlay_names()):
+        raise ConfigError(f"{FOLDER / name}: no such environment, known are {', '.join(environment_names())}")
+    packages = parse_pins(path.read_text().splitlines(), str(path))
+    if overlay:
+        own = {canonical(package): version for package, version in overlay_pins(overlay).items()}
+        packages = {package: own.get(canonical(package), version) for package, version in packages.items()}
+        if lacking := sorted(set(own) - set(map(canonical, packages))):
+            raise ConfigError(f"{overlay}.lock: {', '.join(lacking)} is not in {path}, expected other versions of its packages")
+    return Environment(name, packages)
+
+
+def sources(name: str) -> str:
+    """Return the locks that an environment is made from, as text."""
+    common, _, overlay = name.partition("-")
+    return f"{common}.lock" + (f" and overlays/{overlay}.lock" if overlay else "")
 
 
 def conda_yaml(environment: Environment) -> str:
@@ -80,7 +78,7 @@ def conda_yaml(environment: Environment) -> str:
         "channels": ["conda-forge", "nodefaults"],
         "dependencies": [f"python={PYTHON}", "pip", {"pip": environment.requirements}],
     }
-    note = f"# Made from {environment.name}.lock by `aifs-ensemble environments --write`: the same versions.\n"
+    note = f"# Made from {sources(environment.name)} by `aifs-ensemble environments --write`: the same versions.\n"
     return note + yaml.safe_dump(content, sort_keys=False)
 
 
@@ -129,7 +127,7 @@ def hashed_lock(text: str, report: Iterable[Mapping[str, Any]], name: str) -> st
             found[canonical(item["metadata"]["name"]), item["metadata"]["version"]] = digest
     lines = []
     for line in text.splitlines():
-        bare = _HASH.sub("", line)
+        bare = HASH.sub("", line)
         for package, version in parse_pins([bare], name).items():
             digest = found.get((canonical(package), version.partition("+")[0]))
             if not digest:

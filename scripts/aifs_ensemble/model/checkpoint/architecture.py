@@ -49,6 +49,7 @@ class Size:
     channels, layers, heads : of the processor
     window : hidden nodes on either side that a node attends to
     attention : one of `ATTENTIONS`; the first builds the whole mask, and is for small grids only
+    edges : ``pyg`` or ``triton``, by which the encoder and decoder attend over edges, of anemoi-models 0.11
     """
 
     hidden: str
@@ -57,6 +58,7 @@ class Size:
     heads: int
     window: int
     attention: str = ATTENTIONS[0]
+    edges: str = "pyg"
 
 
 def all_variables(model: Model) -> list[str]:
@@ -64,7 +66,7 @@ def all_variables(model: Model) -> list[str]:
     return sorted({*model.inputs, *model.computed, *model.diagnostic})
 
 
-def _present(names: Iterable[str], among: Iterable[str]) -> list[str]:
+def present(names: Iterable[str], among: Iterable[str]) -> list[str]:
     there = set(among)
     return [name for name in names if name in there]
 
@@ -75,28 +77,28 @@ def _kernels(layer_norm: Mapping[str, Any]) -> dict[str, Any]:
     return {"LayerNorm": dict(layer_norm), "Linear": linear, "QueryNorm": dict(norm), "KeyNorm": dict(norm)}
 
 
-def _normalizer(model: Model) -> dict[str, Any]:
+def normalizer(model: Model) -> dict[str, Any]:
     variables = all_variables(model)
     methods: dict[str, Any] = {
         "default": "mean-std",
-        "max": _present(_SCALED_BY_LARGEST, variables),
-        "std": _present(_SCALED_BY_DEVIATION, variables),
-        "none": [*model.computed, *_present(_NOT_SCALED, variables)],
+        "max": present(_SCALED_BY_LARGEST, variables),
+        "std": present(_SCALED_BY_DEVIATION, variables),
+        "none": [*model.computed, *present(_NOT_SCALED, variables)],
     }
     if "tp" in variables:
-        methods["remap"] = dict.fromkeys(_present(_FRACTIONS_OF_RAIN, variables), "tp")
+        methods["remap"] = dict.fromkeys(present(_FRACTIONS_OF_RAIN, variables), "tp")
     return {"_target_": "anemoi.models.preprocessing.normalizer.InputNormalizer", "config": methods}
 
 
-def _boundings(model: Model) -> list[dict[str, Any]]:
+def boundings(model: Model) -> list[dict[str, Any]]:
     """Return what keeps diagnostics and humidity within what they can be."""
     bounding = "anemoi.models.layers.bounding."
-    moist = _present([name for name in model.prognostic if name.startswith("q_") or name == "tcw"], model.prognostic)
+    moist = present([name for name in model.prognostic if name.startswith("q_") or name == "tcw"], model.prognostic)
     entries: list[dict[str, Any]] = [
-        {"_target_": bounding + "ReluBounding", "variables": _present(_NOT_NEGATIVE, model.diagnostic)},
+        {"_target_": bounding + "ReluBounding", "variables": present(_NOT_NEGATIVE, model.diagnostic)},
         {
             "_target_": bounding + "HardtanhBounding",
-            "variables": _present(_BETWEEN_0_AND_1, model.diagnostic),
+            "variables": present(_BETWEEN_0_AND_1, model.diagnostic),
             "min_val": 0,
             "max_val": 1,
         },
@@ -111,7 +113,7 @@ def _boundings(model: Model) -> list[dict[str, Any]]:
         entries.append(
             {
                 "_target_": bounding + "FractionBounding",
-                "variables": _present(_FRACTIONS_OF_RAIN, model.diagnostic),
+                "variables": present(_FRACTIONS_OF_RAIN, model.diagnostic),
                 "min_val": 0,
                 "max_val": 1,
                 "total_var": "tp",
@@ -143,7 +145,7 @@ def architecture(model: Model, size: Size) -> dict[str, Any]:
             "remapped": None,
             "timestep": step,
             "frequency": step,
-            "processors": {"normalizer": _normalizer(model)},
+            "processors": {"normalizer": normalizer(model)},
         },
         "training": {"multistep_input": 2, "precision": "16-mixed"},
         "graph": {"data": "data", "hidden": "hidden"},
@@ -181,7 +183,7 @@ def architecture(model: Model, size: Size) -> dict[str, Any]:
                 "softcap": None,
                 "use_alibi_slopes": None,
             },
-            "bounding": _boundings(model),
+            "bounding": boundings(model),
         },
     }
 

@@ -12,9 +12,12 @@ import json
 import logging
 import pickle
 import struct
+import tempfile
 import uuid
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
@@ -24,6 +27,7 @@ import numpy as np
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.files import atomic_writer
 from aifs_ensemble.common.models import Model
+from aifs_ensemble.common.overlays import use_packages
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
 from aifs_ensemble.model.checkpoint.architecture import (
     ATTENTIONS,
@@ -32,9 +36,12 @@ from aifs_ensemble.model.checkpoint.architecture import (
     architecture,
     checkpoint_metadata,
 )
+from aifs_ensemble.model.checkpoint.architecture_0_11 import architecture_0_11
 from aifs_ensemble.model.checkpoint.digest import write_record
-from aifs_ensemble.model.checkpoint.graph import build_graph, build_truncation
+from aifs_ensemble.model.checkpoint.graph import add_truncation, build_graph, build_truncation
+from aifs_ensemble.model.checkpoint.spread_noise import noise_matrix, write_noise_matrix
 from aifs_ensemble.model.checkpoint.statistics import statistics_of
+from aifs_ensemble.model.edges import KERNEL_CLASS, KERNEL_FUNCTION, KERNEL_MODULE, EdgeKernel, as_released
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +54,8 @@ LOG = logging.getLogger(__name__)
 UPDATE = 0.005
 # How strongly the noise modulates the processor's layers; in a model fresh from its constructor not at all.
 _NOISE_GAIN = 1.0
+# What the matrix that spreads noise is called in the configuration of a checkpoint.
+_NOISE_FILE = "noise.npz"
 # 1980-01-01 00:00:00 as DOS date and time, the earliest a zip archive can say.
 _DOS_EPOCH = struct.pack("<HH", 0, (1 << 5) | 1)
 
@@ -66,6 +75,7 @@ def build_checkpoint(
     update: float = UPDATE,
     statistics: Mapping[str, Sequence[float]] | None = None,
     truncation: str | None = None,
+    noise: str | None = None,
 ) -> None:
     """Write an untrained checkpoint for a catalogue entry, atomically.
 
@@ -78,9 +88,11 @@ def build_checkpoint(
     statistics : mean and standard deviation of variables that the table of parameters lacks
     truncation : coarse grid through which the skip connection passes, as it most likely does in the released model;
         the weights of the interpolation are kept beside the checkpoint, in ``weights/``
+    noise : coarse grid on which noise is drawn, as it is in AIFS ENS v2; by default the hidden nodes' own
 
-    Raises ConfigError when the sizes do not go together.
+    Raises ConfigError when the sizes do not go together, or this machine lacks the packages of the model.
     """
+    use_packages(model)
     if channels % heads:
         raise ConfigError(f"{model.name}: channels {channels}, expected a multiple of heads {heads}")
     if attention not in ATTENTIONS:
@@ -89,9 +101,13 @@ def build_checkpoint(
     grid, nodes = grid_coordinates(data_grid or model.grid), grid_coordinates(hidden)
     if truncation == grid.name:
         raise ConfigError(f"{model.name}: truncation {truncation}, expected a coarser grid than the data's {grid.name}")
+    if noise and not is_newer(model):
+        raise ConfigError(f"{model.name}: noise {noise}, expected none: anemoi-models {model.anemoi_models} has no such")
     made_by = {"seed": seed, "update": update, "hidden": hidden, "data_grid": grid.name, "truncation": truncation}
+    made_by |= {"noise": noise} if noise else {}
     matrices = build_truncation(grid, grid_coordinates(truncation), path.parent) if truncation else {}
-    interface = _interface(model, size, grid, nodes, made_by=made_by, given=statistics, truncation=matrices)
+    make = _newer_interface if is_newer(model) else _interface
+    interface = make(model, size, grid, nodes, made_by=made_by, given=statistics, truncation=matrices)
     _settle_weights(interface, model, seed, update)
     _write(path, interface)
     LOG.info("%s: untrained, %.1f M parameters", path, sum(p.numel() for p in interface.parameters()) / 1e6)
@@ -115,6 +131,7 @@ def build_demo(model: Model, path: Path) -> None:
 
 def recipe_digest(model: Model) -> str:
     """Return the SHA-256 of all that decides the bytes of a built checkpoint: entry, table, code version, packages."""
+    use_packages(model)
     variables = all_variables(model)
     recipe = dict(model.checkpoint.get("build") or {})
     table = statistics_of(variables, recipe.get("statistics"))
@@ -130,6 +147,11 @@ def recipe_digest(model: Model) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def is_newer(model: Model) -> bool:
+    """Whether a model's anemoi-models is of the form of 0.11; else it is of 0.6."""
+    return model.anemoi_models.startswith("0.11.")
+
+
 def _interface(
     model: Model,
     size: Size,
@@ -141,10 +163,72 @@ def _interface(
     truncation: Mapping[str, csr_matrix],
 ) -> AnemoiModelInterface:
     """Return the model with weights drawn from the seed, its metadata and supporting arrays inside."""
-    import torch
-    from anemoi.models.data_indices.collection import IndexCollection
-    from anemoi.models.interface import AnemoiModelInterface
+    config = architecture(model, size)
+    identity, parts = _parts(model, size, grid, nodes, config=config, made_by=made_by, given=given)
+    return _made(config, identity, parts | {"truncation_data": dict(truncation)}, made_by["seed"])
+
+
+def _newer_interface(
+    model: Model,
+    size: Size,
+    grid: Grid,
+    nodes: Grid,
+    *,
+    made_by: dict[str, Any],
+    given: Mapping[str, Sequence[float]] | None,
+    truncation: Mapping[str, csr_matrix],
+) -> AnemoiModelInterface:
+    """Return the same in the form of anemoi-models 0.11: matrices come from a file and from the graph."""
     from anemoi.utils.config import DotDict
+
+    noise = made_by.get("noise")
+    configured = partial(architecture_0_11, model, size, truncated=bool(truncation))
+    config = configured(noise_file=_NOISE_FILE if noise else None)
+    identity, parts = _parts(model, size, grid, nodes, config=config, made_by=made_by, given=given)
+    if truncation:
+        add_truncation(parts["graph_data"], grid_coordinates(made_by["truncation"]), truncation)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / _NOISE_FILE
+        if noise:
+            write_noise_matrix(path, noise_matrix(grid_coordinates(noise), nodes))
+        with _silent("anemoi.models.layers.block"):  # which says on a machine without a card that it does without one
+            interface = _made(configured(noise_file=str(path) if noise else None), identity, parts, made_by["seed"])
+    interface.config = DotDict(config)  # without the folder, which is another each time
+    as_released(interface)
+    _plain_factories(interface)
+    return interface
+
+
+@contextmanager
+def _silent(logger: str) -> Iterator[None]:
+    quiet = logging.getLogger(logger)
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        quiet.setLevel(level)
+
+
+def _plain_factories(interface: AnemoiModelInterface) -> None:
+    """Have the factories of layers be plain partials, as hydra made them when AIFS ENS v2 was trained."""
+    for module in interface.modules():
+        for name, made in getattr(module, "layer_factory", {}).items():
+            module.layer_factory[name] = partial(made.func, **made.keywords)
+
+
+def _parts(
+    model: Model,
+    size: Size,
+    grid: Grid,
+    nodes: Grid,
+    *,
+    config: dict[str, Any],
+    made_by: dict[str, Any],
+    given: Mapping[str, Sequence[float]] | None,
+) -> tuple[str, dict[str, Any]]:
+    """Return the identity of a model, and what its constructor takes besides the configuration."""
+    from anemoi.models.data_indices.collection import IndexCollection
     from omegaconf import OmegaConf
 
     from aifs_ensemble.model.attention import ensure_flash_attention
@@ -152,7 +236,6 @@ def _interface(
     if size.attention == "flash_attention":
         ensure_flash_attention()
     variables = all_variables(model)
-    config = architecture(model, size)
     indices = IndexCollection(OmegaConf.create(config), {name: index for index, name in enumerate(variables)})
     # A name made of what the checkpoint is, not a random one, so that equal checkpoints are equal files.
     recipe = json.dumps([model.name, variables, made_by, config], sort_keys=True)
@@ -167,18 +250,25 @@ def _interface(
         identity=identity,
         made_by=made_by,
     )
+    return identity, {
+        "graph_data": build_graph(grid, nodes),
+        "statistics": statistics_of(variables, given),
+        "data_indices": indices,
+        "metadata": metadata,
+        "supporting_arrays": {"latitudes": np.array(grid.latitudes), "longitudes": np.array(grid.longitudes)},
+    }
+
+
+def _made(config: dict[str, Any], identity: str, parts: Mapping[str, Any], seed: int) -> AnemoiModelInterface:
+    """Return the interface of anemoi-models, its weights drawn from the seed."""
+    import torch
+    from anemoi.models.interface import AnemoiModelInterface
+    from anemoi.utils.config import DotDict
+
     # torch asks for a word on whether sparse tensors, of the truncation, are to be checked
     with torch.random.fork_rng(devices=[]), torch.sparse.check_sparse_tensor_invariants(True):
-        torch.manual_seed(made_by["seed"])
-        interface = AnemoiModelInterface(
-            config=DotDict(config),
-            graph_data=build_graph(grid, nodes),
-            statistics=statistics_of(variables, given),
-            data_indices=indices,
-            metadata=metadata,
-            supporting_arrays={"latitudes": np.array(grid.latitudes), "longitudes": np.array(grid.longitudes)},
-            truncation_data=dict(truncation),
-        )
+        torch.manual_seed(seed)
+        interface = AnemoiModelInterface(config=DotDict(config), **parts)
     interface.id = identity
     return interface.eval()
 
@@ -197,7 +287,7 @@ def _settle_weights(interface: AnemoiModelInterface, model: Model, seed: int, up
         last = interface.model.decoder.node_data_extractor[-1]
         last.weight.normal_(std=last.in_features**-0.5, generator=generator)
         last.bias.zero_()
-        places = interface.data_indices.internal_model.output.name_to_index
+        places = interface.data_indices.model.output.name_to_index
         prognostic = [places[name] for name in model.prognostic]
         last.weight[prognostic] *= update
         for name in model.diagnostic:
@@ -225,7 +315,16 @@ class _OrderedPickler(pickle._Pickler):
     def save_set(self, value: set[Any]) -> None:
         self.save_reduce(set, (sorted(value, key=repr),), obj=value)  # type: ignore[attr-defined]
 
+    def save_kernel(self, value: EdgeKernel) -> None:
+        """Write what a model that was made on a card pickles: a method of a class that may not be here."""
+        self.save(getattr)  # type: ignore[attr-defined]
+        self.write(f"c{KERNEL_MODULE}\n{KERNEL_CLASS}\n".encode())  # type: ignore[attr-defined]
+        self.save(KERNEL_FUNCTION)  # type: ignore[attr-defined]
+        self.write(pickle.TUPLE2 + pickle.REDUCE)  # type: ignore[attr-defined]
+        self.memoize(value)  # type: ignore[attr-defined]
+
     dispatch[set] = save_set
+    dispatch[EdgeKernel] = save_kernel
 
 
 class _Ordered:

@@ -7,6 +7,7 @@ stand in for anemoi-graphs, whose pins do not go with the rest of the environmen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,8 @@ _NEIGHBOURS = 3
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
-def _unit_vectors(grid: Grid) -> npt.NDArray[np.float64]:
+def unit_vectors(grid: Grid) -> npt.NDArray[np.float64]:
+    """Return the grid's points ``(point, 3)`` on the unit sphere."""
     latitude, longitude = np.deg2rad(grid.latitudes), np.deg2rad(grid.longitudes)
     points = [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)]
     return np.stack(points, axis=1)
@@ -85,7 +87,7 @@ def build_graph(data: Grid, hidden: Grid) -> HeteroData:
     for name, grid in (("data", data), ("hidden", hidden)):
         coordinates = np.deg2rad(np.stack([grid.latitudes, grid.longitudes], axis=1))
         graph[name].x = torch.from_numpy(coordinates.astype(np.float32))
-        points[name] = _unit_vectors(grid)
+        points[name] = unit_vectors(grid)
     nodes = points["hidden"]
     itself = np.arange(len(nodes))
     _add_edges(graph, "data", "hidden", _encoder_pairs(points["data"], nodes), points)
@@ -94,6 +96,22 @@ def build_graph(data: Grid, hidden: Grid) -> HeteroData:
     neighbour = cKDTree(nodes).query(nodes, k=2)[1][:, 1].astype(np.int64)
     _add_edges(graph, "hidden", "hidden", (neighbour, itself), points)
     return graph
+
+
+def add_truncation(graph: HeteroData, coarse: Grid, matrices: Mapping[str, csr_matrix]) -> None:
+    """Add the coarse grid of the skip connection, as nodes ``truncation``, and both matrices, as ``weight`` of edges.
+
+    anemoi-models 0.11 makes the matrices of these; its other way, from files, fails in 0.11.2.
+    """
+    import torch
+
+    coordinates = np.deg2rad(np.stack([coarse.latitudes, coarse.longitudes], axis=1))
+    graph["truncation"].x = torch.from_numpy(coordinates.astype(np.float32))
+    for way, (source, target) in {"down": ("data", "truncation"), "up": ("truncation", "data")}.items():
+        entries = matrices[way].tocoo()
+        edges = graph[(source, "to", target)]
+        edges.edge_index = torch.from_numpy(np.stack([entries.col, entries.row]).astype(np.int64))
+        edges.weight = torch.from_numpy(entries.data.astype(np.float32))[:, None]
 
 
 def build_truncation(data: Grid, coarse: Grid, cache: Path) -> dict[str, csr_matrix]:

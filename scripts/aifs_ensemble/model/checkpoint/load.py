@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.common.file_identity import file_identity
 from aifs_ensemble.common.models import Model
+from aifs_ensemble.common.overlays import use_packages
 from aifs_ensemble.model.checkpoint.archive import read_archive, torch_may_map
 from aifs_ensemble.model.checkpoint.build import build_demo, recipe_digest
 from aifs_ensemble.model.checkpoint.describe import (
@@ -29,6 +30,7 @@ from aifs_ensemble.model.checkpoint.digest import (
 )
 from aifs_ensemble.model.checkpoint.plain_archive import check_seen_alike, plain_records
 from aifs_ensemble.model.checkpoint.unpickle import pickle_module
+from aifs_ensemble.model.edges import choose_edges
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +50,7 @@ def load_model(path: Path, model: Model, *, device: str | torch.device, trust: b
     Raises CheckpointError naming what is wrong, with the difference between this environment and the one of the
     checkpoint when that may be the reason.
     """
+    use_packages(model)
     description = describe_checkpoint(path)
     identity = file_identity(path)
     check_description(description, model)
@@ -127,6 +130,8 @@ def unpickle_checkpoint(description: Description, device: str, also: Collection[
             hint = f"; pickled with {difference}" if difference else ""
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(f"{path}: cannot be loaded ({type(error).__name__}: {reason}){hint}") from error
+    if isinstance(interface, torch.nn.Module):
+        choose_edges(interface, torch.device(device).type)
     if type(interface) is not AnemoiModelInterface:
         raise CheckpointError(f"{path}: holds a {type(interface).__name__}, expected an AnemoiModelInterface")
     return interface

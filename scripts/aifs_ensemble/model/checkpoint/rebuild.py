@@ -15,20 +15,65 @@ import types
 import typing
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 
 from aifs_ensemble.common.strict_pickle import Blank, Rebuilder, common_names, is_one_of, is_plain, plain_call, refuse
+from aifs_ensemble.model.edges import KERNEL, KERNEL_FUNCTION, EdgeKernel
 
 _FACTORIES = (dict, list, set, int, float, str, None)
 
 
-def forward_of(module: Any, name: Any) -> Any:
-    """Stand for getattr: anemoi's interface keeps the bound method ``forward`` of its model, and nothing else."""
+@dataclass(eq=False)
+class LayerFactory:
+    """Stands for a functools.partial by which anemoi-models 0.7 and later made the layers of a part of a network.
+
+    A model keeps it and makes nothing with it any more, so it cannot be called.
+    """
+
+    layer: type
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+
+def layer_factory(layer: Any) -> LayerFactory:
+    """Stand for functools.partial: of a class of layers, and of nothing that may be called."""
     import torch
 
+    cls = _class_of(layer)
+    if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
+        refuse(f"functools.partial of {str(getattr(layer, 'name', type(layer).__name__))[:60]}")
+    return LayerFactory(cls)
+
+
+def _class_of(named: Any) -> Any:
+    """Return the class that a pickle named, whether it may make instances of it or is given it as a value."""
+    return named.cls if type(named) is Blank else named
+
+
+def set_factory(factory: LayerFactory, state: Any) -> None:
+    """Give a factory its arguments: plain ones by name; RefusedError for any other state of a functools.partial."""
+    if type(state) is not tuple or len(state) != 4:
+        refuse("a functools.partial with an unknown state")
+    layer, arguments, keywords, attributes = state
+    if _class_of(layer) is not factory.layer or type(arguments) is not tuple or arguments or not (attributes is None or attributes == {}):
+        refuse("a functools.partial with a state of another")
+    if not (keywords is None or (type(keywords) is dict and all(map(is_plain, keywords.values())))):
+        refuse("a functools.partial with arguments that are not plain")
+    factory.keywords = dict(keywords or {})
+
+
+def method_of(module: Any, name: Any) -> Any:
+    """Stand for getattr: anemoi's interface keeps the bound method ``forward`` of its model, and nothing else.
+
+    A block of anemoi-models 0.11 keeps the kernel by which it attends over edges.
+    """
+    import torch
+
+    if type(module) is Blank and module.cls is EdgeKernel and is_one_of(name, KERNEL_FUNCTION):
+        return KERNEL
     if type(name) is not str or name != "forward" or not issubclass(type(module), torch.nn.Module):
         refuse(f"attribute {str(name)[:40]!r} of {type(module).__name__}")
     return types.MethodType(type(module).forward, module)
@@ -134,7 +179,8 @@ def _layout(name: Any) -> Any:
 
 # Without the prefixes under which pickles of different versions name them.
 REBUILDERS: dict[str, Callable[..., Any]] = {
-    "builtins.getattr": forward_of,
+    "builtins.getattr": method_of,
+    "functools.partial": layer_factory,
     "builtins.type": type_of,
     "_operator.getitem": parameters_of,
     "operator.getitem": parameters_of,
@@ -147,7 +193,7 @@ REBUILDERS: dict[str, Callable[..., Any]] = {
     "torch.serialization._get_layout": _layout,
 }
 # Those that stand for something that can do more: nobody finds what they stand for.
-STAND_INS = ("builtins.getattr", "builtins.type", "_operator.getitem", "operator.getitem")
+STAND_INS = ("builtins.getattr", "builtins.type", "_operator.getitem", "functools.partial", "operator.getitem")
 
 
 def _collection(cls: type) -> Callable[..., Any]:

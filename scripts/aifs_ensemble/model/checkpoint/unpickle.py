@@ -37,6 +37,7 @@ from aifs_ensemble.common.strict_pickle import (
     refuse,
 )
 from aifs_ensemble.model.checkpoint import rebuild
+from aifs_ensemble.model.edges import KERNEL_CLASS, KERNEL_MODULE, EdgeKernel
 
 # Classes in these modules and below: the network and its configuration. Not whole packages: others of their classes
 # open files, download or run what a configuration names.
@@ -198,7 +199,7 @@ def _check_state(cls: type, state: Any) -> None:
         refuse(f"a {cls.__qualname__} whose metadata are none")  # its class sets attributes of them
     for name, value in state.items():
         own = inspect.getattr_static(cls, name, None)
-        forward = name == "forward" and type(value) is types.MethodType  # made by `rebuild.forward_of`
+        forward = name == "forward" and type(value) is types.MethodType  # made by `rebuild.method_of`
         special = name.startswith("__") and name.endswith("__")
         if special or ((callable(own) or isinstance(own, classmethod | staticmethod)) and not forward):
             refuse(f"a state of {cls.__qualname__} with {name[:60]}")
@@ -207,7 +208,10 @@ def _check_state(cls: type, state: Any) -> None:
 class _ModelUnpickler(StrictUnpickler):
     """Loads a model. `also` holds names that the catalogue allows besides, `sizes` the bytes of records."""
 
-    names = numpy_names() | {"_codecs.encode": common_names()["_codecs.encode"]}
+    names = numpy_names() | {
+        "_codecs.encode": common_names()["_codecs.encode"],
+        f"{KERNEL_MODULE}.{KERNEL_CLASS}": Blank(EdgeKernel),
+    }
     object_arrays = True
     also: Collection[str] = ()
     sizes: Mapping[str, int] | None = None
@@ -265,6 +269,8 @@ class _ModelUnpickler(StrictUnpickler):
         cls = type(instance)
         if any(cls is trusted for trusted in self._trusted) or cls is inspect.Parameter or cls is uuid.UUID:
             rebuild.set_state(instance, state)
+        elif cls is rebuild.LayerFactory:
+            rebuild.set_factory(instance, state)
         elif _is_network(cls):
             _check_state(cls, state)
             rebuild.set_state(instance, dict(state))  # a copy: the file could fill its own afterwards
