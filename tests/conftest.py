@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from aifs_ensemble.common.models import Model
 from aifs_ensemble.planning.machines import Machines, load_machines
 from aifs_ensemble.planning.throughput import Throughput, load_throughput
 from doubles.gcs_fault_proxy import FaultProxy, fault_proxy
 from doubles.gcs_server import gcs_server
+from tested import MODEL  # before any test imports a model's packages
 
 # Triton reads this when it is imported, which torch may do before any test: kernels run in its interpreter
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -22,6 +24,12 @@ ROOT = Path(__file__).parents[1]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Real runs of snakemake first: whichever process is free at the end then has short tests left."""
     items.sort(key=lambda item: "/workflow/" not in item.path.as_posix())
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    """The model that is tested."""
+    return MODEL
 
 
 @pytest.fixture(scope="session")

@@ -7,19 +7,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from aifs_ensemble.common.models import Model, get_model
+from aifs_ensemble.common.models import Model
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.state import State, write_state
 from aifs_ensemble.forecast.request import ForecastRequest
 from aifs_ensemble.forecast.settings import ForecastSettings
 from aifs_ensemble.model.checkpoint.statistics import mean_and_deviation
+from tested import MODEL
 
 CYCLE = "20250819_0000"
 LEADS = (6, 12, 18, 24, 30)
 
 
 def initial_state(model: Model, member: int = 1) -> State:
-    """A smooth wave in every variable, with a little noise, around the variable's usual values."""
+    """A smooth wave in every variable, with a little noise, around the variable's usual values.
+
+    What may be missing over sea or land is, where the wave is low or high.
+    """
     grid = grid_coordinates(model.grid)
     latitude, longitude = np.deg2rad(grid.latitudes), np.deg2rad(grid.longitudes)
     wave = np.sin(2 * latitude) + 0.5 * np.sin(3 * longitude) * np.cos(latitude)
@@ -30,6 +34,10 @@ def initial_state(model: Model, member: int = 1) -> State:
         fields[:, row] = mean + deviation * (0.5 * wave + 0.02 * noise[:, row])
         if name in model.constant:
             fields[1, row] = fields[0, row]
+    sea = wave < 0
+    for name, place in model.missing.items():
+        if name in model.inputs:
+            fields[:, model.inputs.index(name), sea if place == "sea" else ~sea] = np.nan
     now = datetime.strptime(CYCLE, "%Y%m%d_%H%M").replace(tzinfo=UTC)
     return State(
         fields=fields,
@@ -51,7 +59,7 @@ def write_initial(path: Path, model: Model, member: int = 1, **changes: object) 
 def make_request(checkpoint: Path, initial: Path, folder: Path, **settings: object) -> ForecastRequest:
     """Return a request for member 1 that keeps everything in `folder`."""
     usual = ForecastRequest(
-        model=get_model("demo"),
+        model=MODEL,
         checkpoint=checkpoint,
         initial=initial,
         cycle=CYCLE,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from aifs_ensemble.common.models import Model, get_model
+from aifs_ensemble.common.models import Model
 from aifs_ensemble.forecast import engine
 from aifs_ensemble.forecast.request import ForecastRequest
 from aifs_ensemble.model.checkpoint.build import build_demo
@@ -15,11 +15,6 @@ from aifs_ensemble.model.checkpoint.build import build_demo
 from forecast.cases import make_request, with_settings, write_initial
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def model() -> Model:
-    return get_model("demo")
 
 
 @pytest.fixture(scope="session")

@@ -55,12 +55,11 @@ def overlay_folder(name: str) -> Path:
 
 def _versions(names: Mapping[str, str], folder: Path | None = None) -> dict[str, str]:
     """Return the versions of packages in a folder, by default of those that an import finds; ``none`` without one."""
-    found = {}
-    for name in names:
-        places = {"path": [str(folder)]} if folder else {}
-        version = next((package.version for package in metadata.distributions(name=name, **places)), "none")
-        found[name] = version
-    return found
+    path = [str(folder)] if folder else sys.path
+    return {
+        name: next((package.version for package in metadata.distributions(name=name, path=path)), "none")
+        for name in names
+    }
 
 
 def is_made(name: str) -> bool:
@@ -106,13 +105,24 @@ def _modules(package: str) -> tuple[str, str]:
     return package.replace("-", "."), package.replace("-", "_")
 
 
+def overlay_of(versions: Mapping[str, str]) -> str:
+    """Return the overlay that has the version of anemoi-models with which a checkpoint was made, empty if none has."""
+    made_with = versions.get("anemoi.models")
+    return next((name for name in overlay_names() if overlay_pins(name).get("anemoi-models") == made_with), "")
+
+
 def check_packages(model: Model) -> None:
     """Raise ConfigError when a process started here would not have the packages that a model needs."""
-    name = model.environment
-    if name and _versions(overlay_pins(name)) != overlay_pins(name) and not is_made(name):
+    if model.environment:
+        _check_there(model.environment, f"model: {model.name}")
+
+
+def _check_there(name: str, who: str) -> None:
+    pins = overlay_pins(name)
+    if (here := _versions(pins)) != pins and not is_made(name):
         raise ConfigError(
-            f"model: {model.name} needs {_listed(overlay_pins(name))} (environment {name}), here are "
-            f"{_listed(_versions(overlay_pins(name)))}: run `{_MAKE}`, or take a machine's image that has them"
+            f"{who} needs {_listed(pins)} (environment {name}), here are {_listed(here)}: run `{_MAKE}`, "
+            "or take a machine's image that has them"
         )
 
 
@@ -121,30 +131,27 @@ def use_packages(model: Model) -> None:
 
     Raises ConfigError when they are not here, or when the process has imported others already.
     """
-    name = model.environment
-    if not name:
-        _check_common(model)
-        return
+    if model.environment:
+        use_overlay(model.environment, f"model: {model.name}")
+    elif used := next((name for name in overlay_names() if str(overlay_folder(name)) in sys.path), ""):
+        raise ConfigError(
+            f"model: {model.name} needs the common packages, this process has {_listed(overlay_pins(used))} of "
+            f"environment {used}: run it on its own, and keep {overlay_folder(used)} out of PYTHONPATH"
+        )
+
+
+def use_overlay(name: str, who: str) -> None:
+    """Put the packages of an overlay first; ConfigError, which says `who` needs them, as `use_packages`."""
     pins = overlay_pins(name)
     if _versions(pins) == pins:
         return
-    check_packages(model)
+    _check_there(name, who)
     if module := _imported(name):
         raise ConfigError(
-            f"model: {model.name} needs {_listed(pins)}, this process has imported another {module} "
-            "for a model of another environment: run it on its own"
+            f"{who} needs {_listed(pins)}, this process has imported another {module} for a model of another "
+            "environment: run it on its own"
         )
     folder = str(overlay_folder(name))
     sys.path.insert(0, folder)
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, inherited] if inherited else [folder])
-
-
-def _check_common(model: Model) -> None:
-    """Raise ConfigError when this process looks for modules in an overlay, and a model needs the common packages."""
-    for name in overlay_names():
-        if str(overlay_folder(name)) in sys.path:
-            raise ConfigError(
-                f"model: {model.name} needs the common packages, this process has {_listed(overlay_pins(name))} "
-                f"of environment {name}: run it on its own, and take {overlay_folder(name)} out of PYTHONPATH"
-            )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -18,8 +18,10 @@ import numpy.typing as npt
 import torch
 
 from aifs_ensemble.common.errors import NotFiniteError
+from aifs_ensemble.common.models import Model
 from aifs_ensemble.fields.encoder_pool import EncoderPool, Slot
 from aifs_ensemble.forecast.rollout import Rollout
+from aifs_ensemble.forecast.sound_fields import SoundFields
 
 LOG = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class FieldTransfer:
     ----------
     pool : encoder processes
     rollout : whose outputs are delivered
-    variables : names of the rows of a slot, for error messages
+    model : whose variables are the rows of a slot
     where : names the member in error messages
 
     Attributes
@@ -51,12 +53,13 @@ class FieldTransfer:
     watched : seconds spent waiting for the device, which computes meanwhile
     """
 
-    def __init__(self, pool: EncoderPool, rollout: Rollout, variables: Sequence[str], where: str):
+    def __init__(self, pool: EncoderPool, rollout: Rollout, model: Model, where: str):
         self._pool = pool
         self._rollout = rollout
-        self._variables = variables
+        self._variables = variables = model.outputs
         self._where = where
         self._device = device = rollout.inputs.device
+        self._sound = SoundFields(model, rollout.places, device)
         self._tickets: deque[_Ticket] = deque()
         self.waited = self.watched = 0.0
         self._cuda = device.type == "cuda"
@@ -90,11 +93,11 @@ class FieldTransfer:
             return
         fields = torch.from_numpy(slot.array)
         self._rollout.gather(output, fields)
-        self._tickets.append(_Ticket(lead, seconds, slot, torch.isfinite(fields).all(dim=1)))
+        self._tickets.append(_Ticket(lead, seconds, slot, self._sound(fields, self._rollout.newest)))
 
     def _send_from_gpu(self, lead: int, output: torch.Tensor, seconds: Callable[[], float], slot: Slot) -> _Ticket:
         self._rollout.gather(output, self._staging)
-        finite = torch.isfinite(self._staging).all(dim=1)
+        finite = self._sound(self._staging, self._rollout.newest)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             torch.from_numpy(slot.array).copy_(self._staging, non_blocking=True)
@@ -112,7 +115,7 @@ class FieldTransfer:
         """Hand to the encoders what was sent, yielding lead and seconds of each step now over.
 
         Waits for what is still under way, unless it need not `wait` for it. NotFiniteError names the variables of
-        a lead that holds NaN or infinity; that lead is not handed on.
+        a lead that are not sound (`SoundFields`); that lead is not handed on.
         """
         while self._tickets and (wait or self._tickets[0].event is None):
             ticket = self._tickets.popleft()

@@ -11,6 +11,7 @@ import threading
 from contextlib import suppress
 
 from aifs_ensemble.common.gpu import wake_card
+from aifs_ensemble.common.overlays import use_packages
 from aifs_ensemble.forecast.request import ForecastRequest
 from aifs_ensemble.forecast.work_folder import WorkFolder
 
@@ -30,10 +31,14 @@ def import_libraries() -> None:
 
 
 def begin_start_up(request: ForecastRequest, work: WorkFolder) -> None:
-    """Begin a member's start-up if any lead is in no record; a finished member imports nothing."""
+    """Begin a member's start-up if any lead is in no record; a finished member imports nothing.
+
+    Raises ConfigError when this machine lacks the packages of the model.
+    """
     known = {**work.journal.read(), **work.delivered.read()}
     if all(lead in known for lead in request.leads):
         return
+    use_packages(request.model)
     if request.device != "cpu":
         threading.Thread(target=wake_card, name="wake-card", daemon=True).start()
     threading.Thread(target=_import_quietly, name="import", daemon=True).start()

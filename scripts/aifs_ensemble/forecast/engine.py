@@ -284,7 +284,7 @@ class _Steps:
         self._stopped = False
         self._restarts = RestartWriter(computation.store)
         where = f"{request.cycle} {member_name(request.member)}"
-        self._transfer = FieldTransfer(pool, rollout, request.model.outputs, where)
+        self._transfer = FieldTransfer(pool, rollout, request.model, where)
         self.records: dict[int, LeadRecord] = {}
         self.step_seconds: list[float] = []
         self.times: list[float] = []  # when the first step began and the last one was over

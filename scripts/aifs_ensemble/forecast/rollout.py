@@ -55,6 +55,11 @@ class Rollout:
         shape = (len(places.accumulated_out), places.points)
         self.sums = torch.zeros(shape, device=device) if accumulate else None
 
+    @property
+    def newest(self) -> torch.Tensor:
+        """The newest time of the input, ``(value, variable)``."""
+        return self.inputs[0, -1]
+
     def load(self, initial: State, restart: State | None = None) -> None:
         """Fill the input from an initial state and, where the forecast goes on from one, a restart state.
 

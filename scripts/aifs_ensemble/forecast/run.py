@@ -19,6 +19,7 @@ from aifs_ensemble.common.errors import CheckpointError, DiskFullError, PassChan
 from aifs_ensemble.common.files import digest
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
 from aifs_ensemble.common.observers import Observer, Observers
+from aifs_ensemble.common.overlays import use_packages
 from aifs_ensemble.common.this_machine import machine, versions
 from aifs_ensemble.fields.state import state_digest
 from aifs_ensemble.forecast.early import begin_start_up
@@ -77,6 +78,8 @@ def _bring_to_end(request: ForecastRequest, work: WorkFolder, observers: Observe
         missing = [lead for lead in request.leads if lead not in whole]
         observers.tell(Observer.started, request.member, len(request.leads), len(whole))
         store = _restarts(request, work, settings)
+        if missing:
+            use_packages(request.model)
         attempt = work.begin_attempt({"began": _now(), "machine": machine(), "versions": versions()}) if missing else 0
         if missing:
             with _attempted(work, attempt):

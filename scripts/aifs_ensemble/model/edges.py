@@ -36,16 +36,16 @@ def as_released(interface: Any) -> None:
 
 
 def choose_edges(interface: Any, device: str) -> None:
-    """Give each block the function for the kind of device, where it was made with the other."""
+    """Give each block the function for a kind of device, whichever it was made with; other versions have no choice."""
     triton = device == "cuda" and importlib.util.find_spec("triton") is not None
     for block in _blocks(interface):
-        if triton and block.conv is KERNEL:
+        if triton and (block.graph_attention_backend != "triton" or block.conv is KERNEL):
             from anemoi.models.triton.gt import GraphTransformerFunction
 
-            block.conv = GraphTransformerFunction.apply
-        elif not triton and block.graph_attention_backend == "triton":
+            del block.conv
+            block.graph_attention_backend, block.conv = "triton", GraphTransformerFunction.apply
+        elif not triton and block.graph_attention_backend != "pyg":
             from anemoi.models.layers.conv import GraphTransformerConv
 
             del block.conv
-            block.graph_attention_backend = "pyg"
-            block.conv = GraphTransformerConv(out_channels=block.out_channels_conv)
+            block.graph_attention_backend, block.conv = "pyg", GraphTransformerConv(block.out_channels_conv)

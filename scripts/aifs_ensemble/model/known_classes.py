@@ -143,3 +143,25 @@ def unknown_class(interface: Any) -> str:
                 f"the accelerated pass is written for {' or '.join(known)} (0.5.1, 0.6.0)"
             )
     return ""
+
+
+def why_not_accelerated(interface: Any) -> str:
+    """Return all that keeps the accelerated forward pass from standing in for a loaded model's own, empty if nothing.
+
+    It is built as a GPU job builds it, on the model's device, and given up.
+    """
+    import torch
+
+    from aifs_ensemble.model.accelerated import AcceleratedForward, NotAcceleratedError
+
+    if reason := unknown_version(installed_version()):
+        return reason
+    try:
+        if reason := unknown_class(interface):
+            return reason
+        AcceleratedForward(interface.model, torch.float16, compiled=False)
+    except NotAcceleratedError as reasons:
+        return str(reasons)
+    except Exception as error:  # a part that it knows by name and not by what is in it: a job falls back, too
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return ""

@@ -16,6 +16,7 @@ from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.model.check_records import CheckRecords
 from aifs_ensemble.model.determinism import set_deterministic
+from aifs_ensemble.model.edges import choose_edges
 from aifs_ensemble.model.imputers import without_waits
 from aifs_ensemble.model.noise import seed_device
 from aifs_ensemble.model.numerics import Numerics
@@ -126,6 +127,7 @@ class Stepper:
         self._cuda_graph = cuda_graph
         self.model: Any = model.to(device).eval()
         without_waits(self.model)
+        choose_edges(self.model, device.type)
         if device.type == "cuda" and HAS_TRITON:
             with_ordered_sums(self.model, device)
         self._dtype = _AUTOCAST[numerics.precision]

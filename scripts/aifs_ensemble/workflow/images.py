@@ -1,8 +1,8 @@
 """The software of the machines: one pinned lock a machine class, and what must say the same as it.
 
-``envs/{gpu,etl}.lock`` and the locks of the overlays, ``envs/overlays/NAME.lock``, are the truth. The conda YAMLs repeat
-their versions, because Snakemake copies a YAML away from the files it might refer to; the Dockerfiles install the locks
-themselves. An environment ``gpu-NAME`` is that of the GPU machines with the packages of an overlay in it. The image
+``envs/{gpu,etl}.lock`` and the locks of the overlays, ``envs/overlays/NAME.lock``, are the truth. The conda YAMLs
+repeat their versions, because Snakemake copies a YAML away from the files it might refer to; the Dockerfiles install
+the locks themselves. An environment ``gpu-NAME`` is that of the GPU machines with the packages of an overlay in it. The image
 has every overlay in a folder of its own instead: one image serves all models.
 """
 
@@ -62,7 +62,9 @@ def read_environment(name: str) -> Environment:
         own = {canonical(package): version for package, version in overlay_pins(overlay).items()}
         packages = {package: own.get(canonical(package), version) for package, version in packages.items()}
         if lacking := sorted(set(own) - set(map(canonical, packages))):
-            raise ConfigError(f"{overlay}.lock: {', '.join(lacking)} is not in {path}, expected other versions of its packages")
+            raise ConfigError(
+                f"{overlay}.lock: {', '.join(lacking)} is not in {path}, expected other versions of its packages"
+            )
     return Environment(name, packages)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, InputError, StorageError
 from aifs_ensemble.common.files import folder_problem
+from aifs_ensemble.common.overlays import check_packages
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.text import duration
 from aifs_ensemble.delivery.scratch import MemberSizes, check_scratch, coarse_values, room_held, room_needed
@@ -93,6 +94,8 @@ def check_start(config: Config, rules: Collection[str], here: MembersHere) -> No
         raise ConfigError("config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]")
     if {*rules} - {"verify", "plan"}:
         check_scratch_folder(config)
+    if {*rules} & {"forecast_member", "checkpoint_prepare", "benchmark_engine"}:
+        check_packages(config.model)
     delivers = "forecast_member" if config.delivery.streaming else "sync_member"
     if {*rules} & {delivers, "ensemble_manifest"}:
         check_destination(config)

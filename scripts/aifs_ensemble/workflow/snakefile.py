@@ -167,6 +167,12 @@ class Run:
         """Return the jobs that make statistics over the members."""
         return choice.chunks(self.config)
 
+    @property
+    def gpu_software(self) -> str:
+        """The environment of jobs that load the model, as a file of ``envs/`` is called."""
+        overlay = self.config.model.environment
+        return f"gpu-{overlay}" if overlay else "gpu"
+
     def fetches_checkpoint(self) -> bool:
         """Tell whether the coordinator fetches the checkpoint, and no rented machine."""
         return fetched_by_coordinator(self.config.model, routing.provider(self._workflow))

@@ -23,6 +23,7 @@ from aifs_ensemble.model.attention import ensure_flash_attention
 from aifs_ensemble.model.checkpoint.load import load_model
 from aifs_ensemble.model.checkpoint.plain_archive import plain_records
 from aifs_ensemble.model.checkpoint.unpickle import pickle_module
+from aifs_ensemble.model.edges import KERNEL
 
 PROTO = b"\x80\x02"
 INDEX = "anemoi.models.data_indices.index"
@@ -86,6 +87,9 @@ def evil_instance(**state: bytes) -> bytes:
     return blank("torch.nn.modules.linear.Identity") + d(**(dict.fromkeys(parts, b"}") | state)) + BUILD
 
 
+LINEAR, KERNEL_CLASS = "torch.nn.modules.linear.Linear", "anemoi.models.triton.gt.GraphTransformerFunction"
+PARTIAL = call("functools.partial", g(LINEAR))
+KERNEL_METHOD = call("builtins.getattr", g(KERNEL_CLASS), s("apply"))
 DTYPE = t(s("f8"), b"\x89", TRUE)
 FLOAT = g("numpy.dtype") + DTYPE + REDUCE
 OBJECT = g("numpy.dtype") + t(s("O8"), b"\x89", TRUE) + REDUCE
@@ -148,6 +152,27 @@ ATTACKS: dict[str, bytes] = {
     "set of instances": call("builtins.set", b"](" + blank("omegaconf.dictconfig.DictConfig") + b"e"),
     "text of an instance": call("builtins.str", blank("omegaconf.dictconfig.DictConfig")),
     "tensor called": call("torch.Tensor", n(3)),
+    # what anemoi-models keeps from 0.7 on: factories of layers, and a kernel
+    "partial of a function": call("functools.partial", g("torch._C._nn.gelu")),
+    "partial of a rebuilder": call("functools.partial", g("torch._utils._rebuild_tensor_v2")),
+    "partial of what is no layer": call("functools.partial", g(f"{INDEX}.DataIndex")),
+    "partial of a builtin": call("functools.partial", g("builtins.dict")),
+    "partial of a partial": call("functools.partial", PARTIAL),
+    "partial with arguments": call("functools.partial", g(LINEAR), n(3)),
+    "partial called": PARTIAL + t(n(3), n(4)) + REDUCE,
+    "partial made into another": PARTIAL + t(g("torch.nn.modules.linear.Identity"), t(), b"}", NONE) + BUILD,
+    "partial with arguments in its state": PARTIAL + t(g(LINEAR), t(n(1)), b"}", NONE) + BUILD,
+    "partial with an instance": PARTIAL + t(g(LINEAR), t(), d(bias=evil_instance()), NONE) + BUILD,
+    "partial with attributes": PARTIAL + t(g(LINEAR), t(), b"}", d(call=NONE)) + BUILD,
+    "partial with a state of another form": PARTIAL + d(func=NONE) + BUILD,
+    "partial with a state twice": PARTIAL + put(1) + t(g(LINEAR), t(), b"}", NONE) + BUILD
+    + get(1) + t(g(LINEAR), t(), b"}", NONE) + BUILD,
+    "blank partial": blank("functools.partial"),
+    "kernel called": call(KERNEL_CLASS, NONE),
+    "blank kernel": blank(KERNEL_CLASS),
+    "another method of the kernel": call("builtins.getattr", g(KERNEL_CLASS), s("forward")),
+    "method of the kernel called": KERNEL_METHOD + t(NONE) + REDUCE,
+    "state of the kernel": KERNEL_METHOD + d(a=NONE) + BUILD,
     # containers
     "items of a module": blank("torch.nn.modules.container.ModuleDict") + s("a") + NONE + b"s",
     "items of a configuration": blank("omegaconf.dictconfig.DictConfig") + b"(" + s("a") + NONE + b"u",
@@ -284,6 +309,9 @@ def test_the_parts_that_attacks_are_made_of_are_sound_ones() -> None:
     view = call("torch._utils._rebuild_tensor_v2", STORAGE, n(1), t(n(3)), t(n(1)), b"\x89", b"}")
     assert unpickle(PROTO + view + END).shape == (3,)
     assert unpickle(PROTO + call("collections.defaultdict", g("builtins.dict")) + END) == {}
+    factory = unpickle(PROTO + PARTIAL + t(g(LINEAR), t(), d(bias=b"\x89"), NONE) + BUILD + END)
+    assert (factory.layer, factory.keywords, callable(factory)) == (torch.nn.Linear, {"bias": False}, False)
+    assert unpickle(PROTO + KERNEL_METHOD + END) is KERNEL and not callable(KERNEL)
     union = call("_operator.getitem", g("typing.Union"), t(g("builtins.int"), g("builtins.str")))
     assert unpickle(PROTO + union + END) == int | str
 
@@ -298,6 +326,8 @@ def test_what_is_named_but_not_called_is_inert() -> None:
         "_operator.getitem",
         "numpy.ndarray",
         "copyreg._reconstructor",
+        "functools.partial",
+        KERNEL_CLASS,
         "omegaconf.dictconfig.DictConfig",
     ):
         found = unpickle(PROTO + b"]" + g(name) + b"a" + END)[0]

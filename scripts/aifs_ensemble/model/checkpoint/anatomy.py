@@ -85,8 +85,11 @@ def _noise(model: Inert) -> dict[str, Any]:
         return {"noise": "none"}
     hidden = next((m.get("out_features") for m in modules(injector) if m.kind == "Linear"), None)
     folded = isinstance(injector.get("projection"), Inert)
+    spread = injector.find("noise_projector", "projection_matrix")
+    drawn = shape_of(spread)
     return {
         "noise": f"{injector.kind}, standard deviation {injector.get('noise_std')}, MLP {hidden}"
+        + (f", drawn at {_points(drawn[1])} and spread by {_entries(spread) or 'unknown'} weights" if drawn else "")
         + (", folded into the channels" if folded else "")
         + ("" if injector.get("inject_noise", True) else ", switched off"),
         "noise channels": injector.get("noise_channels"),
@@ -102,7 +105,10 @@ def _entries(matrix: Any) -> int | None:
 
 
 def _truncation(model: Inert) -> str:
+    residual = model.get("residual")  # from 0.7 on
     down, up = model.get("A_down"), model.get("A_up")
+    if isinstance(residual, Inert):
+        down, up = (residual.find(f"project_{way}", "projection_matrix") for way in ("down", "up"))
     ways = []
     for way, matrix in (("down", down), ("up", up)):
         shape = shape_of(matrix)
@@ -110,7 +116,6 @@ def _truncation(model: Inert) -> str:
             ways.append(f"{way} {_points(shape[1])} to {_points(shape[0])}, {_entries(matrix) or 'unknown'} weights")
         elif matrix is not None:
             ways.append(f"{way} ({_told(matrix)})")
-    residual = model.get("residual")
     if not ways and isinstance(residual, Inert):
         return residual.kind
     return "; ".join(ways) or "none"
@@ -126,7 +131,7 @@ def _graph(model: Inert) -> dict[str, Any]:
     nodes = model.find("node_attributes", "num_nodes")
     nodes = nodes if isinstance(nodes, Mapping) else {}
     hidden = nodes.get(model.get("_graph_name_hidden", "hidden"))
-    edges, trainable = [], {}
+    edges, trainable, attending = [], {}, set()
     for name in ("encoder", "decoder"):
         mapper = model.get(name)
         if not isinstance(mapper, Inert):
@@ -135,12 +140,14 @@ def _graph(model: Inert) -> dict[str, Any]:
         if shape:
             edges.append(f"{name} {shape[1]:,}" + (f" with {attributes[1]} attributes" if attributes else ""))
         trainable[f"{name} edges"] = _trainable(mapper.get("trainable"))
+        attending.add(mapper.find("proc", "graph_attention_backend"))
     tensors = model.find("node_attributes", "trainable_tensors")
     for name, part in tensors.parts.items() if isinstance(tensors, Inert) else ():
         trainable[f"{name} nodes"] = _trainable(part)
     return {
         "hidden grid": _points(hidden),
         "edges": "; ".join(edges) or None,
+        **({"edges by": " and ".join(sorted(attending))} if attending - {None} else {}),
         "trainable parts": ", ".join(f"{name} {count or 'none'}" for name, count in trainable.items()) or None,
     }
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from aifs_ensemble.common.models import Model
-from aifs_ensemble.common.parameters import find_variable
 from aifs_ensemble.model.checkpoint.architecture import Size, boundings, normalizer
 
 NOISE_CHANNELS = 4
@@ -29,8 +28,8 @@ def _kernels(layer_norm: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 
 def may_miss(model: Model) -> list[str]:
-    """Return the prognostic variables whose values may be missing somewhere: an imputer fills them in."""
-    return [name for name in model.prognostic if find_variable(name)[0].missing]
+    """Return the variables that are read and whose values may be missing somewhere: an imputer fills them in."""
+    return [name for name in model.inputs if name in model.missing]
 
 
 def _processors(model: Model) -> dict[str, Any]:

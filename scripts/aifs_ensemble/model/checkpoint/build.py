@@ -102,7 +102,9 @@ def build_checkpoint(
     if truncation == grid.name:
         raise ConfigError(f"{model.name}: truncation {truncation}, expected a coarser grid than the data's {grid.name}")
     if noise and not is_newer(model):
-        raise ConfigError(f"{model.name}: noise {noise}, expected none: anemoi-models {model.anemoi_models} has no such")
+        raise ConfigError(
+            f"{model.name}: noise {noise}, expected none: anemoi-models {model.anemoi_models} has no such"
+        )
     made_by = {"seed": seed, "update": update, "hidden": hidden, "data_grid": grid.name, "truncation": truncation}
     made_by |= {"noise": noise} if noise else {}
     matrices = build_truncation(grid, grid_coordinates(truncation), path.parent) if truncation else {}

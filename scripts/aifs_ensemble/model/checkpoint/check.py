@@ -24,6 +24,7 @@ import yaml
 
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.models import CATALOGUE, Model, get_model
+from aifs_ensemble.common.overlays import overlay_of, use_overlay
 from aifs_ensemble.common.parameters import split_variable
 from aifs_ensemble.model.checkpoint.anatomy import anatomy, anatomy_configured, octahedral
 from aifs_ensemble.model.checkpoint.archive import read_archive, verify_records
@@ -36,6 +37,7 @@ from aifs_ensemble.model.checkpoint.describe import (
 from aifs_ensemble.model.checkpoint.digest import check_size, checkpoint_digest, existing, read_record
 from aifs_ensemble.model.checkpoint.inert import Inert, read_inert
 from aifs_ensemble.model.checkpoint.load import check_digest, load_model, unpickle_checkpoint
+from aifs_ensemble.model.known_classes import why_not_accelerated
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +105,10 @@ def examine(path: Path, *, name: str | None = None, trust: bool = False) -> Repo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of anemoi-inference, which would like old metadata to be patched
         report.entry = _entry(report, description, name)
+        environment = _use_packages(report, description)
         _data(report, description)
+        if environment:
+            report.tell("versions", "environment", environment)
     if path.suffix.lower() in _TEXTS:
         report.facts["network"] = anatomy_configured(description.metadata.get("config") or {})
         return report
@@ -181,6 +186,18 @@ def _entry(report: Report, description: Description, name: str | None) -> Model 
     report.tell("file", "catalogue", f"no entry of models.yaml fits; nearest is {nearest.name}")
     report.problems += found[nearest.name]
     return None
+
+
+def _use_packages(report: Report, description: Description) -> str:
+    """Take the packages that the file was made with, where they lie over the common ones; return their name."""
+    name = report.entry.environment if report.entry else overlay_of(description.versions)
+    if name:
+        try:
+            use_overlay(name, "it")
+        except ConfigError as error:
+            report.problems.append(str(error))
+            return ""
+    return name
 
 
 def _levels(names: Iterable[str]) -> str:
@@ -368,26 +385,3 @@ def _known(report: Report, model: Model) -> bool:
     if model.built:
         report.tell("file", "digest", f"what checkpoint.build of {model.name} makes here")
     return True
-
-
-def why_not_accelerated(interface: Any) -> str:
-    """Return all that keeps the accelerated forward pass from standing in for a loaded model's own, empty if nothing.
-
-    It is built as a GPU job builds it, on the model's device, and given up.
-    """
-    import torch
-
-    from aifs_ensemble.model import known_classes
-    from aifs_ensemble.model.accelerated import AcceleratedForward, NotAcceleratedError
-
-    if reason := known_classes.unknown_version(known_classes.installed_version()):
-        return reason
-    try:
-        if reason := known_classes.unknown_class(interface):
-            return reason
-        AcceleratedForward(interface.model, torch.float16, compiled=False)
-    except NotAcceleratedError as reasons:
-        return str(reasons)
-    except Exception as error:  # a part that it knows by name and not by what is in it: a job falls back, too
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return ""

@@ -58,7 +58,12 @@ def set_factory(factory: LayerFactory, state: Any) -> None:
     if type(state) is not tuple or len(state) != 4:
         refuse("a functools.partial with an unknown state")
     layer, arguments, keywords, attributes = state
-    if _class_of(layer) is not factory.layer or type(arguments) is not tuple or arguments or not (attributes is None or attributes == {}):
+    if (
+        _class_of(layer) is not factory.layer
+        or type(arguments) is not tuple
+        or arguments
+        or not (attributes is None or attributes == {})
+    ):
         refuse("a functools.partial with a state of another")
     if not (keywords is None or (type(keywords) is dict and all(map(is_plain, keywords.values())))):
         refuse("a functools.partial with arguments that are not plain")

@@ -1,0 +1,48 @@
+"""Which fields of a step are sound: numbers everywhere, or missing where the model misses them.
+
+A model that knows of missing values, such as of waves over land, leaves them missing where they were missing in its
+input. So a value that goes missing later is as wrong as one that is not finite.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from aifs_ensemble.common.models import Model
+from aifs_ensemble.model.stepper import TensorPlaces
+
+
+class SoundFields:
+    """Tells which fields of a step are sound, without waiting for the device.
+
+    Parameters
+    ----------
+    places : of the variables in the model's input
+    """
+
+    def __init__(self, model: Model, places: TensorPlaces, device: torch.device):
+        def index(values: list[int]) -> torch.Tensor:
+            return torch.tensor(values, device=device, dtype=torch.int64)
+
+        read = dict(zip(model.prognostic, places.prognostic_in, strict=True))
+        rows = {name: row for row, name in enumerate(model.outputs) if name in model.missing}
+        kept = [name for name in rows if name in read]
+        self._kept, self._read = index([rows[name] for name in kept]), index([read[name] for name in kept])
+        self._made = index([row for name, row in rows.items() if name not in read])
+
+    def __call__(self, fields: torch.Tensor, newest: torch.Tensor) -> torch.Tensor:
+        """Return whether each field is sound, ``(variable,)``.
+
+        Parameters
+        ----------
+        fields : ``(variable, value)``, ordered as `Model.outputs`
+        newest : the newest time of the input of the step, ``(value, variable)``
+        """
+        sound = torch.isfinite(fields).all(dim=1)
+        if len(self._kept):
+            missing = torch.isnan(newest.index_select(1, self._read)).t()
+            found = fields.index_select(0, self._kept)
+            sound[self._kept] = (torch.isfinite(found) | (torch.isnan(found) & missing)).all(dim=1)
+        if len(self._made):
+            sound[self._made] = ~torch.isinf(fields.index_select(0, self._made)).any(dim=1)
+        return sound
