@@ -9,6 +9,7 @@ stays in the memory of another; what a mode measures is written as JSON and prin
 forward-eager       anemoi-models' forward pass, autocast
 forward-compiled    the same, encoder, processor and decoder through torch.compile
 forward-compiled-deterministic   the same with torch's deterministic algorithms
+forward-own         what a job takes that is not accelerated: of the model's own parts what torch.compile speeds up
 forward             ours (aifs_ensemble.model.accelerated): GPU only
 forward-untruncated the same, the skip connection left whole: what truncation costs: GPU only
 forward-graph       the same as a CUDA graph, and whether it gives the same bits: GPU only
@@ -55,7 +56,7 @@ from engine.setup import prepare
 
 TOY = "python benchmarks/forecast_engine.py --model demo --steps 4 --reference-steps 2"
 MODES = (
-    "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward", "forward-untruncated",
+    "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward-own", "forward", "forward-untruncated",
     "forward-graph", "engine-cold", "engine", "engine-graph", "engine-streaming", "engine-killed",
     "engine-2", "engine-3", "engine-2-graph", "engine-3-graph", "engine-coarse", "engine-3-coarse",
     "anemoi-serial", "anemoi-parallel",

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from aifs_ensemble.common.config import Config, read_files
@@ -75,7 +76,10 @@ def untruncated() -> Iterator[None]:
 
 
 class Loaded:
-    """A model and the input of its first step; without `truncated` its skip connection is left whole."""
+    """A model and the input of its first step.
+
+    Without `truncated` its skip connection is left whole. `own` says why it takes its own pass.
+    """
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class Loaded:
         compiled: bool = False,
         deterministic: bool = False,
         truncated: bool = True,
+        own: str = "",
     ):
         from aifs_ensemble.forecast import engine
         from aifs_ensemble.forecast.request import ForecastRequest, read_initial
@@ -98,7 +103,8 @@ class Loaded:
         prepare_environment(device=args.device, deterministic=deterministic)
         self.device = resolve_device(args.device)
         with nullcontext() if truncated else untruncated():
-            self.loaded = engine.load(self.request, self.device)
+            options = {"own": own} if own else {}
+            self.loaded = engine.load(self.request, self.device, choice=SimpleNamespace(options=options))
         self.initial = read_initial(self.request)
         self.rollout = engine.start_rollout(self.request, self.loaded, self.initial, None)
 

@@ -205,7 +205,7 @@ class Passes:
     def _compile_own(self) -> None:
         if self._numerics.compile:
             model = self._interface.model
-            for part in PARTS:
+            for part in compiled_parts(model):
                 setattr(model, part, torch.compile(getattr(model, part), dynamic=False))
 
     def keep_accelerated_only(self) -> None:
@@ -227,6 +227,15 @@ def _differs(check: SelfCheck) -> str:
 
 def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def compiled_parts(model: Any) -> tuple[str, ...]:
+    """Return the parts of a model's own pass that torch.compile speeds up.
+
+    The mappers of anemoi-models 0.11 look up at every step which nodes a chunk needs: as many as there are, which
+    torch.compile gives up on.
+    """
+    return ("processor",) if hasattr(model.encoder, "run_processor_chunk_edge_sharding") else PARTS
 
 
 def set_chunks(chunks: int) -> None:
