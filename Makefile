@@ -47,9 +47,11 @@ forecast: install ## run the embedded default, 4 members x 72 h, into results/
 
 test: install-test ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+	AIFS_TEST_MODEL=demo-v2 $(BIN)/python -m pytest -n 2 --dist loadfile -m "models and not long"
 
 test-long: install-test ## the campaigns that take long
 	$(BIN)/python -m pytest -m long
+	AIFS_TEST_MODEL=demo-v2 $(BIN)/python -m pytest -m "models and long"
 
 lint: install-test ## format, lint, types, imports between rooms, forms, workflow lint, the docs' links
 	$(BIN)/ruff format --check .

@@ -45,7 +45,9 @@ def test_a_process_finds_the_packages_of_its_model_and_so_do_those_that_it_start
 
 
 def test_models_of_the_common_packages_change_nothing(root: Path) -> None:
-    done = python(f"{WHO} before = list(sys.path); use_packages(get_model('demo')); assert sys.path == before; {SHOW}", root)
+    done = python(
+        f"{WHO} before = list(sys.path); use_packages(get_model('demo')); assert sys.path == before; {SHOW}", root
+    )
     assert done.stdout.split() == ["0.6.0", "2.4.0"], done.stderr
 
 

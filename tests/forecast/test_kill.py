@@ -65,6 +65,7 @@ def processes() -> ForkServerContext:
     return context
 
 
+@pytest.mark.models
 @pytest.mark.timeout(900)  # seconds on an idle machine, minutes on one shared by a dozen
 @pytest.mark.parametrize("wanted", [4, pytest.param(40, marks=pytest.mark.long)])
 def test_killed_at_random_points_it_gives_the_same_bytes(
@@ -112,6 +113,7 @@ def test_killed_at_random_points_it_gives_the_same_bytes(
     print(f"{kills} kills, {finishes} finished between them, {duration:.1f} s without")
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     ("event", "count"),
     [("started", 1), ("step", 4), ("lead_published", 2), ("restart_written", 1), ("finished", 1)],

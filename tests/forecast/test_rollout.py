@@ -82,6 +82,7 @@ def theirs(request: ForecastRequest, steps: int) -> Iterator[dict]:
     yield from runner.run(input_states=state, lead_time=6 * steps)
 
 
+@pytest.mark.models
 def test_twelve_steps_equal_the_runners_to_the_bit(
     request_for: Callable[..., ForecastRequest], loaded: engine.Loaded, model: Model
 ) -> None:
@@ -109,6 +110,7 @@ def test_sums_equal_the_runners_post_processor(
     assert any((found[4][model.outputs.index(name)] != per_step[4][model.outputs.index(name)]).any() for name in ["tp"])
 
 
+@pytest.mark.models
 def test_only_the_first_step_of_the_forecast_is_told_that_it_is(
     request_for: Callable[..., ForecastRequest], loaded: engine.Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +128,7 @@ def test_only_the_first_step_of_the_forecast_is_told_that_it_is(
     assert told == [0, 1, 1, 1, 1]
 
 
+@pytest.mark.models
 def test_fcstep_and_noise_change_what_the_model_makes(
     request_for: Callable[..., ForecastRequest], loaded: engine.Loaded
 ) -> None:
@@ -139,6 +142,7 @@ def test_fcstep_and_noise_change_what_the_model_makes(
     assert not equal(usual, stepper.forward(rollout.inputs, first=True, seed=2))
 
 
+@pytest.mark.models
 def test_warming_up_changes_nothing(request_for: Callable[..., ForecastRequest], loaded: engine.Loaded) -> None:
     request = request_for()
     rollout = engine.start_rollout(request, loaded, read_initial(request), None)
@@ -169,6 +173,7 @@ def test_checkpoint_of_another_model(checkpoint: Path, model: Model, changes: di
         TensorPlaces.of(metadata_of(checkpoint), replace(model, **changes))
 
 
+@pytest.mark.models
 def test_layout_points_at_the_right_variables(checkpoint: Path, model: Model) -> None:
     metadata = metadata_of(checkpoint)
     places = TensorPlaces.of(metadata, model)

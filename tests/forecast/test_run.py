@@ -112,16 +112,17 @@ def loaded_once(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
 # one member, not interrupted
 
 
+@pytest.mark.models
 def test_manifest_says_what_was_made_and_how(whole: Whole, model: Model) -> None:
     request, files = whole
     manifest = read_member_manifest(request.manifest)
     assert [record.lead for record in manifest.leads] == list(LEADS)
     assert check_leads(request.forecasts, manifest.leads) == {}
     assert {file.name for record in manifest.leads for file in record.files} == set(files)
-    assert manifest.fields == len(LEADS) * len(model.outputs)
+    assert manifest.fields == len(LEADS) * len(model.delivered)
     unplanned = {"accelerated": False, "asked": False, "reason": "forecast.compile is false"}
     assert manifest.acceleration == unplanned and "pass" not in manifest.settings
-    assert manifest.untrained and manifest.model == "demo" and manifest.grid == "N32"
+    assert manifest.untrained and manifest.model == model.name and manifest.grid == "N32"
     assert manifest.seed["scheme"] == "sha256/1" and manifest.seed["first_step"] == request.seed(1)
     assert len(manifest.checkpoint["sha256"]) == 64
     assert manifest.initial_conditions["source"] == "waves"
@@ -132,6 +133,7 @@ def test_manifest_says_what_was_made_and_how(whole: Whole, model: Model) -> None
     assert [attempt["outcome"] for attempt in manifest.attempts] == ["finished"]
 
 
+@pytest.mark.models
 def test_the_files_hold_what_the_rollout_made(whole: Whole, loaded: engine.Loaded, model: Model) -> None:
     from forecast.test_rollout import ours
 
@@ -164,6 +166,7 @@ def test_observers_hear_everything_in_order(request_for: Requests) -> None:
     ]
 
 
+@pytest.mark.models
 def test_members_differ_and_each_is_the_same_again(
     request_for: Requests, whole: Whole, model: Model, tmp_path: Path
 ) -> None:
@@ -231,6 +234,7 @@ def test_a_finished_member_needs_its_inputs_no_more(request_for: Requests, tmp_p
         run_forecast(replace(request, leads=(6, 12)))
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(("stop_at", "resumed"), [(6, 0), (12, 0), (18, 12), (24, 12), (30, 24)])
 def test_an_interrupted_member_goes_on_from_its_restart_state(
     request_for: Requests, whole: Whole, stop_at: int, resumed: int
@@ -316,6 +320,7 @@ def test_delivered_leads_count_unless_they_must_be_local(request_for: Requests) 
     assert check_leads(request.forecasts, made.leads) == {}
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -2,8 +2,8 @@
 
 ``envs/{gpu,etl}.lock`` and the locks of the overlays, ``envs/overlays/NAME.lock``, are the truth. The conda YAMLs
 repeat their versions, because Snakemake copies a YAML away from the files it might refer to; the Dockerfiles install
-the locks themselves. An environment ``gpu-NAME`` is that of the GPU machines with the packages of an overlay in it. The image
-has every overlay in a folder of its own instead: one image serves all models.
+the locks themselves. An environment ``gpu-NAME`` is that of the GPU machines with the packages of an overlay in it.
+The image has every overlay in a folder of its own instead: one image serves all models.
 """
 
 from __future__ import annotations

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from aifs_ensemble.common.models import Model, get_model
+from aifs_ensemble.common.models import Model
 from aifs_ensemble.model.checkpoint.build import build_demo
+from tested import MODEL
 
 
 @pytest.fixture(scope="session")
 def demo() -> Model:
-    """The catalogue's demonstration model."""
-    return get_model("demo")
+    """The catalogue's demonstration model that is tested."""
+    return MODEL
 
 
 @pytest.fixture(scope="session")

@@ -75,10 +75,11 @@ def step(interface: Any, fields: torch.Tensor, lead: int, seed: int) -> torch.Te
     return made
 
 
+@pytest.mark.models
 def test_two_processes_make_the_same_bytes(demo: Model, demo_path: Path, root: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from aifs_ensemble.model.checkpoint.build import build_demo;"
-        "from aifs_ensemble.common.models import get_model; build_demo(get_model('demo'), Path(sys.argv[1]))"
+        f"from aifs_ensemble.common.models import get_model; build_demo(get_model({demo.name!r}), Path(sys.argv[1]))"
     )
     path = tmp_path / "somewhere" / "else.ckpt"
     # another hash seed orders sets of strings otherwise; another folder and name must not show either
@@ -105,13 +106,15 @@ def test_building_leaves_the_random_numbers_of_others_alone(coarse: Model, tmp_p
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_says_that_it_is_untrained(demo_path: Path) -> None:
+@pytest.mark.models
+def test_says_that_it_is_untrained(demo: Model, demo_path: Path) -> None:
     description = describe_checkpoint(demo_path)
     assert description.untrained
-    assert description.made_by["model"] == "demo"
+    assert description.made_by["model"] == demo.name
     assert "untrained" in description.made_by["title"]
 
 
+@pytest.mark.models
 def test_is_the_architecture_of_aifs_ens(interface: Any) -> None:
     model = interface.model
     assert type(model).__name__ == "AnemoiEnsModelEncProcDec"
@@ -121,6 +124,7 @@ def test_is_the_architecture_of_aifs_ens(interface: Any) -> None:
     assert type(model.noise_injector).__name__ == "NoiseConditioning"
 
 
+@pytest.mark.models
 def test_every_point_is_read_and_made(interface: Any, demo: Model) -> None:
     points = grid_coordinates(demo.grid).points
     hidden = interface.model.node_attributes.num_nodes["hidden"]

@@ -26,8 +26,8 @@ from aifs_ensemble.model.checkpoint.build import build_checkpoint
 from aifs_ensemble.model.checkpoint.check import Report, examine
 from aifs_ensemble.model.checkpoint.inert import Inert, read_inert
 from aifs_ensemble.model.checkpoint.load import load_model
-from aifs_ensemble.model.known_classes import why_not_accelerated
 from aifs_ensemble.model.checkpoint.on_device import tell_passes
+from aifs_ensemble.model.known_classes import why_not_accelerated
 from aifs_ensemble.planning.throughput import Throughput
 
 from model.checkpoint import archives
