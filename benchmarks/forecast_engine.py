@@ -57,7 +57,8 @@ from engine.setup import prepare
 TOY = "python benchmarks/forecast_engine.py --model demo --steps 4 --reference-steps 2"
 MODES = (
     "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward-own", "forward",
-    "forward-untruncated", "forward-graph", "engine-cold", "engine", "engine-graph", "engine-streaming", "engine-killed",
+    "forward-untruncated", "forward-graph",
+    "engine-cold", "engine", "engine-graph", "engine-streaming", "engine-killed",
     "engine-2", "engine-3", "engine-2-graph", "engine-3-graph", "engine-coarse", "engine-3-coarse",
     "anemoi-serial", "anemoi-parallel",
     "precisions", "drift", "profile", "self-check",
