@@ -65,9 +65,8 @@ def processes() -> ForkServerContext:
     return context
 
 
-@pytest.mark.models
 @pytest.mark.timeout(900)  # seconds on an idle machine, minutes on one shared by a dozen
-@pytest.mark.parametrize("wanted", [4, pytest.param(40, marks=pytest.mark.long)])
+@pytest.mark.parametrize("wanted", [4, pytest.param(40, marks=[pytest.mark.long, pytest.mark.models])])
 def test_killed_at_random_points_it_gives_the_same_bytes(
     wanted: int,
     processes: ForkServerContext,

@@ -320,7 +320,6 @@ def test_delivered_leads_count_unless_they_must_be_local(request_for: Requests) 
     assert check_leads(request.forecasts, made.leads) == {}
 
 
-@pytest.mark.models
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

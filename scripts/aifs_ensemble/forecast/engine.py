@@ -38,10 +38,12 @@ from aifs_ensemble.forecast.pass_choice import PassChoice
 from aifs_ensemble.forecast.request import ForecastRequest, read_initial
 from aifs_ensemble.forecast.restarts import RestartStore, RestartWriter
 from aifs_ensemble.forecast.rollout import Rollout, roll
+from aifs_ensemble.forecast.sound_fields import missing_for_good
 from aifs_ensemble.forecast.timings import Timings
 from aifs_ensemble.forecast.work_folder import WorkFolder
 from aifs_ensemble.model.compile_cache import CompileCache
 from aifs_ensemble.model.forcings import ComputedForcings
+from aifs_ensemble.model.imputers import filled_in
 from aifs_ensemble.model.stepper import Stepper, TensorPlaces, prepare_environment, resolve_device
 
 LOG = logging.getLogger(__name__)
@@ -265,6 +267,9 @@ def start_rollout(request: ForecastRequest, loaded: Loaded, initial: State, rest
         raise InputError(
             f"{request.initial}: {initial.fields.shape[-1]} grid points, expected the checkpoint's {points}"
         )
+    if lacking := missing_for_good(initial, filled_in(loaded.stepper.model)):
+        what = f"values of {', '.join(lacking)} are missing"
+        raise InputError(f"{request.initial}: {what}, for which the checkpoint has no imputer; expected all of them")
     rollout = Rollout(loaded.places, loaded.forcings, loaded.stepper.device, accumulate=request.sums)
     rollout.load(initial, restart)
     return rollout

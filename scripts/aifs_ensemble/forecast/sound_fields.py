@@ -6,9 +6,13 @@ input. So a value that goes missing later is as wrong as one that is not finite.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import numpy as np
 import torch
 
 from aifs_ensemble.common.models import Model
+from aifs_ensemble.fields.state import State
 from aifs_ensemble.model.stepper import TensorPlaces
 
 
@@ -46,3 +50,8 @@ class SoundFields:
         if len(self._made):
             sound[self._made] = ~torch.isinf(fields.index_select(0, self._made)).any(dim=1)
         return sound
+
+
+def missing_for_good(state: State, filled_in: Collection[str]) -> list[str]:
+    """Return the variables of a state with missing values that nothing fills in."""
+    return [name for name in state.variables if name not in filled_in and np.isnan(state.variable(name)).any()]

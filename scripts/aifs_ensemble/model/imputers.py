@@ -117,3 +117,13 @@ def without_waits(interface: Any) -> list[str]:
                     names.append(name)
                 processors[name] = replaced.setdefault(id(processor), WaitFreeImputer(processor))
     return names
+
+
+def filled_in(interface: Any) -> set[str]:
+    """Return the variables of the input whose missing values the imputers of an interface fill in."""
+    names = {place: name for name, place in interface.data_indices.model.input.name_to_index.items()}
+    found: set[str] = set()
+    for processor in interface.pre_processors.processors.values():
+        places = getattr(getattr(processor, "imputer", processor), "index_inference_input", None)
+        found.update(names[place] for place in places or () if place is not None)
+    return found

@@ -11,12 +11,16 @@ import pytest
 import torch
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.model import numerics
 from aifs_ensemble.model.checkpoint.check import examine
 from aifs_ensemble.model.checkpoint.inert import read_inert
 from aifs_ensemble.model.checkpoint.load import load_model
 from aifs_ensemble.model.checkpoint.rebuild import LayerFactory
 from aifs_ensemble.model.edges import KERNEL, as_released, choose_edges
+from aifs_ensemble.model.passes import set_chunks
 from aifs_ensemble.model.projection import OrderedProjector, with_ordered_sums
+from aifs_ensemble.model.stepper import Stepper
+from anemoi.models.layers import mapper
 from tested import MODEL
 
 pytestmark = [
@@ -27,6 +31,7 @@ pytestmark = [
 
 @pytest.fixture
 def interface(demo: Model, demo_path: Path) -> Any:
+    torch.set_num_threads(1)  # small fields
     return load_model(demo_path, demo, device="cpu")
 
 
@@ -147,6 +152,30 @@ def test_sparse_products_in_a_fixed_order_are_the_same_arithmetic(interface: Any
     assert {type(part) for part in (*after, residual.project_up)} == {OrderedProjector}
     for part, one, product in zip(after, fields, expected, strict=True):
         torch.testing.assert_close(part(one), product)
+
+
+def test_its_own_pass_is_taken_with_a_reason_and_what_can_be_is_compiled(
+    interface: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(numerics.ACCELERATED, "cpu", ("32",))  # as if there were a faster pass here
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda part, **_: compiled.append(part) or part)
+    stepper = Stepper(interface, torch.device("cpu"), numerics.Numerics(compile=True, chunks=3))
+    assert compiled == [interface.model.processor]
+    assert stepper.acceleration.asked and not stepper.accelerated
+    assert stepper.acceleration.reason == (
+        "anemoi-models 0.11.2 is installed, the accelerated pass is written for 0.5 and 0.6"
+    )
+
+
+def test_pieces_of_the_mappers_do_not_change_what_is_made(interface: Any, inputs: torch.Tensor) -> None:
+    usual = step(interface, inputs)
+    set_chunks(7)
+    try:
+        torch.testing.assert_close(step(interface, inputs), usual, rtol=1e-5, atol=1e-5, equal_nan=True)
+        assert mapper.NUM_CHUNKS_INFERENCE_MAPPER == 7
+    finally:
+        set_chunks(1)
 
 
 def test_noise_is_drawn_on_the_coarse_grid_and_keeps_its_size(interface: Any) -> None:
