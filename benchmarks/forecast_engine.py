@@ -47,6 +47,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from aifs_ensemble.common.gpu import benchmark_problem
+from aifs_ensemble.common.models import get_model
+from aifs_ensemble.common.overlays import use_packages
 from engine.forward import drift, forward, precisions, self_check
 from engine.job import engine, job
 from engine.profiled import profile
@@ -70,6 +72,7 @@ GPU_ONLY = {
 
 
 def run_mode(args: argparse.Namespace, mode: str) -> dict[str, Any]:
+    use_packages(get_model(args.model))
     alone = {"drift": drift, "precisions": precisions, "profile": profile, "self-check": self_check}
     if mode in alone:
         return alone[mode](args)

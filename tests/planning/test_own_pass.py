@@ -65,6 +65,15 @@ def test_turned_off_is_planned_with_and_no_warning(tmp_path: Path, machines: Mac
     assert plan.chosen.at_once == 1 and plan.chosen.speed.peak_gpu_mb == 23400
 
 
+def test_a_model_of_another_anemoi_is_planned_with_its_own_pass(tmp_path: Path, machines: Machines) -> None:
+    first = planned(config(tmp_path), machines)
+    second = planned(Config(config(tmp_path).to_dict() | {"model": "aifs-ens-2.0"}), machines)
+    assert told(second) == [
+        ("warning", "accelerated: no, because aifs-ens-2.0 is of anemoi-models 0.11.2, which has no accelerated pass")
+    ]
+    assert second.chosen.step_seconds > first.chosen.step_seconds
+
+
 @pytest.mark.parametrize("forecast", [{"compile": False}, {"precision": "32"}], ids=str)
 def test_settings_without_an_accelerated_pass_are_planned_as_before(
     tmp_path: Path, machines: Machines, forecast: dict

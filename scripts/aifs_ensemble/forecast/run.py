@@ -30,6 +30,7 @@ from aifs_ensemble.forecast.restarts import RestartStore
 from aifs_ensemble.forecast.timings import Timings
 from aifs_ensemble.forecast.work_folder import KnownFile, WorkFolder
 from aifs_ensemble.model.checkpoint.digest import checkpoint_digest
+from aifs_ensemble.model.known_classes import unknown_version
 
 
 def run_forecast(request: ForecastRequest, observers: Sequence[Observer] = ()) -> MemberManifest:
@@ -118,6 +119,8 @@ def _with_pass(request: ForecastRequest, work: WorkFolder, device: str) -> Forec
         return request
     if not request.accelerate:
         return replace(request, own_pass="forecast.accelerate is false")
+    if reason := unknown_version(request.model.anemoi_models):
+        return replace(request, own_pass=reason)
     gave_up = work.gave_up_acceleration()
     if not gave_up and (work.recorded_settings() or {}).get("pass") == "own":
         gave_up = "the member began with it"

@@ -1,7 +1,7 @@
 """Plans for members that are not accelerated: what is known of that before a run, and what it changes.
 
-Whether a checkpoint is accelerated shows on a card. A plan knows of it what the configuration says, and what members
-say that were made before with the same model and settings.
+Whether a checkpoint is accelerated shows on a card. A plan knows of it what the configuration says, the version of
+anemoi-models in the catalogue, and what members say that were made before with the same model and settings.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from aifs_ensemble.common.acceleration import why_not_accelerated
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.models import Model
+from aifs_ensemble.model.known_classes import unknown_version
 from aifs_ensemble.model.numerics import Numerics
 from aifs_ensemble.planning.throughput import Speed, Throughput
 
@@ -31,6 +32,8 @@ def why_own_pass(config: Config, manifests: Sequence[MemberManifest]) -> str:
         return ""  # the table has entries of those settings
     if not config.forecast.accelerate:
         return "forecast.accelerate is false"
+    if unknown_version(config.model.anemoi_models):
+        return f"{config.model.name} is of anemoi-models {config.model.anemoi_models}, which has no accelerated pass"
     alike = [one for one in manifests if one.model == config.model.name and _made_with(one, settings)]
     return why_not_accelerated(max(alike, key=_ended).acceleration) if alike else ""
 
