@@ -7,13 +7,15 @@ import re
 import pytest
 import yaml
 from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.models import CATALOGUE, get_model
+from aifs_ensemble.common.overlays import LOCKS, overlay_names, overlay_pins
+from aifs_ensemble.common.pins import canonical, parse_pins
 from aifs_ensemble.workflow.images import (
     CLASSES,
     PYTHON,
-    canonical,
     conda_yaml,
+    environment_names,
     hashed_lock,
-    parse_pins,
     read_environment,
 )
 
@@ -24,7 +26,7 @@ def pins(packages):
     return {canonical(name): version for name, version in packages.items()}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", environment_names())
 def test_yaml_says_what_the_lock_says(name, root):
     environment = read_environment(name)
     text = (root / "envs" / f"{name}.yaml").read_text()
@@ -44,6 +46,26 @@ def test_versions_are_the_tested_ones(name, root):
             assert re.match(r"nvidia-|cuda-|triton$|setuptools$", package), f"{package} was not tested"
 
 
+@pytest.mark.parametrize("overlay", overlay_names())
+def test_an_overlay_is_other_versions_of_a_few_common_packages(overlay, root):
+    common, whole, own = (pins(found) for found in (
+        read_environment("gpu").packages, read_environment(f"gpu-{overlay}").packages, overlay_pins(overlay)
+    ))  # fmt: skip
+    assert own.items() <= whole.items() and set(whole) == set(common)
+    assert {name for name in whole if whole[name] != common[name]} == set(own)
+    assert len(own) < 5 and "torch" not in own
+    assert all(
+        "--hash=sha256:" in line for line in (LOCKS / f"{overlay}.lock").read_text().splitlines() if "==" in line
+    )
+
+
+def test_models_name_environments_that_have_what_they_were_made_with(root):
+    for name in yaml.safe_load(CATALOGUE.read_text())["models"]:
+        model = get_model(name)
+        packages = pins(read_environment(f"gpu-{model.environment}" if model.environment else "gpu").packages)
+        assert packages["anemoi-models"] == model.anemoi_models, name
+
+
 def test_users_install_no_test_tools(root):
     users, tests = (
         pins(parse_pins((root / f"requirements{kind}.txt").read_text().splitlines(), kind)) for kind in ("", "-test")
@@ -57,7 +79,13 @@ def test_dockerfile_installs_the_lock_and_no_more(name, root):
     text = (root / "envs" / f"{name}.Dockerfile").read_text()
     assert f"FROM python:{PYTHON}-slim" in text
     installs = re.findall(r"pip install ([^\n\\]*)", text)
-    assert installs == [f"--no-cache-dir --no-deps --requirement /tmp/{name}.lock "]
+    overlays = [
+        '--no-cache-dir --no-deps --target "/usr/local/overlays/$(basename "$lock" .lock)" --requirement "$lock" '
+    ]
+    assert installs == [
+        f"--no-cache-dir --no-deps --requirement /tmp/{name}.lock ",
+        *(overlays if name == "gpu" else []),
+    ]
     assert not re.search(r"nvidia/cuda|nvcc|flash.attn", re.sub(r"(?m)^#.*$", "", text))
     assert text.index("USER aifs") < text.index("HEALTHCHECK"), "the check runs as the jobs' user"
     role = CLASSES[name]
