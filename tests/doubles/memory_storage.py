@@ -41,6 +41,9 @@ class MemoryStorage(Storage):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return iter([self._info(key) for key in sorted(self.objects) if key.startswith(prefix) and sound_key(key)])
 
+    def folders(self) -> Iterator[str]:
+        return iter(sorted({key.split("/")[0] for key in self.objects if "/" in key and sound_key(key)}))
+
     def with_crc32c(self, info: ObjectInfo) -> ObjectInfo:
         return info
 

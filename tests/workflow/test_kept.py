@@ -9,6 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from aifs_ensemble.common.names import checkpoint_file
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
 from aifs_ensemble.delivery.member import deliver_member
+from aifs_ensemble.delivery.retention import apply_retention, plan_retention
 from aifs_ensemble.delivery.standing import noted_here
 from aifs_ensemble.planning.outstanding import outstanding
 from delivery.members import make_member
@@ -216,3 +218,23 @@ def test_what_is_in_the_bucket_is_noted_and_fetched_and_not_made(
     assert noted_here(config, 1).done
     log = ensemble.project.folder / "logs" / "product_weekly_member" / CYCLE / "member001.log"
     assert "fetched" in log.read_text()
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket from rented machines"])
+def test_nothing_is_planned_of_leads_that_retention_took(
+    place: str, tmp_path: Path, emulator: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in emulator.items():
+        monkeypatch.setenv(name, value)
+    ensemble = Ensemble(tmp_path / "retention", place)
+    ensemble.lose_scratch()
+    config = ensemble.config(keep={"all": {"what": ["leads"], "days": 1}})
+    storage = open_destination(config)
+    plans = plan_retention(config, storage, [CYCLE], now=datetime.now(UTC) + timedelta(days=2))
+    assert apply_retention(config, storage, plans) == 2 * (2 * 2 + 1)  # leads, their indexes, a member's own
+    said = dry_run(ensemble.project.folder, profile=ensemble.profile, environment=emulator)
+    assert jobs(said) == {}, said[-6000:]
+    assert f"plan: {CYCLE}: no member to forecast or deliver" in said
+    storage.delete(config.objects.retention(2))  # without its record, they are damage
+    said = dry_run(ensemble.project.folder, profile=ensemble.profile, environment=emulator)
+    assert jobs(said)["forecast_member"] == [2]

@@ -1,9 +1,9 @@
-"""Show what the destination holds that no manifest names, and remove it when told to."""
+"""Show what no manifest names at the destination, or what rules of ``keep`` let go, and remove it when told to."""
 
 from __future__ import annotations
 
 import argparse
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.cli._common import (
@@ -11,23 +11,29 @@ from aifs_ensemble.cli._common import (
     add_cycle_argument,
     add_json_argument,
     config_from,
+    print_json,
     run_each_cycle,
 )
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import parse_members
+from aifs_ensemble.common.text import money, size, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aifs_ensemble.common.config import Config
     from aifs_ensemble.common.storage import Storage
+    from aifs_ensemble.delivery.retention import CyclePlan
+    from aifs_ensemble.planning.machines import Machines
 
 GROUP = "after"
 EXAMPLE = """\
 aifs-ensemble gc --profile coiled-gpu
-aifs-ensemble gc --profile coiled-gpu --older-hours 48 --delete"""
+aifs-ensemble gc --profile coiled-gpu --older-hours 48 --delete
+aifs-ensemble gc --profile coiled-gpu --plan
+aifs-ensemble gc --profile coiled-gpu --plan --delete"""
 MOST_HOURS = 100 * 8766  # a hundred years
-HELP = "show, and remove, what no manifest names"
+HELP = "show, and remove, what no manifest names, or what goes of old cycles"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,18 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--older-hours", type=float, default=24.0, help="leave members alone of which anything is younger (default 24)"
     )
     parser.add_argument("--finished", metavar="MEMBERS", help="the finished runs of these members instead, e.g. 3,7")
+    parser.add_argument("--plan", action="store_true", help="what the rules of `keep` let go, of all cycles, instead")
+    parser.add_argument(
+        "--cycles",
+        metavar="CYCLES",
+        help="with --plan: these alone, complete or not, e.g. 20250101_0000..20250201_0000",
+    )
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show orphans by reason, and remove them with --delete."""
+    """Show orphans by reason, or the retention of cycles, and remove them with --delete."""
     from aifs_ensemble.common.storage import open_destination
 
     config = config_from(args)
     if not 0 <= args.older_hours <= MOST_HOURS:
         raise ConfigError(f"--older-hours: {args.older_hours:g}, expected hours, 0 to {MOST_HOURS}")
-    members = parse_members(args.finished, config.ensemble_size) if args.finished else ()
+    if args.plan and args.finished:
+        raise ConfigError("--plan and --finished, expected one of them")
+    if args.cycles and not args.plan:
+        raise ConfigError(f"--cycles: {args.cycles!r}, expected it with --plan alone")
     storage = open_destination(config)
+    if args.plan:
+        return _retention(args, config, storage)
+    members = parse_members(args.finished, config.ensemble_size) if args.finished else ()
     run_each_cycle(args, config, lambda of_cycle, tell: _collect(args, of_cycle, storage, members, tell))
     return 0
 
@@ -71,14 +89,103 @@ def _collect(
     ]
     for row in [] if args.json else rows:
         print(f"{row['address']}  {row['bytes']} bytes  ({row['reason']})")
-    size = sum(orphan.info.size for orphan in orphans)
+    count = sum(orphan.info.size for orphan in orphans)
     gone = 0
     if args.delete:
         gone = remove_finished(config, storage, members, orphans) if members else remove(storage, orphans)
     if args.json:
-        tell({"objects": rows, "bytes": size, "removed": gone})
+        tell({"objects": rows, "bytes": count, "removed": gone})
     elif args.delete:
-        print(f"{gone} of {len(orphans)} objects removed, {size} bytes")
+        print(f"{gone} of {len(orphans)} objects removed, {count} bytes")
     else:
-        found = f"{len(orphans)} objects, {size} bytes" if orphans else f"0 objects to remove in {config.cycle}"
+        found = f"{len(orphans)} objects, {count} bytes" if orphans else f"0 objects to remove in {config.cycle}"
         print(f"{found}; --delete removes them" if orphans else f"{found} at {storage.url}")
+
+
+def _retention(args: argparse.Namespace, config: Config, storage: Storage) -> int:
+    from aifs_ensemble.delivery.archive import choose_cycles, cycles_at
+    from aifs_ensemble.delivery.retention import apply_retention, plan_retention
+    from aifs_ensemble.planning.machines import machines_of
+
+    now = datetime.now(UTC)
+    cycles = cycles_at(storage)
+    if args.cycles:
+        cycles = choose_cycles(cycles, args.cycles)
+    young = timedelta(hours=args.older_hours)
+    plans = plan_retention(config, storage, cycles, named=bool(args.cycles), now=now, young=young)
+    # a folder is on a disk of the user's, which has no price here
+    machines = machines_of(config) if config.cloud_destination else None
+    if not args.json:
+        _print_plan(config, storage, plans, machines, now)
+    gone = apply_retention(config, storage, plans, now) if args.delete else 0
+    if args.json:
+        print_json(_plan_json(config, plans, machines, now) | {"removed": gone})
+    elif args.delete:
+        print(f"{gone} objects removed")
+    elif any(plan.goes for plan in plans):
+        print("--delete removes it")
+    return 0
+
+
+def _print_plan(
+    config: Config, storage: Storage, plans: list[CyclePlan], machines: Machines | None, now: datetime
+) -> None:
+    def amount(count: float) -> str:
+        return f"{size(count)}, {money(machines.bucket_month(count))} a month" if machines else size(count)
+
+    if not config.keep:
+        print("config: keep: no rules, everything stays")
+    rows = [
+        (plan.cycle, f"{(now - plan.since).days} d", one.what, one.rule, len(one.objects), amount(one.bytes))
+        for plan in plans
+        if not plan.left
+        for one in plan.removals
+    ]
+    if rows:
+        print("\n".join(table(rows, ("cycle", "age", "what", "rule", "objects", "size"))))
+    for plan in plans:
+        if plan.left:
+            print(f"{plan.cycle}: left: {plan.left}")
+    goes = sum(plan.goes for plan in plans)
+    stays = sum(plan.bytes for plan in plans) - goes
+    print(f"{len(plans)} cycles at {storage.url}: {amount(goes)} goes; {amount(stays)} stays")
+    if machines:
+        print(_price(machines, now.date()))
+
+
+def _price(machines: Machines, today: date) -> str:
+    price, source = machines.services["bucket_gb_month"]
+    return f"at ${price:g} a GB and month, Standard class, from {machines.lists[source].label(today)}"
+
+
+def _plan_json(config: Config, plans: list[CyclePlan], machines: Machines | None, now: datetime) -> dict[str, object]:
+    def month(count: float) -> float | None:
+        return machines.bucket_month(count) if machines else None
+
+    goes = sum(plan.goes for plan in plans)
+    stays = sum(plan.bytes for plan in plans) - goes
+    return {
+        "rules": sorted(config.keep),
+        "cycles": [
+            {
+                "cycle": plan.cycle,
+                "age_days": (now - plan.since).days,
+                "bytes": plan.bytes,
+                "left": plan.left,
+                "removals": [
+                    {
+                        "what": one.what,
+                        "rule": one.rule,
+                        "objects": len(one.objects),
+                        "bytes": one.bytes,
+                        "usd_month": month(one.bytes),
+                    }
+                    for one in plan.removals
+                ],
+            }
+            for plan in plans
+        ],
+        "goes": {"bytes": goes, "usd_month": month(goes)},
+        "stays": {"bytes": stays, "usd_month": month(stays)},
+        "price": _price(machines, now.date()) if machines else None,
+    }

@@ -67,6 +67,9 @@ def _sync(args: argparse.Namespace, config: Config, tell: Callable[[Any], None])
             standing = on_scratch(config, member)
             if standing.state == OTHER_SETTINGS:  # once delivered, it would be in the way of what is asked for
                 raise VerificationError(standing.text)
+            if removed := _removed(config, member, storage):
+                say(f"{member_name(member)}: {removed}, stays as it is")
+                continue
             receipts.append(_deliver(config, member, storage))
             say(_delivered(receipts[-1]))
             if standing.state == SHORT:
@@ -103,6 +106,17 @@ def _deliver(config: Config, member: int, storage: Storage) -> Receipt:
             line.show(f"{name}: {done} of {leads} leads, {size(moved)} sent, {size(speed)}/s")
 
         return deliver_member(config, member, storage, on_progress)
+
+
+def _removed(config: Config, member: int, storage: Storage) -> str:
+    """Return that the leads of a member, which scratch may still have, went from the destination by retention."""
+    from aifs_ensemble.delivery.removed import LEADS
+    from aifs_ensemble.delivery.standing import at_destination
+
+    if storage.stat(config.objects.retention(member)) is None:
+        return ""
+    standing = at_destination(config, storage, member)
+    return standing.removed_text if standing.whole and LEADS in standing.removed else ""
 
 
 def _delivered(receipt: Receipt) -> str:

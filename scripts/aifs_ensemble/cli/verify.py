@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
 def _print_check(check: EnsembleCheck, places: Sequence[str]) -> None:
     """Print a line for each state in each place, and one for each problem."""
     from aifs_ensemble.delivery.standing import ABSENT, DAMAGED, OTHER_SETTINGS, SHORT, grouped
-    from aifs_ensemble.delivery.verify import SOUND
+    from aifs_ensemble.delivery.verify import REMOVED, SOUND
 
     for place in places:
-        for state in (SOUND, SHORT, OTHER_SETTINGS, DAMAGED, ABSENT):
+        for state in (SOUND, REMOVED, SHORT, OTHER_SETTINGS, DAMAGED, ABSENT):
             found = check.of(state, place)
             if found:
                 size = sum(one.bytes for one in found)

@@ -298,6 +298,10 @@ class Keys:
     def receipt(self, member: int | str) -> str:
         return f"{self.cycle}/receipts/{member_name(member)}.json"
 
+    def retention(self, member: int | str) -> str:
+        """The record of what rules of `keep` removed of a member."""
+        return f"{self.cycle}/retention/{member_name(member)}.json"
+
     def status(self, member: int | str) -> str:
         return f"{self.cycle}/status/{member_name(member)}.json"
 

@@ -75,7 +75,7 @@ def finished_run(config: Config, storage: Storage, members: Iterable[int]) -> li
     keys = config.objects
     found = []
     for member in members:
-        vouching = [storage.stat(key) for key in (keys.manifest(member), keys.receipt(member))]
+        vouching = [storage.stat(key) for key in (keys.manifest(member), keys.receipt(member), keys.retention(member))]
         objects = member_objects(config, storage, member) | coarse_objects(config, storage, member)
         index = storage.stat(keys.member_index(member))
         own = [info for info in (*vouching, *objects.values(), index) if info is not None]

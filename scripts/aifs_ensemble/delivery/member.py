@@ -185,6 +185,7 @@ class MemberDelivery:
             return self._finished(receipt, manifest)
         self._send_missing_coarse(manifest)
         self._send_member_index(manifest, made=stood is not None)
+        self.storage.delete(self.keys.retention(self.member))  # everything is there again
         leads = [record_json(record) for record in manifest.leads]
         lasting = {**receipt.lasting(), "leads": leads, "work": self.carried()}
         self.storage.put_bytes(receipt_bytes(lasting), self.keys.receipt(self.member), overwrite=True)

@@ -6,6 +6,7 @@ whether it has the objects that these name. The bytes themselves are read only b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,9 +28,11 @@ from aifs_ensemble.delivery.receipt import (
     receipt_problem,
     vouched_files,
 )
+from aifs_ensemble.delivery.removed import COARSE, LEADS, Removal, parse_removals
 from aifs_ensemble.forecast.settings import member_differences
 from aifs_ensemble.forecast.work_folder import WorkFolder
 
+LOG = logging.getLogger(__name__)
 SCRATCH, DESTINATION = "scratch", "destination"
 
 ABSENT = "absent"  # nothing of the member is there
@@ -44,6 +47,7 @@ DELIVERED = "delivered"  # as asked for, at the destination
 NOT_AS_ASKED = (DAMAGED, OTHER_SETTINGS, SHORT, OTHER_LAYOUT)
 
 Check = Callable[[ObjectInfo], ObjectInfo]
+Read = Callable[[str], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Standing:
 
     `name` is the manifest's address, `reason` says why the member is not as asked for (empty if it is), `problems` what
     is damaged by lead (lead 0: manifest, receipt or a block). Lost or damaged `coarse` files, by lead, harm nobody:
-    products read the leads instead.
+    products read the leads instead. `removed` says by kind what retention took of it: the member is as it was.
     """
 
     member: int
@@ -64,11 +68,17 @@ class Standing:
     receipt: MemberReceipt | None = None
     problems: Mapping[int, str] = field(default_factory=dict)
     coarse: Mapping[int, str] = field(default_factory=dict)
+    removed: Mapping[str, Removal] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         """The state in words, e.g. ``short: ends at 12 h, 24 h are asked for``."""
         return f"{self.state}: {self.reason}" if self.reason else self.state
+
+    @property
+    def removed_text(self) -> str:
+        """What retention took, in words; empty where it took nothing."""
+        return "; ".join(removal.text(what) for what, removal in self.removed.items())
 
     @property
     def leads(self) -> frozenset[int]:
@@ -124,7 +134,7 @@ def at_destination(
     member: int,
     checked: Check | None = None,
     objects: Mapping[str, ObjectInfo] | None = None,
-    read: Callable[[str], bytes | None] | None = None,
+    read: Read | None = None,
 ) -> Standing:
     """Return what the destination has of one member: its manifest, its receipt and one listing (`objects`, if known).
 
@@ -135,22 +145,35 @@ def at_destination(
     keys = (config.objects.manifest(member), config.objects.receipt(member))
     (name, manifest), receipt = ((storage.address(key), read(key)) for key in keys)
     listed = member_objects(config, storage, member) if objects is None else objects
-    standing = judge(config, member, name, manifest, receipt, listed, checked)
+    standing = judge(config, member, name, manifest, receipt, listed, checked, read)
     made = [record for record in standing.manifest.leads if record.coarse] if standing.manifest else []
     if not made:
         return standing
     there = coarse_objects(config, storage, member) if objects is None else objects
-    return replace(standing, coarse=_coarse_problems(config, made, there, checked))
+    problems = _coarse_problems(config, made, there, checked)
+    removal = removal_of(config, standing.manifest, COARSE, read) if problems and standing.manifest else None
+    if removal is None:
+        return replace(standing, coarse=problems)
+    problems = _coarse_problems(config, made, there, checked, may_miss=True)
+    return replace(standing, coarse=problems, removed={**standing.removed, COARSE: removal})
 
 
 def _coarse_problems(
-    config: Config, records: Iterable[LeadRecord], objects: Mapping[str, ObjectInfo], checked: Check | None
+    config: Config,
+    records: Iterable[LeadRecord],
+    objects: Mapping[str, ObjectInfo],
+    checked: Check | None,
+    *,
+    may_miss: bool = False,
 ) -> dict[int, str]:
     """Return by lead what is wrong of the coarse files of a delivery."""
     problems: dict[int, str] = {}
     for record in records:
         for file in record.coarse_files:
-            if wrong := _object_problem(objects.get(config.objects.published(file.name)), file, checked):
+            there = objects.get(config.objects.published(file.name))
+            if there is None and may_miss:
+                continue
+            if wrong := _object_problem(there, file, checked):
                 problems.setdefault(record.lead, wrong)
     return problems
 
@@ -210,12 +233,13 @@ def judge(
     receipt: tuple[str, bytes | None] | None = None,
     objects: Mapping[str, ObjectInfo] | None = None,
     checked: Check | None = None,
+    read: Read | None = None,
 ) -> Standing:
     """Return the standing of a member by the bytes of its manifest, called `name`.
 
     A destination has a `receipt` too: its name and bytes. With `objects`, a listing by key, every file that the
-    manifest and the receipt vouch for must be there. Other settings are told before damage: to make such a member
-    again does not mend it.
+    manifest and the receipt vouch for must be there, unless a record that `read` finds says that retention took it.
+    Other settings are told before damage: to make such a member again does not mend it.
     """
     place = SCRATCH if receipt is None else DESTINATION
     delivered, unread = _read_receipt(config, member, receipt)
@@ -230,6 +254,10 @@ def judge(
         reason = " ".join(str(error).split())
         return Standing(member, place, name, DAMAGED, reason, receipt=delivered, problems={0: reason})
     problems = _problems(config, manifest, delivered or unread, objects, checked) if receipt else {}
+    removed = {}
+    if problems and (removal := removal_of(config, manifest, LEADS, read)):
+        removed[LEADS] = removal
+        problems = _problems(config, manifest, delivered or unread, objects, checked, may_miss=True)
     layout = config.delivery.layout
     if differ := member_differences(config, manifest):
         state, reason = OTHER_SETTINGS, f"made with {'; '.join(differ)}"
@@ -242,7 +270,21 @@ def judge(
         state, reason = OTHER_LAYOUT, f"delivered in layout {delivered.layout}, {layout} is asked for"
     else:
         state, reason = COMPUTED if receipt is None else DELIVERED, ""
-    return Standing(member, place, name, state, reason, manifest, delivered, problems)
+    return Standing(member, place, name, state, reason, manifest, delivered, problems, removed=removed)
+
+
+def removal_of(config: Config, manifest: MemberManifest, what: str, read: Read | None) -> Removal | None:
+    """Return what the record at the destination says of something that is not there, None when nobody removed it."""
+    key = config.objects.retention(manifest.member)
+    data = read(key) if read else None
+    if data is None:
+        return None
+    try:
+        record = parse_removals(data, key, cycle=config.cycle, member=manifest.member)
+    except VerificationError as error:
+        LOG.warning("%s, counts as missing", error)
+        return None
+    return record.removed.get(what) if record.content_digest == manifest.content_digest else None
 
 
 def short_of(config: Config, records: Iterable[LeadRecord]) -> str:
@@ -276,10 +318,12 @@ def _problems(
     receipt: MemberReceipt | str,
     objects: Mapping[str, ObjectInfo] | None,
     checked: Check | None,
+    *,
+    may_miss: bool = False,
 ) -> dict[int, str]:
     """Return by lead what is wrong of a delivery, in the layout in which it was made.
 
-    In place of a receipt that cannot be read there is the reason.
+    In place of a receipt that cannot be read there is the reason. Files that are not there are well if they `may_miss`.
     """
     problems: dict[int, str] = {}
     if isinstance(receipt, str):
@@ -292,8 +336,10 @@ def _problems(
         return problems
     lead_of = {file.name: record.lead for record in manifest.leads for file in record.files}
     for file in vouched_files(manifest, delivered):
-        wrong = _object_problem(objects.get(config.objects.published(file.name)), file, checked)
-        if wrong:
+        there = objects.get(config.objects.published(file.name))
+        if there is None and may_miss:
+            continue
+        if wrong := _object_problem(there, file, checked):
             problems.setdefault(lead_of.get(file.name, 0), wrong)
     return problems
 

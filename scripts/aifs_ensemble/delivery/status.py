@@ -188,7 +188,7 @@ def _noted(standing: Standing) -> str:
     if standing.manifest is None:
         return ""
     lost = f"{len(standing.coarse)} coarse leads lost or damaged" if standing.coarse else ""
-    return "; ".join(filter(None, (_note(standing.manifest.acceleration), lost)))
+    return "; ".join(filter(None, (_note(standing.manifest.acceleration), lost, standing.removed_text)))
 
 
 def _standing_as(config: Config, status: MemberStatus, standing: Standing) -> MemberStatus:

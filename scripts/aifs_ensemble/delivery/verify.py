@@ -35,6 +35,7 @@ from aifs_ensemble.delivery.ensemble import ensemble_problems, parse_ensemble_ma
 from aifs_ensemble.delivery.mend import forget_vanished, mend_destination, mend_manifest, mend_scratch
 from aifs_ensemble.delivery.mend_coarse import mend_coarse_at_destination, mend_coarse_on_scratch
 from aifs_ensemble.delivery.receipt import vouched_files
+from aifs_ensemble.delivery.removed import LEADS
 from aifs_ensemble.delivery.scratch import lead_file_paths
 from aifs_ensemble.delivery.standing import (
     ABSENT,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 PLACES = (SCRATCH, DESTINATION)
-SOUND = "sound"
+SOUND, REMOVED = "sound", "removed"
 DEEP_LEADS = 2  # of each member
 
 
@@ -67,8 +68,9 @@ DEEP_LEADS = 2  # of each member
 class MemberCheck:
     """What was found of one member in one place.
 
-    `state` is ``sound`` (whole, in whatever layout), ``absent`` (nothing finished is there), or the ``short``,
-    ``other settings`` or ``damaged`` of its standing, whose `reason` it carries. `problems` says what is wrong by lead,
+    `state` is ``sound`` (whole, in whatever layout), ``removed`` (was sound, its leads went by retention), ``absent``
+    (nothing finished is there), or the ``short``, ``other settings`` or ``damaged`` of its standing, whose `reason` it
+    carries. `problems` says what is wrong by lead,
     lead 0 standing for the member's manifest, receipt and blocks. Lost or damaged `coarse` files, by lead, leave the
     member as it is.
     """
@@ -134,7 +136,7 @@ class EnsembleCheck:
             members = format_members(check.member for check in other)
             raise VerificationError(f"members {members}: {refusal({check.member: check.reason for check in other})}")
         absent = [check.member for check in self.of(ABSENT, DESTINATION)]
-        sound = len(self.of(SOUND, DESTINATION))
+        sound = len(self.of(SOUND, DESTINATION)) + len(self.of(REMOVED, DESTINATION))
         if sound < config.min_members:
             short = self.of(SHORT, DESTINATION)
             which = [f"absent: {format_members(absent)}"] if absent or not short else []
@@ -185,7 +187,7 @@ def _check_manifest(config: Config, storage: Storage, checks: Sequence[MemberChe
     key = config.objects.ensemble_manifest
     if problems := ensemble_problems(destination):
         return tuple(problems)
-    sound = sorted(check.member for check in checks if check.state == SOUND)
+    sound = sorted(check.member for check in checks if check.state in (SOUND, REMOVED))
     data = destination.content(key)
     if data is None:  # until enough members are there, nothing has to say of them that they are an ensemble
         return (f"{key}: missing",) if len(sound) >= config.min_members else ()
@@ -224,7 +226,8 @@ def verify_member(
     else:
         storage = storage or open_destination(config)
         standing = at_destination(config, storage, member, storage.with_crc32c)
-        files = vouched_files(standing.manifest, standing.receipt) if standing.manifest else ()
+        there = None if LEADS in standing.removed else standing.manifest
+        files = vouched_files(there, standing.receipt) if there else ()
         check = _check(standing, standing.problems, sum(file.size for file in files))
         check = replace(check, coarse=standing.coarse)
     if deep and standing.manifest and check.state in (SOUND, SHORT):
@@ -267,13 +270,16 @@ def _removed(config: Config, member: int, record: LeadRecord) -> bool:
 def _check(standing: Standing, problems: Mapping[int, str], size: int) -> MemberCheck:
     """Return a check from a standing and what is wrong with the files; a damaged one tells other settings, too."""
     state = SOUND if standing.whole else ABSENT if standing.state == UNFINISHED else standing.state
+    if state == SOUND and LEADS in standing.removed:
+        state = REMOVED
     if problems:
         if state == OTHER_SETTINGS:
             problems = {**problems, 0: "; ".join(filter(None, (problems.get(0), standing.reason)))}
         state = DAMAGED
     elif state in (SHORT, OTHER_SETTINGS):
         problems = {**problems, 0: standing.reason}
-    return MemberCheck(standing.member, standing.place, state, problems, size, reason=standing.reason)
+    reason = standing.reason or standing.removed_text
+    return MemberCheck(standing.member, standing.place, state, problems, size, reason=reason)
 
 
 def _decode_some(config: Config, check: MemberCheck, manifest: MemberManifest, storage: Storage | None) -> MemberCheck:

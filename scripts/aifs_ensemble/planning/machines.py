@@ -167,6 +167,10 @@ class Machines:
         """Return the price of a service in USD per unit."""
         return self.services[name][0]
 
+    def bucket_month(self, size: float) -> float:
+        """Return what so many bytes cost in a bucket of Standard class, USD a month."""
+        return size / 1e9 * self.service("bucket_gb_month")
+
     def coiled_hour(self, machine: MachineType) -> float:
         """Return Coiled's fee for one hour of a machine, USD: its vCPUs and its cards."""
         fee = machine.vcpus * self.service("coiled_cpu_hour")

@@ -70,9 +70,7 @@ class Plan:
     @property
     def storage_usd_month(self) -> float:
         """What the delivered bytes cost in the bucket, USD a month."""
-        return (
-            0.0 if self.case.local else self.case.delivered_bytes / GB * self.case.machines.service("bucket_gb_month")
-        )
+        return 0.0 if self.case.local else self.case.machines.bucket_month(self.case.delivered_bytes)
 
     @property
     def registry_usd_month(self) -> float:

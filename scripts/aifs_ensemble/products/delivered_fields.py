@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.names import lead_name, member_name
 from aifs_ensemble.common.parameters import FieldName
 from aifs_ensemble.common.storage import MissingError, Storage, open_destination
 from aifs_ensemble.delivery.member_index import parse_member_index
 from aifs_ensemble.delivery.receipt import MemberReceipt, receipt_files
+from aifs_ensemble.delivery.removed import LEADS
 from aifs_ensemble.delivery.standing import Standing, at_destination
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.products.indexed_fields import Field, IndexedFields
@@ -52,12 +55,28 @@ class DeliveredFields:
         Neighbours in the file come with one request. Raises InputError for what the index does not name, and for bytes
         that are not the fields it names.
         """
-        return self._fields.read(self._key(lead), lead, variables)
+        with self._told_if_removed(lead):
+            return self._fields.read(self._key(lead), lead, variables)
 
     def places(self, lead: int) -> tuple[str, dict[FieldName, tuple[int, int]]]:
         """Return the object that holds a lead, and offset and length in bytes of each of its messages, by field."""
         key = self._key(lead)
-        return key, self._fields.places(key, lead)
+        with self._told_if_removed(lead):
+            return key, self._fields.places(key, lead)
+
+    @contextmanager
+    def _told_if_removed(self, lead: int) -> Iterator[None]:
+        """Say of a lead that is missing, if so, that retention took it."""
+        try:
+            yield
+        except MissingError:
+            if LEADS not in self.standing.removed:
+                raise
+            where = f"{member_name(self.member)} of {self.config.cycle}, {lead_name(lead)}"
+            raise InputError(
+                f"{where}: {self.standing.removed_text}, expected the lead; gc --finished {self.member} --delete, and "
+                "a run, make it anew"
+            ) from None
 
     def known_index(self, key: str) -> bytes | None:
         """Return the content of an index as the manifest tells it, from the one object that holds all, None without."""

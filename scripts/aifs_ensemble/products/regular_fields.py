@@ -14,6 +14,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.manifest import CoarseRecord
 from aifs_ensemble.common.storage import MissingError, Storage
+from aifs_ensemble.delivery.removed import COARSE
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.interpolation import weights_name
 from aifs_ensemble.products.delivered_fields import DeliveredFields, Field
@@ -45,7 +46,8 @@ class RegularFields:
         points = grid_coordinates(self.grid.name).points
         self._coarse = IndexedFields(self.native.storage, points, self.native.known_index)
         self._published = config.objects.published
-        self._spoilt = set(self.native.standing.coarse)
+        standing = self.native.standing
+        self._spoilt = set(self.native.leads if COARSE in standing.removed else standing.coarse)
 
     def read(self, lead: int, variables: Sequence[str]) -> dict[str, Field]:
         """Return fields of one lead by variable, float32 ``(row, column)`` in GRIB's units, NaN where missing."""

@@ -48,9 +48,23 @@ class CycleRun:
         ]
 
     def of_each_member(self, paths: Sequence[str]) -> list[Any]:
-        """Return the paths of each member as inputs of a rule, whether ``{cycle}`` or this cycle is in them."""
+        """Return the paths of each member as inputs of a rule, whether ``{cycle}`` or this cycle is in them.
+
+        Of a member whose leads retention took, its manifest alone.
+        """
         cycle = self.config.cycle
-        return self.declared(path.format(cycle=cycle, member=member) for member in self.members for path in paths)
+        return self.declared(
+            path.format(cycle=cycle, member=member)
+            for member in self.members
+            for path in (paths[:1] if self._thinned(member) else paths)
+        )
+
+    def _thinned(self, member: str) -> bool:
+        """Tell whether the destination has a record that something of a member was removed."""
+        key = self.config.objects.retention(member)
+        if self.rented:
+            return self._coordinates and self.bucket is not None and key in self.bucket.listed
+        return not self.config.cloud_destination and (Path(self.config.destination or "") / key).exists()
 
     def in_place(self, paths: Iterable[str]) -> list[Any]:
         """Return paths as inputs that a job does not read: objects of a bucket are looked for, not fetched."""

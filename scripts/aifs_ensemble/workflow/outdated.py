@@ -21,7 +21,7 @@ from aifs_ensemble.common.records import json_object
 from aifs_ensemble.common.storage import ObjectInfo, Storage
 from aifs_ensemble.common.text import foreign
 from aifs_ensemble.delivery.ensemble import asked_otherwise, needs_writing
-from aifs_ensemble.delivery.standing import DESTINATION, OTHER_SETTINGS, Destination, judge, refusal
+from aifs_ensemble.delivery.standing import DESTINATION, OTHER_SETTINGS, Destination, Read, judge, refusal
 from aifs_ensemble.forecast.settings import source_differences
 
 LOG = logging.getLogger(__name__)
@@ -56,19 +56,20 @@ def outdated(
         ensemble = f"{config.destination}/{ensemble}"
         there = Destination(config) if folder and {*receipts, ensemble} & set(content) else None
         objects = there.listed if there else None
+        read = there.content if there else None
     else:
         wanted = sorted({*paths, *receipts.values()} & set(there.listed))
         with ThreadPoolExecutor(there.storage.settings.threads) as pool:
             found = zip(wanted, pool.map(there.content, wanted), strict=True)
             content = {key: data for key, data in found if data is not None}
-        objects = there.listed
+        objects, read = there.listed, there.content
     again = []
     for path in sorted({*paths} & set(content)):
         receipt = (receipts[path], content.get(receipts[path])) if path in receipts else None
         if there and path == ensemble:
             why = needs_writing(there)
         else:
-            why = _why(config, path, content[path], receipt, objects)
+            why = _why(config, path, content[path], receipt, objects, read)
         if why:
             LOG.info("%s is made again: %s", path, why)
             again.append(path)
@@ -85,12 +86,13 @@ def _why(
     data: bytes,
     receipt: tuple[str, bytes | None] | None,
     objects: Mapping[str, ObjectInfo] | None,
+    read: Read | None,
 ) -> str | None:
     """Return why a record is made again, None when it is as asked for; `receipt` is of a member at a destination."""
     name = Path(path)
     member = parse_member_name(name.stem)
     if name.parent.name != "initial" and member is not None:
-        standing = judge(config, member, path, data, receipt, objects)
+        standing = judge(config, member, path, data, receipt, objects, read=read)
         if standing.state == OTHER_SETTINGS and standing.place == DESTINATION:
             raise VerificationError(f"{path}: {refusal({standing.member: standing.reason})}")
         return None if standing.done else standing.text

@@ -122,7 +122,7 @@ class Config:
         self.destination = values.destination
         self.keep_scratch, self.declare_leads = values.keep_scratch, values.declare_leads
         self.initial_conditions, self.forecast = values.initial_conditions, values.forecast
-        self.delivery, self.cloud = values.delivery, values.cloud
+        self.delivery, self.keep, self.cloud = values.delivery, values.keep, values.cloud
         self.products, self.report = values.products, values.report
         _check_members(self)
         if self.initial_conditions.source == "file" and not self.initial_conditions.file.path:

@@ -89,7 +89,10 @@ def explain(error: ValidationError, raw: Mapping[str, Any]) -> ConfigError:
     kind, place = first["type"], first["loc"]
     if kind == "extra_forbidden":
         key = ".".join(map(str, place))
-        return ConfigError(f"config: unknown key {key!r}, {nearest(key)}")
+        above, _, node = _value(place[:-1], raw)
+        named_by_user = above and above not in dict(keys())  # a section that stands under a name of the user's
+        meant = text.hint(place[-1], node.get("properties", {})) if named_by_user else nearest(key)
+        return ConfigError(f"config: unknown key {key!r}, {meant}")
     key, value, node = _value(place, raw)
     if kind == "missing":
         return ConfigError(f"config: {key} is missing: {node.get('description', expected(node))}")
@@ -104,7 +107,8 @@ def _value(place: Sequence[int | str], raw: Any) -> tuple[str, Any, Mapping[str,
     node: Mapping[str, Any] = json_schema()
     known: list[str] = []
     for part in map(str, place):
-        below = node.get("properties", {}).get(part) or node.get("additionalProperties")
+        named = next(iter(node.get("patternProperties", {}).values()), None)
+        below = node.get("properties", {}).get(part) or named or node.get("additionalProperties")
         if not isinstance(below, Mapping) or not isinstance(raw, Mapping):
             break
         node, raw = below, raw.get(part)

@@ -466,6 +466,24 @@ class Report(Section):
     """Variable shown for each member in the report: a name of the model such as t_500, 2t, msl."""
 
 
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+
+
+class KeepRule(Section):
+    """What goes of old cycles at the destination."""
+
+    what: Annotated[list[Literal["leads", "coarse", "restarts", "initial", "products"]], AfterValidator(_different)] = (
+        Field(min_length=1, json_schema_extra={"uniqueItems": True})
+    )
+    """What the rule is of: leads, coarse leads, restart states, initial states, products."""
+    days: Whole = Field(ge=1)
+    """It goes of a cycle that is older than so many days, and whose ensemble was finished so long ago."""
+    except_weekdays: Annotated[list[Weekday], AfterValidator(_different)] = Field(
+        default=[], json_schema_extra={"uniqueItems": True}
+    )
+    """Cycles that begin on these days of the week are none of the rule's."""
+
+
 class Values(Section):
     """The whole configuration as a user gives it: keys of no section, and the sections."""
 
@@ -504,6 +522,9 @@ class Values(Section):
     initial_conditions: InitialConditions
     forecast: Forecast = Field(default={}, validate_default=True)
     delivery: Delivery = Field(default={}, validate_default=True)
+    keep: dict[Annotated[str, Field(pattern="^[a-z0-9-]+$")], KeepRule] = {}
+    """Rules by name of what goes of old cycles. `aifs-ensemble gc --plan` shows it, `gc --plan --delete` removes it; no
+    run does. {}: everything stays."""
     cloud: Cloud = Field(default={}, validate_default=True)
     products: Products = Field(default={}, validate_default=True)
     report: Report = Field(default={}, validate_default=True)

@@ -105,6 +105,10 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def folders(self) -> Iterator[str]:
+        """Yield the first parts of all keys that have several, in order: the cycles, and what is beside them."""
+
+    @abstractmethod
     def with_crc32c(self, info: ObjectInfo) -> ObjectInfo:
         """Return `info` with its checksum, reading the content only where there is no other way."""
 

@@ -64,6 +64,10 @@ class FolderStorage(Storage):
             except FileNotFoundError:  # removed meanwhile
                 continue
 
+    def folders(self) -> Iterator[str]:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield from sorted(entry.name for entry in self.root.iterdir() if entry.is_dir() and sound_key(entry.name))
+
     def with_crc32c(self, info: ObjectInfo) -> ObjectInfo:
         if info.crc32c is not None:
             return info

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import SEEK_END, BytesIO
 from os import environ
 from pathlib import Path
@@ -50,6 +51,7 @@ SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 TELL_SECONDS = 30.0  # between lines in the log about requests that are repeated
 _FIELDS = "items(name,size,crc32c,generation,updated),nextPageToken"
+_FOLDERS = "prefixes,nextPageToken"
 _CONNECTION_ERRORS = (
     ConnectionError,
     requests.exceptions.ConnectionError,
@@ -108,10 +110,26 @@ class GcsStorage(Storage):
         pages = self.client.list_blobs(
             self.bucket, prefix=self._name(prefix), fields=_FIELDS, retry=self._retry, timeout=TIMEOUT
         )
-        try:
+        with self._listing(prefix):
             for blob in pages:
                 if sound_key(str(blob.name).removeprefix(self._prefix)):
                     yield self._info(blob)
+
+    def folders(self) -> Iterator[str]:
+        pages = self.client.list_blobs(
+            self.bucket, prefix=self._prefix, delimiter="/", fields=_FOLDERS, retry=self._retry, timeout=TIMEOUT
+        )
+        with self._listing(""):
+            for _ in pages:
+                pass  # names without a folder; the folders are known when all pages are read
+            names = (name.removeprefix(self._prefix).rstrip("/") for name in pages.prefixes)
+            yield from sorted(name for name in names if sound_key(name))
+
+    @contextmanager
+    def _listing(self, prefix: str) -> Iterator[None]:
+        """Explain what ends a listing."""
+        try:
+            yield
         except Exception as error:
             if _status(error) == 404:
                 raise MissingError(f"{self.url}: no such bucket as {self.bucket.name}") from error
