@@ -25,7 +25,7 @@ class Discard:
         outputs = model.request.model.outputs
         self.buffer = np.zeros((3, len(outputs), model.loaded.places.points), dtype=np.float32)
         self._turn = itertools.cycle(SimpleNamespace(array=part) for part in self.buffer)
-        self.transfer = FieldTransfer(self, model.rollout, model.request.model, "profile")
+        self.transfer = FieldTransfer(self, model.rollout, model.request.model, outputs, "profile")
         self.begin: Callable[[], None] | None = None
         self.settled = 0
 

@@ -282,7 +282,7 @@ def test_room_counts_them(config: Config) -> None:
     assert coarse_values(config) == len(config.model.outputs) * 121 * 240
     some = changed(config, products={"coarse": {"grid": "1x0.5", "variables": ["2t", "tp"]}})
     assert coarse_values(some) == 2 * 361 * 360
-    sizes = [MemberSizes.of(config.model, 6114, 2.0, 1.0, coarse_values(one)) for one in (off, config)]
+    sizes = [MemberSizes.of(config, 6114, 2.0, 1.0, coarse_values(one)) for one in (off, config)]
     more = room_needed(config, sizes[1], 1, 1) - room_needed(off, sizes[0], 1, 1)
     assert more == 4 * 2.0 * coarse_values(config)
     make_coarse(config, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.periods import weights_of_leads
 from aifs_ensemble.common.product_reads import product_reads
 from aifs_ensemble.planning.account import account
 from aifs_ensemble.planning.machines import Machines
@@ -16,7 +17,6 @@ from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.plan_text import plan_dict, summary_lines
 from aifs_ensemble.planning.product_stage import jobs_of_products
 from aifs_ensemble.planning.runs import JobTime, RunRecord
-from aifs_ensemble.products.weekly import weights_of_leads
 
 from planning import synthetic
 from planning.synthetic import Piece

@@ -15,10 +15,13 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, InputError
 from aifs_ensemble.common.manifest import parse_member_manifest, write_member_manifest
 from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.products.delivered_fields import DeliveredFields
 from aifs_ensemble.products.member_file import write_member_file
+from delivery.members import finish_member, make_config
+from fields.members import write_member
 
-from products.conftest import make_ensemble
+from products.conftest import make_ensemble, spec_of
 
 
 def address(config: Config) -> str:
@@ -137,3 +140,26 @@ def test_settings_are_those_of_the_manifest(tmp_path: Path, weights_cache: Path)
         found = parse_member_manifest(path.read_bytes(), str(path), cycle=config.cycle, member=1)
         write_member_manifest(path, dataclasses.replace(found, settings={"accumulate": "per_step"}))
     assert "over the 6 hours before" in open_ensemble(address(config))["tp"].attrs["cell_methods"]
+
+
+def test_of_members_with_few_variables_and_leads(tmp_path: Path, weights_cache: Path) -> None:
+    """What `forecast.output` kept is what there is: no variable is missed, and no member left out."""
+    over = {"initial_conditions": {"source": "idealised", "cache": str(weights_cache)}}
+    output = {"variables": ["2t", "tp", "msl"], "every_hours": 12}
+    config = make_config(tmp_path / "scratch", str(tmp_path / "to"), forecast={"output": output}, members="1-2", **over)
+    for member in config.members:
+        folder = config.scratch.work(member) / "leads"
+        folder.mkdir(parents=True)
+        spec = dataclasses.replace(spec_of(config, member), variables=config.output_variables, selected=True)
+        records = sorted(write_member(spec, folder, config.leads), key=lambda record: record.lead)
+        manifest = dataclasses.replace(
+            finish_member(config, member, records), settings={"output": list(config.output_variables)}
+        )
+        write_member_manifest(config.scratch.manifest(member), manifest)
+        deliver_member(config, member)
+    data = open_ensemble(address(config))
+    assert list(data.data_vars) == ["2t", "msl", "tp"] and data["leadtime"].to_numpy().tolist() == [12, 24]
+    assert "left_out" not in data.attrs and data.sizes["number"] == 2
+    np.testing.assert_array_equal(data["tp"][1, 0], DeliveredFields(config, 1).read(24, ["tp"])["tp"])
+    with pytest.raises(ConfigError, match="t_500"):
+        open_ensemble(address(config), variables=["t_500"])

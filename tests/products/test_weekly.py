@@ -11,11 +11,12 @@ import pytest
 import xarray as xr
 from aifs_ensemble.common.config import Config, merge
 from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.common.periods import weights_of_leads
 from aifs_ensemble.fields.interpolation import interpolation_weights
 from aifs_ensemble.products.member_file import write_member_file
 from aifs_ensemble.products.quantile_classes import class_probabilities, write_quintiles, write_weekly_ensemble
 from aifs_ensemble.products.submission import submission_names, unmade_periods
-from aifs_ensemble.products.weekly import weights_of_leads, write_weekly_file
+from aifs_ensemble.products.weekly import write_weekly_file
 
 from products.conftest import MEMBERS, make_ensemble, true_fields
 

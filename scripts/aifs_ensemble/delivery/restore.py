@@ -156,7 +156,7 @@ def _resume_point(config: Config, storage: Storage, work: WorkFolder, objects: _
     """Return the newest restart state at the destination before which every lead is there, fetched."""
     keys = config.objects
     listed = {info.key for info in storage.list(keys.restarts(work.member))}
-    for lead in sorted(config.leads, reverse=True):
+    for lead in sorted(config.steps, reverse=True):
         if not {keys.restart(work.member, lead), keys.resume_point(work.member, lead)} <= listed:
             continue
         point = remote_record(storage, keys.resume_point(work.member, lead), partial(_parse_point, config, work, lead))

@@ -12,7 +12,6 @@ from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import DiskFullError, PlanError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord
-from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import Scratch
 from aifs_ensemble.common.text import size
 
@@ -134,13 +133,14 @@ class MemberSizes:
 
     @classmethod
     def of(
-        cls, model: Model, points: int, bytes_per_value: float, restart_mb: float, coarse_values: int = 0
+        cls, config: Config, points: int, bytes_per_value: float, restart_mb: float, coarse_values: int = 0
     ) -> MemberSizes:
-        """Return the sizes of a model on a grid of so many points; `bytes_per_value` is of a packed field.
+        """Return the sizes of a member on a grid of so many points; `bytes_per_value` is of a packed field.
 
         A lead also has `coarse_values` in its coarse file.
         """
-        lead = (len(model.delivered) * points + coarse_values) * bytes_per_value
+        model = config.model
+        lead = (len(config.output_variables) * points + coarse_values) * bytes_per_value
         return cls(lead, restart_mb * 1e6, 4.0 * 2 * len(model.inputs) * points)
 
 

@@ -52,6 +52,7 @@ from aifs_ensemble.delivery.standing import (
     on_scratch,
     refusal,
 )
+from aifs_ensemble.forecast.settings import variables_of
 from aifs_ensemble.forecast.work_folder import WorkFolder
 
 if TYPE_CHECKING:
@@ -319,6 +320,7 @@ def _spec(config: Config, manifest: MemberManifest) -> OutputSpec:
         ensemble_size=manifest.ensemble_size,
         bits=bits_for(config.model.delivered, forecast.packing),
         accumulate=forecast.accumulate,
+        variables=variables_of(config.model, manifest),
     )
 
 

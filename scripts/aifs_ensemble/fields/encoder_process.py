@@ -230,7 +230,8 @@ class Encoder:
         messages = [self._coarse_room[slot, row, :length] for row, length in enumerate(lengths)]
         path = self._folder / coarse_file(self._spec.cycle, self._spec.member, lead, wanted.grid)
         grib, index = _write(path, coarse.spec, lead, messages, coarse.index_keys)
-        variables: Any = "all" if wanted.variables == self._spec.variables else wanted.variables
+        everything = wanted.variables == self._spec.variables and not self._spec.selected
+        variables: Any = "all" if everything else wanted.variables
         return CoarseRecord(wanted.grid, variables, wanted.methods, coarse.digests, grib, index, len(messages))
 
     def _last_of_lead(self, slot: int, variable: int, length: int) -> bool:

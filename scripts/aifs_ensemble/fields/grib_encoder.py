@@ -123,6 +123,7 @@ class OutputSpec:
     bits : bits per value by variable
     process : generatingProcessIdentifier, which ecCodes reads as the model's version; 255 unknown
     coarse : the second file of each lead, None for none
+    selected : the model makes more variables than these
     """
 
     model: str
@@ -140,6 +141,7 @@ class OutputSpec:
     process: int = UNKNOWN_PROCESS
     coarse: CoarseSpec | None = None
     missing: tuple[str, ...] = ()
+    selected: bool = False
 
     def __post_init__(self) -> None:
         missing = [name for name in self.variables if name not in self.bits]
@@ -203,8 +205,10 @@ def output_spec(
     bits: Mapping[str, int],
     accumulate: str = "from_start",
     coarse: CoarseSpec | None = None,
+    variables: tuple[str, ...] | None = None,
 ) -> OutputSpec:
-    """Return the specification of one member of a model in the catalogue."""
+    """Return the specification of one member of a model in the catalogue; `variables` are all by default."""
+    kept = variables or model.delivered
     return OutputSpec(
         model=model.name,
         grib_model=model.grib_model,
@@ -212,15 +216,16 @@ def output_spec(
         cycle=cycle,
         member=member,
         ensemble_size=ensemble_size,
-        variables=model.delivered,
-        accumulated=model.accumulated,
+        variables=kept,
+        accumulated=tuple(name for name in model.accumulated if name in kept),
         accumulate=accumulate,
         timestep_hours=model.timestep_hours,
         bits=bits,
         untrained=model.untrained,
         process=UNKNOWN_PROCESS if model.untrained else model.grib_process,
         coarse=coarse,
-        missing=tuple(name for name in model.delivered if name in model.missing),
+        missing=tuple(name for name in kept if name in model.missing),
+        selected=kept != model.delivered,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -44,7 +44,7 @@ class FieldTransfer:
     ----------
     pool : encoder processes
     rollout : whose outputs are delivered
-    model : whose variables are the rows of a slot
+    model, rows : the model, and which of its outputs are the rows of a slot
     where : names the member in error messages
 
     Attributes
@@ -53,13 +53,13 @@ class FieldTransfer:
     watched : seconds spent waiting for the device, which computes meanwhile
     """
 
-    def __init__(self, pool: EncoderPool, rollout: Rollout, model: Model, where: str):
+    def __init__(self, pool: EncoderPool, rollout: Rollout, model: Model, rows: Sequence[str], where: str):
         self._pool = pool
         self._rollout = rollout
-        self._variables = variables = model.outputs
+        self._variables = variables = tuple(rows)
         self._where = where
         self._device = device = rollout.inputs.device
-        self._sound = SoundFields(model, rollout.places, device)
+        self._sound = SoundFields(model, rows, rollout.places, device)
         self._tickets: deque[_Ticket] = deque()
         self.waited = self.watched = 0.0
         self._cuda = device.type == "cuda"

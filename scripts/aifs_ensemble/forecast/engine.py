@@ -151,6 +151,7 @@ def open_pool(request: ForecastRequest, folder: Path, stop: StopSignal | None = 
         bits=request.bits,
         accumulate=request.settings.accumulate,
         coarse=request.coarse,
+        variables=request.output,
     )
     return EncoderPool(spec, folder, request.encoders, SLOTS, longest_silence)
 
@@ -270,7 +271,8 @@ def start_rollout(request: ForecastRequest, loaded: Loaded, initial: State, rest
     if lacking := missing_for_good(initial, filled_in(loaded.stepper.model)):
         what = f"values of {', '.join(lacking)} are missing"
         raise InputError(f"{request.initial}: {what}, for which the checkpoint has no imputer; expected all of them")
-    rollout = Rollout(loaded.places, loaded.forcings, loaded.stepper.device, accumulate=request.sums)
+    kept = [request.model.outputs.index(name) for name in request.rows]
+    rollout = Rollout(loaded.places, loaded.forcings, loaded.stepper.device, accumulate=request.sums, kept=kept)
     rollout.load(initial, restart)
     return rollout
 
@@ -289,7 +291,7 @@ class _Steps:
         self._stopped = False
         self._restarts = RestartWriter(computation.store)
         where = f"{request.cycle} {member_name(request.member)}"
-        self._transfer = FieldTransfer(pool, rollout, request.model, where)
+        self._transfer = FieldTransfer(pool, rollout, request.model, request.rows, where)
         self.records: dict[int, LeadRecord] = {}
         self.step_seconds: list[float] = []
         self.times: list[float] = []  # when the first step began and the last one was over

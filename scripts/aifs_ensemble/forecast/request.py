@@ -15,6 +15,7 @@ from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import digest
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import checkpoint_file, parse_cycle
+from aifs_ensemble.common.parameters import parts_of
 from aifs_ensemble.fields.grib_encoder import CoarseSpec
 from aifs_ensemble.fields.state import State, read_state
 from aifs_ensemble.forecast.restarts import as_utc
@@ -35,6 +36,7 @@ class ForecastRequest:
     work : the member's work folder
     forecasts : folder that receives links to the leads at the end
     manifest : file that receives the manifest at the very end
+    output : variables of the leads, in the model's order; None for all that it makes
     own_pass : why the member is made with the model's own forward pass, empty where the accelerated one may be taken
     coarse : the second file of each lead to come, None for none; with another one the member is the same
     local_leads : every lead must be in `forecasts` at the end, even one delivered and removed before
@@ -63,6 +65,7 @@ class ForecastRequest:
     trust: bool = False
     progress: bool = True
     coarse: CoarseSpec | None = None
+    output: tuple[str, ...] | None = None
     local_leads: bool = False
 
     @classmethod
@@ -98,6 +101,7 @@ class ForecastRequest:
             restarts_kept=section.restarts_kept,
             progress=section.progress,
             coarse=coarse_spec(config),
+            output=None if config.output_variables == config.model.delivered else config.output_variables,
         )
 
     @property
@@ -109,6 +113,17 @@ class ForecastRequest:
     def bits(self) -> dict[str, int]:
         """Bits per value of each variable; ConfigError for overrides that fit none."""
         return self.settings.bits(self.model)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Variables of the leads."""
+        return self.output or self.model.delivered
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Outputs of the model that the leads are made of: as `OutputSpec.rows`."""
+        parts = {part for variable in self.variables for part in parts_of(variable)}
+        return tuple(name for name in self.model.outputs if name in parts)
 
     @property
     def sums(self) -> bool:
@@ -163,6 +178,7 @@ def member_settings(request: ForecastRequest, files: Mapping[str, KnownFile], de
         "seed": noise.SCHEME,
         "device": device,
         **request.settings.record(model),
+        **({"output": list(request.output)} if request.output else {}),
         **({"pass": "own"} if request.own_pass else {}),
     }
 

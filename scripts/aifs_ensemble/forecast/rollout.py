@@ -6,7 +6,7 @@ pass of one step and the places of the variables. Nothing here waits for the dev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from time import perf_counter
@@ -32,9 +32,18 @@ class Rollout:
     forcings : computed forcings of the checkpoint
     device : where the tensors live
     accumulate : keep sums of the accumulated variables since the start
+    kept : places among `Model.outputs` of the variables that are delivered, in order; all by default
     """
 
-    def __init__(self, places: TensorPlaces, forcings: ComputedForcings, device: torch.device, *, accumulate: bool):
+    def __init__(
+        self,
+        places: TensorPlaces,
+        forcings: ComputedForcings,
+        device: torch.device,
+        *,
+        accumulate: bool,
+        kept: Sequence[int] | None = None,
+    ):
         def index(values: Any) -> torch.Tensor:
             return torch.as_tensor(np.asarray(values, dtype=np.int64), device=device)
 
@@ -48,9 +57,14 @@ class Rollout:
         self._device = device
         self.forcing_index = index(forcings.dynamic_index)
         self._prognostic_in, self._prognostic_out = index(places.prognostic_in), index(places.prognostic_out)
-        self._output = index(places.output_index)
-        self._in_order = places.output_index == tuple(range(len(places.output_index)))
-        self._accumulated_out, self._accumulated_row = index(places.accumulated_out), index(places.accumulated_row)
+        rows = range(len(places.output_index)) if kept is None else kept
+        self._output = index([places.output_index[row] for row in rows])
+        self._in_order = [places.output_index[row] for row in rows] == list(range(len(places.output_index)))
+        self._accumulated_out = index(places.accumulated_out)
+        row_of = {row: place for place, row in enumerate(rows)}
+        sums = [number for number, row in enumerate(places.accumulated_row) if row in row_of]
+        self._accumulated_row = index([row_of[places.accumulated_row[number]] for number in sums])
+        self._kept_sums = None if len(sums) == len(places.accumulated_row) else index(sums)
         self.inputs = torch.full((1, places.times, places.points, places.inputs), torch.nan, device=device)
         shape = (len(places.accumulated_out), places.points)
         self.sums = torch.zeros(shape, device=device) if accumulate else None
@@ -96,15 +110,16 @@ class Rollout:
             self.sums.add_(output.index_select(1, self._accumulated_out).t().clamp_min(0))
 
     def gather(self, output: torch.Tensor, fields: torch.Tensor) -> None:
-        """Write a step's output to `fields` ``(variable, value)``, ordered as `Model.outputs`, with sums where kept."""
+        """Write the delivered variables of a step's output to `fields` ``(variable, value)``, with sums where kept."""
         by_variable = output.t()
         if self._in_order:
             fields.copy_(by_variable)
         else:
             torch.index_select(by_variable, 0, self._output, out=fields)
         if self.sums is not None:
+            sums = self.sums if self._kept_sums is None else self.sums.index_select(0, self._kept_sums)
             with places_written_once():
-                fields.index_copy_(0, self._accumulated_row, self.sums)
+                fields.index_copy_(0, self._accumulated_row, sums)
 
     def advance(self, output: torch.Tensor) -> None:
         """Make a step's output the newest time of the input; its dynamic forcings are still to be written."""

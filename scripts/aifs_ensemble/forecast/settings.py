@@ -64,6 +64,8 @@ def settings_digest(config: Config) -> str:
     source: list[Any] = [initial.source, _source_settings(config)]
     if initial.members_per_state > 1:
         source.append(initial.members_per_state)
+    if config.output_variables != config.model.delivered:
+        source.append(config.output_variables)
     return sha256(json.dumps([*_asked(config), source], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -77,7 +79,31 @@ def member_differences(config: Config, manifest: MemberManifest) -> list[str]:
     if not found and settings.get("packing"):
         other = sorted(name for name, have in settings["packing"].items() if bits.get(name) != have)
         found += [f"packing of {name} {settings['packing'][name]} bits, not {bits.get(name)}" for name in other[:1]]
-    return found + source_differences(config, manifest.initial_conditions, manifest.member)
+    return (
+        found
+        + _output_differences(config, manifest)
+        + source_differences(config, manifest.initial_conditions, manifest.member)
+    )
+
+
+def variables_of(model: Model, manifest: MemberManifest) -> tuple[str, ...]:
+    """Return the variables that a member's leads hold, in the model's order."""
+    made = manifest.settings.get("output")
+    return model.delivered if made is None else tuple(name for name in model.delivered if name in made)
+
+
+def _output_differences(config: Config, manifest: MemberManifest) -> list[str]:
+    """Return which variables a member's leads lack; or that leads beside them, of other variables, are asked for.
+
+    Variables and leads more than asked for are fine.
+    """
+    made, asked = variables_of(config.model, manifest), config.output_variables
+    if lacking := [name for name in asked if name not in made]:
+        more = f" and {len(lacking) - 1} more variables" if len(lacking) > 1 else ""
+        return [f"no {lacking[0]}{more} in its leads (forecast.output)"]
+    if made != asked and set(config.leads) - {record.lead for record in manifest.leads}:
+        return [f"{len(made)} variables in its leads, not {len(asked)} (forecast.output), and lacks leads"]
+    return []
 
 
 def source_differences(config: Config, provenance: Mapping[str, Any], member: int | None = None) -> list[str]:

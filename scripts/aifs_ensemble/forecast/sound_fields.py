@@ -6,7 +6,7 @@ input. So a value that goes missing later is as wrong as one that is not finite.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -21,25 +21,26 @@ class SoundFields:
 
     Parameters
     ----------
+    rows : outputs of the model that the fields are, in order
     places : of the variables in the model's input
     """
 
-    def __init__(self, model: Model, places: TensorPlaces, device: torch.device):
+    def __init__(self, model: Model, rows: Sequence[str], places: TensorPlaces, device: torch.device):
         def index(values: list[int]) -> torch.Tensor:
             return torch.tensor(values, device=device, dtype=torch.int64)
 
         read = dict(zip(model.prognostic, places.prognostic_in, strict=True))
-        rows = {name: row for row, name in enumerate(model.outputs) if name in model.missing}
-        kept = [name for name in rows if name in read]
-        self._kept, self._read = index([rows[name] for name in kept]), index([read[name] for name in kept])
-        self._made = index([row for name, row in rows.items() if name not in read])
+        may_miss = {name: row for row, name in enumerate(rows) if name in model.missing}
+        kept = [name for name in may_miss if name in read]
+        self._kept, self._read = index([may_miss[name] for name in kept]), index([read[name] for name in kept])
+        self._made = index([row for name, row in may_miss.items() if name not in read])
 
     def __call__(self, fields: torch.Tensor, newest: torch.Tensor) -> torch.Tensor:
-        """Return whether each field is sound, ``(variable,)``.
+        """Return whether each field is sound, ``(row,)``.
 
         Parameters
         ----------
-        fields : ``(variable, value)``, ordered as `Model.outputs`
+        fields : ``(row, value)``
         newest : the newest time of the input of the step, ``(value, variable)``
         """
         sound = torch.isfinite(fields).all(dim=1)

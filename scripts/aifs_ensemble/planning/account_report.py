@@ -89,7 +89,7 @@ def read_account(
     recorded: float | None = None
     if config.model.name == "aifs-ens-1.0":
         compared["against what users recorded before"] = against_baseline(found, throughput)
-        recorded = throughput.baseline.member_seconds * len(config.leads) / throughput.baseline.steps
+        recorded = throughput.baseline.member_seconds * len(config.steps) / throughput.baseline.steps
     return ReadAccount(found, before, compared, recorded)
 
 

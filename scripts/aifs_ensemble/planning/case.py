@@ -21,8 +21,9 @@ from aifs_ensemble.planning.throughput import Throughput
 class Case:
     """What every estimate of one plan shares: the work, the sizes, the profile and the prices.
 
-    `group` is how many members Snakemake puts on a machine, if there are as many; `not_accelerated` says why the
-    model's own forward pass is planned with, where it is.
+    `lead_bytes` are those of a lead with its coarse file as it is delivered, `whole_lead_bytes` with everything that
+    the model makes. `group` is how many members Snakemake puts on a machine, if there are as many; `not_accelerated`
+    says why the model's own forward pass is planned with, where it is.
     """
 
     config: Config
@@ -32,6 +33,7 @@ class Case:
     profile: str
     bucket_region: str | None
     lead_bytes: float
+    whole_lead_bytes: float
     initial_seconds: float
     group: int = 1
     not_accelerated: str = ""
@@ -57,7 +59,7 @@ class Case:
     @cached_property
     def fields(self) -> int:
         """Fields of one lead."""
-        return len(self.config.model.delivered)
+        return len(self.config.output_variables)
 
     @property
     def delivered_bytes(self) -> float:
@@ -82,7 +84,13 @@ class Case:
     @property
     def written_bytes(self) -> float:
         """Bytes still to write to scratch."""
-        return self.work.steps * self.lead_bytes
+        return self.work.steps * self.lead_bytes * len(self.config.leads) / len(self.config.steps)
+
+    @property
+    def saved_bytes(self) -> float:
+        """Bytes that ``forecast.output`` leaves out of what is still to deliver."""
+        whole = len(self.work.to_deliver) * self.config.lead_hours / self.config.model.timestep_hours
+        return whole * self.whole_lead_bytes - self.delivered_bytes
 
     def price(self, machine: MachineType) -> HourPrice:
         """Return a machine's price; without one in the region, another region's, as a finding says."""

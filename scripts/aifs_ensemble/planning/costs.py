@@ -149,4 +149,4 @@ def member_price(config: Config, machines: Machines, machine: MachineType, speed
     price = machine.price(config.cloud.regions[0])
     hour = (price.spot if spot else price.on_demand) + machines.disk_hour(machine)
     cards = machine.gpu.count if machine.gpu else 1
-    return len(config.leads) * speed.step_seconds / cards / 3600 * hour
+    return len(config.steps) * speed.step_seconds / cards / 3600 * hour

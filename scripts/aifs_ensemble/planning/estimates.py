@@ -5,6 +5,7 @@ docs/planning.md states the model; config/machines.yaml and config/throughput.js
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -157,8 +158,9 @@ def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tu
     """Return the peak of bytes on a machine's scratch, and the room there."""
     config, size = case.config, case.throughput.size(case.config.model.name)
     points = grid_points(config.model.grid)
-    sizes = MemberSizes.of(config.model, points, size.bytes_per_value, size.restart_mb)
-    to_make = sum(work.steps for work in case.work.members)
+    sizes = MemberSizes.of(config, points, size.bytes_per_value, size.restart_mb)
+    share = len(config.leads) / len(config.steps)
+    to_make = math.ceil(share * sum(work.steps for work in case.work.members))
     peak = room_needed(
         config, replace(sizes, lead=case.lead_bytes), members, at_once, rented=not case.local, to_make=to_make
     )

@@ -106,7 +106,7 @@ def outstanding_of_run(config: Config, *, destination: bool | None = None) -> Ou
 
 def everything(config: Config) -> Outstanding:
     """Return the work of an ensemble of which nothing exists yet."""
-    steps = len(config.leads)
+    steps = len(config.steps)
     members = tuple(MemberWork(member, steps, deliver=True, initial=True) for member in config.members)
     products = jobs_of_products(config, len(members))
     return Outstanding(members, True, config.checkpoint is None, True, (), products=products)
@@ -123,7 +123,7 @@ def of_jobs(config: Config, work: Outstanding, jobs: Mapping[str, Collection[int
     members = tuple(
         MemberWork(
             each.member,
-            steps=(each.steps or len(config.leads)) if each.member in forecast else 0,
+            steps=(each.steps or len(config.steps)) if each.member in forecast else 0,
             deliver=each.member in deliver and (each.deliver or each.member in forecast),
             initial=each.member in initial,
         )
@@ -182,17 +182,17 @@ def _work(config: Config, computed: Standing, delivered: Standing, remote_restar
     """Return what a member still needs, by its standing on scratch and at the destination."""
     scratch, member = config.scratch, computed.member
     if delivered.state == OTHER_SETTINGS:  # nothing of it serves
-        return MemberWork(member, len(config.leads), deliver=True, initial=not scratch.initial(member).exists())
+        return MemberWork(member, len(config.steps), deliver=True, initial=not scratch.initial(member).exists())
     done = computed.done or delivered.whole
     own = 0 if computed.state == OTHER_SETTINGS else _newest_restart(scratch.work(member) / "restarts")
     lost = delivered.problems
     if lost and min(lost) > 0 and not own:
         # delivered, and some of its leads are gone since: from the newest restart state before them to the last of them
         left = [
-            lead for lead in config.leads if (remote_restart if remote_restart < min(lost) else 0) < lead <= max(lost)
+            lead for lead in config.steps if (remote_restart if remote_restart < min(lost) else 0) < lead <= max(lost)
         ]
     else:
-        left = [lead for lead in config.leads if lead > max(own, remote_restart)]
+        left = [lead for lead in config.steps if lead > max(own, remote_restart)]
     return MemberWork(
         member,
         steps=0 if done else max(len(left), 1),

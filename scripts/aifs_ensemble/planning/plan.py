@@ -21,6 +21,7 @@ from aifs_ensemble.common.errors import PlanError
 from aifs_ensemble.common.gpu import cards
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.delivery.scratch import coarse_values
+from aifs_ensemble.forecast.settings import variables_of
 from aifs_ensemble.planning.cards import own_card
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.costs import GB
@@ -166,7 +167,8 @@ def plan_case(
         work=outstanding_of_run(config) if work is None else work,
         profile=profile,
         bucket_region=bucket_region or config.cloud.bucket_region,
-        lead_bytes=_lead_bytes(config, table, runs),
+        lead_bytes=_lead_bytes(config, table, runs, len(config.output_variables)),
+        whole_lead_bytes=_lead_bytes(config, table, runs, len(config.model.delivered)),
         initial_seconds=_initial_seconds(config, machines),
         group=members_group(profile) if group is None else group,
         not_accelerated=own,
@@ -188,12 +190,16 @@ def plan(case: Case, today: date | None = None, *, at_once: int | None = None) -
     return Plan(case, _jobs(case), chosen, tuple(_findings(case, machine, chosen, notes)), tuple(notes))
 
 
-def _lead_bytes(config: Config, table: Throughput, runs: Sequence[MemberManifest]) -> float:
-    """Return the size of a lead with its coarse file: the median of past members of this model, else of the table."""
+def _lead_bytes(config: Config, table: Throughput, runs: Sequence[MemberManifest], fields: int) -> float:
+    """Return the size of a lead of some fields, with its coarse file: by past members of this model, else the table."""
     model = config.model
-    values = len(model.delivered) * grid_points(model.grid)
-    of_model = (m.leads for m in runs if m.model == model.name and m.leads)
-    sizes = [sum(file.size for record in leads for file in record.files) / len(leads) for leads in of_model]
+    values = fields * grid_points(model.grid)
+    sizes = [
+        sum(file.size for record in one.leads for file in record.files) / len(one.leads)
+        * (fields / max(len(variables_of(model, one)), 1))
+        for one in runs
+        if one.model == model.name and one.leads
+    ]  # fmt: skip
     lead = median(sizes) if sizes else values * table.size(model.name).bytes_per_value
     return lead * (1 + coarse_values(config) / values)
 

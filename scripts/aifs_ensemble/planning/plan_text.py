@@ -84,6 +84,8 @@ def _way_lines(plan: Plan) -> Iterator[str]:
             f"time: {duration(3600 * way.wall_hours)}{hours}; scratch peak {size(way.scratch_peak_bytes)} "
             f"of {size(way.scratch_bytes)}"
         )
+    if case.saved_bytes > 1:
+        yield _output_line(case)
     if case.products.jobs:
         yield _products_line(case)
     if not case.local and plan.jobs:
@@ -92,6 +94,19 @@ def _way_lines(plan: Plan) -> Iterator[str]:
             f"cost: {money(way.usd)} on demand, {money(way.spot_usd)} spot "
             f"({money(low)} to {money(high)} by preemptions); storage {money(plan.storage_usd_month)} a month"
         )
+
+
+def _output_line(case: Case) -> str:
+    """Return what is delivered of what the model makes, and what is saved by it."""
+    config = case.config
+    saves = size(case.saved_bytes)
+    if not case.local:
+        saves += f" and {money(case.machines.bucket_month(case.saved_bytes))} a month"
+    steps = config.lead_hours // config.model.timestep_hours
+    return (
+        f"output: {case.fields} of {len(config.model.delivered)} fields at {len(config.leads)} of {steps} leads, "
+        f"which saves {saves}"
+    )
 
 
 def _products_line(case: Case) -> str:
@@ -221,6 +236,8 @@ def plan_dict(plan: Plan, ways: Sequence[Estimate] = ()) -> dict[str, Any]:
         "fields_per_lead": case.fields,
         "bytes_written": case.written_bytes,
         "bytes_delivered": case.delivered_bytes,
+        "bytes_saved": case.saved_bytes,
+        "saved_usd_month": 0.0 if case.local else case.machines.bucket_month(case.saved_bytes),
         "jobs": [asdict(job) for job in plan.jobs],
         "products": asdict(case.products) | {"usd": product_usd(case)},
         "chosen": _way_dict(plan.chosen),

@@ -19,6 +19,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, InputError, VerificationError
 from aifs_ensemble.common.locations import expand
 from aifs_ensemble.common.manifest import MemberManifest, parse_member_manifest
+from aifs_ensemble.common.models import get_model
 from aifs_ensemble.common.names import Keys, file_name, format_members, parse_member_name
 from aifs_ensemble.common.records import read_record
 from aifs_ensemble.common.storage import Storage, open_storage
@@ -26,6 +27,7 @@ from aifs_ensemble.common.text import hint
 from aifs_ensemble.delivery.receipt import OLD_RECEIPT_SCHEMA, RECEIPT_SCHEMA, MemberReceipt
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.forecast.settings import variables_of
 from aifs_ensemble.products import netcdf
 from aifs_ensemble.products.delivered_fields import DeliveredFields, Field
 from aifs_ensemble.products.lazy_fields import lazy_variable
@@ -85,7 +87,7 @@ def open_ensemble(
     for member, why in left_out.items():
         LOG.warning("%s: member %d is left out: %s", url, member, why)
     chosen = _chosen("members", members, whole, storage.address(keys.cycle))
-    names = _chosen("variables", variables, list(config.model.delivered), storage.address(keys.cycle))
+    names = _chosen("variables", variables, list(config.output_variables), storage.address(keys.cycle))
     reader = _Reader(config, storage, chosen, names, regular=grid is not None)
     data = xr.Dataset(
         {name: reader.variable(name) for name in names},
@@ -147,6 +149,10 @@ def _configuration(
     kind = source.get("kind") if source.get("kind") in ("idealised", "ecmwf-open-data", "file") else "idealised"
     idealised = {key: source[key] for key in ("seed", "amplitude") if kind == "idealised" and key in source}
     taken = ("accumulate", "precision", "compile", "deterministic", "chunks", "packing")
+    output = {
+        "variables": list(variables_of(get_model(first.model), first)),
+        "leads": [record.lead for record in first.leads],
+    }
     products = {"interpolation": dict(interpolation or {})} | ({"grid": grid} if grid else {})
     return Config(
         {
@@ -163,7 +169,7 @@ def _configuration(
                 "file": {"path": "any"},
                 "idealised": idealised,
             },
-            "forecast": {key: first.settings[key] for key in taken if key in first.settings},
+            "forecast": {key: first.settings[key] for key in taken if key in first.settings} | {"output": output},
             "products": products,
         }
     )

@@ -88,7 +88,7 @@ def member_maps(config: Config) -> Iterator[tuple[Area, dict[str, bytes]]]:
 
     Members without the lead are left out and named; InputError when none has it.
     """
-    variable, lead = config.report.field, config.leads[-1]
+    variable, lead = config.report_field, config.leads[-1]
     quantity, grid = quantity_of(variable), RegularGrid(config)
     fields = {
         member: quantity.units.shown(grid.regrid(variable, values))

@@ -16,27 +16,12 @@ import xarray as xr
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.config.sections import PeriodVariable
+from aifs_ensemble.common.periods import weights_of_leads
 from aifs_ensemble.products import netcdf
 from aifs_ensemble.products.parallel import readers
 from aifs_ensemble.products.regular_fields import RegularFields
 
 Field = npt.NDArray[np.float32]
-
-
-def weights_of_leads(
-    statistic: str, start: int, hours: int, *, step: int = 6, from_start: bool = True
-) -> dict[int, float]:
-    """Return the leads in hours that make a statistic of a period, each with its weight.
-
-    A mean is that of the values from `start` until before the end. An amount is the difference of two amounts since
-    the start of the forecast, or the sum of the amounts of each step.
-    """
-    if statistic == "mean":
-        leads = range(start, start + hours, step)
-        return dict.fromkeys(leads, 1 / len(leads))
-    if from_start:
-        return {start: -1.0, start + hours: 1.0}
-    return dict.fromkeys(range(start + step, start + hours + step, step), 1.0)
 
 
 def write_weekly_file(config: Config, member: int, path: Path) -> None:

@@ -29,7 +29,7 @@ def member_sizes(config: Config) -> MemberSizes:
     """Return the bytes of a member's parts that config/throughput.json expects of the model."""
     size = load_throughput(load_machines().gpu_specs).size(config.model.name)
     points = grid_points(config.model.grid)
-    return MemberSizes.of(config.model, points, size.bytes_per_value, size.restart_mb, coarse_values(config))
+    return MemberSizes.of(config, points, size.bytes_per_value, size.restart_mb, coarse_values(config))
 
 
 def check_room(config: Config, here: MembersHere, *, beside_others: bool = False) -> None:

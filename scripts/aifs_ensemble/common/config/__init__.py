@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from aifs_ensemble.common.config.ensemble_products import check_cube, check_statistics, refuse_direction
+from aifs_ensemble.common.config.output import check_kept, kept_leads, kept_variables
 from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.cycles import check_cycle, parse_cycles
@@ -82,8 +83,8 @@ class Config:
     - ``scratch``: the names of files there; the folder is ``config.scratch_root``
 
     ``given`` has all keys as they were given, with defaults and with places expanded: ``config.given.members``.
-    ``leads``, ``objects`` (names at the destination), ``cache`` and ``cloud_destination`` are no keys but follow from
-    them.
+    ``leads`` and ``output_variables`` (what is delivered), ``steps``, ``objects`` (names at the destination), ``cache``
+    and ``cloud_destination`` are no keys but follow from them.
 
     ``cycles`` are those of a run: one, or several. ``of_cycle`` gives the configuration of one of them. What is of
     one cycle (``cycle``, ``cycle_time``, ``scratch``, ``objects``) a configuration of several does not have: to ask
@@ -114,7 +115,7 @@ class Config:
         self.cycles = _cycles(values)
         self.members = parse_members(values.members)
         self.lead_hours = values.lead_hours
-        self.leads = lead_hours(values.lead_hours, self.model.timestep_hours)
+        self.leads = kept_leads(values.forecast.output, lead_hours(values.lead_hours, self.model.timestep_hours))
         self.scratch_root = Path(values.scratch)
         self.ensemble_size = values.ensemble_size
         self.min_members = len(self.members) if values.min_members is None else values.min_members
@@ -127,8 +128,10 @@ class Config:
         _check_members(self)
         if self.initial_conditions.source == "file" and not self.initial_conditions.file.path:
             raise ConfigError("config: initial_conditions.file.path is missing: source is file")
+        self.output_variables = kept_variables(self.forecast.output, self.model.delivered)
         _check_variables(self)
         _check_products(self)
+        check_kept(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return keys and values as given, with defaults: what JSON and YAML take, and ``Config`` takes again.
@@ -180,6 +183,16 @@ class Config:
         return (member - 1) % states + 1 if member != CONTROL else CONTROL
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """Lead times in hours of the steps that a member takes: up to its last lead, delivered or not."""
+        return lead_hours(self.leads[-1], self.model.timestep_hours)
+
+    @property
+    def report_field(self) -> str:
+        """The variable of the report's maps: ``report.field``, or the first one that the leads hold."""
+        return self.report.field if self.report.field in self.output_variables else self.output_variables[0]
+
+    @property
     def periods(self) -> dict[str, int]:
         """First hour of each period of ``products.weekly`` that ends within the forecast, by its name."""
         weekly = self.products.weekly
@@ -197,7 +210,7 @@ class Config:
         coarse = self.products.coarse
         if not coarse.enabled:
             return ()
-        return tuple(v for v in self.model.delivered if coarse.variables == "all" or v in coarse.variables)
+        return tuple(v for v in self.output_variables if coarse.variables == "all" or v in coarse.variables)
 
     @property
     def coarse_methods(self) -> dict[str, str]:

@@ -131,6 +131,27 @@ class InitialConditions(Section):
     idealised: Idealised = Field(default={}, validate_default=True)
 
 
+class Output(Section):
+    """What is delivered of what the model makes."""
+
+    variables: Annotated[str | list[str], AfterValidator(_different_or_all)] = Field(
+        default="all", json_schema_extra={"uniqueItems": True}
+    )
+    """Parameters (t) or variables (t_500) of the model in the leads, or all."""
+    levels: Annotated[list[Whole], AfterValidator(_different)] = Field(
+        default=[], json_schema_extra={"uniqueItems": True}
+    )
+    """Pressure levels in hPa of what variables does not name with its level. []: all."""
+    leads: Annotated[list[Whole], AfterValidator(_different)] = Field(
+        default=[], json_schema_extra={"uniqueItems": True}
+    )
+    """Lead times in hours that are delivered. []: those that every_hours says."""
+    every_hours: Nullable[Count] = None
+    """Hours from one lead to the next, if leads names none. null: every step of the model."""
+    area: Nullable[list[Number]] = None
+    """Refused: of a reduced Gaussian grid no part is cut out. docs/keeping.md says what to do instead."""
+
+
 class Forecast(Section):
     """How a member is computed and encoded."""
 
@@ -155,6 +176,7 @@ class Forecast(Section):
     is the most that run at once."""
     accumulate: Literal["from_start", "per_step"] = "from_start"
     """Accumulated fields, such as precipitation, since the start of the forecast, as ECMWF does, or over each step."""
+    output: Output = Field(default={}, validate_default=True)
     packing: dict[str, Bits] = {}
     """Bits per value by parameter (t) or variable (t_500), over the table of parameters."""
     restart_hours: Whole = Field(default=72, ge=6, multiple_of=6)

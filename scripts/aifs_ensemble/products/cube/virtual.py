@@ -56,7 +56,7 @@ class References:
 
 def find_references(config: Config, members: Sequence[DeliveredFields]) -> References:
     """Return where the messages of delivered members lie, by their indexes."""
-    variables = config.model.delivered
+    variables = config.output_variables
     names = [field_name(variable) for variable in variables]
     places = np.zeros((len(members), len(config.leads), len(variables), 2), np.int64)
 

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import xarray as xr
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.periods import weights_of_leads
 from aifs_ensemble.common.storage import MissingError, Storage, open_destination
 from aifs_ensemble.products.climatology import climatology_path, opened, read_climatology
 from aifs_ensemble.products.evaluation import scores
 from aifs_ensemble.products.evaluation.analyses import LAND, Analyses, NoAnalysisError
 from aifs_ensemble.products.evaluation.truth import observed_week
 from aifs_ensemble.products.regular_grid import RegularGrid
-from aifs_ensemble.products.weekly import weights_of_leads
 
 LOG = logging.getLogger(__name__)
 Field = npt.NDArray[np.float32]

@@ -16,6 +16,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import write_bytes
 from aifs_ensemble.common.names import CONTROL
+from aifs_ensemble.common.periods import weights_of_leads
 from aifs_ensemble.common.themes import THEMES
 from aifs_ensemble.products.parallel import readers
 from aifs_ensemble.products.pictures import ink, looks
@@ -40,7 +41,6 @@ from aifs_ensemble.products.pictures.sheet import Drawn, Sheet, png_files
 from aifs_ensemble.products.quantile_classes import read_members
 from aifs_ensemble.products.regular_fields import RegularFields
 from aifs_ensemble.products.regular_grid import RegularGrid
-from aifs_ensemble.products.weekly import weights_of_leads
 from aifs_ensemble.products.wording import cycle_words, ensemble_words, warnings
 
 Array = npt.NDArray[np.float32]

@@ -73,7 +73,7 @@ def great_circle(latitude: float, longitude: float, latitudes: Any, longitudes: 
 
 def shown_quantities(config: Config) -> list[Quantity]:
     """Return what the meteograms of a model show."""
-    made = set(config.model.delivered)
+    made = set(config.output_variables)
     return [quantity_of(name) for name in METEOGRAM if made.issuperset(sources(name))]
 
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.names import index_file
 from aifs_ensemble.common.parameters import parameter_of
+from aifs_ensemble.common.periods import window_ends
 from aifs_ensemble.common.wind_speed import wind_speed
 from aifs_ensemble.products.statistics.named_thresholds import named_thresholds
 
 MEAN, SPREAD, PROBABILITY = "em", "es", "ep"  # as ECMWF calls the types
 NETCDF = "ens"
 INSTANT = 0
-_DAY = 24
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,7 @@ def windows(config: Config, lead: int) -> list[int]:
     """Return the windows in hours that end at a lead, `INSTANT` among them where there are instants."""
     chosen = [INSTANT, *config.products.statistics.windows]
     return [
-        window
-        for window in chosen
-        if variables(config, window) and window <= lead and not (window and lead % min(window, _DAY))
+        window for window in chosen if variables(config, window) and (window == INSTANT or window_ends(window, lead))
     ]
 
 

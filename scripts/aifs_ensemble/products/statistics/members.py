@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.periods import weights_of_leads
 from aifs_ensemble.common.storage import Storage, open_destination
 from aifs_ensemble.common.wind_speed import sources
 from aifs_ensemble.products.parallel import readers
 from aifs_ensemble.products.regular_fields import RegularFields
 from aifs_ensemble.products.statistics.choice import INSTANT
 from aifs_ensemble.products.statistics.formulas import speed
-from aifs_ensemble.products.weekly import weights_of_leads
 
 Field = npt.NDArray[np.float32]
 

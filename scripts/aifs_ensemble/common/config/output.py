@@ -1,0 +1,151 @@
+"""``forecast.output``: which variables and leads are delivered, and whether products find in them what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.names import lead_name
+from aifs_ensemble.common.parameters import parameter_of, split_variable
+from aifs_ensemble.common.periods import weights_of_leads, window_ends
+from aifs_ensemble.common.text import hint
+from aifs_ensemble.common.wind_speed import sources, wind_speed
+
+if TYPE_CHECKING:
+    from aifs_ensemble.common.config import Config
+    from aifs_ensemble.common.config.sections import Output
+
+_KEY = "config: forecast.output"
+
+
+def kept_variables(output: Output, made: Sequence[str]) -> tuple[str, ...]:
+    """Return the variables of the leads, in the model's order; ConfigError for what the model does not make."""
+    if output.area is not None:
+        raise ConfigError(
+            f"{_KEY}.area: {output.area}, expected null: of a reduced Gaussian grid few readers take a part; "
+            "products.coarse has the globe on a small regular grid"
+        )
+    if output.variables == "all" and not output.levels:
+        return tuple(made)
+    levels = {split_variable(name)[1] for name in made if parameter_of(name).levtype == "pl"}
+    for level in output.levels:
+        if level not in levels:
+            raise ConfigError(f"{_KEY}.levels: {level}, expected some of {', '.join(map(str, sorted(levels)))}")
+    if isinstance(output.variables, str):
+        if output.variables != "all":
+            raise ConfigError(f"{_KEY}.variables: {output.variables!r}, expected all or a list")
+        named = {split_variable(name)[0] for name in made}
+    else:
+        named = set(output.variables)
+    known = {*made, *(split_variable(name)[0] for name in made)}
+    for name in sorted(named - known):
+        meant = hint(name, known, f"such as {made[0]}")
+        raise ConfigError(f"{_KEY}.variables: {name!r}, expected parameters or variables of the model, {meant}")
+
+    def kept(name: str) -> bool:
+        parameter, level = split_variable(name)
+        on_level = parameter_of(name).levtype == "pl"
+        return name in named or (parameter in named and (not on_level or not output.levels or level in output.levels))
+
+    found = tuple(name for name in made if kept(name))
+    if not found:
+        raise ConfigError(f"{_KEY}.variables: {output.variables!r}, expected at least one")
+    return found
+
+
+def kept_leads(output: Output, steps: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the leads that are delivered, in hours; ConfigError for hours that are no step of the forecast."""
+    every = output.every_hours or steps[0]
+    if every % steps[0] or every > steps[-1]:
+        raise ConfigError(f"{_KEY}.every_hours: {every}, expected a multiple of {steps[0]}, at most lead_hours")
+    if output.leads and output.every_hours:
+        raise ConfigError(f"{_KEY}: leads and every_hours, expected one of them")
+    for lead in output.leads:
+        if lead not in steps:
+            raise ConfigError(f"{_KEY}.leads: {lead}, expected multiples of {steps[0]} up to lead_hours, {steps[-1]}")
+    return tuple(sorted(output.leads)) or tuple(lead for lead in steps if lead % every == 0)
+
+
+class _Need(NamedTuple):
+    """What a product needs: its key, the variable of it, and leads in hours beside those that are there."""
+
+    key: str
+    variable: str
+    leads: Iterable[int] = ()
+
+
+def check_kept(config: Config) -> None:
+    """Raise ConfigError, naming product and variable or lead, for a product that needs what is not delivered."""
+    kept, leads = set(config.output_variables), set(config.leads)
+    everything = config.steps == config.leads and config.leads[-1] == config.lead_hours
+    if everything and len(kept) == len(config.model.delivered):
+        return
+    for need in _needs(config):
+        for variable in sources(need.variable):
+            if variable in config.model.delivered and variable not in kept:
+                raise ConfigError(f"config: products.{need.key}: needs {variable}, which {_OUT}.variables leaves out")
+        for lead in need.leads:
+            if lead and lead not in leads:
+                raise ConfigError(
+                    f"config: products.{need.key}: needs {need.variable} at {lead_name(lead)}, which {_OUT} leaves out"
+                )
+
+
+_OUT = "forecast.output"
+
+
+def _needs(config: Config) -> Iterator[_Need]:
+    """Yield what the products that are on need."""
+    products = config.products
+    if products.coarse.enabled and not isinstance(products.coarse.variables, str):
+        yield from (_Need(f"coarse.variables: {name}", name) for name in products.coarse.variables)
+    if products.members.enabled:
+        yield from (_Need(f"members.variables: {name}", name) for name in products.members.variables)
+    if products.weekly.enabled:
+        yield from _weekly(config)
+    if products.statistics.enabled:
+        yield from _statistics(config)
+    if products.cube.enabled:
+        yield from (_Need(f"cube.regular: {name}", name) for name in products.cube.regular)
+    if products.evaluation.enabled:
+        every = range(products.evaluation.every_hours, config.lead_hours + 1, products.evaluation.every_hours)
+        yield from (_Need(f"evaluation.variables: {name}", name, every) for name in products.evaluation.variables)
+    if products.pictures.enabled:
+        yield from _pictures(config)
+
+
+def _amount(config: Config, start: int, hours: int, statistic: str = "sum") -> dict[int, float]:
+    from_start = config.forecast.accumulate == "from_start"
+    return weights_of_leads(statistic, start, hours, step=config.model.timestep_hours, from_start=from_start)
+
+
+def _weekly(config: Config) -> Iterator[_Need]:
+    weekly = config.products.weekly
+    for name, item in weekly.variables.items():
+        for start in config.periods.values():
+            yield _Need(f"weekly.variables.{name}", item.variable, _amount(config, start, weekly.hours, item.statistic))
+
+
+def _statistics(config: Config) -> Iterator[_Need]:
+    statistics = config.products.statistics
+    for name in statistics.variables:
+        key = f"statistics.variables: {name}"
+        if wind_speed(name) or not parameter_of(name).accumulates:
+            yield _Need(key, name)
+            continue
+        ends = [(hours, lead) for hours in statistics.windows for lead in config.leads if window_ends(hours, lead)]
+        yield _Need(key, name, (one for hours, lead in ends for one in _amount(config, lead - hours, hours)))
+
+
+def _pictures(config: Config) -> Iterator[_Need]:
+    pictures = config.products.pictures
+    maps = range(pictures.step_hours, config.lead_hours + 1, pictures.step_hours)
+    for name in pictures.variables:
+        key = f"pictures.variables: {name}"
+        amount = not wind_speed(name) and parameter_of(name).accumulates
+        hours = pictures.amount_hours if amount else 0
+        before = (one for lead in maps if lead >= hours > 0 for one in _amount(config, lead - hours, hours))
+        yield _Need(key, name, [*maps, *before])
+    if pictures.places:  # they show each step, of the variables that there are
+        yield _Need("pictures.places", "every variable", config.steps)

@@ -1,0 +1,167 @@
+"""`forecast.output`: what of the model is delivered, and products that would look for the rest, refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aifs_ensemble.common.config import Config, merge
+from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.models import get_model
+from aifs_ensemble.fields.grib_encoder import output_spec
+from aifs_ensemble.forecast.request import ForecastRequest
+
+MODEL = get_model("demo")
+BASE: dict[str, Any] = {
+    "model": "demo",
+    "cycle": "20250819_0000",
+    "members": "1-2",
+    "lead_hours": 72,
+    "scratch": "scratch",
+    "initial_conditions": {"source": "idealised"},
+}
+
+
+def make(output: dict[str, Any], **over: Any) -> Config:
+    raw: dict[str, Any] = {}
+    for part in (BASE, {"forecast": {"output": output}}, over):
+        merge(raw, part)
+    return Config(raw)
+
+
+def test_everything_by_default() -> None:
+    config = make({})
+    assert config.output_variables == MODEL.outputs
+    assert config.leads == config.steps == tuple(range(6, 73, 6))
+
+
+@pytest.mark.parametrize(
+    ("output", "kept"),
+    [
+        ({"variables": ["tp", "2t"]}, {"2t", "tp"}),
+        ({"variables": ["t"], "levels": [500, 850]}, {"t_500", "t_850"}),
+        ({"variables": ["t", "z_1000"], "levels": [500]}, {"t_500", "z_1000"}),
+        ({"variables": ["stl1", "q_50"]}, {"stl1", "q_50"}),
+    ],
+)
+def test_variables_by_parameter_level_and_name(output: dict[str, Any], kept: set[str]) -> None:
+    found = make(output).output_variables
+    assert found == tuple(name for name in MODEL.outputs if name in kept) and len(found) == len(kept)
+
+
+def test_a_direction_is_made_of_two_outputs(tmp_path: Path) -> None:
+    """AIFS ENS v2 makes cosine and sine of the waves' direction: the rows of its encoders follow from what is kept."""
+    model = get_model("demo-v2")
+    [direction] = set(model.delivered) - set(model.outputs)
+    config = make({"variables": [direction, "2t"]}, model="demo-v2", checkpoint=str(tmp_path / "a.ckpt"))
+    request = ForecastRequest.from_config(config, 1)
+    spec = output_spec(model, config.cycle, 1, ensemble_size=50, bits=request.bits, variables=request.output)
+    assert set(spec.variables) == {direction, "2t"}
+    assert request.rows == spec.rows and len(request.rows) == 3 and set(request.rows) <= set(model.outputs)
+
+
+def test_levels_alone_leave_what_has_none() -> None:
+    found = make({"levels": [500]}).output_variables
+    on_levels = [name for name in found if name.split("_")[-1].isdigit()]
+    assert sorted(on_levels) == ["q_500", "t_500", "u_500", "v_500", "w_500", "z_500"]
+    assert set(MODEL.outputs) - set(found) == {
+        name for name in MODEL.outputs if name.split("_")[-1].isdigit() and not name.endswith("_500")
+    }
+
+
+def test_leads_and_the_steps_before_them() -> None:
+    assert make({"every_hours": 24}).leads == (24, 48, 72)
+    config = make({"leads": [48, 12]})
+    assert (config.leads, len(config.steps), config.lead_hours) == ((12, 48), 8, 72)
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        ({"variables": "some"}, r"output\.variables: 'some', expected all or a list"),
+        ({"variables": ["2tt"]}, r"output\.variables: '2tt', expected parameters or variables .* mean '2t'\?"),
+        ({"variables": []}, r"output\.variables: \[\], expected at least one"),
+        ({"variables": ["t"], "levels": [501]}, r"output\.levels: 501, expected some of 50, 100"),
+        ({"leads": [9]}, r"output\.leads: 9, expected multiples of 6 up to lead_hours, 72"),
+        ({"leads": [78]}, r"output\.leads: 78, expected"),
+        ({"every_hours": 9}, r"output\.every_hours: 9, expected a multiple of 6"),
+        ({"leads": [6], "every_hours": 6}, r"output: leads and every_hours, expected one of them"),
+        ({"area": [20, 20, -12, 54]}, r"output\.area: \[20.*\], expected null: of a reduced Gaussian grid"),
+    ],
+)
+def test_what_cannot_be_kept_is_told(output: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        make(output)
+
+
+ON = {"enabled": True}
+DAILY = {"every_hours": 24}
+RAIN = {"variable": "tp", "statistic": "sum"}
+
+
+@pytest.mark.parametrize(
+    ("output", "products", "line"),
+    [
+        ({"variables": ["2t"]}, {"members": ON}, "members.variables: msl: needs msl, which forecast.output.variables"),
+        (DAILY, {"weekly": {**ON, "hours": 24, "periods": [24]}}, "weekly.variables.tas: needs 2t at h030, which"),
+        (
+            {"leads": [24, 72]},
+            {
+                "weekly": {
+                    **ON,
+                    "hours": 24,
+                    "periods": [24],
+                    "variables": {"pr": {"variable": "tp", "statistic": "sum"}},
+                }
+            },
+            "weekly.variables.pr: needs tp at h048",
+        ),
+        (
+            {"variables": ["10u"]},
+            {"statistics": {**ON, "variables": ["10si"], "at_least": {}}},
+            "statistics.variables: 10si: needs 10v, which",
+        ),
+        (
+            {"leads": [24, 72]},
+            {"statistics": {**ON, "variables": ["tp"], "windows": [24]}},
+            "statistics.variables: tp: needs tp at h048",
+        ),
+        ({"variables": ["2t"]}, {"cube": {**ON, "regular": ["tp"]}}, "cube.regular: tp: needs tp, which"),
+        ({"leads": [6, 24]}, {"evaluation": ON}, "evaluation.variables: 2t: needs 2t at h048"),
+        ({"variables": ["2t"]}, {"pictures": {**ON, "places": {}}}, "pictures.variables: msl: needs msl, which"),
+        (DAILY, {"pictures": ON}, "pictures.places: needs every variable at h006"),
+        ({"variables": ["2t"]}, {"coarse": {**ON, "variables": ["2t", "tp"]}}, "coarse.variables: tp: needs tp, which"),
+    ],
+)
+def test_a_product_that_needs_more_is_refused(output: dict[str, Any], products: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=line.replace(".", r"\.")):
+        make(output, products=products)
+
+
+@pytest.mark.parametrize(
+    ("output", "products"),
+    [
+        ({"variables": ["2t", "msl", "tp"]}, {"members": ON, "weekly": {**ON, "hours": 24, "periods": [24]}}),
+        # amounts since the start need both ends of a period alone
+        (DAILY, {"statistics": {**ON, "variables": ["2t", "tp"], "windows": [24, 72]}}),
+        (DAILY, {"cube": ON, "members": ON, "evaluation": {**ON, "variables": ["2t"]}}),
+        ({"variables": ["2t", "tp"]}, {"pictures": {**ON, "variables": ["2t", "tp"]}}),
+        ({"variables": ["10u", "10v"]}, {"statistics": {**ON, "variables": ["10si"]}}),
+        ({"variables": ["2t"]}, {"coarse": ON}),
+    ],
+)
+def test_a_product_of_what_is_kept_is_not(output: dict[str, Any], products: dict[str, Any]) -> None:
+    config = make(output, products=products)
+    assert not config.coarse_variables or config.coarse_variables == ("2t",)
+
+
+def test_amounts_of_each_step_need_every_step() -> None:
+    statistics = {"statistics": {**ON, "variables": ["tp"], "windows": [24]}}
+    with pytest.raises(ConfigError, match=r"statistics\.variables: tp: needs tp at h006"):
+        make(DAILY, products=statistics, forecast={"accumulate": "per_step"})
+
+
+def test_the_report_shows_what_there_is() -> None:
+    assert make({}).report_field == "t_500"
+    assert make({"variables": ["msl", "2t"]}).report_field == make({"variables": ["msl", "2t"]}).output_variables[0]
