@@ -84,6 +84,26 @@ if CONFIG.periods:
             script:
                 "../scripts/product_quintiles.py"
 
+    if CONFIG.products.weekly.model_climatology:
+
+        rule product_model_quintiles:
+            input:
+                RUN.each_day.weekly_members(),
+            output:
+                RUN.each_day.model_quintiles(),
+            log:
+                RUN.each_day.path.log("product_model_quintiles"),
+            group:
+                "products"
+            conda:
+                "../envs/etl.yaml"
+            resources:
+                machine="cpu",
+                mem_mb=2000,
+                runtime=30,
+            script:
+                "../scripts/product_model_quintiles.py"
+
 
 # some leads of all members a job, each with rule, log and outputs of its own: the windows that end there differ
 for chunk in RUN.statistics():

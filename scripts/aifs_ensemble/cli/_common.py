@@ -36,6 +36,11 @@ def add_members_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", help="only these members, e.g. 1-3,7 (default: all of the configuration)")
 
 
+def add_cycles_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cycles``, read by `delivery.archive.choose_cycles`."""
+    parser.add_argument("--cycles", help="only these cycles of the destination, e.g. A,B..C (default: all there)")
+
+
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aifs_ensemble.cli._common import (
     add_config_arguments,
     add_cycle_argument,
+    add_cycles_argument,
     add_json_argument,
     config_from,
     print_json,
@@ -45,12 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--older-hours", type=float, default=24.0, help="leave members alone of which anything is younger (default 24)"
     )
     parser.add_argument("--finished", metavar="MEMBERS", help="the finished runs of these members instead, e.g. 3,7")
-    parser.add_argument("--plan", action="store_true", help="what the rules of `keep` let go, of all cycles, instead")
     parser.add_argument(
-        "--cycles",
-        metavar="CYCLES",
-        help="with --plan: these alone, complete or not, e.g. 20250101_0000..20250201_0000",
+        "--plan",
+        action="store_true",
+        help="what the rules of `keep` let go of all cycles instead; those named by --cycles need not be complete",
     )
+    add_cycles_argument(parser)
     add_json_argument(parser)
 
 

@@ -376,6 +376,11 @@ class Keys:
         """Probabilities of climatological classes, under the name that users' scripts know."""
         return self.product(f"ensemble_quintile_probabilities_{self.day}.nc")
 
+    @property
+    def model_quintiles(self) -> str:
+        """Probabilities of the classes of the model's own climate."""
+        return self.product(f"ensemble_quintile_probabilities_model_climate_{self.day}.nc")
+
     def submission(self, name: str) -> str:
         """A file of a submission to AI Weather Quest."""
         return self.product(f"aiwq/{name}")

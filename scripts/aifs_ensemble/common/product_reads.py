@@ -51,6 +51,8 @@ def product_reads(config: Config) -> Mapping[str, RuleReads]:
         found["product_weekly"] = RuleReads(1, of_member=False)
         if products.weekly.climatology:
             found["product_quintiles"] = RuleReads(1, of_member=False)
+        if products.weekly.model_climatology:
+            found["product_model_quintiles"] = RuleReads(1, of_member=False)
     if products.statistics.enabled:
         jobs = math.ceil(config.lead_hours / products.statistics.hours_a_job)
         fields = members * leads * _parts(products.statistics.variables)

@@ -6,18 +6,26 @@ Class k holds what is at or above its lower bound and below its upper one; the l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.config.sections import PeriodVariable
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import format_members
 from aifs_ensemble.products import netcdf
-from aifs_ensemble.products.climatology import climatology_path, read_climatology
+from aifs_ensemble.products.climatology import (
+    Climatology,
+    climatology_path,
+    own_climatology_path,
+    read_climatology,
+    read_model_climatology,
+)
 from aifs_ensemble.products.regular_grid import RegularGrid
 from aifs_ensemble.products.submission import submission_names
 from aifs_ensemble.products.weekly import attributes, period_coordinates
@@ -92,45 +100,102 @@ def write_quintiles(config: Config, paths: Sequence[Path], output: Path, submiss
     `submissions` are the paths of AI Weather Quest's files by their names, see `submission_names`.
     Raises InputError for a climatology that is absent or does not fit.
     """
-    data, grid, weekly = read_members(paths), RegularGrid(config), config.products.weekly
-    members = [int(number) for number in data["number"]]
-    about = ensemble_attributes(config, members, "AIFS ENS weekly probabilities of climatological classes")
+    grid = RegularGrid(config)
+
+    def bounds(name: str, period: str, item: PeriodVariable) -> Climatology:
+        return read_climatology(climatology_path(config, name, period), item, grid)
+
+    title = "AIFS ENS weekly probabilities of climatological classes"
+    found = _probabilities(config, paths, bounds, title)
+    netcdf.write_netcdf(_data_set(config, grid, found, "quintiles", "years"), output)
+    for name, period, file in submission_names(config):
+        one = xr.Dataset(
+            {name: (("quintile", "latitude", "longitude"), found.shares[name, period], {"units": "1"})},
+            _class_coordinates(grid, found),
+            found.about,
+        )
+        netcdf.write_netcdf(one, submissions[file])
+
+
+def write_model_quintiles(config: Config, paths: Sequence[Path], output: Path) -> None:
+    """Write the probabilities of classes of the model's own climate, as `write_quintiles` does of the observed one.
+
+    The variables are ``{variable}_model_quintiles``. Raises InputError for a climatology that is absent or does not
+    fit.
+    """
+    grid = RegularGrid(config)
+
+    def bounds(name: str, period: str, item: PeriodVariable) -> Climatology:
+        return read_model_climatology(config, own_climatology_path(config, name, period), item, grid)
+
+    title = "AIFS ENS weekly probabilities of classes of the model's own climate"
+    found = _probabilities(config, paths, bounds, title, dry=True)
+    netcdf.write_netcdf(_data_set(config, grid, found, "model_quintiles", "samples of the model's climate"), output)
+
+
+class _Found(NamedTuple):
+    """Shares of members by variable and period, the upper edges of all classes but the last, attributes."""
+
+    shares: dict[tuple[str, str], Field]
+    edges: npt.NDArray[np.float64]
+    about: dict[str, str]
+
+
+def _probabilities(
+    config: Config,
+    paths: Sequence[Path],
+    bounds: Callable[[str, str, PeriodVariable], Climatology],
+    title: str,
+    *,
+    dry: bool = False,
+) -> _Found:
+    """Return the probabilities of all variables and periods between `bounds`; InputError where quantiles differ.
+
+    With `dry`, amounts below zero, which packing leaves where nothing falls, count as none.
+    """
+    data = read_members(paths)
+    about = ensemble_attributes(config, [int(number) for number in data["number"]], title)
     about["member_digests"] = data.attrs["digests"]
     found: dict[tuple[str, str], Field] = {}
     edges: npt.NDArray[np.float64] | None = None
-    for name, item in weekly.variables.items():
+    for name, item in config.products.weekly.variables.items():
         for period in config.periods:
-            climatology = read_climatology(climatology_path(config, name, period), item, grid)
+            climatology = bounds(name, period, item)
             if edges is not None and not np.array_equal(edges, climatology.probabilities):
                 raise InputError(f"{climatology.path}: quantiles {climatology.probabilities}, the others {edges}")
             edges = climatology.probabilities
             values = data[name].sel(period=period).transpose("number", "latitude", "longitude").to_numpy()
+            if dry and item.statistic == "sum":
+                values = np.maximum(values, 0)
             found[name, period] = class_probabilities(values, climatology.bounds)
     assert edges is not None
-    coordinates = {
-        "quintile": ("quintile", np.append(edges, 1.0), {"long_name": "upper bound of the class, share of years"}),
+    return _Found(found, edges, about)
+
+
+def _class_coordinates(grid: RegularGrid, found: _Found, of: str = "years") -> dict[str, Any]:
+    about = {"long_name": f"upper bound of the class, share of {of}"}
+    return {
+        "quintile": ("quintile", np.append(found.edges, 1.0), about),
         **netcdf.latitude_longitude(grid),
     }
+
+
+def _data_set(config: Config, grid: RegularGrid, found: _Found, kind: str, of: str) -> xr.Dataset:
+    """Return all probabilities as one data set; its variables end in `kind`, bounds are shares `of` something."""
     periods = list(config.periods)
-    result = xr.Dataset(
+    return xr.Dataset(
         {
-            f"{item.variable}_quintiles": (
+            f"{item.variable}_{kind}": (
                 ("time_week", "quintile", "latitude", "longitude"),
-                np.stack([found[name, period] for period in periods]),
+                np.stack([found.shares[name, period] for period in periods]),
                 {"units": "1", "long_name": f"probability of {item.variable}, {item.statistic} of the period"},
             )
-            for name, item in weekly.variables.items()
+            for name, item in config.products.weekly.variables.items()
         },
         {
             "week": ("time_week", np.array([f"week{n}" for n in range(1, len(periods) + 1)], object)),
             **{key: ("time_week", *part[1:]) for key, part in period_coordinates(config).items()},  # type: ignore[index]
-            **coordinates,
+            **_class_coordinates(grid, found, of),
         },
-        about,
+        found.about,
     )
-    netcdf.write_netcdf(result, output)
-    for name, period, file in submission_names(config):
-        one = xr.Dataset(
-            {name: (("quintile", "latitude", "longitude"), found[name, period], {"units": "1"})}, coordinates, about
-        )
-        netcdf.write_netcdf(one, submissions[file])

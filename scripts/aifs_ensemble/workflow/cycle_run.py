@@ -164,6 +164,10 @@ class CycleRun:
         made = self.config.periods and self.config.products.weekly.climatology
         return [self.path.delivered(self.keys.quintiles)] if made else []
 
+    def model_quintiles(self) -> list[str]:
+        """Return the file of the probabilities of classes of the model's own climate."""
+        return [self.path.delivered(self.keys.model_quintiles)]
+
     def pictures(self) -> list[str]:
         """Return all maps and meteograms."""
         maps, meteograms = _picture_names(self._like)
@@ -183,6 +187,8 @@ class CycleRun:
             wanted.append(delivered(keys.product("weekly/ensemble.nc")))
             if products.weekly.climatology:
                 wanted += [*self.quintiles(), *self.submissions()]
+            if products.weekly.model_climatology:
+                wanted += self.model_quintiles()
         for chunk in choice.chunks(self.config):
             wanted += self.statistics(chunk)
         if products.cube.enabled:

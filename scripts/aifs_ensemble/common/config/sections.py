@@ -335,6 +335,12 @@ class Weekly(Section):
     climatology: Annotated[Nullable[str], AfterValidator(locations.place("products.weekly.climatology"))] = None
     """Folder of climatological quantiles, a NetCDF file for each variable and period:
     {name}_20yrCLIM_WEEKLY{MEAN|SUM}_quintiles_{first day, YYYYMMDD}.nc. null: no probabilities."""
+    model_climatology: Annotated[
+        Nullable[str], AfterValidator(locations.place("products.weekly.model_climatology"))
+    ] = None
+    """Folder of quantiles of the model's own climate, which `aifs-ensemble climatology` writes:
+    {name}_modelCLIM_WEEKLY{MEAN|SUM}_quintiles_h{first hour}_w{week of the year}.nc. null: no probabilities of its
+    classes."""
     team: Annotated[str, Field(pattern="^[A-Za-z0-9-]*$")] = ""
     """Team name in AI Weather Quest. With submission_model it makes the files of a submission."""
     submission_model: Annotated[str, Field(pattern="^[A-Za-z0-9-]*$")] = ""

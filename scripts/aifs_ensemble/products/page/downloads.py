@@ -66,6 +66,10 @@ KINDS = (
     Kind("Mean and spread over periods, NetCDF", r"products/weekly/ensemble\.nc", _OPEN),
     Kind("Periods of each member, NetCDF", r"products/weekly/member\d+\.nc", _OPEN),
     Kind("Probabilities of climatological classes, NetCDF", r"products/ensemble_quintile_probabilities_\d+\.nc", _OPEN),
+    Kind(
+        "Probabilities of classes of the model's own climate, NetCDF",
+        r"products/ensemble_quintile_probabilities_model_climate_\d+\.nc", _OPEN,
+    ),
     Kind("Submission to AI Weather Quest, NetCDF", r"products/aiwq/.*\.nc", _OPEN),
     Kind("Statistics of the ensemble, GRIB2", r"products/ensemble/.*\.grib2", _GRIB + ")", many=True),
     Kind("Statistics of the ensemble, NetCDF", r"products/ensemble/.*\.nc", _OPEN),
