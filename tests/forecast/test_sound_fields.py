@@ -24,7 +24,11 @@ def check(model: Model) -> tuple[SoundFields, torch.Tensor, torch.Tensor]:
         times=2, points=POINTS, inputs=len(order), step=timedelta(hours=6), state_index=(), prognostic_in=order,
         prognostic_out=(), output_index=(), accumulated_out=(), accumulated_row=(),
     )  # fmt: skip
-    return SoundFields(model, model.outputs, places, CPU), torch.ones(len(model.outputs), POINTS), torch.ones(POINTS, len(order))
+    return (
+        SoundFields(model, model.outputs, places, CPU),
+        torch.ones(len(model.outputs), POINTS),
+        torch.ones(POINTS, len(order)),
+    )
 
 
 def wrong(found: torch.Tensor, model: Model) -> set[str]:
