@@ -9,12 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from aifs_ensemble.common.config import Config, merge
 from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.files import crc32c_bytes, write_bytes
 from aifs_ensemble.common.manifest import CoarseRecord, FileRecord, LeadRecord, MemberManifest, read_member_manifest
 from aifs_ensemble.common.names import coarse_file, index_file
+from aifs_ensemble.common.parameters import bits_for
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.ensemble import write_ensemble_manifest
 from aifs_ensemble.delivery.leftovers import find_orphans, finished_run, remove_finished
@@ -26,9 +28,14 @@ from aifs_ensemble.delivery.standing import DELIVERED, at_destination
 from aifs_ensemble.delivery.status import read_statuses
 from aifs_ensemble.delivery.streaming import StreamingDelivery
 from aifs_ensemble.delivery.verify import SOUND, check_ensemble, verify_ensemble, verify_member
+from aifs_ensemble.fields.coarse_check import check_coarse_lead
+from aifs_ensemble.fields.coarse_encoder import CoarseEncoder
+from aifs_ensemble.fields.grib_encoder import CoarseSpec, FieldEncoder, OutputSpec, output_spec
+from aifs_ensemble.fields.grib_index import index_bytes, index_entry
+from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.forecast.work_folder import WorkFolder
 
-from delivery.members import CYCLE, finish_member, make_config, make_member, publish_lead
+from delivery.members import CYCLE, finish_member, make_config, make_member, make_real_member, publish_lead
 
 pytestmark = pytest.mark.cloud
 NAME = "aifs_ens_forecast_20250819_0000_member001_h012_1p5deg.grib2"
@@ -190,6 +197,67 @@ def test_what_is_lost_is_named_and_sent_again(config: Config, how: str) -> None:
     assert verify_ensemble(config).members[1].coarse.keys() == {12}
     assert verify_ensemble(config).members[1].coarse == {}
     assert delivered(config).leads[1].coarse is not None
+
+
+def make_real_coarse(config: Config, spec: OutputSpec) -> MemberManifest:
+    """Make a member of real messages with real coarse leads; that of 12 h is as recorded, and holds another lead."""
+    encoder, native = CoarseEncoder(spec), FieldEncoder(spec)
+    work = WorkFolder(config.scratch.work(1), CYCLE, 1)
+    coarse, field = spec.coarse, np.random.default_rng(1).random(grid_coordinates("N32").points, np.float32)
+    assert coarse is not None
+    folder, records = config.scratch.base / "coarse", []
+    folder.mkdir(parents=True)
+    for record in make_real_member(config, 1).leads:
+        data, entries = b"", []
+        step = 18 if record.lead == 12 else record.lead
+        for variable in coarse.variables:
+            beside = bytes(native.encode(variable, step, field))
+            message = np.frombuffer(bytes(encoder.encode(variable, step, field, beside)), np.uint8)
+            entry = index_entry(encoder.spec, variable, step, len(data), message.size)
+            entries.append(entry | encoder.index_keys(variable, message))
+            data += message.tobytes()
+        name, files = coarse_file(CYCLE, 1, record.lead, "10x5"), []
+        for file, content in ((name, data), (index_file(name), index_bytes(entries))):
+            write_bytes(work.leads / file, content)
+            (folder / file).hardlink_to(work.leads / file)
+            files.append(FileRecord(file, len(content), crc32c_bytes(content)))
+        told = CoarseRecord("10x5", coarse.variables, coarse.methods, encoder.digests, files[0], files[1], 2)
+        records.append(replace(record, coarse=told))
+        work.journal.append(records[-1])
+    return finish_member(config, 1, records)
+
+
+def test_deep_decodes_them_and_mending_leaves_out_what_was_made_wrong(tmp_path: Path, weights_cache: Path) -> None:
+    asked = {"members": "1-1", "lead_hours": 12, "products": {"coarse": {"enabled": True, "grid": "10x5"}}}
+    config = make_config(tmp_path / "scratch", str(tmp_path / "there"), **asked)
+    coarse = CoarseSpec("10x5", ("2t", "tp"), {"default": "linear", "tp": "grid-box-average"}, str(weights_cache))
+    bits = bits_for(config.model.outputs, {})
+    spec = replace(output_spec(config.model, CYCLE, 1, ensemble_size=50, bits=bits), coarse=coarse)
+    manifest = make_real_coarse(config, spec)
+    deliver_member(config, 1)
+    write_ensemble_manifest(config)
+    check_ensemble(config).require_sound(mended=False)  # the files are those that were made
+    deep = check_ensemble(config, deep=True, mend=True)
+    for one in deep.members:
+        assert one.state == SOUND and one.decoded == 2 * (len(config.model.outputs) + 2)
+        assert list(one.coarse) == [12] and "step 12 missing" in one.coarse[12]
+    with pytest.raises(VerificationError, match=r"member001 h012: .*10x5deg.*products read the leads instead"):
+        deep.require_sound(mended=False)
+    assert [record.coarse is None for record in delivered(config).leads] == [False, True]
+    check_ensemble(config).require_sound(mended=False)
+
+    # what only the index says of a message
+    record = manifest.leads[0].coarse
+    assert record is not None
+    data, index = (config.scratch.published(file.name).read_bytes() for file in record.files)
+    assert check_coarse_lead(record, spec, 6, data, index) == []
+    first, second = index.splitlines()
+    for key in ("_crc32c", "_weights", "_interpolation"):
+        other = b"\n".join([first, json.dumps(json.loads(second) | {key: "other"}).encode(), b""])
+        (wrong,) = check_coarse_lead(record, spec, 6, data, other)
+        assert f"tp: {key} of the index is 'other', expected" in wrong
+    other_grid = replace(record, grid="15x15")
+    assert "points, expected the" in check_coarse_lead(other_grid, spec, 6, data, index)[0]
 
 
 @pytest.mark.parametrize("how", ["lost", "damaged"])

@@ -21,15 +21,19 @@ from aifs_ensemble.delivery.scratch import lead_file_paths
 from aifs_ensemble.forecast.work_folder import WorkFolder
 
 
-def mend_coarse_on_scratch(config: Config, member: int, leads: Collection[int]) -> None:
-    """Link coarse files anew from the work folder; leave those that are not whole there out of journal and manifest."""
+def mend_coarse_on_scratch(config: Config, member: int, leads: Collection[int], untrue: Collection[int] = ()) -> None:
+    """Link coarse files anew from the work folder; leave those that are not whole there out of journal and manifest.
+
+    `untrue` are leads whose coarse files are as they were made, and wrong: they are left out, too.
+    """
     scratch = config.scratch
     work = WorkFolder(scratch.work(member), config.cycle, member)
     journal = work.journal.read()
     gone = []
     for lead in leads:
         record = journal.get(lead)
-        if record and record.coarse and not check_coarse(work.leads.joinpath, [record]):
+        whole = record and record.coarse and not check_coarse(work.leads.joinpath, [record])
+        if record and whole and lead not in untrue:
             for file in record.coarse_files:
                 scratch.published(file.name).unlink(missing_ok=True)
                 scratch.published(file.name).parent.mkdir(parents=True, exist_ok=True)
@@ -47,14 +51,20 @@ def mend_coarse_on_scratch(config: Config, member: int, leads: Collection[int]) 
         write_bytes(path, _without(path.read_bytes(), str(path), gone))
 
 
-def mend_coarse_at_destination(config: Config, member: int, leads: Collection[int], storage: Storage) -> None:
-    """Send again what scratch has of these leads' coarse files; leave the others out of receipt and manifest."""
+def mend_coarse_at_destination(
+    config: Config, member: int, leads: Collection[int], storage: Storage, untrue: Collection[int] = ()
+) -> None:
+    """Send again what scratch has of these leads' coarse files; leave the others out of receipt and manifest.
+
+    `untrue` are leads whose coarse files are as they were made, and wrong: they are left out, too.
+    """
     manifest = remote_manifest(config, storage, member)
     assert manifest is not None, "a member without manifest has no coarse files"
     gone = {
         record.lead
         for record in manifest.leads
-        if record.lead in leads and not all(_sent(config, member, file, storage) for file in record.coarse_files)
+        if record.lead in leads
+        and (record.lead in untrue or not all(_sent(config, member, file, storage) for file in record.coarse_files))
     }
     if not gone:
         return

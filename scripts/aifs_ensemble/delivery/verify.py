@@ -9,28 +9,22 @@ receipt go, and the damaged leads are forgotten in the work folder.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.manifest import (
-    FileRecord,
     LeadRecord,
-    MemberManifest,
     check_coarse,
     check_leads,
 )
 from aifs_ensemble.common.names import format_members, lead_name, member_name
-from aifs_ensemble.common.parameters import bits_for
-from aifs_ensemble.common.storage import MissingError, Storage, open_destination
-from aifs_ensemble.delivery.blocks import make_blocks
+from aifs_ensemble.common.storage import Storage, open_destination
+from aifs_ensemble.delivery.decode import decode_some
 from aifs_ensemble.delivery.ensemble import ensemble_problems, parse_ensemble_manifest
 from aifs_ensemble.delivery.mend import forget_vanished, mend_destination, mend_manifest, mend_scratch
 from aifs_ensemble.delivery.mend_coarse import mend_coarse_at_destination, mend_coarse_on_scratch
@@ -52,17 +46,12 @@ from aifs_ensemble.delivery.standing import (
     on_scratch,
     refusal,
 )
-from aifs_ensemble.forecast.settings import variables_of
 from aifs_ensemble.forecast.work_folder import WorkFolder
-
-if TYPE_CHECKING:
-    from aifs_ensemble.fields.grib_encoder import OutputSpec
 
 LOG = logging.getLogger(__name__)
 
 PLACES = (SCRATCH, DESTINATION)
 SOUND, REMOVED = "sound", "removed"
-DEEP_LEADS = 2  # of each member
 
 
 @dataclass(frozen=True)
@@ -219,7 +208,8 @@ def verify_member(
 ) -> MemberCheck:
     """Compare one member with its manifest on ``scratch`` or at the ``destination``.
 
-    With `deep` some leads are decoded, all of their messages. With `mend` a damaged member becomes unfinished.
+    With `deep` some leads and their coarse leads are decoded, all messages. With `mend` a damaged member becomes
+    unfinished.
     """
     if place == SCRATCH:
         standing = on_scratch(config, member)
@@ -231,14 +221,19 @@ def verify_member(
         files = vouched_files(there, standing.receipt) if there else ()
         check = _check(standing, standing.problems, sum(file.size for file in files))
         check = replace(check, coarse=standing.coarse)
+    untrue: Mapping[int, str] = {}  # coarse files that are as recorded, and wrong
     if deep and standing.manifest and check.state in (SOUND, SHORT):
-        check = _decode_some(config, check, standing.manifest, storage)
+        found = decode_some(config, standing.manifest, place, storage)
+        untrue = {lead: text for lead, text in found.coarse.items() if lead not in check.coarse}
+        check = replace(check, decoded=found.messages, coarse={**untrue, **check.coarse})
+        if found.problems:
+            check = replace(check, state=DAMAGED, problems=found.problems)
     if mend and check.coarse and check.state != DAMAGED:
         if place == SCRATCH:
-            mend_coarse_on_scratch(config, member, check.coarse)
+            mend_coarse_on_scratch(config, member, check.coarse, untrue)
         else:
             assert storage is not None
-            mend_coarse_at_destination(config, member, check.coarse, storage)
+            mend_coarse_at_destination(config, member, check.coarse, storage, untrue)
     if mend and check.state == DAMAGED:
         if place == SCRATCH:
             mend_scratch(config, member, check.problems)
@@ -281,71 +276,3 @@ def _check(standing: Standing, problems: Mapping[int, str], size: int) -> Member
         problems = {**problems, 0: standing.reason}
     reason = standing.reason or standing.removed_text
     return MemberCheck(standing.member, standing.place, state, problems, size, reason=reason)
-
-
-def _decode_some(config: Config, check: MemberCheck, manifest: MemberManifest, storage: Storage | None) -> MemberCheck:
-    """Check every message of a few leads, the same ones each time."""
-    from aifs_ensemble.fields.grib_check import check_lead
-
-    spec = _spec(config, manifest)
-    chosen = random.Random(f"{config.cycle} {check.member}").sample(
-        manifest.leads, min(DEEP_LEADS, len(manifest.leads))
-    )
-    problems = {}
-    decoded = 0
-    for record in chosen:
-        data = _lead_bytes(config, check, record, manifest.leads, storage)
-        if data is None:
-            continue
-        index = _file_bytes(config, check, record.index, storage)
-        wrong = check_lead(Path(record.grib.name), spec, record.lead, data=data, index=index)
-        decoded += record.messages
-        if wrong:
-            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            problems[record.lead] = f"{wrong[0]}{more}"
-    if problems:
-        return replace(check, state=DAMAGED, problems=problems, decoded=decoded)
-    return replace(check, decoded=decoded)
-
-
-def _spec(config: Config, manifest: MemberManifest) -> OutputSpec:
-    """Return how the messages of a member must be written; its settings are those of the configuration."""
-    from aifs_ensemble.fields.grib_encoder import output_spec
-
-    forecast = config.forecast
-    return output_spec(
-        config.model,
-        config.cycle,
-        manifest.member,
-        ensemble_size=manifest.ensemble_size,
-        bits=bits_for(config.model.delivered, forecast.packing),
-        accumulate=forecast.accumulate,
-        variables=variables_of(config.model, manifest),
-    )
-
-
-def _lead_bytes(
-    config: Config, check: MemberCheck, record: LeadRecord, records: Iterable[LeadRecord], storage: Storage | None
-) -> bytes | None:
-    """Return the GRIB of a lead: a file, an object or a piece of a block; None when its local copy went."""
-    data = _file_bytes(config, check, record.grib, storage)
-    if data is not None or check.place == SCRATCH:
-        return data
-    assert storage is not None
-    for block in make_blocks(config.cycle, check.member, records, config.delivery.block_hours):
-        if record in block.leads:
-            before = sum(other.grib.size for other in block.leads if other.lead < record.lead)
-            key = config.objects.block(check.member, block.start, block.end)
-            return storage.get_range(key, before, record.grib.size)
-    return None
-
-
-def _file_bytes(config: Config, check: MemberCheck, file: FileRecord, storage: Storage | None) -> bytes | None:
-    """Return a lead's file of the place that is checked, None when it went: into a block, or from scratch."""
-    if check.place == SCRATCH:
-        paths = lead_file_paths(config.scratch, check.member, file)
-        return paths[0].read_bytes() if paths else None
-    assert storage is not None
-    with suppress(MissingError):
-        return storage.get_bytes(config.objects.published(file.name))
-    return None
