@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from aifs_ensemble.common.config import Config, merge
-from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.common.errors import ConfigError, InputError, VerificationError
 from aifs_ensemble.common.files import crc32c_file
 from aifs_ensemble.common.parameters import split_variable
 from aifs_ensemble.common.storage import open_destination
@@ -21,6 +21,7 @@ from aifs_ensemble.fields.grib_encoder import FieldEncoder
 from aifs_ensemble.fields.grib_index import read_fields
 from aifs_ensemble.products.cube.codec import NAME, GribCodec
 from aifs_ensemble.products.cube.open import open_virtual
+from aifs_ensemble.products.cube.record import check_cube, record_problems, require_whole
 from aifs_ensemble.products.cube.virtual import find_references, write_virtual
 from aifs_ensemble.products.cube.write import write_cube
 from aifs_ensemble.products.delivered_fields import DeliveredFields
@@ -159,6 +160,38 @@ def test_members_that_are_missing_are_named_and_not_there(ensemble: Config, tmp_
     assert data["number"].to_numpy().tolist() == [1, 3]
     assert data.attrs["ensemble"] == "2 of 4 members, short: without members 2,4"
     np.testing.assert_array_equal(of_cube(data, 3, 6, "2t"), by_eccodes(config, 3, 6, "2t"))
+
+
+def test_a_lost_or_damaged_file_is_found_and_mending_has_all_made_anew(
+    destination: str, tmp_path: Path, weights_cache: Path
+) -> None:
+    config = small(tmp_path, destination, weights_cache)
+    storage, keys, record = open_destination(config), config.objects, tmp_path / "cube.json"
+    assert check_cube(config, mend=True) == ()  # there is none
+    write_cube(config, record)
+    storage.put_bytes(record.read_bytes(), keys.cube)
+    assert check_cube(config, mend=True) == ()
+    chunks = [info for info in storage.list(f"{keys.regular_cube}/") if "/c/" in info.key]
+    lost, other = chunks[0], max(storage.list(f"{keys.virtual_cube}/"), key=lambda info: info.size)
+    storage.delete(lost.key)
+    data = bytearray(storage.get_bytes(other.key))
+    data[-1] ^= 1
+    storage.put_bytes(bytes(data), other.key, overwrite=True)
+    found = check_cube(config, mend=False)
+    assert f"{lost.key}: missing" in found and any(f"{other.key}: crc32c" in line for line in found)
+    with pytest.raises(VerificationError, match=r"data sets of the ensemble: .* and 1 more; verify --mend, then run"):
+        require_whole(found, mended=False)
+    # a run sees without reading what a listing tells
+    listed = {info.key: info for info in storage.list(f"{config.cycle}/")}
+    seen = list(record_problems(config, record.read_bytes(), listed))
+    assert f"{lost.key}: missing" in seen
+    assert check_cube(config, mend=True) == found and storage.stat(keys.cube) is None
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b'{"virtual": 3}', b'{"virtual": {"key": "x", "files": {"a": {}}}}'])
+def test_a_record_that_is_none_is_a_problem(ensemble: Config, record: bytes) -> None:
+    (found,) = record_problems(ensemble, record, {})
+    assert found.startswith(f"{ensemble.objects.cube}: not ")
 
 
 @pytest.mark.cloud

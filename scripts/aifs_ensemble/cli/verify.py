@@ -43,18 +43,24 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from aifs_ensemble.delivery.verify import check_ensemble
+    from aifs_ensemble.products.cube.record import check_cube, require_whole
 
     places = args.place or PLACES
 
     def verify(config: Config, tell: Callable[[Any], None]) -> None:
+        there = "destination" in places and bool(config.destination)
         check = check_ensemble(config, deep=args.deep, mend=args.mend, places=places)
+        data_sets = check_cube(config, mend=args.mend) if there else ()
         if args.json:
-            tell(asdict(check))
+            tell({**asdict(check), "data_sets": data_sets})
         else:
             _print_check(check, places)
+            for line in data_sets:
+                print(f"  data sets: {line}")
         check.require_sound(mended=args.mend)
-        if "destination" in places and config.destination:
+        if there:
             check.require_members(config)
+        require_whole(data_sets, mended=args.mend)
 
     run_each_cycle(args, config_from(args), verify)
     return 0
