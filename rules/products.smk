@@ -47,7 +47,8 @@ if CONFIG.periods:
 
     rule product_weekly:
         input:
-            RUN.each.weekly_members(),
+            RUN.of_cycle(lambda one: one.weekly_members()),
+            again=RUN.of_other_members("product_weekly"),
         output:
             PATH.delivered(KEYS.product("weekly/ensemble.nc")),
         log:
@@ -60,6 +61,8 @@ if CONFIG.periods:
             machine="cpu",
             mem_mb=2000,
             runtime=30,
+        params:
+            members=RUN.of_cycle(lambda one: one.used),
         script:
             "../scripts/product_weekly.py"
 
@@ -67,7 +70,8 @@ if CONFIG.periods:
 
         rule product_quintiles:
             input:
-                RUN.each_day.weekly_members(),
+                RUN.of_cycle(lambda one: one.weekly_members()),
+                again=RUN.of_other_members("product_quintiles"),
             output:
                 RUN.each_day.quintiles(),
                 RUN.each_day.submissions(),
@@ -81,6 +85,8 @@ if CONFIG.periods:
                 machine="cpu",
                 mem_mb=2000,
                 runtime=30,
+            params:
+                members=RUN.of_cycle(lambda one: one.used),
             script:
                 "../scripts/product_quintiles.py"
 
@@ -88,7 +94,8 @@ if CONFIG.periods:
 
         rule product_model_quintiles:
             input:
-                RUN.each_day.weekly_members(),
+                RUN.of_cycle(lambda one: one.weekly_members()),
+                again=RUN.of_other_members("product_model_quintiles"),
             output:
                 RUN.each_day.model_quintiles(),
             log:
@@ -101,6 +108,8 @@ if CONFIG.periods:
                 machine="cpu",
                 mem_mb=2000,
                 runtime=30,
+            params:
+                members=RUN.of_cycle(lambda one: one.used),
             script:
                 "../scripts/product_model_quintiles.py"
 
@@ -112,7 +121,8 @@ for chunk in RUN.statistics():
         name:
             f"product_statistics_{chunk.name}"
         input:
-            RUN.of_each_member([PATH.manifest()]),
+            RUN.of_cycle(lambda one: one.manifests()),
+            again=RUN.of_other_members(f"product_statistics_{chunk.name}"),
         output:
             RUN.each.statistics(chunk),
         log:
@@ -129,6 +139,7 @@ for chunk in RUN.statistics():
             runtime=60,
         params:
             chunk=chunk.name,
+            members=RUN.of_cycle(lambda one: one.used),
         script:
             "../scripts/product_statistics.py"
 
@@ -138,7 +149,8 @@ if CONFIG.products.cube.enabled:
     # the data sets are folders whose files have names of their own: the job puts them there, and their record is the output
     rule product_cube:
         input:
-            RUN.of_each_member([PATH.manifest()]),
+            RUN.of_cycle(lambda one: one.manifests()),
+            again=RUN.of_other_members("product_cube"),
         output:
             PATH.delivered(KEYS.cube),
         log:
@@ -153,6 +165,8 @@ if CONFIG.products.cube.enabled:
             machine="cpu",
             mem_mb=3000,
             runtime=60,
+        params:
+            members=RUN.of_cycle(lambda one: one.used),
         script:
             "../scripts/product_cube.py"
 
@@ -160,8 +174,9 @@ if CONFIG.products.cube.enabled:
 # Scores need analyses, which come after the forecast: made by name, and with the products once there may be some.
 rule product_evaluation:
     input:
-        RUN.of_each_member([PATH.manifest()]),
+        RUN.of_cycle(lambda one: one.manifests()),
         RUN.of_cycle(lambda one: one.quintiles()),
+        again=RUN.of_other_members("product_evaluation"),
     output:
         RUN.each.evaluation(),
     log:
@@ -176,6 +191,8 @@ rule product_evaluation:
         machine="cpu",
         mem_mb=4000,
         runtime=120,
+    params:
+        members=RUN.of_cycle(lambda one: one.used),
     script:
         "../scripts/product_evaluation.py"
 

@@ -50,6 +50,17 @@ def product(snakemake: Any, config: Config) -> Iterator[None]:
     deliver_copies(config, [Path(path) for path in snakemake.output])
 
 
+@contextmanager
+def ensemble_product(snakemake: Any, config: Config) -> Iterator[None]:
+    """Run the code of a product of the ensemble as `product` does, and note of which members it was made."""
+    from aifs_ensemble.products.stamps import Stamp
+
+    stamp = Stamp.now(config, snakemake.params.members)
+    with product(snakemake, config):
+        yield
+    stamp.leave(config, snakemake.rule)
+
+
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     logging.critical("uncaught %s: %s", kind.__name__, error, exc_info=(kind, error, trace))
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from _adapter import product, rule
+from _adapter import ensemble_product, rule
 from aifs_ensemble.products.evaluation.tables import write_evaluation
 
-with rule(snakemake) as config, product(snakemake, config):
+with rule(snakemake) as config, ensemble_product(snakemake, config):
     write_evaluation(config, Path(snakemake.output[0]).parent)

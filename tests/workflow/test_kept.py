@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config, read_files
 from aifs_ensemble.common.names import checkpoint_file
 from aifs_ensemble.common.storage import open_destination
@@ -22,6 +23,7 @@ from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.retention import apply_retention, plan_retention
 from aifs_ensemble.delivery.standing import noted_here
 from aifs_ensemble.planning.outstanding import outstanding
+from aifs_ensemble.products.stamps import Stamp
 from delivery.members import make_member
 from doubles.gcs_server import gcs_server
 
@@ -59,8 +61,13 @@ def expected(change: str, place: str, *, scratch: bool) -> dict[str, list[int]]:
     """Return the jobs of a run: those of members that are new, or to be longer, and what follows from them."""
     if change == "nothing":
         return {}
-    if change in ("a member fewer", "fewer leads"):
+    if change == "fewer leads":
         return {"ensemble_manifest": []}
+    if change == "a member fewer":
+        found = {"ensemble_manifest": [], "product_weekly": []}
+        # made from a copy here, which these bring back
+        again = place == "bucket from here" and not scratch
+        return found | ({"sync_member": [1], "product_weekly_member": [1]} if again else {})
     made = [3] if change == "a member more" else [1, 2]
     streams = bool(PLACES[place][2])
     found = dict.fromkeys(("forecast_member", "product_member", "product_weekly_member"), made)
@@ -123,6 +130,7 @@ class Ensemble:
                 config.scratch.copy(key).parent.mkdir(parents=True, exist_ok=True)
                 config.scratch.copy(key).write_bytes(b"a product")
             time.sleep(0.01)
+        Stamp.now(config, config.members).leave(config, "product_weekly")
 
     def config(self, **changes: Any) -> Config:
         """Return the configuration as this process sees it."""
@@ -200,6 +208,51 @@ def test_in_a_run_of_several_cycles_what_is_delivered_of_one_stays(
     assert counted == dict.fromkeys(members, 2) | dict.fromkeys(alone, 1)
     assert f"  {other}: 2 of 2 members to forecast (1-2), 4 steps, 2 members to deliver" in said
     assert f"  {CYCLE}: no member to forecast or deliver in this run" in said
+
+
+SHORT = {"members": "1-3", "min_members": "2"}
+
+
+@pytest.mark.parametrize("delivered", [("folder", True), ("bucket from rented machines", False)], indirect=True)
+def test_products_of_a_short_ensemble_by_their_name(
+    delivered: tuple[str, bool, Ensemble], emulator: dict[str, str]
+) -> None:
+    """Two of three members are delivered and a run has said so: `products` makes what these have, and no member."""
+    place, scratch, ensemble = delivered
+    config = ensemble.config(**SHORT | {"min_members": 2})
+    storage, keys = open_destination(config), config.objects
+    whole = storage.get_bytes(keys.ensemble_manifest)
+
+    def planned(*targets: str, **asked: Any) -> dict[str, list[int]]:
+        given = [*targets, "--config", *(f"{key}={value}" for key, value in (SHORT | asked).items())]
+        said = dry_run(ensemble.project.folder, *given, profile=ensemble.profile, environment=emulator)
+        says = "products of a short ensemble: 2 of 3 members, without members 3" in said
+        assert says == (short and targets == ("products",) and not asked), said[-3000:]
+        return {rule: members for rule, members in jobs(said).items() if rule != "products"}
+
+    try:
+        short = False
+        assert planned("products")["forecast_member"] == [3], "nobody has accepted the ensemble as short"
+        write_ensemble_manifest(config)
+        short = True
+        assert planned("products") == {}, "the products there are of the members that are delivered"
+        if (place, scratch) == ("folder", True):
+            assert planned()["forecast_member"] == [3], "a run makes the member that is missing first"
+            assert planned("products", min_members=3)["forecast_member"] == [3]
+            # of two cycles, one short: `products` makes members of the other, and a second pass is for the short one
+            two = ("cycle=null", f"cycles={CYCLE},20250826_0000", "members=1-3", "min_members=2")
+            said = dry_run(ensemble.project.folder, "products", "--config", *two)
+            named = re.findall(r"^ +wildcards: (.*)$", said, re.MULTILINE)
+            assert {name.partition(",")[0] for name in named} == {"cycle=20250826_0000"}
+            assert f"{CYCLE}: products of a short ensemble: 2 of 3 members, without members 3" in said
+            said = dry_run(ensemble.project.folder, "--config", *two, environment={environment.USED: f"{CYCLE}:1-2"})
+            assert jobs(said) == {}, said[-3000:]
+        Stamp({1: "other", 2: "digests"}).leave(config, "product_weekly")
+        found = planned("products")
+        assert "product_weekly" in found and not {"forecast_member", "ensemble_manifest"} & set(found), found
+    finally:
+        storage.put_bytes(whole, keys.ensemble_manifest, overwrite=True)
+        Stamp.now(config, (1, 2)).leave(config, "product_weekly")
 
 
 def test_what_is_in_the_bucket_is_noted_and_fetched_and_not_made(

@@ -237,7 +237,7 @@ def test_damage_is_found_and_only_that_member_mended(fresh: Project, damage, kee
 
 
 def test_a_failed_member_leaves_a_short_ensemble_that_says_so(fresh: Project) -> None:
-    fresh.configure(members="1-3")
+    fresh.configure(members="1-3", products={"page": {"enabled": True}})
     broken = fresh.scratch / "initial" / "member003.safetensors"
     broken.write_bytes(b"no state")
     said = fresh.snakemake()
@@ -246,14 +246,22 @@ def test_a_failed_member_leaves_a_short_ensemble_that_says_so(fresh: Project) ->
     manifest = json.loads((fresh.results / "manifest.json").read_text())
     assert manifest["state"] == "failed"
     assert "missing 3" in said
-    assert not (fresh.results / "_SUCCESS").exists()
+    assert "no products of the ensemble: 2 of 3 members delivered, expected at least 3" in said
+    assert not (fresh.results / "_SUCCESS").exists() and not (fresh.results / "index.html").exists()
     fresh.configure(min_members=2)
+    # files by name: the run does not go on by itself, and says how
+    page = f"results/{fresh.results.name}/index.html"
+    said = fresh.snakemake(page)
+    assert fresh.code == 1 and "without members 3\nby this command: snakemake products --profile local\n" in said
+    assert not (fresh.results / "index.html").exists()
     said = fresh.snakemake()
     assert fresh.code == 1
-    assert "short" in said
+    assert "products of the ensemble are made now, short: without members 3" in said
+    assert "Short ensemble: without member 3" in (fresh.results / "index.html").read_text()
     assert json.loads((fresh.results / "manifest.json").read_text())["state"] == "short"
     assert (fresh.results / "_SUCCESS").exists()
     broken.unlink()
     said = fresh.run()
     assert jobs_run(said, "forecast_member") == ["003"]
     assert json.loads((fresh.results / "manifest.json").read_text())["state"] == "complete"
+    assert "Short ensemble" not in (fresh.results / "index.html").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -497,3 +498,53 @@ def test_other_jobs_start_after_one_that_failed(run: Run, tmp_path: Path, keep_g
     call = "internals.keep_going(workflow)" if keep_going else "pass"
     run(GOING_ON.format(keep_going=call), "-c1", "--", "bad.txt", "good.txt", code=1)
     assert (tmp_path / "good.txt").exists() == keep_going
+
+
+def test_targets_are_known_while_the_snakefile_is_read(run: Run) -> None:
+    text = "see(targets=sorted(internals.targets()))\n"
+    assert run(text, "-n", "a", "b", "--config", "key=1")[0] == {"targets": ["a", "b"]}
+    assert run(text, "-n", "--cores", "1")[0] == {"targets": []}
+
+
+ENDS = """
+rule fails:
+    output: "f.txt"
+    shell: "exit 3"
+
+rule slow:
+    output: "s.txt"
+    shell: "kill -INT $COORDINATOR; sleep 2"
+
+rule needs:
+    input: "f.txt"
+    output: "n.txt"
+    shell: "touch {output}"
+
+onerror:
+    see(failed=internals.ended_by_failures(workflow), left=sorted(internals.rules_to_run(workflow)))
+"""
+
+
+def test_a_run_that_ended_by_failures_is_told_from_one_that_was_stopped(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets = ["n.txt", "b.txt"]
+    (seen,) = run(ENDS, "-c1", "--keep-going", "--", *targets, code=1)
+    assert seen == {"failed": True, "left": ["fails", "needs"]} and (tmp_path / "b.txt").exists()
+    (seen,) = run(ENDS, "-c1", "--", *targets, code=1)
+    assert not seen["failed"], "without --keep-going others may be left"
+    # Ctrl-C while a job runs
+    monkeypatch.setenv("COORDINATOR", str(os.getpid()))
+    (seen,) = run(ENDS, "-c2", "--keep-going", "--", "n.txt", "s.txt", code=1)
+    assert seen["failed"] is False and "slow" in seen["left"]
+
+
+def test_a_variable_goes_with_jobs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLD", "1-3")
+    text = """
+internals.pass_variable(workflow, "TOLD")
+
+onstart:
+    see(passed=dict(workflow.spawned_job_args_factory.envvars()))
+"""
+    assert run(text, "--cores", "1") == [{"passed": {"TOLD": "1-3"}}]

@@ -19,6 +19,9 @@ that was rented for scratch
 machine makes, and how many at once
 `OVERLAYS`: the folder with the       the user, where it is not beside the         every process that loads a model
 packages of families of models        packages of Python
+`USED`: the members that products     a run whose ensemble is short, or that       its second pass, and all its jobs
+are made of, by cycle, where they     makes products alone
+are fewer than asked for
 ====================================  ===========================================  ===================================
 
 Variables of other programs are named where they are used: CUDA_VISIBLE_DEVICES (`common.gpu`),
@@ -35,3 +38,4 @@ KEPT = "AIFS_ENSEMBLE_KEPT"
 LAYER_ON_RENTED_DISK = "AIFS_ENSEMBLE_LAYER_ON_RENTED_DISK"
 MEMBERS_HERE = "AIFS_ENSEMBLE_MEMBERS_HERE"
 OVERLAYS = "AIFS_ENSEMBLE_OVERLAYS"
+USED = "AIFS_ENSEMBLE_USED"

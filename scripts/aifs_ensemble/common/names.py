@@ -349,6 +349,10 @@ class Keys:
         """A product of the whole ensemble."""
         return self.folder("products") + name
 
+    def stamp(self, job: str) -> str:
+        """Of which members a job has made its products of the ensemble."""
+        return self.product(f"stamps/{job}.json")
+
     def statistics(self, first: int, last: int, kind: str, window: int = 0) -> str:
         """A kind of statistics over the members, of one lead or of several; `window` hours long, of amounts."""
         leads = lead_name(last) if first == last else f"{lead_name(first)}-{last:03d}"

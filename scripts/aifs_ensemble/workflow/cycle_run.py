@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.delivery.standing import Destination
-from aifs_ensemble.products.evaluation.due import evaluation_due, evaluation_files
+from aifs_ensemble.products.evaluation.due import evaluation_files
 from aifs_ensemble.products.statistics import choice
 from aifs_ensemble.products.submission import submission_names
+from aifs_ensemble.workflow import ensemble_products, second_pass
 from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.kept import Kept, delivered_elsewhere, forced, look, summaries
 from aifs_ensemble.workflow.outdated import outdated
@@ -29,6 +30,7 @@ class CycleRun:
     rented, blind : those of the run
     path, keys : where rules find and leave files; names of objects under the destination
     members : the members as the wildcard spells them
+    used : the members that products are made of, fewer where the ensemble is short: see `workflow.second_pass`
     """
 
     def __init__(self, workflow: Any, config: Config, *, like: Config, rented: bool, blind: bool):
@@ -48,14 +50,14 @@ class CycleRun:
         ]
 
     def of_each_member(self, paths: Sequence[str]) -> list[Any]:
-        """Return the paths of each member as inputs of a rule, whether ``{cycle}`` or this cycle is in them.
+        """Return the paths of each member used as inputs of a rule, whether ``{cycle}`` or this cycle is in them.
 
         Of a member whose leads retention took, its manifest alone.
         """
         cycle = self.config.cycle
         return self.declared(
             path.format(cycle=cycle, member=member)
-            for member in self.members
+            for member in (f"{number:03d}" for number in self.used)
             for path in (paths[:1] if self._thinned(member) else paths)
         )
 
@@ -100,7 +102,8 @@ class CycleRun:
         if key is None:
             return False
         if self._coordinates:
-            return delivered_elsewhere(self.config, self.kept, key, Path(path))
+            again = key in self._keys_again
+            return not again and delivered_elsewhere(self.config, self.kept, key, Path(path), self.used)
         # a job asks for what it was started with
         return any(key == self.keys.manifest(member) for member in self.kept.members) and not Path(path).exists()
 
@@ -138,13 +141,56 @@ class CycleRun:
 
     def comparison(self) -> list[str]:
         """Return the comparison of initial states as an input: none where no member is to be made."""
-        whole = all(member in self.kept for member in self.members)
+        whole = all(member in self.kept for member in self.used)
         return [] if whole else [self.path.between_machines(self.keys.initial_members)]
 
     def _on_scratch(self, key: str) -> bool:
         return Path(self.path.between_machines(key)).exists()
 
     # products
+
+    @cached_property
+    def used(self) -> tuple[int, ...]:
+        """The members that products are made of: of a run that asks for nothing else, those of a short ensemble.
+
+        Jobs, and the second pass of a run, are told.
+        """
+        told = ensemble_products.told_members()
+        if told is not None:
+            return told.get(self.config.cycle, self.config.members)
+        if not (self._coordinates and second_pass.only_products()):
+            return self.config.members
+        there = self.bucket or self.delivered.seen
+        short = ensemble_products.accepted_as_short(there) if there else None
+        listed = tuple(entry.member for entry in short.members) if short else ()
+        return listed if listed and all(member in self.delivered for member in listed) else self.config.members
+
+    @cached_property
+    def jobs_of_ensemble(self) -> dict[str, list[str]]:
+        """The keys of the products of all members, by job."""
+        return ensemble_products.jobs_of_ensemble(self.config, self._like)
+
+    @cached_property
+    def _made_before(self) -> ensemble_products.MadeBefore:
+        there, copies = self.bucket or self.delivered.seen, bool(self.config.cloud_destination) and not self.rented
+        jobs = self.jobs_of_ensemble
+        return ensemble_products.MadeBefore(self.config, jobs, self.used, self.delivered, there, copies=copies)
+
+    @cached_property
+    def _keys_again(self) -> frozenset[str]:
+        return self._made_before.keys_again()
+
+    def force_of_other_members(self, job: str) -> None:
+        """Have a job run whose products are there, and are not of the members to be used; in its input function."""
+        if self._coordinates and self._made_before.why_again(job):
+            keys = self.jobs_of_ensemble.get(job) or [
+                self.keys.evaluation(name) for name in evaluation_files(self.config)
+            ]
+            internals.force_job(self._workflow, self.declared([self.path.delivered(keys[0])])[0])
+
+    def manifests(self) -> list[str]:
+        """Return the manifests of the members used."""
+        return [self.path.manifest().format(member=f"{member:03d}") for member in self.used]
 
     def submissions(self) -> list[str]:
         """Return the files of a submission to AI Weather Quest."""
@@ -156,7 +202,7 @@ class CycleRun:
 
     def weekly_members(self) -> list[str]:
         """Return the files of periods of each member; none without periods."""
-        keys = [self.keys.weekly(member) for member in self.members] if self.config.periods else []
+        keys = [self.keys.weekly(member) for member in self.used] if self.config.periods else []
         return [self.path.delivered(key) for key in keys]
 
     def quintiles(self) -> list[str]:
@@ -170,8 +216,7 @@ class CycleRun:
 
     def pictures(self) -> list[str]:
         """Return all maps and meteograms."""
-        maps, meteograms = _picture_names(self._like)
-        return [self.path.delivered(key) for key in (*map(self.keys.map, maps), *map(self.keys.meteogram, meteograms))]
+        return [self.path.delivered(key) for key in ensemble_products.pictures(self.config, self._like)]
 
     def evaluation(self) -> list[str]:
         """Return the files of the scores against analyses."""
@@ -179,32 +224,12 @@ class CycleRun:
 
     def products(self, *, page: bool = True) -> list[str]:
         """Return every product that the configuration asks for; the `page` names the others."""
-        products, keys, delivered = self.config.products, self.keys, self.path.delivered
-        wanted: list[str] = []
-        if products.members.enabled:
-            wanted += [delivered(keys.member_netcdf(member, products.grid)) for member in self.members]
-        if self.config.periods:
-            wanted.append(delivered(keys.product("weekly/ensemble.nc")))
-            if products.weekly.climatology:
-                wanted += [*self.quintiles(), *self.submissions()]
-            if products.weekly.model_climatology:
-                wanted += self.model_quintiles()
-        for chunk in choice.chunks(self.config):
-            wanted += self.statistics(chunk)
-        if products.cube.enabled:
-            wanted.append(delivered(keys.cube))
-        if products.evaluation.enabled and evaluation_due(self.config):
-            wanted += self.evaluation()
-        if products.page.enabled and page:
-            wanted.append(delivered(keys.page))
-        return [*wanted, *(self.pictures() if products.pictures.enabled else [])]
-
-
-@cache
-def _picture_names(config: Config) -> tuple[list[str], list[str]]:
-    from aifs_ensemble.products.pictures.catalogue import map_files, meteogram_files
-
-    return map_files(config), meteogram_files(config)
+        products, keys = self.config.products, self.keys
+        each = self.used if products.members.enabled else ()
+        wanted = [keys.member_netcdf(member, products.grid) for member in each]
+        for job, found in self.jobs_of_ensemble.items():
+            wanted += found if page or job != ensemble_products.PAGE else []
+        return [self.path.delivered(key) for key in wanted]
 
 
 def say(*lines: str) -> None:

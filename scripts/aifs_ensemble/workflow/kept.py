@@ -8,7 +8,7 @@ depend on them. Its standing at the destination decides, and the rules that make
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from aifs_ensemble.common.errors import ConfigError, StorageError, VerificationE
 from aifs_ensemble.common.names import format_members, parse_members
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.ensemble import needs_writing
-from aifs_ensemble.delivery.standing import OTHER_SETTINGS, Destination, noted_here, refusal
+from aifs_ensemble.delivery.standing import OTHER_SETTINGS, Destination, Standing, noted_here, refusal
 from aifs_ensemble.products.deliver import newer_than_members
 
 # what is forced by name of these, or of a file, is made although it is delivered
@@ -30,11 +30,13 @@ _LOOK_SECONDS = 20.0
 class Kept:
     """Members that are delivered as asked for, and what was seen of a destination that was looked at.
 
-    `seen` is None where this machine's own notes of a bucket were enough, or nobody could look.
+    `seen` is None where this machine's own notes of a bucket were enough, or nobody could look. `digests` are those of
+    the members' manifests.
     """
 
     members: frozenset[int] = frozenset()
     seen: Destination | None = field(default=None, compare=False)
+    digests: Mapping[int, str] = field(default_factory=dict, compare=False)
 
     def __contains__(self, member: int | str) -> bool:
         return int(member) in self.members
@@ -78,30 +80,36 @@ def look(config: Config, destination: Destination | None, say: Callable[[str], N
     if destination is None and config.cloud_destination:
         noted = {member: noted_here(config, member) for member in config.members}
         if all(one.done for one in noted.values()):
-            return Kept(frozenset(noted))
+            return _kept(noted)
     try:
         there = destination or Destination(config, open_destination(config, within=_LOOK_SECONDS))
         standings = there.standings()
     except StorageError as error:
         say(f"without looking into {config.destination}: {error}")
-        return Kept(frozenset(member for member, one in noted.items() if one.done))
+        return _kept(noted)
     if other := {member: one.reason for member, one in standings.items() if one.state == OTHER_SETTINGS}:
         raise VerificationError(f"{standings[min(other)].name}: {refusal(other)}")
-    return Kept(frozenset(member for member, one in standings.items() if one.done), there)
+    return _kept(standings, there)
 
 
-def delivered_elsewhere(config: Config, kept: Kept, key: str, copy: Path) -> bool:
+def _kept(standings: Mapping[int, Standing], seen: Destination | None = None) -> Kept:
+    done = {member: one for member, one in standings.items() if one.done}
+    digests = {member: one.manifest.content_digest for member, one in done.items() if one.manifest}
+    return Kept(frozenset(done), seen, digests)
+
+
+def delivered_elsewhere(config: Config, kept: Kept, key: str, copy: Path, used: Collection[int]) -> bool:
     """Tell whether a bucket has an object that is as asked for, of which this machine has no copy.
 
-    Only of a bucket that this machine delivers to itself: its copies on scratch are how Snakemake sees it.
+    Only of a bucket that this machine delivers to itself: its copies on scratch are how Snakemake sees it. Products of
+    the ensemble are made of the members `used`.
     """
     there = kept.seen
     if there is None or key not in there.listed or copy.exists():
         return False
     if key == config.objects.ensemble_manifest:
         return needs_writing(there) is None
-    # a product of the whole ensemble is of all members
-    members = [member for member in config.members if _of_member(config, key, member)] or config.members
+    members = [member for member in config.members if _of_member(config, key, member)] or used
     if not all(member in kept for member in members):
         return False
     manifests = [config.objects.manifest(member) for member in members]

@@ -6,21 +6,23 @@
 from __future__ import annotations
 
 import atexit
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config, read_files
 from aifs_ensemble.common.cycles import EACH_CYCLE, EACH_DAY, cycle_of, wildcard_patterns
 from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.models import fetched_by_coordinator
-from aifs_ensemble.common.names import checkpoint_file
+from aifs_ensemble.common.names import checkpoint_file, count_members, format_members
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.outstanding import Outstanding, of_jobs, outstanding, together
 from aifs_ensemble.products.statistics import choice
 from aifs_ensemble.products.submission import unmade_periods
-from aifs_ensemble.workflow import bucket, preflight, refusals, routing
+from aifs_ensemble.workflow import bucket, ensemble_products, preflight, refusals, routing, second_pass
 from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.cycle_run import CycleRun, say
 from aifs_ensemble.workflow.googlebatch.jobs import keep_jobs_at_exit
@@ -70,6 +72,7 @@ class Run:
             # Snakemake looks for files there before anything starts, and a file in its way ends with a stack
             preflight.check_destination(self.config, write=False)
             preflight.check_scratch_folder(self.config, write=False)
+        self._told = ensemble_products.told_members()
         self._like = self.config.of_cycle(self.config.cycles[0])
         self.cycles = {cycle: self._of(cycle) for cycle in self.config.cycles}
         first = next(iter(self.cycles.values()))
@@ -100,11 +103,11 @@ class Run:
 
         Such a bucket is looked at once the command line is known.
         """
+        # a second pass is for the cycles that are short
+        cycles = [cycle for name, cycle in self.cycles.items() if self._told is None or name in self._told]
         if not self._has_copies:
-            return [path for cycle in self.cycles.values() for path in what(cycle)]
-        return lambda wildcards: [
-            path for cycle in self.cycles.values() for path in what(cycle) if not cycle.elsewhere(path)
-        ]
+            return [path for cycle in cycles for path in what(cycle)]
+        return lambda wildcards: [path for cycle in cycles for path in what(cycle) if not cycle.elsewhere(path)]
 
     @property
     def _has_copies(self) -> bool:
@@ -154,6 +157,16 @@ class Run:
 
         return force
 
+    def of_other_members(self, job: str) -> Callable[[Any], list[str]]:
+        """Return an input function without files: a job whose products are of other members runs, as if forced to."""
+
+        def force(wildcards: Any) -> list[str]:
+            if not self.blind:
+                self.cycle(wildcards).force_of_other_members(job)
+            return []
+
+        return force
+
     def checkpoint(self) -> Any:
         """Return the checkpoint as an input: the user's own, or where it is built or fetched."""
         named = self.config.checkpoint
@@ -191,10 +204,25 @@ class Run:
                 preflight.check_begun(cycle.config)
                 cycle.outdated()
                 _ = cycle.delivered
+            self._tell_members_used()
         if self._coordinates and internals.is_dry_run(self._workflow):
             self._announce_plan()
         if self._coordinates:
             say(*unmade_periods(self.config))
+
+    def _tell_members_used(self) -> None:
+        """Have all jobs know of which members products are made, and say it, where they are not all."""
+        used = {name: cycle.used for name, cycle in self.cycles.items()}
+        short = {name: members for name, members in used.items() if members != self.config.members}
+        if not short:
+            return
+        os.environ[environment.USED] = ensemble_products.as_told(short)
+        if self.rented:
+            internals.pass_variable(self._workflow, environment.USED)
+        for name, members in short.items():
+            left = set(self.config.members) - set(members)
+            count = count_members(self.config.members, members)
+            say(f"{name}: products of a short ensemble: {count}, without members {format_members(left)}")
 
     def _announce_plan(self) -> None:
         """Say, in a few lines after everything else, what the run would take and cost that Snakemake has planned."""
@@ -320,6 +348,8 @@ class Run:
                 keep_jobs_at_exit()
             say(*closing_lines(self.config, finished=finished, rented=self.rented))
             say(*filter(None, [self._spending()]))
+            if not finished and self._told is None:
+                second_pass.make_products(self._workflow, {name: one.config for name, one in self.cycles.items()}, say)
 
 
 def check_yaml(path: str) -> None:

@@ -290,10 +290,11 @@ def jobs_asked_for(workflow: Any, rule: str) -> int:
 def force_job(workflow: Any, output: str) -> None:
     """Have the job of an output run, as if ``--forcerun`` had named it; within an input function of the job.
 
-    Leans on `DAG.forcefiles` being looked at after input functions, and on `PathModifier.apply_default_storage`, by
-    which Snakemake spells the outputs of rules (9.27.1).
+    The output may be a `delivered_object`. Leans on `DAG.forcefiles` being looked at after input functions, and on
+    `PathModifier.apply_default_storage`, by which Snakemake spells the outputs of rules (9.27.1).
     """
-    workflow.dag.forcefiles.add(workflow.modifier.path_modifier.apply_default_storage(output))
+    plain = type(output) is str
+    workflow.dag.forcefiles.add(workflow.modifier.path_modifier.apply_default_storage(output) if plain else output)
 
 
 def forced(workflow: Any) -> tuple[frozenset[str], bool]:
@@ -305,8 +306,42 @@ def forced(workflow: Any) -> tuple[frozenset[str], bool]:
     return frozenset(map(str, settings.forcerun)), bool(settings.forceall or settings.forcetargets)
 
 
+def targets() -> frozenset[str]:
+    """Return the rules and files that the command line asks for, none for the default.
+
+    Leans on `snakemake.cli.get_argument_parser` (9.27.1): `DAGSettings.targets` is there only once the Snakefile is
+    read.
+    """
+    from snakemake.cli import get_argument_parser
+
+    arguments, _ = get_argument_parser().parse_known_args(sys.argv[1:])
+    return frozenset(arguments.targets)
+
+
+def pass_variable(workflow: Any, name: str) -> None:
+    """Have jobs on other machines find an environment variable as it is here; ``envvars:`` in a Snakefile.
+
+    Leans on that being `Workflow.register_envvars` (9.27.1).
+    """
+    workflow.register_envvars(name)
+
+
+def ended_by_failures(workflow: Any) -> bool:
+    """Tell whether jobs have failed, and all others are done that need none of these; in ``onerror``.
+
+    Not for a run that was stopped. Leans on `JobScheduler.keepgoing`, `failed`, `running`, `open_jobs`, `_user_kill`
+    and `_executor_error` (9.27.1); of a run stopped by Ctrl-C jobs count as running.
+    """
+    found = workflow.scheduler
+    stopped = found._user_kill or found._executor_error or found.running or list(found.open_jobs)
+    return bool(found.keepgoing and found.failed and not stopped)
+
+
 def rules_to_run(workflow: Any) -> set[str]:
-    """Return the names of the rules that have jobs to run; in ``onstart``. Leans on `DAG.needrun_jobs` (9.27.1)."""
+    """Return the names of the rules that have jobs to run, in ``onerror`` of those that are not done.
+
+    Leans on `DAG.needrun_jobs` (9.27.1).
+    """
     return {job.rule.name for job in workflow.dag.needrun_jobs()}
 
 

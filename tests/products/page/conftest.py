@@ -32,7 +32,7 @@ def site(ensemble: Config, weekly_files: list[Path], tmp_path_factory: pytest.Te
         shutil.copy(path, results / keys.weekly(member))
     write_weekly_ensemble(config, weekly_files, results / keys.product("weekly/ensemble.nc"))
     write_member_file(config, 1, results / keys.member_netcdf(1, config.products.grid))
-    draw_pictures(config, folder / "products", weekly_files, None)
+    draw_pictures(config, config.members, folder / "products", weekly_files, None)
     evaluation = folder / "products/evaluation"
     evaluation.mkdir()
     for theme in ("light", "dark"):

@@ -55,5 +55,5 @@ def weekly_files(ensemble: Config, tmp_path_factory: pytest.TempPathFactory) -> 
 def pictures(pictured: Config, weekly_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every picture, in folders ``maps`` and ``meteograms``. Don't change them."""
     folder = tmp_path_factory.mktemp("pictures")
-    draw_pictures(pictured, folder, weekly_files, None)
+    draw_pictures(pictured, pictured.members, folder, weekly_files, None)
     return folder

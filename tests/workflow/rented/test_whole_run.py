@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
-from aifs_ensemble.common.storage import open_destination
+import xarray as xr
+from aifs_ensemble.common.storage import Storage, open_destination
 from aifs_ensemble.delivery.standing import undelivered
 from coiled_server import CoiledServer
 
@@ -29,9 +31,24 @@ def made(server: CoiledServer, config, since: int) -> dict[int, list[int]]:
     return found
 
 
-def test_a_failed_member_costs_itself_alone(whole: Project, coiled: CoiledServer) -> None:
+def products_made(server: CoiledServer, since: int) -> list[str]:
+    """Return the rules of products that machines rented after cluster `since` have run."""
+    logs = [(c.folder / "log").read_text() for c in server.clusters.values() if c.id > since]
+    return sorted({rule for log in logs for rule in re.findall(r"rule (product_\w+):", log)})
+
+
+def said_by(storage: Storage, key: str, folder: Path) -> str:
+    """Return what a NetCDF file in the bucket says of its ensemble."""
+    storage.get_file(key, folder / "product.nc")
+    with xr.open_dataset(folder / "product.nc") as data:
+        return str(data.attrs["ensemble"])
+
+
+def test_a_failed_member_costs_itself_alone(whole: Project, coiled: CoiledServer, tmp_path: Path) -> None:
     """Two members share a machine and one has no readable initial state; then members and leads are added."""
+    weekly = {"enabled": True, "hours": 6, "periods": [6]}
     settings = {"destination": f"gs://{BUCKET}/whole", "delivery": {"streaming": True}, "lead_hours": 12}
+    settings |= {"min_members": 1, "products": {"weekly": weekly, "page": {"enabled": True}}}
     config = whole.configure(members="1-2", **settings)
     storage, state = open_destination(config), config.objects.initial(2)
     code, output = whole.run(*ARGUMENTS, "--until", "initial_members")
@@ -45,13 +62,25 @@ def test_a_failed_member_costs_itself_alone(whole: Project, coiled: CoiledServer
     (machine,) = forecasts(coiled, since=0)
     said = re.findall(r"needed for (\d+) of (\d+) members at once", (machine.folder / "log").read_text())
     assert {members for _, members in said} == {"2"}, "jobs do not know who shares their machine"
-    assert "missing 2" in output or "missing 1-2" in output, output
+    assert "missing 2" in output, output
+    # the products of the member that is delivered, on a small machine
+    product = config.objects.product("weekly/ensemble.nc")
+    assert said_by(storage, product, tmp_path) == "1 of 2 members, short: without members 2"
+    assert "Short ensemble: without member 2" in storage.get_bytes(config.objects.page).decode()
+    stamp = json.loads(storage.get_bytes(config.objects.stamp("product_weekly")))
+    assert list(stamp["members"]) == ["1"]
+    assert products_made(coiled, since=0) == ["product_page", "product_weekly", "product_weekly_member"]
+    before = len(coiled.clusters)
+    code, output = whole.run(*ARGUMENTS, "products")
+    assert code == 0 and "Nothing to be done" in output and len(coiled.clusters) == before, output
 
     storage.put_bytes(sound, state, overwrite=True)
     before = len(coiled.clusters)
     code, output = whole.run(*ARGUMENTS)
     assert code == 0, output
-    assert made(coiled, config, since=before) == {2: [6, 12]}, "the sibling, which is delivered, was started again"
+    assert made(coiled, config, since=before) == {2: [6, 12]}, "the sibling is delivered, and no machine looks at it"
+    assert said_by(storage, product, tmp_path) == "2 of 2 members"
+    assert "Short ensemble" not in storage.get_bytes(config.objects.page).decode()
     assert undelivered(config, config.members) == {}
 
     config = whole.configure(members="1-3", **settings | {"lead_hours": 18})

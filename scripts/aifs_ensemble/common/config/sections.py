@@ -534,8 +534,8 @@ class Values(Section):
     """Perturbed members of the ensemble, however many a run makes; no member may be above it. GRIB's
     numberOfForecastsInEnsemble, an octet, is one more, as ECMWF's: it counts the control, made or not."""
     min_members: Nullable[Count] = None
-    """Members, the control counted as one, with which a short ensemble still counts (_SUCCESS), and says that it is
-    short; snakemake ends with 1 all the same, because members failed. null: all of them."""
+    """Members, the control counted as one, with which a short ensemble still counts (_SUCCESS) and has products,
+    which say that it is short; snakemake ends with 1 all the same, because members failed. null: all of them."""
     lead_hours: Whole = Field(ge=6, le=960, multiple_of=6)
     """Last lead time in hours; every 6-hour step up to it is delivered."""
     scratch: Annotated[str, AfterValidator(locations.place("scratch"))]

@@ -89,7 +89,7 @@ KINDS = (
 )  # fmt: skip
 # what the page shows, or nobody reads
 _SHOWN = re.compile(
-    r"index\.html|_SUCCESS|products/(maps|meteograms|page)/.*|products/evaluation/.*\.(png|svg)|.*\.index(\.gz)?|"
+    r"index\.html|_SUCCESS|products/(maps|meteograms|page|stamps)/.*|products/evaluation/.*\.(png|svg)|.*\.index(\.gz)?|"
     r"(status|metrics|restarts|initial|receipts|manifests)/.*"
 )
 _OTHER = Kind("Other files", r".*")

@@ -13,7 +13,6 @@ import xarray as xr
 
 from aifs_ensemble.common.areas import Area
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import write_bytes
 from aifs_ensemble.common.names import CONTROL
 from aifs_ensemble.common.periods import weights_of_leads
@@ -46,18 +45,9 @@ from aifs_ensemble.products.wording import cycle_words, ensemble_words, warnings
 Array = npt.NDArray[np.float32]
 
 
-def delivered_members(config: Config, sources: Sequence[str]) -> dict[int, RegularFields]:
-    """Return readers of the members that are delivered; InputError for fewer than ``min_members``."""
-    found: dict[int, RegularFields] = {}
-    reasons = []
-    for member in config.members:
-        try:
-            found[member] = RegularFields(config, member, sources)
-        except InputError as error:
-            reasons.append(str(error))
-    if len(found) < config.min_members:
-        raise InputError(f"{len(found)} members to draw, expected at least {config.min_members}: {reasons[0]}")
-    return found
+def delivered_members(config: Config, members: Sequence[int], sources: Sequence[str]) -> dict[int, RegularFields]:
+    """Return readers of members; InputError for one that is not delivered."""
+    return {member: RegularFields(config, member, sources) for member in members}
 
 
 def draw_lead_maps(config: Config, members: Mapping[int, RegularFields], folder: Path) -> None:

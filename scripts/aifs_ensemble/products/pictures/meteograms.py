@@ -47,8 +47,15 @@ def draw_meteograms(config: Config, members: Mapping[int, DeliveredFields], fold
             for theme in THEMES:
                 file = io.BytesIO()
                 picture = draw(config, values, theme)
-                picture.savefig(file, format="png", facecolor=theme.paper, metadata={"Software": None})
+                about = {"Software": None, "Title": values.place.name, "Source": ". ".join(_said(config, values))}
+                picture.savefig(file, format="png", facecolor=theme.paper, metadata=about)
                 write_bytes(folder / f"{label}-{theme.name}.png", file.getvalue())
+
+
+def _said(config: Config, values: PlaceValues) -> list[str]:
+    """Return what the forecast is, and what a reader must know of it."""
+    what = f"Forecast of {cycle_words(config)}, {ensemble_words(config, values.members)}, model {config.model.name}"
+    return [what, *warnings(config, values.members, untrained=values.untrained)]
 
 
 def figures(config: Config, values: PlaceValues) -> dict[str, Any]:
@@ -183,13 +190,12 @@ def _say(config: Config, figure: Figure, values: PlaceValues, theme: Theme, heig
     point = f"{_position(place.point_latitude, place.point_longitude)}, {place.distance:.0f} km away"
     put(above(0.3), place.name, fontsize=14, fontweight="bold", color=theme.ink)
     put(above(0.55), f"{here}. Model point {point}. Times are UTC", fontsize=9, color=theme.faint)
-    warned = ". ".join(warnings(config, values.members, untrained=values.untrained))
-    said = f"Forecast of {cycle_words(config)}, {ensemble_words(config, values.members)}, model {config.model.name}"
+    said, *warned = _said(config, values)
     put(0.58 / height, "Line: lowest to highest member. Boxes: 10 to 90 % and 25 to 75 % of the members. Mark: median. "
         "Precipitation: bars to the median and to 90 %", fontsize=7.5, color=theme.faint)  # fmt: skip
     put(0.37 / height, said, fontsize=8.5, color=theme.faint)
     if warned:
-        put(0.15 / height, warned, fontsize=9.5, fontweight="bold", color=warning_color(theme))
+        put(0.15 / height, ". ".join(warned), fontsize=9.5, fontweight="bold", color=warning_color(theme))
 
 
 def _position(latitude: float, longitude: float) -> str:
