@@ -212,7 +212,7 @@ def make_real_coarse(config: Config, spec: OutputSpec) -> MemberManifest:
         step = 18 if record.lead == 12 else record.lead
         for variable in coarse.variables:
             beside = bytes(native.encode(variable, step, field))
-            message = np.frombuffer(bytes(encoder.encode(variable, step, field, beside)), np.uint8)
+            message = np.frombuffer(bytes(encoder.encode(variable, step, [field], beside)), np.uint8)
             entry = index_entry(encoder.spec, variable, step, len(data), message.size)
             entries.append(entry | encoder.index_keys(variable, message))
             data += message.tobytes()
@@ -231,7 +231,7 @@ def test_deep_decodes_them_and_mending_leaves_out_what_was_made_wrong(tmp_path: 
     asked = {"members": "1-1", "lead_hours": 12, "products": {"coarse": {"enabled": True, "grid": "10x5"}}}
     config = make_config(tmp_path / "scratch", str(tmp_path / "there"), **asked)
     coarse = CoarseSpec("10x5", ("2t", "tp"), {"default": "linear", "tp": "grid-box-average"}, str(weights_cache))
-    bits = bits_for(config.model.outputs, {})
+    bits = bits_for(config.model.delivered, {})
     spec = replace(output_spec(config.model, CYCLE, 1, ensemble_size=50, bits=bits), coarse=coarse)
     manifest = make_real_coarse(config, spec)
     deliver_member(config, 1)
