@@ -63,9 +63,12 @@ class MemoryStorage(Storage):
             return there
         return self._put(key, data)
 
-    def put_bytes(self, data: bytes, key: str, *, overwrite: bool = False) -> ObjectInfo:
+    def put_bytes(
+        self, data: bytes, key: str, *, overwrite: bool = False, replacing: ObjectInfo | None = None
+    ) -> ObjectInfo:
         there = self._bytes_present(data, key)
-        if there is None and not overwrite and (other := self.stat(key)):
+        other = self.stat(key)
+        if there is None and not overwrite and other and (not replacing or replacing.generation != other.generation):
             raise self._conflict(key, other, len(data), crc32c_bytes(data))
         return there or self._put(key, data)
 

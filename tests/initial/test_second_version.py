@@ -25,6 +25,7 @@ from aifs_ensemble.forecast.request import ForecastRequest, read_initial
 from aifs_ensemble.initial.build import assemble, build_member, prepare_cycle
 from aifs_ensemble.initial.checks import run_checks
 from aifs_ensemble.initial.idealised import IdealisedSource
+from aifs_ensemble.initial.newest import Availability
 from aifs_ensemble.initial.pickles import convert_pickle
 from aifs_ensemble.initial.published import check_published
 from aifs_ensemble.initial.source import input_times
@@ -83,6 +84,7 @@ def test_open_data_gives_all_of_it(served: Callable[..., Config], second: Path, 
     with serve(second) as server:
         config = served(server.url, members="0-2")
         assert check_published(config) is None
+        assert Availability().lacking(config) == ""
         prepare_cycle(config)
         state = build_member(config, member, path := tmp_path / "state.safetensors")
     assert state.variables == MODEL.inputs and len(state.variables) == 112
@@ -131,6 +133,8 @@ def test_a_service_without_waves_is_told_beforehand(
     next(root.glob("20260513/00z/ifs/0p25/waef/*.index")).unlink()
     with serve(root) as server, pytest.raises(InputError, match=r"no index of 20260513_0000 waef$"):
         check_published(served(server.url))
+    with serve(root) as server:
+        assert "no index of" in Availability().lacking(served(server.url))
 
 
 def idealised(make: Callable[..., Config], tmp_path: Path, members: str = "1") -> list[Path]:

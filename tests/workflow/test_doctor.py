@@ -95,3 +95,116 @@ def test_command_fails_when_something_needed_is_missing(root, capsys):
     arguments = ["doctor", "--role", "gpu", "--configfile", config, "--config", "checkpoint=/nowhere/x.ckpt"]
     assert main(arguments) == 1
     assert "failure  checkpoint: /nowhere/x.ckpt: no such file" in capsys.readouterr().out
+
+
+def test_a_bucket_that_takes_no_objects(root, tmp_path, bucket_server, monkeypatch):
+    """Who may only read learns it before a run; where objects can be made, nothing of the trial stays."""
+    from aifs_ensemble.common.errors import StorageError
+    from aifs_ensemble.common.storage import open_storage
+    from aifs_ensemble.common.storage.gcs import GcsStorage
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket_server)
+    url = "gs://ensembles/doctor"
+    found = findings(root, tmp_path, "coordinator", destination=url)
+    assert (found["destination"].state, found["destination"].text) == ("ok", f"{url}, can be written")
+    assert not list(open_storage(url).list(""))
+
+    def refuse(self, data, key, **_):
+        raise StorageError(f"{self.address(key)}: refused (HTTP 403), expected a role such as storage.objectUser")
+
+    monkeypatch.setattr(GcsStorage, "put_bytes", refuse)
+    found = findings(root, tmp_path, "coordinator", destination=url)
+    assert found["credentials"].state == "ok" and found["destination"].state == "failure"
+    assert "expected a role such as storage.objectUser" in found["destination"].text
+
+
+def test_a_checkpoint_of_another_digest(root, tmp_path, monkeypatch):
+    import hashlib
+    from dataclasses import replace
+
+    from aifs_ensemble.common.models import get_model
+
+    own = tmp_path / "own.ckpt"
+    own.write_bytes(b"weights")
+    listed = dict(get_model("demo").checkpoint) | {"sha256": hashlib.sha256(b"weights").hexdigest()}
+    config = read_files(root / "config" / "config.yaml") | {"checkpoint": str(own), "scratch": str(tmp_path)}
+    made = Config(config)
+    monkeypatch.setattr(made, "model", replace(made.model, checkpoint=listed))
+    for content, state in ((b"weights", "ok"), (b"others", "failure")):
+        own.write_bytes(content)
+        found = {one.name: one for one in examine(made, "coordinator", profile="local")}["checkpoint"]
+        assert found.state == state
+    assert f"expected {listed['sha256']}" in found.text
+    assert not list(tmp_path.glob("*.json")), "a check that changes something"
+
+
+def test_a_checkpoint_in_a_bucket(root, tmp_path, bucket_server, monkeypatch):
+    from aifs_ensemble.common.storage import open_storage
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket_server)
+    open_storage("gs://ensembles/weights").put_bytes(b"weights", "here.ckpt")
+    for name, state in (("here", "ok"), ("gone", "failure")):
+        found = findings(root, tmp_path, "coordinator", checkpoint=f"gs://ensembles/weights/{name}.ckpt")["checkpoint"]
+        assert found.state == state, found
+
+
+def of_profile(root, tmp_path, profile, **changes):
+    raw = read_files(root / "config" / "config.yaml", root / "config" / "operational.yaml")
+    merge(raw, {"model": "demo", "scratch": str(tmp_path), "initial_conditions": {"source": "idealised"}})
+    merge(raw, changes)
+    return {found.name: found for found in examine(Config(raw), "coordinator", profile=profile)}
+
+
+def test_only_what_the_profile_needs_is_looked_at(root, tmp_path):
+    local, batch = (of_profile(root, tmp_path, profile) for profile in ("local", "googlebatch"))
+    assert not {"coiled", "cloud", "prices", "checkout"} & set(local)
+    assert {"cloud", "prices", "checkout"} <= set(batch) and "coiled" not in batch
+
+
+def test_coiled_is_asked_where_it_is_needed(root, tmp_path):
+    import coiled  # noqa: F401  (puts its defaults into dask's configuration)
+    import dask.config
+    from coiled_server import CoiledServer
+
+    server = CoiledServer(tmp_path / "machines", {})
+    try:
+        with dask.config.set({"coiled.server": server.url, "coiled.token": "loopback", "coiled.workspace": None}):
+            assert of_profile(root, tmp_path, "coiled-gpu")["coiled"].text.endswith(", answers")
+            assert any(path == "/api/v2/user/me" for _, path, _ in server.calls)
+        with dask.config.set({"coiled.token": None}):
+            found = of_profile(root, tmp_path, "coiled-gpu")["coiled"]
+        assert found.state == "failure" and "run `coiled login` once" in found.text
+    finally:
+        server.close()
+
+
+def test_old_prices_are_a_warning(root, tmp_path, monkeypatch):
+    from datetime import UTC, datetime
+
+    from aifs_ensemble.common import clock
+
+    monkeypatch.setattr(clock, "now", lambda: datetime(2035, 1, 1, tzinfo=UTC))
+    found = of_profile(root, tmp_path, "googlebatch")["prices"]
+    assert found.state == "warning" and "(OLD: " in found.text
+
+
+def test_another_run_and_whom_to_tell(root, tmp_path):
+    from pathlib import Path
+
+    from aifs_ensemble.common.storage import open_storage
+    from aifs_ensemble.delivery.lease import RunLease
+
+    out = str(tmp_path / "out")
+    told = {"destination": out, "notify": {"command": "no-such-program --now"}}
+    found = of_profile(root, tmp_path, "local", **told)
+    assert found["run"].state == "ok" and found["notify"].state == "failure"
+    assert found["notify"].text == "notify.command: no-such-program: no such program"
+    config = Config(read_files(root / "config" / "config.yaml") | told)
+    lease = RunLease(config, open_storage(out))
+    lease.take()
+    told["notify"] = {"url": "https://hooks.example.org/secret"}
+    found = of_profile(root, tmp_path, "local", **told)
+    assert found["run"].state == "warning" and "another run makes it" in found["run"].text
+    assert found["notify"].state == "ok" and "secret" not in found["notify"].text
+    lease.give_back()
+    assert not list(Path(out).rglob("*.json"))

@@ -77,6 +77,37 @@ def test_no_machine_is_rented_for_an_unpublished_cycle(whole: Rented, coiled: Co
         assert not coiled.clusters
 
 
+def test_no_machine_is_rented_while_another_run_makes_the_cycle(whole: Rented, coiled: CoiledServer) -> None:  # noqa: F811
+    """Its lease lies at the bucket; one that waits for a cycle, or is refused, leaves none."""
+    from aifs_ensemble.common.storage import open_destination
+    from aifs_ensemble.delivery.lease import RunLease
+
+    config = whole.configure(destination="gs://ensembles/held", lead_hours=6, delivery={"streaming": True})
+    storage = open_destination(config)
+    lease = RunLease(config, storage)
+    lease.take()
+    code, said = whole.run("--profile", "coiled-gpu", "--retries", "0")
+    assert code != 0 and said.count("another run makes it (") == 1 and "Traceback" not in said, said
+    assert f"remove gs://ensembles/held/{config.cycle}/run.json, or wait 15 min" in said
+    assert not coiled.clusters
+    lease.give_back()
+
+
+@pytest.mark.long
+def test_rented_machines_are_told_the_cycle(whole: Rented, coiled: CoiledServer) -> None:  # noqa: F811
+    """Their command line names it; by another clock than the coordinator's, or a minute later, it might be another."""
+    from aifs_ensemble.common.storage import open_storage
+    from aifs_ensemble.delivery.cycles_there import cycles_at
+
+    whole.configure(destination="gs://ensembles/latest", members="1", lead_hours=6, delivery={"streaming": True})
+    code, said = whole.run("--profile", "coiled-gpu", "--retries", "0", "--config", "cycle=latest-1d")
+    assert code == 0, said
+    (cycle,) = {line.split()[-1] for line in said.splitlines() if line.startswith("cycle latest-1d: ")}
+    storage = open_storage("gs://ensembles/latest")
+    assert [f"{time:%Y%m%d_%H%M}" for time in cycles_at(storage)] == [cycle]
+    assert storage.stat(f"{cycle}/_SUCCESS") and storage.stat(f"{cycle}/run.json") is None
+
+
 def test_the_plan_asks_the_source_where_it_is_told_to(
     checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,8 @@ from aifs_ensemble.cli._checkout import DEFAULT_CONFIG, check_here
 
 if TYPE_CHECKING:
     from aifs_ensemble.common.config import Config
+    from aifs_ensemble.common.cycle_words import CycleWord
+    from aifs_ensemble.workflow.cycle import Meaning
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,19 +120,58 @@ def members_group(args: argparse.Namespace) -> int | None:
     return _profile.members_group(args.profile) if args.profile else None
 
 
-def config_from(args: argparse.Namespace) -> Config:
-    """Return the configuration that the arguments name."""
-    import yaml
+def config_from(args: argparse.Namespace, cycle: Meaning = "inputs") -> Config:
+    """Return the configuration that the arguments name.
 
-    from aifs_ensemble.common.config import Config, merge, read_files, read_yaml
-    from aifs_ensemble.common.config.schema import takes_text
+    `cycle` says what a word for the cycle means: with ``inputs`` the newest that can be forecast, with ``there`` the
+    newest that the destination or scratch has something of, with ``begun`` that of the clock, where no cycle is needed.
+    """
+    from aifs_ensemble.common.config import Config
+    from aifs_ensemble.common.cycle_words import is_word
     from aifs_ensemble.common.cycles import name_cycles
     from aifs_ensemble.common.errors import ConfigError
+
+    raw, files = _given(args)
+    if is_word(raw.get("cycle")):
+        from aifs_ensemble.workflow.cycle import named
+
+        raw = named(raw, files, cycle)
+    config, only = Config(raw, files), getattr(args, "only_cycle", None)
+    if only is None:
+        return config
+    if only not in config.cycles:
+        raise ConfigError(f"--cycle: {only!r}, expected one of the configuration's: {name_cycles(config.cycles)}")
+    return config.of_cycle(only)
+
+
+def word_and_config(args: argparse.Namespace) -> tuple[CycleWord | None, Config]:
+    """Return the word that the arguments have for the cycle, None without one, and the configuration of any cycle."""
+    from aifs_ensemble.workflow.cycle import word_of
+
+    return word_of(*_given(args)), config_from(args, "begun")
+
+
+def _given(args: argparse.Namespace) -> tuple[dict[str, Any], list[Path]]:
+    """Return keys and values as files and ``--config`` give them, and the files."""
+    from aifs_ensemble.common.config import merge, read_files
 
     files = config_files(args)
     if not args.configfile and (missing := [file for file in files if not file.is_file()]):
         check_here(missing[0])
     raw = read_files(*files)
+    merge(raw, keys_given(args))
+    return raw, files
+
+
+def keys_given(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keys that ``--config`` sets; ConfigError for what is none."""
+    import yaml
+
+    from aifs_ensemble.common.config import merge, read_yaml
+    from aifs_ensemble.common.config.schema import takes_text
+    from aifs_ensemble.common.errors import ConfigError
+
+    found: dict[str, Any] = {}
     for item in args.config:
         key, equals, text = item.partition("=")
         if not equals:
@@ -141,13 +182,8 @@ def config_from(args: argparse.Namespace) -> Config:
             value = text
         for part in reversed(key.split(".")[1:]):
             value = {part: value}
-        merge(raw, {key.split(".")[0]: value})
-    config, only = Config(raw, files), getattr(args, "only_cycle", None)
-    if only is None:
-        return config
-    if only not in config.cycles:
-        raise ConfigError(f"--cycle: {only!r}, expected one of the configuration's: {name_cycles(config.cycles)}")
-    return config.of_cycle(only)
+        merge(found, {key.split(".")[0]: value})
+    return found
 
 
 def config_of_run(args: argparse.Namespace, profile: str) -> Config:
@@ -160,4 +196,4 @@ def config_of_run(args: argparse.Namespace, profile: str) -> Config:
     if not (args.profile or args.configfile or args.config):
         return current()
     args.profile = args.profile or profile
-    return config_from(args)
+    return config_from(args, "there")

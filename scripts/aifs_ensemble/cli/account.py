@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = config_from(args)
+    config = config_from(args, "there")
     if args.output:
         check_output("--output", args.output)
     usd: dict[str, float] = {}

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.planning.machines import machines_of
     from aifs_ensemble.planning.throughput import add_result
 
-    config = config_from(args)
+    config = config_from(args, "begun")
     machines = machines_of(config)
     measured = []
     if not args.prices_only:

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.workflow.preflight import check_scratch_folder
 
     _give_back(args)
-    config = config_from(args)
+    config = config_from(args, "inputs")
     if not args.pickles:
         raise InputError("convert-pickle: no file named, expected e.g. input_state_member_007.pkl")
     if args.output is None:

@@ -10,6 +10,7 @@ from aifs_ensemble.cli._common import (
     add_json_argument,
     config_files,
     config_from,
+    plan_profile,
     print_json,
 )
 
@@ -17,8 +18,9 @@ ROLES = ("coordinator", "gpu", "cpu")  # those of workflow.doctor
 GROUP = "before"
 EXAMPLE = """\
 aifs-ensemble doctor --profile coiled-gpu
+aifs-ensemble doctor --profile coiled-gpu --json
 aifs-ensemble doctor --role gpu"""
-HELP = "versions, GPU, driver, scratch, credentials, checkpoint of this machine"
+HELP = "everything that a run will need: software, credentials, source, checkpoint, destination, room"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a finding; 1 when anything needed is missing."""
-    from aifs_ensemble.workflow.doctor import FAILURE, examine
+    from aifs_ensemble.common.errors import DownloadError, InputError
+    from aifs_ensemble.workflow.doctor import FAILURE, CheckResult, examine
 
-    findings = examine(config_from(args), args.role, config_files(args))
+    refused: list[CheckResult] = []
+    try:
+        config = config_from(args)
+    except (DownloadError, InputError) as error:  # a word for a cycle that nobody has now
+        refused = [CheckResult("cycle", FAILURE, str(error))]
+        config = config_from(args, "begun")
+    findings = [*refused, *examine(config, args.role, config_files(args), plan_profile(args))]
     if args.json:
         print_json([{"name": one.name, "state": one.state, "text": one.text} for one in findings])
     else:

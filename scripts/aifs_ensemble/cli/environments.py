@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.overlays:
         return _make_overlays(as_json=args.json)
-    config = config_from(args)
+    config = config_from(args, "begun")
     rows = []
     if args.register and (problem := token_problem()):
         raise ConfigError(problem)

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write table, data set and figures, and print the scores of the first area."""
-    config = config_from(args)
+    config = config_from(args, "there")
     if args.output:
         check_output("--output", args.output)
     several = len(config.cycles) > 1

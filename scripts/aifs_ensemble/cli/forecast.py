@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.model.compile_cache import CompileCache
     from aifs_ensemble.workflow.preflight import check_scratch_folder
 
-    config = config_from(args)
+    config = config_from(args, "inputs")
     members = members_from(args, config)
     if args.initial and len(members) > 1:
         raise WorkflowError(f"--initial: {args.initial} is one member's, expected one of {len(members)} members")

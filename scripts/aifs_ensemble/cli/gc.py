@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Show orphans by reason, or the retention of cycles, and remove them with --delete."""
     from aifs_ensemble.common.storage import open_destination
 
-    config = config_from(args)
+    config = config_from(args, "there")
     if not 0 <= args.older_hours <= MOST_HOURS:
         raise ConfigError(f"--older-hours: {args.older_hours:g}, expected hours, 0 to {MOST_HOURS}")
     if args.plan and args.finished:

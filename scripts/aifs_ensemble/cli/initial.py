@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.initial.spread import ensemble_statistics
     from aifs_ensemble.workflow.preflight import check_scratch_folder
 
-    config = config_from(args)
+    config = config_from(args, "inputs")
     members = members_from(args, config)
     if not args.statistics_only:
         check_scratch_folder(config)

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.planning.plan_text import full_lines, plan_dict
     from aifs_ensemble.workflow.preflight import check_begun, check_sources
 
-    config = config_from(args)
+    config = config_from(args, "inputs")
     for one in config.of_each_cycle:
         check_begun(one)
     for unknown in check_sources(config.of_each_cycle) if args.published else ():

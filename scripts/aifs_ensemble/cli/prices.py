@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.planning.machines import machines_of
     from aifs_ensemble.planning.price_catalogue import read_catalogue
 
-    config = config_from(args)
+    config = config_from(args, "begun")
     machines = machines_of(config)
     if not args.update:
         if args.output or args.date:

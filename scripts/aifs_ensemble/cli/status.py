@@ -47,7 +47,7 @@ def statuses_of(config: Config, destination: Destination | None = None) -> list[
 
 def run(args: argparse.Namespace) -> int:
     """Print the table once, or keep it up to date."""
-    config = config_from(args)
+    config = config_from(args, "there")
     if args.watch is not None and not 0 < args.watch <= 86400:
         raise ConfigError(f"--watch: {args.watch:g}, expected seconds above 0, at most a day")
     if args.json:

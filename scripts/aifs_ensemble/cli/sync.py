@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Deliver every finished member, say what moved, and write the ensemble's manifest."""
-    run_each_cycle(args, config_from(args), lambda config, tell: _sync(args, config, tell))
+    run_each_cycle(args, config_from(args, "there"), lambda config, tell: _sync(args, config, tell))
     return 0
 
 

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             check.require_members(config)
         require_whole(data_sets, mended=args.mend)
 
-    run_each_cycle(args, config_from(args), verify)
+    run_each_cycle(args, config_from(args, "there"), verify)
     return 0
 
 

@@ -94,6 +94,12 @@ class PlanError(WorkflowError):
     exit_code = 13
 
 
+class OtherRunError(WorkflowError):
+    """Another run makes the cycle at the same destination."""
+
+    exit_code = 14
+
+
 class StoppedError(WorkflowError):
     """The process was asked to stop (SIGTERM) and did so with its state intact."""
 

@@ -43,6 +43,11 @@ def parse_cycle(text: str) -> datetime:
         raise ConfigError(f"cycle: {text!r} is not a cycle, expected YYYYMMDD_HHMM such as 20250819_0000") from None
 
 
+def cycle_name(time: datetime) -> str:
+    """Return a time, UTC, as a cycle is spelled."""
+    return f"{time:%Y%m%d_%H%M}"
+
+
 def parse_members(value: str | int | Iterable[int | str], largest: int = 999) -> tuple[int, ...]:
     """Return sorted member numbers of ``1-50``, ``0-50``, ``1,5,10-12``, an integer or a list of these.
 
@@ -405,6 +410,11 @@ class Keys:
     def page(self) -> str:
         """The page to look at what a cycle has."""
         return f"{self.cycle}/index.html"
+
+    @property
+    def run(self) -> str:
+        """Who makes the cycle at the moment."""
+        return f"{self.cycle}/run.json"
 
     @property
     def ensemble_manifest(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from itertools import product
@@ -14,14 +15,14 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.http import Deadline, TransferError, as_transfer_error
 from aifs_ensemble.common.names import CONTROL, format_members
-from aifs_ensemble.common.parameters import field_name
+from aifs_ensemble.common.parameters import FieldName, field_name
 from aifs_ensemble.initial.download import FieldRequest
 from aifs_ensemble.initial.opendata import refuse_too_early
-from aifs_ensemble.initial.opendata_client import IndexAdapter, RangeClient
+from aifs_ensemble.initial.opendata_client import IndexAdapter, RangeClient, check_sources
 from aifs_ensemble.initial.rangecache import RangeCache
 from aifs_ensemble.initial.source import input_times
 
-_SECONDS, _STALL_SECONDS = 60.0, 10.0
+SECONDS, _STALL_SECONDS = 60.0, 10.0
 # what the services answer for a file that is not there
 _ABSENT = (403, 404, 410)
 # of every member, in every index: of the atmosphere's streams, and of those of the waves
@@ -43,12 +44,12 @@ def check_published(config: Config, cache: Path | None = None) -> str | None:
     enough = config.given.min_members or 1
     told: list[str] = []
     left: dict[str, set[int]] = {}
-    deadline = Deadline(min(_SECONDS, settings.deadline_seconds))
+    deadline = Deadline(min(SECONDS, settings.deadline_seconds))
     with ExitStack() as stack:
         folder = cache / "opendata" if cache else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for source in settings.sources:
             try:
-                left[source], lacking = _members_there(config, _Indexes(config, source, deadline, folder))
+                left[source], lacking = _members_there(config, Indexes(config, source, deadline, folder))
             except (TransferError, requests.RequestException) as error:
                 told.append(f"{source}: {as_transfer_error(error)}")
                 continue
@@ -61,31 +62,44 @@ def check_published(config: Config, cache: Path | None = None) -> str | None:
     return f"{config.cycle} {known}: {'; '.join(told)}"
 
 
-class _Indexes:
+class Indexes:
     """The index files of one source, asked for members."""
 
     def __init__(self, config: Config, source: str, deadline: Deadline, folder: Path):
         settings = config.initial_conditions.ecmwf_open_data
         cache = RangeCache(folder)
         adapter = IndexAdapter(cache, min(_STALL_SECONDS, settings.stall_seconds), deadline)
+        check_sources([source])
         self._client = RangeClient(source, settings.resolution, cache, adapter)
 
     def members(self, time: datetime, stream: str, kind: str, numbers: list[int]) -> set[int] | None:
         """Return those of `numbers` that the index has, the control for none; None where there is no index."""
-        field = _WAVE if stream in ("waef", "wave") else _FIELD
-        request = FieldRequest(time, stream, kind, (field,)).mars | ({"number": numbers} if numbers else {})
+        found = self.fields(time, stream, kind, numbers, (_WAVE if stream in ("waef", "wave") else _FIELD,))
+        return None if found is None else set(found)
+
+    def fields(
+        self, time: datetime, stream: str, kind: str, numbers: Sequence[int], names: Sequence[FieldName]
+    ) -> dict[int, set[FieldName]] | None:
+        """Return the fields of `names`, all of one level type, that the index has of each of `numbers` it knows.
+
+        The control stands for no number. None where there is no index.
+        """
+        request = FieldRequest(time, stream, kind, tuple(names)).mars | ({"number": [*numbers]} if numbers else {})
+        found: dict[int, set[FieldName]] = {}
         try:
-            found = {CONTROL if item.number is None else item.number for item in self._client.ranges(request)}
+            # the client asks for every level of every parameter
+            for item in (item for item in self._client.ranges(request) if item.field in names):
+                found.setdefault(CONTROL if item.number is None else item.number, set()).add(item.field)
         except requests.HTTPError as error:
             if error.response is not None and error.response.status_code in _ABSENT:
                 return None
             raise
-        if len(found) < max(len(numbers), 1):
+        if sum(map(len, found.values())) < len(names) * max(len(numbers), 1):
             self._client.forget_indexes()  # it may grow
         return found
 
 
-def _members_there(config: Config, indexes: _Indexes) -> tuple[set[int], str]:
+def _members_there(config: Config, indexes: Indexes) -> tuple[set[int], str]:
     """Return the members that can start from what a source has, and what it lacks, in words."""
     wanted = sorted({config.state_of(member) for member in config.members})
     perturbed = [member for member in wanted if member != CONTROL]

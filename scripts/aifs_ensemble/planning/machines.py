@@ -52,8 +52,12 @@ class PriceList:
             return f"{self.name} (no published price)"
         if self.date is None:
             return f"{self.name} (undated)"
-        age = (today - self.date).days
-        return f"{self.name} {self.date.isoformat()}" + (f" (OLD: {age} days)" if age > OLD_AFTER_DAYS else "")
+        old = f" (OLD: {(today - self.date).days} days)" if self.is_old(today) else ""
+        return f"{self.name} {self.date.isoformat()}{old}"
+
+    def is_old(self, today: dt.date) -> bool:
+        """Tell whether its date was long ago; an undated list is not known to be."""
+        return self.date is not None and (today - self.date).days > OLD_AFTER_DAYS
 
 
 @dataclass(frozen=True)
@@ -197,9 +201,13 @@ class Machines:
 
     def price_notes(self, machines: Iterable[MachineType], region: str, today: dt.date) -> list[str]:
         """Return the label of each price list that a plan on `machines` uses."""
+        return [one.label(today) for one in self.price_lists(machines, region)]
+
+    def price_lists(self, machines: Iterable[MachineType], region: str) -> list[PriceList]:
+        """Return the price lists that a plan on `machines` uses."""
         used = {machine.price(region).list for machine in machines if region in machine.prices}
         used |= {name for _, name in self.services.values()}
-        return [self.lists[name].label(today) for name in sorted(used)]
+        return [self.lists[name] for name in sorted(used)]
 
 
 def load_machines(path: Path = TABLE, prices: Path | None = None) -> Machines:

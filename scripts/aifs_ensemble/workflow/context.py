@@ -77,7 +77,10 @@ def current() -> Config:
     """Return the coordinator's configuration, or that of the files when a person runs the command."""
     text = os.environ.get(environment.CONFIG)
     if text is None:
-        return Config(read_files(*(path for path in DEFAULT_FILES if path.exists())))
+        from aifs_ensemble.workflow.cycle import named
+
+        files = [path for path in DEFAULT_FILES if path.exists()]
+        return Config(named(read_files(*files), files, "there"), files)
     try:
         return Config(json.loads(text))
     except ValueError:

@@ -11,19 +11,28 @@ import platform
 import shutil
 import sys
 import tempfile
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from aifs_ensemble.common import clock
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import name_cycles
 from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.gpu import cards, driver_version
 from aifs_ensemble.common.models import check_listed
+from aifs_ensemble.common.storage import Storage, open_destination, open_storage, transfer_settings
+from aifs_ensemble.delivery.lease import RunLease
 from aifs_ensemble.delivery.standing import Destination
+from aifs_ensemble.model.checkpoint.digest import compute_digest
+from aifs_ensemble.planning.machines import machines_of
 from aifs_ensemble.workflow import refusals
+from aifs_ensemble.workflow.notify import check_notify, program_problem
 from aifs_ensemble.workflow.preflight import check_begun, check_destination, check_sources
 
 ROLES = ("coordinator", "gpu", "cpu")
@@ -33,6 +42,7 @@ _PACKAGES = {
     "gpu": ("snakemake", "snakemake-storage-plugin-gcs", "torch", "anemoi-inference", "anemoi-models", "eccodes"),
     "cpu": ("snakemake", "snakemake-storage-plugin-gcs", "ecmwf-opendata", "mir-python", "eccodes"),
 }
+_ANSWER_SECONDS = 20.0
 _SCRATCH_GB = {"coordinator": 0.1, "gpu": 20.0, "cpu": 2.0}
 
 
@@ -45,25 +55,34 @@ class CheckResult:
     text: str
 
 
-def examine(config: Config, role: str, files: Iterable[Path] = ()) -> list[CheckResult]:
+def examine(config: Config, role: str, files: Iterable[Path] = (), profile: str | None = None) -> list[CheckResult]:
     """Return what was found, in order; a check that breaks is a finding, not an error.
 
-    `files` are those that the configuration was read from.
+    `files` are those that the configuration was read from. `profile` says on whose machines jobs run, as plans name
+    them: what those need is then a failure where it is missing, and what others need is not looked at.
     """
     checks: list[Callable[[Config, str], Iterator[CheckResult]]] = [_system, _packages]
+    rents = role == "coordinator" and profile != "local"
     if role == "gpu":
-        checks += [_gpu, _model, _checkpoint]
-    if role == "coordinator":
-        checks += [_coiled, _cloud_settings, _model]
+        checks += [_gpu]
+    if rents and profile != "googlebatch":
+        checks.append(partial(_coiled, needed=profile is not None))
+    if rents:
+        checks += [_cloud_settings, _prices]
+    if role != "cpu":
+        checks += [_model, _checkpoint]
     checks += [_home, _scratch, _destination, _times]
+    if role == "coordinator":
+        checks += [_other_run, _notified]
     if role != "gpu":
         checks.append(_source)
-    findings: list[CheckResult] = list(_machines_get(config, files)) if role == "coordinator" else []
+    findings: list[CheckResult] = list(_machines_get(config, files)) if rents else []
     for check in checks:
         try:
             findings += check(config, role)
         except Exception as error:
-            findings.append(CheckResult(check.__name__.strip("_"), FAILURE, " ".join(f"{error}".split())[:300]))
+            name = getattr(check, "func", check).__name__.strip("_")  # type: ignore[union-attr]
+            findings.append(CheckResult(name, FAILURE, " ".join(f"{error}".split())[:300]))
     return findings
 
 
@@ -100,13 +119,29 @@ def _model(config: Config, role: str) -> Iterator[CheckResult]:
 
 
 def _checkpoint(config: Config, role: str) -> Iterator[CheckResult]:
-    named = config.checkpoint
-    if named is None or str(named).startswith("gs://"):
-        yield CheckResult("checkpoint", OK, f"{named or 'made or fetched by the workflow'}, comes with the job")
-    elif Path(named).is_file():
-        yield CheckResult("checkpoint", OK, f"{named}, {Path(named).stat().st_size / 1e6:.0f} MB")
-    else:
+    """Whether the checkpoint is there, and the one listed; of one in a bucket the digest is known once it is here."""
+    named, listed = config.checkpoint, config.model.checkpoint.get("sha256")
+    if named is None:
+        made = "built by the workflow" if config.model.built else "fetched by the workflow"
+        yield CheckResult("checkpoint", OK, made)
+    elif str(named).startswith("gs://"):
+        place, _, name = str(named).rpartition("/")
+        found = open_storage(place, transfer_settings(config)).stat(name) if role == "coordinator" else None
+        if role == "coordinator" and found is None:
+            yield CheckResult("checkpoint", FAILURE, f"{named}: no such object")
+        else:
+            yield CheckResult(
+                "checkpoint", OK, f"{named}, {f'{found.size / 1e6:.0f} MB' if found else 'comes with the job'}"
+            )
+    elif not Path(named).is_file():
         yield CheckResult("checkpoint", FAILURE, f"{named}: no such file")
+    else:
+        size = f"{named}, {Path(named).stat().st_size / 1e6:.0f} MB"
+        if not listed or (digest := compute_digest(Path(named))) == listed:
+            yield CheckResult("checkpoint", OK, size)
+        else:
+            state = WARNING if config.trust_checkpoint else FAILURE
+            yield CheckResult("checkpoint", state, f"{size}: sha256 {digest}, expected {listed}")
 
 
 def _scratch(config: Config, role: str) -> Iterator[CheckResult]:
@@ -140,29 +175,87 @@ def _destination(config: Config, role: str) -> Iterator[CheckResult]:
         except WorkflowError as error:
             yield CheckResult("destination", FAILURE, str(error))
         return
-    from aifs_ensemble.common.storage import open_destination
-
     try:
         storage = open_destination(config)
         found = storage.stat(config.of_each_cycle[0].objects.ensemble_manifest)
         yield CheckResult("credentials", OK, f"{storage.url} answers{', ensemble there' if found else ''}")
+        if role == "coordinator":
+            yield _can_write(storage)
         # Snakemake's storage plugin asks for the bucket's description before it looks for an object
         yield CheckResult("bucket", OK, f"in {storage.location()}")  # type: ignore[attr-defined]
     except WorkflowError as error:
         yield CheckResult("credentials", FAILURE, str(error))
 
 
-def _coiled(config: Config, role: str) -> Iterator[CheckResult]:
+def _can_write(storage: Storage) -> CheckResult:
+    """Whether objects can be made and removed: one without content is."""
+    key = f"doctor-{uuid.uuid4().hex}"
+    try:
+        storage.delete(key, generation=storage.put_bytes(b"", key).generation)
+    except WorkflowError as error:
+        return CheckResult("destination", FAILURE, str(error))
+    return CheckResult("destination", OK, f"{storage.url}, can be written")
+
+
+def _coiled(config: Config, role: str, *, needed: bool) -> Iterator[CheckResult]:
+    """Whether Coiled is installed and knows us; the service is asked only where it is `needed`."""
+    missing = FAILURE if needed else WARNING
     try:
         version = metadata.version("coiled")
     except metadata.PackageNotFoundError:
-        yield CheckResult("coiled", WARNING, "not installed: only the googlebatch and local profiles work")
+        yield CheckResult("coiled", missing, "not installed: only the googlebatch and local profiles work")
         return
-    import dask.config
+    from snakemake_executor_plugin_coiled.service import Service, token_problem
 
-    token = dask.config.get("coiled.token", None) or os.environ.get("DASK_COILED__TOKEN")
-    text = f"{version}, {'token set' if token else 'no token: coiled login'}"
-    yield CheckResult("coiled", OK if token else WARNING, text)
+    if problem := token_problem():
+        yield CheckResult("coiled", missing, f"{version}, no token: {problem.partition(': ')[2]}")
+    elif needed and (refused := _answer_within(lambda: Service(config.cloud.workspace).cloud())):
+        yield CheckResult("coiled", FAILURE, f"{version}, {refused}")
+    else:
+        yield CheckResult("coiled", OK, f"{version}, {'answers' if needed else 'token set'}")
+
+
+def _answer_within(ask: Callable[[], object]) -> str | None:
+    """Return why a service does not answer as it should, or None; a client that waits for longer is left to itself."""
+    said = ["does not answer"]
+
+    def wait() -> None:
+        try:
+            ask()
+            said.clear()
+        except Exception as error:
+            said[:] = [" ".join(f"{type(error).__name__}: {error}".split())[:300]]
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS)
+    return said[0] if said else None
+
+
+def _prices(config: Config, role: str) -> Iterator[CheckResult]:
+    """How old the prices are that plans and accounts of this configuration use."""
+    machines = machines_of(config)
+    used = [machines.types[name] for name in (config.cloud.gpu, config.cloud.cpu)]
+    today = clock.now().date()
+    lists = machines.price_lists(used, config.cloud.regions[0])
+    state = WARNING if any(one.is_old(today) for one in lists) else OK
+    yield CheckResult("prices", state, "; ".join(one.label(today) for one in lists))
+
+
+def _other_run(config: Config, role: str) -> Iterator[CheckResult]:
+    if config.destination:
+        storage = open_destination(config)
+        held = [said for one in config.of_each_cycle if (said := RunLease(one, storage).held())]
+        yield from (CheckResult("run", WARNING, said) for said in held)
+        if not held:
+            yield CheckResult("run", OK, f"nobody else makes {name_cycles(config.cycles)}")
+
+
+def _notified(config: Config, role: str) -> Iterator[CheckResult]:
+    check_notify(config)
+    if config.notify.command or config.notify.url:
+        missing = program_problem(config)
+        yield CheckResult("notify", FAILURE if missing else OK, missing or "whom a run tells can be told")
 
 
 def _machines_get(config: Config, files: Iterable[Path]) -> Iterator[CheckResult]:
@@ -194,6 +287,14 @@ def _source(config: Config, role: str) -> Iterator[CheckResult]:
         check_begun(one)
     unknown = check_sources(config.of_each_cycle)
     source = config.initial_conditions.source
+    if not unknown and source != "idealised":
+        from aifs_ensemble.initial.newest import Availability  # not every machine has the client of open data
+
+        availability = Availability()
+        lacking = {one.cycle: missing for one in config.of_each_cycle if (missing := availability.lacking(one))}
+        yield from (CheckResult("source", FAILURE, f"{cycle}: {missing}") for cycle, missing in lacking.items())
+        if lacking:
+            return
     whose = "its" if len(config.cycles) == 1 else "their"
     for line in unknown or [f"{source}: {name_cycles(config.cycles)} and {whose} members"]:
         yield CheckResult("source", WARNING if unknown else OK, line)

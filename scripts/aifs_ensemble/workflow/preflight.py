@@ -6,9 +6,10 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
+from aifs_ensemble.common import clock
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, InputError, StorageError
 from aifs_ensemble.common.files import folder_problem
@@ -53,7 +54,7 @@ def check_room(config: Config, here: MembersHere, *, beside_others: bool = False
 
 def check_begun(config: Config, now: datetime | None = None) -> None:
     """Raise ConfigError for a cycle in the future, which no source can have; `now` is UTC."""
-    now = now or datetime.now(UTC)
+    now = now or clock.now()
     if config.cycle_time > now:
         raise ConfigError(
             f"config: cycle: {config.cycle!r} is in the future, expected one that has begun "

@@ -24,11 +24,13 @@ from aifs_ensemble.products.statistics import choice
 from aifs_ensemble.products.submission import unmade_periods
 from aifs_ensemble.workflow import bucket, ensemble_products, preflight, refusals, routing, second_pass
 from aifs_ensemble.workflow import snakemake_internals as internals
+from aifs_ensemble.workflow.cycle import settle, wait_for_sources
 from aifs_ensemble.workflow.cycle_run import CycleRun, say
 from aifs_ensemble.workflow.googlebatch.jobs import keep_jobs_at_exit
 from aifs_ensemble.workflow.groups import group_by_cycle
 from aifs_ensemble.workflow.members_here import MembersHere
 from aifs_ensemble.workflow.paths import Paths
+from aifs_ensemble.workflow.run_hooks import RunHooks, writes
 from aifs_ensemble.workflow.short_log import ShortNames
 from aifs_ensemble.workflow.start import prepare_start
 
@@ -59,7 +61,9 @@ class Run:
         self._workflow = workflow
         self._coordinates = internals.is_coordinator(workflow)
         # the one place where a run learns its cycles
+        self._word = settle(workflow, config, say)
         self.config = Config(config, internals.config_files(workflow))
+        self._hooks = RunHooks(self.config, say)
         if self._coordinates and self.config.given.cycles is not None:
             # a file of cycles is this machine's, and may change while the run goes on
             internals.settle_config(workflow, config, "cycles", ",".join(self.config.cycles))
@@ -289,20 +293,31 @@ class Run:
         return lambda wildcards, params: {"cycle": params.cycle, "page": wildcards.page}
 
     def _refuse_impossible(self) -> None:
-        """Refuse what no source has, from index files alone, where states are to be made."""
+        """Refuse what no source has, from index files alone, where states are to be made; wait for it if asked to."""
         to_start = {
             cycle_of(wildcards) or self.first.config.cycle
             for rule, wildcards in internals.jobs_to_run(self._workflow) or ()
             if rule in ("initial_cycle", "initial_member")
         }
         configs = [cycle.config for name, cycle in self.cycles.items() if name in to_start]
-        say(*preflight.check_sources(configs, None if self.rented else self.config.cache))
+        cache = None if self.rented else self.config.cache
+        wait_for_sources(configs, cache, say)
+        say(*preflight.check_sources(configs, cache))
 
     def start(self) -> None:
-        """Refuse a run that has nowhere to deliver to, or no room, before anything is computed."""
-        if not self._coordinates:
-            return
-        self._refuse_impossible()
+        """Refuse a run that has nowhere to deliver to, no room or no inputs, or that another run is making."""
+        if self._coordinates and self._told is not None:  # by the run that has the cycles for itself
+            self._start()
+        elif self._coordinates:
+            self._hooks.begin(self._word, self._written(), self._start)
+
+    def _written(self) -> tuple[str, ...]:
+        """Return the cycles of which jobs to run leave something at the destination."""
+        jobs = internals.jobs_to_run(self._workflow) or ()
+        found = {cycle_of(wildcards) or self.first.config.cycle for rule, wildcards in jobs if writes(rule)}
+        return tuple(name for name in self.cycles if name in found)
+
+    def _start(self) -> None:
         if self.rented:
             prepare_start(self._workflow, self.config, {name: cycle.bucket for name, cycle in self.cycles.items()})
         else:
@@ -311,6 +326,7 @@ class Run:
             here.tell_jobs()
             refusals.check(refusals.time_problem(internals.inputs_there(self._workflow), time.time(), tolerance=1.0))
             preflight.check_start(self.config, needed, here)
+        self._refuse_impossible()  # last, for it may wait for hours
         self._show_members()
 
     def _show_members(self) -> None:
@@ -348,8 +364,11 @@ class Run:
                 keep_jobs_at_exit()
             say(*closing_lines(self.config, finished=finished, rented=self.rented))
             say(*filter(None, [self._spending()]))
-            if not finished and self._told is None:
+            if self._told is not None:
+                return  # the run that started this one has the cycle, and tells how it ended
+            if not finished:
                 second_pass.make_products(self._workflow, {name: one.config for name, one in self.cycles.items()}, say)
+            self._hooks.end(finished=finished)
 
 
 def check_yaml(path: str) -> None:

@@ -124,7 +124,7 @@ class Config:
         self.keep_scratch, self.declare_leads = values.keep_scratch, values.declare_leads
         self.initial_conditions, self.forecast = values.initial_conditions, values.forecast
         self.delivery, self.keep, self.cloud = values.delivery, values.keep, values.cloud
-        self.products, self.report = values.products, values.report
+        self.products, self.report, self.notify = values.products, values.report, values.notify
         _check_members(self)
         if self.initial_conditions.source == "file" and not self.initial_conditions.file.path:
             raise ConfigError("config: initial_conditions.file.path is missing: source is file")

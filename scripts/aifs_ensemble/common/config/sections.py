@@ -124,6 +124,9 @@ class InitialConditions(Section):
     does."""
     checks: Literal["error", "warn"] = "error"
     """What an implausible input does: stop the member, or warn and record it."""
+    wait_hours: Number = Field(default=0, ge=0, le=72)
+    """How long a run waits for the inputs of its cycle to appear, before anything is rented. 0: it is refused without
+    them."""
     cache: Annotated[Nullable[str], AfterValidator(locations.place("initial_conditions.cache"))] = None
     """Folder for downloaded ranges, constants and interpolation weights. null: {scratch}/cache."""
     ecmwf_open_data: EcmwfOpenData = Field(default={}, validate_default=True)
@@ -512,6 +515,16 @@ class KeepRule(Section):
     """Cycles that begin on these days of the week are none of the rule's."""
 
 
+class Notify(Section):
+    """Whom a run tells at its end that its ensemble is complete, short or failed."""
+
+    command: str = ""
+    """A command, its words as a shell splits them; it gets JSON on standard input (docs/scheduling.md)."""
+    url: Nullable[str] = None
+    """An address, http or https, that gets the same JSON by POST. $NAME in it is filled in from the environment of the
+    coordinator alone. Nothing behind the host is ever shown."""
+
+
 class Values(Section):
     """The whole configuration as a user gives it: keys of no section, and the sections."""
 
@@ -523,7 +536,9 @@ class Values(Section):
     trust_checkpoint: Flag = False
     """Load a checkpoint whose digest is not in the model catalogue. Unpickling runs code: only for files you trust."""
     cycle: Annotated[Nullable[str], BeforeValidator(_cycle)] = None
-    """Initial time, "YYYYMMDD_HHMM" in quotes, UTC; the hour is 00, 06, 12 or 18. null: `cycles` names several."""
+    """Initial time, "YYYYMMDD_HHMM" in quotes, UTC; the hour is 00, 06, 12 or 18. null: `cycles` names several. Or a
+    word: latest, the newest cycle whose inputs are all there; latest-thursday and latest-12z, the newest of them; with
+    -1d, -6h or -1w, as much before it. A run and all its jobs have the cycle that is found when it starts."""
     cycles: Annotated[Nullable[str | list[Any]], BeforeValidator(_cycle)] = None
     """Several cycles in one run, in place of `cycle`: a list, a range "20250101_0000..20251225_0000 every 7d" (or
     12h), or a file with one of these a line."""
@@ -556,3 +571,4 @@ class Values(Section):
     cloud: Cloud = Field(default={}, validate_default=True)
     products: Products = Field(default={}, validate_default=True)
     report: Report = Field(default={}, validate_default=True)
+    notify: Notify = Field(default={}, validate_default=True)

@@ -124,8 +124,13 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def put_bytes(self, data: bytes, key: str, *, overwrite: bool = False) -> ObjectInfo:
-        """Store `data` under `key`; ConflictError when other content is there and `overwrite` is false."""
+    def put_bytes(
+        self, data: bytes, key: str, *, overwrite: bool = False, replacing: ObjectInfo | None = None
+    ) -> ObjectInfo:
+        """Store `data` under `key`; ConflictError when other content is there and `overwrite` is false.
+
+        With `replacing`, what is there must be exactly that object, else ConflictError.
+        """
 
     @abstractmethod
     def get_bytes(self, key: str) -> bytes:

@@ -8,7 +8,7 @@ import glob
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,8 +65,13 @@ class FolderStorage(Storage):
                 continue
 
     def folders(self) -> Iterator[str]:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            yield from sorted(entry.name for entry in self.root.iterdir() if entry.is_dir() and sound_key(entry.name))
+        try:
+            names = sorted(entry.name for entry in self.root.iterdir() if entry.is_dir() and sound_key(entry.name))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise _unreadable(self.root, error) from error
+        yield from names
 
     def with_crc32c(self, info: ObjectInfo) -> ObjectInfo:
         if info.crc32c is not None:
@@ -86,11 +91,13 @@ class FolderStorage(Storage):
         except FileNotFoundError:
             raise VerificationError(f"{path}: missing") from None
 
-    def put_bytes(self, data: bytes, key: str, *, overwrite: bool = False) -> ObjectInfo:
+    def put_bytes(
+        self, data: bytes, key: str, *, overwrite: bool = False, replacing: ObjectInfo | None = None
+    ) -> ObjectInfo:
         there = self._bytes_present(data, key)
         if there is not None:
             return there
-        replacing = self.stat(key) if overwrite else None
+        replacing = self.stat(key) if overwrite else replacing
         return self._write([data], key, size=len(data), crc32c=crc32c_bytes(data), source=key, replacing=replacing)
 
     def get_bytes(self, key: str) -> bytes:
@@ -187,14 +194,15 @@ class FolderStorage(Storage):
         """Give a written file its final name unless other content has it; a link never overwrites, a rename would."""
         path = self.path(key)
         if not _linked(part, path):
-            there = self.stat(key)
-            same = self._same(there, size, crc32c)
-            if same is not None:
-                self._count(settled=1)
-                return same
-            if there is not None and (replacing is None or there.generation != replacing.generation):
-                raise self._conflict(key, there, size, crc32c)
-            part.replace(path)
+            with _alone(path):
+                there = self.stat(key)
+                same = self._same(there, size, crc32c)
+                if same is not None:
+                    self._count(settled=1)
+                    return same
+                if there is not None and (replacing is None or there.generation != replacing.generation):
+                    raise self._conflict(key, there, size, crc32c)
+                part.replace(path)
         self._count(objects=1, bytes=size)
         return self._info(path, crc32c)
 
@@ -208,6 +216,15 @@ def _linked(part: Path, path: Path) -> bool:
             raise
         return False
     return True
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Have others that replace the same file wait, where the file system has locks: two look at it one by one."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # gone meanwhile, or not to be opened
+            fcntl.flock(stack.enter_context(open(path, "rb")), fcntl.LOCK_EX)
+        yield
 
 
 def _make_folder(folder: Path) -> None:

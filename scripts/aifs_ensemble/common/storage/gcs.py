@@ -155,11 +155,14 @@ class GcsStorage(Storage):
         except FileNotFoundError:
             raise VerificationError(f"{path}: missing") from None
 
-    def put_bytes(self, data: bytes, key: str, *, overwrite: bool = False) -> ObjectInfo:
+    def put_bytes(
+        self, data: bytes, key: str, *, overwrite: bool = False, replacing: ObjectInfo | None = None
+    ) -> ObjectInfo:
         there = self._bytes_present(data, key)
         if there is not None:
             return there
-        return self._upload(BytesIO(data), key, crc32c_bytes(data), match=None if overwrite else 0)
+        match = None if overwrite else replacing.generation if replacing else 0
+        return self._upload(BytesIO(data), key, crc32c_bytes(data), match=match)
 
     def get_bytes(self, key: str) -> bytes:
         blob = self.bucket.blob(self._name(key))

@@ -1,0 +1,81 @@
+"""Which cycles there are at the destination and on scratch, by their names alone; those that a schedule has missed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycle_words import CycleWord
+from aifs_ensemble.common.errors import ConfigError, InputError, VerificationError
+from aifs_ensemble.common.names import Keys, cycle_name, parse_cycle
+from aifs_ensemble.common.storage import MissingError, Storage, open_destination
+from aifs_ensemble.delivery.ensemble import parse_ensemble_manifest
+
+_LOOK_SECONDS = 20.0
+
+
+def cycles_at(storage: Storage) -> list[datetime]:
+    """Return the cycles that a destination has something of, in order."""
+    return _cycles(storage.folders())
+
+
+def newest_there(word: CycleWord, config: Config) -> str:
+    """Return the newest cycle that a word may have stood for of which the destination or scratch has something.
+
+    The word's offset is not counted again: what it was counted back to is there. The cycle of `config` is not looked
+    at. Raises InputError, one line, where there is none.
+    """
+    found = set(_on_scratch(config.scratch.root))
+    if config.destination:
+        found |= set(cycles_at(open_destination(config, within=_LOOK_SECONDS)))
+    fitting = [time for time in found if word.fits(time + word.offset)]
+    if not fitting:
+        places = " and ".join(filter(None, [config.destination, str(config.scratch.root)]))
+        raise InputError(f"config: cycle: {word.text!r}: {places} have no such cycle, expected one that was run")
+    return cycle_name(max(fitting))
+
+
+def missed(word: CycleWord, cycle_time: datetime, storage: Storage) -> Iterator[str]:
+    """Yield what is to be said of earlier cycles of a word when a later one is run: not made, or not whole.
+
+    Looked at are those since the newest of the word that is there, and this one.
+    """
+    if not word.is_series:
+        return
+    earlier = [time for time in cycles_at(storage) if time < cycle_time and word.fits(time + word.offset)]
+    if not earlier:
+        return
+    last = max(earlier)
+    named = [cycle_name(time) for time in word.between(last, cycle_time)]
+    if named:
+        yield f"not forecast since {cycle_name(last)}: {', '.join(named)}; --config cycle={named[-1]} makes that one"
+    if (state := _state(storage, cycle_name(last))) != "complete":
+        yield f"{cycle_name(last)} is {state}: --config cycle={cycle_name(last)} goes on with it"
+
+
+def _state(storage: Storage, cycle: str) -> str:
+    """Return what the manifest of an ensemble says that it is, ``unfinished`` without one."""
+    key = Keys(cycle).ensemble_manifest
+    try:
+        return parse_ensemble_manifest(storage.get_bytes(key), key, cycle).state
+    except MissingError:
+        return "unfinished"
+    except VerificationError:
+        return "damaged"
+
+
+def _on_scratch(root: Path) -> list[datetime]:
+    with suppress(OSError):
+        return _cycles([path.name for path in root.iterdir() if path.is_dir()])
+    return []
+
+
+def _cycles(names: Iterable[str]) -> list[datetime]:
+    found = []
+    for name in names:
+        with suppress(ConfigError):
+            found.append(parse_cycle(name))
+    return sorted(found)
