@@ -205,12 +205,12 @@ def test_waiting_ends(make_config: Make, tmp_path: Path, monkeypatch: pytest.Mon
     time = Time(monkeypatch, datetime(2025, 8, 19, 7, 0, tzinfo=UTC), {})
     with serve(tmp_path, Fault(status=503, times=2)) as server:
         config = config_of(make_config, server, wait_hours=0.5)(NEWEST)
-        from aifs_ensemble.workflow.cycle import wait_for_source
+        from aifs_ensemble.workflow.cycle import wait_for_sources
 
         with pytest.raises(
             InputError, match=r"did not appear within initial_conditions.wait_hours, 0.5: .*no index of"
         ):
-            wait_for_source(config, None, lambda _: None)
+            wait_for_sources([config], None, lambda _: None)
     assert time.now == datetime(2025, 8, 19, 7, 30, tzinfo=UTC)
 
 
