@@ -26,11 +26,12 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="keys set over the files")
 
 
+CYCLE_HELP = "one cycle, not all of the configuration's"
+
+
 def add_cycle_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--cycle``, which `config_from` reads."""
-    parser.add_argument(
-        "--cycle", dest="only_cycle", metavar="CYCLE", help="only this one of the configuration's cycles (default: all)"
-    )
+    parser.add_argument("--cycle", dest="only_cycle", metavar="CYCLE", help=CYCLE_HELP)
 
 
 def add_members_argument(parser: argparse.ArgumentParser) -> None:

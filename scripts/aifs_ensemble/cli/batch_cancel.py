@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, config_of_run, print_json
+from aifs_ensemble.cli._common import CYCLE_HELP, add_config_arguments, add_json_argument, config_of_run, print_json
 
 HELP = "stop jobs on Google Batch"
 GROUP = "machines"
@@ -17,7 +17,7 @@ aifs-ensemble batch-cancel --cycle all"""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which cycle, and whether to look only."""
     add_config_arguments(parser)
-    parser.add_argument("--cycle", help="YYYYMMDD_HHMM, or `all`; else the configuration's")
+    parser.add_argument("--cycle", metavar="CYCLE", help=CYCLE_HELP)
     parser.add_argument("--coordinator", help="only the jobs with this label, which a run gives to its own")
     parser.add_argument("--list", action="store_true", help="show the jobs and delete none")
     add_json_argument(parser)
