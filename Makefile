@@ -7,40 +7,53 @@ PROFILE ?= local
 STAMP := $(VENV)/.installed
 # the executor of the profile coiled-gpu, a package of its own
 PLUGIN := plugins/snakemake-executor-plugin-coiled
+COORDINATOR_STAMP := $(VENV)/.installed-coordinator
 TEST_STAMP := $(VENV)/.installed-test
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # a notice of mkdocs-material about other programs, in each build
 export NO_MKDOCS_2_WARNING = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test newest lock forecast test test-long lint format docs config-docs rule-graph plan report clean
+.PHONY: help install install-coordinator install-test newest lock forecast test test-long lint format docs config-docs rule-graph plan report clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-19s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## the environment, in .venv
 
-$(STAMP): requirements.txt pyproject.toml $(PLUGIN)/pyproject.toml $(wildcard envs/overlays/*.lock)
-	PYTHON="$(PYTHON)" .ci/install requirements.txt
-	$(BIN)/pip install --quiet --no-deps --editable . --editable $(PLUGIN)
+$(STAMP): $(COORDINATOR_STAMP) requirements/install.txt requirements/torch.txt $(wildcard envs/overlays/*.lock)
+	PYTHON="$(PYTHON)" .ci/install requirements/install.txt requirements/torch.txt
 	$(BIN)/aifs-ensemble environments --overlays
 	touch $(STAMP)
 
-install-test: $(TEST_STAMP) ## the same with what tests and linters need
+install-coordinator: $(COORDINATOR_STAMP) ## what a machine needs that only rents others: no torch, no products
 
-$(TEST_STAMP): $(STAMP) requirements-test.txt
-	PYTHON="$(PYTHON)" .ci/install requirements.txt requirements-test.txt
+$(COORDINATOR_STAMP): requirements/coordinator.txt pyproject.toml $(PLUGIN)/pyproject.toml
+	PYTHON="$(PYTHON)" .ci/install requirements/coordinator.txt --editable . --editable $(PLUGIN)
+	touch $(COORDINATOR_STAMP)
+
+install-test: $(TEST_STAMP) ## the same as install with what tests and linters need
+
+$(TEST_STAMP): $(STAMP) requirements/test.txt
+	PYTHON="$(PYTHON)" .ci/install requirements/test.txt
 	touch $(TEST_STAMP)
 
-lock: install-test ## requirements.txt and requirements-test.txt from what is installed
-	$(BIN)/pip freeze --exclude-editable | $(BIN)/python benchmarks/split_lock.py requirements.in requirements.txt requirements-test.txt
+lock: ## requirements/*.txt from pyproject.toml; versions stay where they can (with UPGRADE=--upgrade: the newest)
+	uv=$$(PYTHON="$(PYTHON)" .ci/install --uv) && \
+	compile="$$uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate $(UPGRADE)" && \
+	ours="$$compile --no-emit-package torch --no-emit-package pip pyproject.toml" && \
+	export UV_CUSTOM_COMPILE_COMMAND="make lock" && \
+	$$ours --extra test --output-file requirements/test.txt && \
+	$$ours --constraint requirements/test.txt --extra run --extra products --output-file requirements/install.txt && \
+	$$ours --constraint requirements/test.txt --output-file requirements/coordinator.txt && \
+	grep -o 'torch==[0-9.]*' pyproject.toml | \
+	$$compile --no-config --constraint requirements/test.txt - --output-file requirements/torch.txt
 
-newest: ## the environment with the newest versions that requirements.in allows (CI, every week)
+newest: ## the environment with the newest versions that pyproject.toml allows (CI, every week)
 	PYTHON="$(PYTHON)" .ci/install
-	$(BIN)/pip install --quiet --upgrade --upgrade-strategy eager --requirement requirements.in --requirement requirements-test.in
-	$(BIN)/pip install --quiet --no-deps --editable . --editable $(PLUGIN)
+	$(BIN)/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test]" --editable $(PLUGIN)
 	$(BIN)/aifs-ensemble environments --overlays
-	touch $(STAMP) $(TEST_STAMP)
+	touch $(COORDINATOR_STAMP) $(STAMP) $(TEST_STAMP)
 
 forecast: install ## run the embedded default, 4 members x 72 h, into results/
 	$(BIN)/snakemake --profile local
