@@ -13,6 +13,7 @@ from typing import Any
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import cycle_of
 from aifs_ensemble.common.errors import DiskFullError, WorkflowError
+from aifs_ensemble.common.extras import lacks
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -27,7 +28,6 @@ def rule(snakemake: Any) -> Iterator[Config]:
     logging.basicConfig(level=logging.INFO, format=FORMAT, handlers=handlers, force=True)
     for noisy in ("urllib3", "google", "earthkit", "matplotlib", "anemoi", "findlibs", "filelock", "numexpr"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    sys.excepthook = _log_uncaught
     try:
         config, cycle = Config(snakemake.config), cycle_of(snakemake.wildcards)
         yield config if cycle is None else config.of_cycle(cycle)
@@ -62,9 +62,16 @@ def ensemble_product(snakemake: Any, config: Config) -> Iterator[None]:
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if isinstance(error, ModuleNotFoundError) and (told := lacks(error)):
+        logging.error("%s", told)
+        return
     logging.critical("uncaught %s: %s", kind.__name__, error, exc_info=(kind, error, trace))
 
 
 def member(snakemake: Any) -> int:
     """Return the member that the job is for."""
     return int(snakemake.wildcards.member)
+
+
+# from here on: a script imports what it calls before it enters `rule`
+sys.excepthook = _log_uncaught

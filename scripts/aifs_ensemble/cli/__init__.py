@@ -21,6 +21,7 @@ from types import ModuleType
 
 import aifs_ensemble
 from aifs_ensemble.common.errors import DiskFullError, WorkflowError
+from aifs_ensemble.common.extras import lacks
 from aifs_ensemble.common.text import printable
 
 GROUPS = {
@@ -116,6 +117,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WorkflowError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (told := lacks(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return told.exit_code
     except BrokenPipeError:
         # a reader such as head has seen enough; Python must not complain again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

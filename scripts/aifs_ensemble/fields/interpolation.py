@@ -16,16 +16,19 @@ import zipfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array, vstack
 
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import atomic_writer
 from aifs_ensemble.common.parameters import is_wind
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
+
+if TYPE_CHECKING:
+    # imported where it is used: a coordinator, which interpolates nothing, has none
+    from scipy.sparse import csr_array
 
 LOG = logging.getLogger(__name__)
 
@@ -126,6 +129,8 @@ def _with_pole_rows(matrix: csr_array, source: Grid, target: Grid, method: str) 
     right for a scalar. Of a wind MIR itself goes round the source's outermost ring, along the chord between two of
     its points; tests/fields compares them. A source with points at the poles needs nothing.
     """
+    from scipy.sparse import csr_array, vstack
+
     if method not in _POLE_METHODS or target.kind != "regular_ll" or abs(source.latitudes[0]) > _POLE:
         return matrix
     columns = int(target.rows[0])
@@ -141,6 +146,8 @@ def _with_pole_rows(matrix: csr_array, source: Grid, target: Grid, method: str) 
 
 def _ring_weights(longitudes: npt.NDArray[np.float64], count: int, first: int, points: int, method: str) -> csr_array:
     """Return weights ``(longitude, points)`` on a ring of `count` points from longitude 0 that begins at `first`."""
+    from scipy.sparse import csr_array
+
     step = 360 / count
     before = np.floor(longitudes / step + 1e-9).astype(np.int64)
     away = np.maximum(longitudes - before * step, 0.0)
@@ -173,6 +180,8 @@ def _store(path: Path, matrix: csr_array) -> None:
 
 def _load(path: Path, points: tuple[int, int]) -> csr_array | None:
     """Return the cached matrix, or None when there is none or it is damaged."""
+    from scipy.sparse import csr_array
+
     try:
         with np.load(path, allow_pickle=False) as content:
             matrix = csr_array((content["data"], content["indices"], content["indptr"]), shape=points)
@@ -188,6 +197,8 @@ def _load(path: Path, points: tuple[int, int]) -> csr_array | None:
 
 
 def _make(source: str, target: str, method: str, points: tuple[int, int]) -> csr_array:
+    from scipy.sparse import csr_array
+
     with tempfile.TemporaryDirectory(prefix="weights-") as folder:
         result = Path(folder) / "weights.npz"
         environment = os.environ | {

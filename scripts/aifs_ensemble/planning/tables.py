@@ -272,6 +272,8 @@ def against_baseline(found: Account, table: Throughput) -> pd.DataFrame:
 
 def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Write tables as CSV and Parquet into `folder` and return the files."""
+    import pyarrow  # noqa: F401 - what pandas writes Parquet with; where it lacks, nothing is written
+
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, frame in frames.items():
