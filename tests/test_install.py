@@ -67,39 +67,98 @@ def test_a_half_made_environment_is_made_anew(tmp_path: Path, left: str) -> None
     assert install(tmp_path) == (0, []) and (folder / "kept").exists(), "one that works is left alone"
 
 
-SETTING = ":env:.index-url='https://mirror.example'"
+ONE = ":env:.index-url='https://mirror.example'"
+MORE = "global.extra-index-url='https://a.example https://b.example'\nglobal.find-links='/x\\n/y'\n:env:.cert='/c.pem'"
+UNSAID = "global.trusted-host='mirror.example'"
+TOLD = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_STRATEGY", "UV_FIND_LINKS", "SSL_CERT_FILE")
 
 
-@pytest.mark.parametrize(
-    ("there", "settings", "uv_fails", "called"),
-    [
-        (True, "", False, ["uv a.txt b.txt"]),
-        (True, ":env:.timeout='9'", False, ["uv a.txt b.txt"]),
-        (True, SETTING, False, ["pip a.txt b.txt"]),
-        (True, "", True, ["uv a.txt b.txt", "pip a.txt b.txt"]),
-        (False, "", False, ["pip uv", "uv a.txt b.txt"]),
-        (False, SETTING, False, ["pip a.txt b.txt"]),
-    ],
-)
-def test_uv_installs_unless_pip_knows_better(
-    tmp_path: Path, there: bool, settings: str, uv_fails: bool, called: list[str]
-) -> None:
-    """With settings of pip, such as a mirror, pip; where uv fails or cannot be had, pip."""
-    calls = tmp_path / "calls"
-    lists = "$(for word; do case $word in *.txt) echo $word;; esac; done)"
-    uv = f'echo uv {lists} >> "{calls}"\nexit {int(uv_fails)}\n'
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of this machine's for uv."""
+    for name in TOLD:
+        monkeypatch.delenv(name, raising=False)
+
+
+def doubles(folder: Path, calls: Path, *, there: bool, settings: str = "", fails: str = "nothing") -> str:
+    """Put a Python with pip into a folder's .venv, and a uv on a path which is returned or for pip to bring.
+
+    Both write what they install to `calls`: without options, but those that say how. `fails` is a pattern of calls.
+    """
+    lists = (
+        "$(for word; do case $word in */python | -m | pip | install | --quiet | --python);; *) echo $word;; esac; done)"
+    )
+    uv = f'case "$*" in *"{fails}"*) exit 1;; esac\necho uv {lists} >> "{calls}"\nenv > "{calls}.env"\n'
+    (folder / "settings.txt").write_text(settings)
     python = f"""
     case "$*" in
-    *"config list"*) echo "{settings}";;
+    *"config list"*) cat settings.txt;;
     *uv==*) echo pip uv >> "{calls}"; mkdir -p .venv/.uv/bin; cp uv.txt .venv/.uv/bin/uv; chmod +x .venv/.uv/bin/uv;;
+    *"pip install"*"{fails}"*) exit 1;;
     *"pip install"*) echo pip {lists} >> "{calls}";;
     esac
     """
-    script(tmp_path / ".venv" / "bin" / "python", python)
-    script(tmp_path / ("bin/uv" if there else "uv.txt"), uv)
-    code, errors = install(tmp_path, "a.txt", "b.txt", path=str(tmp_path / "bin"))
-    assert (code, errors) == (0, [])
-    assert calls.read_text().splitlines() == called
+    script(folder / ".venv" / "bin" / "python", python)
+    script(folder / ("bin/uv" if there else "uv.txt"), uv)
+    return str(folder / "bin")
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("", {}),
+        (":env:.timeout='9'", {}),
+        (ONE, {"UV_DEFAULT_INDEX": "https://mirror.example"}),
+        (
+            MORE,
+            {
+                "UV_INDEX": "https://a.example https://b.example ",
+                "UV_INDEX_STRATEGY": "unsafe-best-match",
+                "UV_FIND_LINKS": "/x,/y",
+                "SSL_CERT_FILE": "/c.pem",
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_uv_installs_and_is_told_what_pip_was(tmp_path: Path, there: bool, settings: str, told: dict[str, str]) -> None:
+    calls = tmp_path / "calls"
+    path = doubles(tmp_path, calls, there=there, settings=settings)
+    assert install(tmp_path, "a.txt", "--editable", ".", path=path) == (0, [])
+    brought = [] if there else ["pip uv"]
+    assert calls.read_text().splitlines() == [
+        *brought, "uv --no-deps --require-hashes --requirement a.txt", "uv --no-deps --editable ."
+    ]  # fmt: skip
+    seen = dict(line.split("=", 1) for line in Path(f"{calls}.env").read_text().splitlines() if "=" in line)
+    assert {name: seen[name] for name in TOLD if name in seen} == told
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(("settings", "works"), [(UNSAID, True), ("", False)])
+def test_pip_installs_where_uv_cannot(tmp_path: Path, settings: str, works: bool) -> None:
+    """With a setting of pip that uv has no word for, and where uv fails."""
+    calls = tmp_path / "calls"
+    path = doubles(tmp_path, calls, there=True, settings=settings)
+    if not works:
+        script(tmp_path / "bin" / "uv", "exit 1")
+    assert install(tmp_path, "a.txt", path=path) == (0, [])
+    assert calls.read_text().splitlines() == ["pip --no-deps --require-hashes --requirement a.txt"]
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("settings", ["", UNSAID])
+@pytest.mark.parametrize("cpu", [True, False])
+def test_the_build_of_torch_for_cpus_is_taken_where_there_is_one(tmp_path: Path, settings: str, cpu: bool) -> None:
+    """Else PyPI's, with all that its lock names. Both by uv, or by pip."""
+    calls = tmp_path / "calls"
+    lock = tmp_path / "requirements" / "torch.txt"
+    lock.parent.mkdir()
+    lock.write_text("numpy==1\ntorch==2.13.0 ; python_version < '4' \\\n    --hash=sha256:0\n")
+    path = doubles(tmp_path, calls, there=True, settings=settings, fails="nothing" if cpu else "+cpu")
+    assert install(tmp_path, "requirements/torch.txt", path=path) == (0, [])
+    how = "torch==2.13.0+cpu" if cpu else "--require-hashes --requirement requirements/torch.txt"
+    assert calls.read_text().splitlines() == [f"{'pip' if settings else 'uv'} --no-deps {how}"]
 
 
 def test_without_uv_and_without_its_wheel_pip_installs(tmp_path: Path) -> None:
@@ -109,4 +168,4 @@ def test_without_uv_and_without_its_wheel_pip_installs(tmp_path: Path) -> None:
         f'case "$*" in *uv==*) exit 1;; *"pip install"*) echo "$@" >> "{calls}";; esac',
     )
     assert install(tmp_path, "a.txt")[0] == 0
-    assert calls.read_text() == "-m pip install --quiet --requirement a.txt\n"
+    assert calls.read_text() == "-m pip install --quiet --no-deps --require-hashes --requirement a.txt\n"

@@ -86,7 +86,7 @@ def test_the_form_asks_for_what_the_commands_print() -> None:
 
 
 def test_hooks_are_commands_of_the_lock() -> None:
-    pinned = (ROOT / "requirements-test.txt").read_text()
+    pinned = (ROOT / "requirements" / "test.txt").read_text()
     hooks = [hook for repo in content(".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
     tools = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in hooks} - {"python"}
     assert tools == {"ruff", "snakefmt", "lint-imports"}

@@ -101,6 +101,13 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def _run(args: argparse.Namespace) -> int:
+    try:
+        return args.run(args)
+    except ModuleNotFoundError as error:
+        raise lacks(error) or error from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; errors a user may meet end in one line and their own exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -113,15 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser([asked] if asked in known else known).parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.INFO, format="%(asctime)s %(message)s")
     try:
-        return args.run(args)
+        return _run(args)
     except WorkflowError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return error.exit_code
-    except ModuleNotFoundError as error:
-        if (told := lacks(error)) is None:
-            raise
-        print(f"error: {told}", file=sys.stderr)
-        return told.exit_code
     except BrokenPipeError:
         # a reader such as head has seen enough; Python must not complain again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""The parts of the software that not every machine has: the extras of pyproject.toml, and what is told where one lacks."""
+"""Software that not every machine has, by extra of pyproject.toml, and what is told where it lacks."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from math import isnan
 from pathlib import Path
 from statistics import median
@@ -272,7 +273,7 @@ def against_baseline(found: Account, table: Throughput) -> pd.DataFrame:
 
 def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Write tables as CSV and Parquet into `folder` and return the files."""
-    import pyarrow  # noqa: F401 - what pandas writes Parquet with; where it lacks, nothing is written
+    import_module("pyarrow")  # what pandas writes Parquet with: where it lacks, nothing is written
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
