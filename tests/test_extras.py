@@ -94,7 +94,8 @@ def test_what_doctor_looks_at_needs_no_extra(coordinator: dict[str, str], tmp_pa
 def test_the_modules_of_a_coordinator_need_no_extra(coordinator: dict[str, str]) -> None:
     modules = [
         "planning.account_report", "planning.figures", "workflow.run_report", "workflow.coiled.hooks",
-        "workflow.googlebatch.jobs", "workflow.images", "delivery.verify", "delivery.mend", "initial.published",
+        "workflow.googlebatch.jobs", "workflow.images", "model.checkpoint.remote",
+        "model.checkpoint.fetch", "model.checkpoint.register", "delivery.verify", "delivery.mend", "initial.published",
         "fields.grib_check", "common.storage.gcs",
     ]  # fmt: skip
     text = "; ".join(f"import aifs_ensemble.{module}" for module in modules)
@@ -127,7 +128,7 @@ def test_modules_are_of_the_extra_that_is_told(providers: Mapping[str, set[str]]
         extra: {canonical(Requirement(line).name) for line in lines}
         for extra, lines in PROJECT["optional-dependencies"].items()
     }
-    of_hub = {"httpx2": "huggingface_hub", "omegaconf": "anemoi-models", "triton": "torch"}  # what these bring
+    of_hub = {"omegaconf": "anemoi-models", "triton": "torch"}  # what these bring
     for module, extra in extras._EXTRAS.items():
         package = of_hub.get(module, module)
         assert (providers.get(package, set()) | {canonical(package)}) & named[extra], module

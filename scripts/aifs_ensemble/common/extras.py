@@ -9,8 +9,6 @@ _EXTRAS = {
     "PIL": "products",
     "anemoi": "run",
     "contourpy": "products",
-    "httpx2": "run",
-    "huggingface_hub": "run",
     "icechunk": "products",
     "mir": "grids",
     "mir-python": "grids",

@@ -39,7 +39,6 @@ from aifs_ensemble.model.checkpoint.architecture import (
 from aifs_ensemble.model.checkpoint.architecture_0_11 import architecture_0_11
 from aifs_ensemble.model.checkpoint.digest import write_record
 from aifs_ensemble.model.checkpoint.graph import add_truncation, build_graph, build_truncation
-from aifs_ensemble.model.checkpoint.spread_noise import noise_matrix, write_noise_matrix
 from aifs_ensemble.model.checkpoint.statistics import statistics_of
 from aifs_ensemble.model.edges import KERNEL_CLASS, KERNEL_FUNCTION, KERNEL_MODULE, EdgeKernel, as_released
 
@@ -182,6 +181,8 @@ def _newer_interface(
 ) -> AnemoiModelInterface:
     """Return the same in the form of anemoi-models 0.11: matrices come from a file and from the graph."""
     from anemoi.utils.config import DotDict
+
+    from aifs_ensemble.model.checkpoint.spread_noise import noise_matrix, write_noise_matrix
 
     noise = made_by.get("noise")
     configured = partial(architecture_0_11, model, size, truncated=bool(truncation))

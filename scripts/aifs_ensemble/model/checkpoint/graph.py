@@ -15,19 +15,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix
-from scipy.spatial import cKDTree
 
 from aifs_ensemble.fields.grids import Grid
 from aifs_ensemble.fields.interpolation import interpolation_weights
 
 if TYPE_CHECKING:
+    # imported where it is used: a coordinator, which fetches checkpoints and builds none, has none
+    from scipy.sparse import csr_matrix
+    from scipy.spatial import cKDTree
     from torch_geometric.data import HeteroData
 
 _CUTOFF = 0.6
 _NEIGHBOURS = 3
 
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def _tree(points: npt.NDArray[np.float64]) -> cKDTree:
+    """Return what finds the nearest of `points` on the unit sphere, ``(point, 3)``."""
+    from scipy.spatial import cKDTree
+
+    return cKDTree(points)
 
 
 def unit_vectors(grid: Grid) -> npt.NDArray[np.float64]:
@@ -39,9 +47,9 @@ def unit_vectors(grid: Grid) -> npt.NDArray[np.float64]:
 
 def _encoder_pairs(data: npt.NDArray[np.float64], hidden: npt.NDArray[np.float64]) -> Pairs:
     """Return (data point, hidden node): all within the cut-off, and each point with its nearest node."""
-    tree = cKDTree(hidden)
+    tree = _tree(hidden)
     spacing = tree.query(hidden, k=2)[0][:, 1]
-    near = cKDTree(data).sparse_distance_matrix(tree, _CUTOFF * float(spacing.max()), output_type="ndarray")
+    near = _tree(data).sparse_distance_matrix(tree, _CUTOFF * float(spacing.max()), output_type="ndarray")
     nearest = tree.query(data)[1]
     keys = np.union1d(near["j"] * len(data) + near["i"], nearest * len(data) + np.arange(len(data)))
     return keys % len(data), keys // len(data)
@@ -49,7 +57,7 @@ def _encoder_pairs(data: npt.NDArray[np.float64], hidden: npt.NDArray[np.float64
 
 def _decoder_pairs(data: npt.NDArray[np.float64], hidden: npt.NDArray[np.float64]) -> Pairs:
     """Return (hidden node, data point): the nearest nodes of each point."""
-    nearest = np.sort(cKDTree(hidden).query(data, k=_NEIGHBOURS)[1], axis=1)
+    nearest = np.sort(_tree(hidden).query(data, k=_NEIGHBOURS)[1], axis=1)
     return nearest.ravel().astype(np.int64), np.repeat(np.arange(len(data)), _NEIGHBOURS)
 
 
@@ -93,7 +101,7 @@ def build_graph(data: Grid, hidden: Grid) -> HeteroData:
     _add_edges(graph, "data", "hidden", _encoder_pairs(points["data"], nodes), points)
     _add_edges(graph, "hidden", "data", _decoder_pairs(points["data"], nodes), points)
     # The transformer processor has no edges, but anemoi-models asks for the sub-graph.
-    neighbour = cKDTree(nodes).query(nodes, k=2)[1][:, 1].astype(np.int64)
+    neighbour = _tree(nodes).query(nodes, k=2)[1][:, 1].astype(np.int64)
     _add_edges(graph, "hidden", "hidden", (neighbour, itself), points)
     return graph
 
@@ -123,4 +131,6 @@ def build_truncation(data: Grid, coarse: Grid, cache: Path) -> dict[str, csr_mat
     make = partial(interpolation_weights, cache=cache, method="linear")
     with ThreadPoolExecutor(2) as pool:  # each is a process of its own
         down, up = pool.map(make, (data.name, coarse.name), (coarse.name, data.name))
+    from scipy.sparse import csr_matrix
+
     return {name: csr_matrix(weights.matrix) for name, weights in (("down", down), ("up", up))}
