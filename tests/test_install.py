@@ -31,7 +31,7 @@ def install(folder: Path, *lists: str, python: str | Path = sys.executable, path
 
 
 def test_a_folder_with_a_space_is_refused_at_once(tmp_path: Path) -> None:
-    code, (line,) = install(tmp_path / "my forecasts", "requirements.txt")
+    code, (line,) = install(tmp_path / "my forecasts", "requirements/install.txt")
     assert code == 1 and line.startswith(f"install: {tmp_path}/my forecasts: Snakemake runs no job")
     assert not (tmp_path / "my forecasts" / ".venv").exists()
 
