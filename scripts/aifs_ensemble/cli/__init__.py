@@ -21,7 +21,6 @@ from types import ModuleType
 
 import aifs_ensemble
 from aifs_ensemble.common.errors import DiskFullError, WorkflowError
-from aifs_ensemble.common.extras import lacks
 from aifs_ensemble.common.text import printable
 
 GROUPS = {
@@ -105,6 +104,8 @@ def _run(args: argparse.Namespace) -> int:
     try:
         return args.run(args)
     except ModuleNotFoundError as error:
+        from aifs_ensemble.common.extras import lacks
+
         raise lacks(error) or error from None
 
 
