@@ -32,7 +32,7 @@ def checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def written(folder: Path, *arguments: str) -> dict[str, str]:
-    assert main(["schedule", *arguments, "--write", str(folder)]) == 0
+    assert main(["schedule", *arguments, "--output", str(folder)]) == 0
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
@@ -173,5 +173,5 @@ def test_what_is_refused(checkout: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "--wait: 100, expected hours from 0 to 72" in error(*word, "--wait", "100")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "aifs-ensemble.timer").write_text("mine")
-    assert "says something else" in error(*word, "--write", str(tmp_path / "out"))
+    assert "says something else" in error(*word, "--output", str(tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["aifs-ensemble.timer"]

@@ -29,7 +29,7 @@ WAIT_HOURS = 6.0
 GROUP = "before"
 EXAMPLE = """\
 aifs-ensemble schedule --profile coiled-gpu --config cycle=latest-thursday
-aifs-ensemble schedule --profile local --config cycle=latest-00z --for systemd --write schedule"""
+aifs-ensemble schedule --profile local --config cycle=latest-00z --for systemd --output schedule"""
 HELP = "timer, cron line, GitHub workflow or Cloud Run job that runs it by itself"
 
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait", type=float, metavar="HOURS",
         help=f"how long a run waits for its inputs (default: initial_conditions.wait_hours, else {WAIT_HOURS:g})",
     )  # fmt: skip
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the files there, once they are shown")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write the files there, once they are shown")
     add_json_argument(parser)
 
 
@@ -92,9 +92,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"\n--- {name}\n{text}", end="")
         if missing := schedules.placeholders(files):
             print(f"\nto be filled in: {', '.join(missing)}")
-    if args.write is not None:
-        _write(args.write, files)
-        print(f"written to {args.write}; nothing is installed", file=sys.stderr)
+    if args.output is not None:
+        _write(args.output, files)
+        print(f"written to {args.output}; nothing is installed", file=sys.stderr)
     return 0
 
 
@@ -109,9 +109,9 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
     """Write the files, all of them or none: none over one that says something else."""
     from aifs_ensemble.common.files import write_bytes
 
-    check_output("--write", folder)
+    check_output("--output", folder)
     for name, text in files.items():
         if (folder / name).exists() and (folder / name).read_bytes() != text.encode():
-            raise ConfigError(f"--write: {folder / name} says something else, expected none there: move it away")
+            raise ConfigError(f"--output: {folder / name} says something else, expected none there: move it away")
     for name, text in files.items():
         write_bytes(folder / name, text.encode())
