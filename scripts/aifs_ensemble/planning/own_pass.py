@@ -54,10 +54,14 @@ def unmixed(manifests: Sequence[MemberManifest], *, own: bool) -> list[MemberMan
 
 
 def without_acceleration(table: Throughput, model: Model) -> Throughput:
-    """Return the table for members that are not accelerated: its entries with an accelerated pass are changed."""
+    """Return the table for members that are not accelerated: its entries with an accelerated pass are changed.
+
+    Of a model that has none, entries are of its own pass.
+    """
+    never = model.name if unknown_version(model.anemoi_models) else ""
 
     def slower(entry: Speed) -> Speed:
-        if entry.gpu == "cpu" or not entry.compile or entry.precision not in ("16", "bf16"):
+        if entry.model == never or entry.gpu == "cpu" or not entry.compile or entry.precision not in ("16", "bf16"):
             return entry
         forward = SLOWER * entry.forward_seconds
         return replace(
