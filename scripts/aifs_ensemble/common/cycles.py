@@ -35,8 +35,9 @@ def wildcard_patterns(cycles: Iterable[str]) -> dict[str, str]:
 
 def cycle_of(wildcards: Mapping[str, str]) -> str | None:
     """Return the cycle that the wildcards of a job name; None where they name none."""
-    named = wildcards.get("cycle")
-    return EACH_DAY.format(**wildcards) if named is None and "date" in wildcards else named
+    # Snakemake's wildcards are a list of values with names: `in` looks at the values
+    named, day = wildcards.get("cycle"), wildcards.get("date")
+    return EACH_DAY.format(**wildcards) if named is None and day is not None else named
 
 
 class OfCycle(Protocol):

@@ -22,7 +22,8 @@ SUMMARY = ([("Members", "3"), ("Cost", "$1.20, $0.40 a member")], [["member", "s
 def site(ensemble: Config, weekly_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Config:  # noqa: F811
     """The ensemble with products, pictures and its page, in a folder of its own. Don't change it."""
     results = tmp_path_factory.mktemp("site") / "results"
-    shutil.copytree(str(ensemble.destination), results)
+    # without the data sets that other tests of the session make of it
+    shutil.copytree(str(ensemble.destination), results, ignore=shutil.ignore_patterns("products", "products.json"))
     one = {"variables": ["2t", "tp"], "step_hours": 12, "areas": ["globe", "east-africa"]}
     config = with_pictures(ensemble, destination=str(results), products={"pictures": one, "page": {"enabled": True}})
     keys = config.objects
