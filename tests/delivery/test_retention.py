@@ -16,7 +16,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, InputError
 from aifs_ensemble.common.manifest import parse_member_manifest
 from aifs_ensemble.common.storage import Storage, open_storage
-from aifs_ensemble.delivery.archive import choose_cycles, cycles_at
+from aifs_ensemble.delivery.cycles_there import choose_cycles, cycles_at
 from aifs_ensemble.delivery.ensemble import needs_writing, write_ensemble_manifest
 from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.restore import restore_member

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Gather the members' periods, then write a file for each variable, period and week."""
     from aifs_ensemble.common.storage import open_destination
-    from aifs_ensemble.delivery.archive import choose_cycles, cycles_at
+    from aifs_ensemble.delivery.cycles_there import choose_cycles, cycles_at
     from aifs_ensemble.products.model_climate import check_choice, check_samples, gather, write_climate
 
     config = config_from(args)

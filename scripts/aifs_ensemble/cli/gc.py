@@ -104,7 +104,7 @@ def _collect(
 
 
 def _retention(args: argparse.Namespace, config: Config, storage: Storage) -> int:
-    from aifs_ensemble.delivery.archive import choose_cycles, cycles_at
+    from aifs_ensemble.delivery.cycles_there import choose_cycles, cycles_at
     from aifs_ensemble.delivery.retention import apply_retention, plan_retention
     from aifs_ensemble.planning.machines import machines_of
 

@@ -1,4 +1,4 @@
-"""Which cycles there are at the destination and on scratch, by their names alone; those that a schedule has missed."""
+"""The cycles at the destination and on scratch, by their names alone: which a user names, the newest, those missed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,29 @@ from aifs_ensemble.delivery.ensemble import parse_ensemble_manifest
 _LOOK_SECONDS = 20.0
 
 
-def cycles_at(storage: Storage) -> list[datetime]:
+def cycles_at(storage: Storage) -> list[str]:
     """Return the cycles that a destination has something of, in order."""
     return _cycles(storage.folders())
+
+
+def choose_cycles(there: Iterable[str], text: str) -> list[str]:
+    """Return those of the cycles that are `there` which a text names, in order: cycles and ranges ``A..B``.
+
+    Raises ConfigError for a piece that is neither, and for one that names no cycle that is there.
+    """
+    found: set[str] = set()
+    known = sorted(there)
+    for piece in map(str.strip, text.split(",")):
+        first, dots, last = piece.partition("..")
+        last = last if dots else first
+        parse_cycle(first)
+        parse_cycle(last)
+        held = {cycle for cycle in known if first <= cycle <= last}
+        if not held:
+            ends = f"{len(known)} from {known[0]} to {known[-1]}" if known else "none"
+            raise ConfigError(f"cycles: {piece!r}: not there, expected cycles of the destination, which has {ends}")
+        found |= held
+    return sorted(found)
 
 
 def newest_there(word: CycleWord, config: Config) -> str:
@@ -31,11 +51,11 @@ def newest_there(word: CycleWord, config: Config) -> str:
     found = set(_on_scratch(config.scratch.root))
     if config.destination:
         found |= set(cycles_at(open_destination(config, within=_LOOK_SECONDS)))
-    fitting = [time for time in found if word.fits(time + word.offset)]
+    fitting = [cycle for cycle in found if word.fits(parse_cycle(cycle) + word.offset)]
     if not fitting:
         places = " and ".join(filter(None, [config.destination, str(config.scratch.root)]))
         raise InputError(f"config: cycle: {word.text!r}: {places} have no such cycle, expected one that was run")
-    return cycle_name(max(fitting))
+    return max(fitting)
 
 
 def missed(word: CycleWord, cycle_time: datetime, storage: Storage) -> Iterator[str]:
@@ -45,7 +65,8 @@ def missed(word: CycleWord, cycle_time: datetime, storage: Storage) -> Iterator[
     """
     if not word.is_series:
         return
-    earlier = [time for time in cycles_at(storage) if time < cycle_time and word.fits(time + word.offset)]
+    times = map(parse_cycle, cycles_at(storage))
+    earlier = [time for time in times if time < cycle_time and word.fits(time + word.offset)]
     if not earlier:
         return
     last = max(earlier)
@@ -67,15 +88,17 @@ def _state(storage: Storage, cycle: str) -> str:
         return "damaged"
 
 
-def _on_scratch(root: Path) -> list[datetime]:
+def _on_scratch(root: Path) -> list[str]:
     with suppress(OSError):
         return _cycles([path.name for path in root.iterdir() if path.is_dir()])
     return []
 
 
-def _cycles(names: Iterable[str]) -> list[datetime]:
+def _cycles(names: Iterable[str]) -> list[str]:
+    """Return those of the names that are cycles, in order."""
     found = []
     for name in names:
         with suppress(ConfigError):
-            found.append(parse_cycle(name))
+            parse_cycle(name)
+            found.append(name)
     return sorted(found)

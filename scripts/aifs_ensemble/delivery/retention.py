@@ -220,11 +220,11 @@ def _records(config: Config, storage: Storage, plan: CyclePlan, on: str) -> Iter
     """
     keys = Keys(plan.cycle)
     taken = {removal.what: removal for removal in plan.removals if removal.what in (LEADS, COARSE)}
-    members = sorted(filter(None, {member_in(info.key) for removal in taken.values() for info in removal.objects}))
-    wanted = [name for name in members if keys.manifest(int(name[-3:])) in plan.listed]
+    names = {member_in(info.key) or "" for removal in taken.values() for info in removal.objects}
+    members = sorted(member for name in names if (member := parse_member_name(name)) is not None)
+    wanted = [member for member in members if keys.manifest(member) in plan.listed]
 
-    def record(name: str) -> tuple[str, bytes]:
-        member = int(name[-3:])
+    def record(member: int) -> tuple[str, bytes]:
         key = keys.manifest(member)
         data = storage.get_bytes(key)
         manifest = parse_member_manifest(data, storage.address(key), cycle=plan.cycle, member=member)
