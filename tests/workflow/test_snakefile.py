@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from aifs_ensemble.common.config import Config, merge, read_files
+from aifs_ensemble.common.cycles import cycle_of
 from aifs_ensemble.workflow.snakefile import Paths
+from snakemake.iocontainers import Wildcards
 
 from workflow.project import CYCLE, ROOT, Project
 
@@ -118,3 +120,9 @@ def test_other_settings_are_refused_but_for_unlocking_and_linting(fresh: Project
         assert ("made with accumulate from_start, not per_step" in said) == bool(code)
         if code:
             assert "snakefile.py" not in said and "Traceback" not in said
+
+
+def test_a_job_is_of_the_cycle_that_its_wildcards_name() -> None:
+    assert cycle_of(Wildcards(fromdict={"cycle": "20250826_0000", "member": "001"})) == "20250826_0000"
+    assert cycle_of(Wildcards(fromdict={"date": "20250826", "time": "1200"})) == "20250826_1200"
+    assert cycle_of(Wildcards(fromdict={"member": "001"})) is None
