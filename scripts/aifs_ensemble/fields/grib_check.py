@@ -209,11 +209,6 @@ def _indexed(message: Message) -> Entry:
     }
 
 
-def is_lead(path: Path) -> bool:
-    """Return True if a file is called as one lead of one member is, which then has an index."""
-    return parse_lead_file(path.name) is not None
-
-
 def check_name(path: Path, found: Sequence[Message]) -> list[str]:
     """Return where a lead's messages differ from what its file name says; nothing for other names."""
     name = parse_lead_file(path.name)

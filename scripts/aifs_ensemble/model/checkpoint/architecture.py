@@ -49,7 +49,6 @@ class Size:
     channels, layers, heads : of the processor
     window : hidden nodes on either side that a node attends to
     attention : one of `ATTENTIONS`; the first builds the whole mask, and is for small grids only
-    edges : ``pyg`` or ``triton``, by which the encoder and decoder attend over edges, of anemoi-models 0.11
     """
 
     hidden: str
@@ -58,7 +57,6 @@ class Size:
     heads: int
     window: int
     attention: str = ATTENTIONS[0]
-    edges: str = "pyg"
 
 
 def all_variables(model: Model) -> list[str]:
