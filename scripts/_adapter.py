@@ -14,6 +14,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import cycle_of
 from aifs_ensemble.common.errors import DiskFullError, WorkflowError
 from aifs_ensemble.common.extras import lacks
+from aifs_ensemble.common.files import remove_leftovers_of
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -29,6 +30,7 @@ def rule(snakemake: Any) -> Iterator[Config]:
     for noisy in ("urllib3", "google", "earthkit", "matplotlib", "anemoi", "findlibs", "filelock", "numexpr"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        remove_leftovers_of(Path(path) for path in snakemake.output)
         config, cycle = Config(snakemake.config), cycle_of(snakemake.wildcards)
         yield config if cycle is None else config.of_cycle(cycle)
     except WorkflowError as error:

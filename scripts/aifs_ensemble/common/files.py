@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -150,6 +150,18 @@ def remove_leftovers(folder: Path) -> None:
     """Remove temporary files that a killed process left in `folder`."""
     for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
+
+
+def remove_leftovers_of(paths: Iterable[Path]) -> None:
+    """Remove temporary files of `paths` that a killed process left beside them; nobody else may be making them now."""
+    names: dict[Path, set[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add(path.name)
+    for folder, own in names.items():
+        for part in folder.glob(".*.part"):
+            # .NAME.THREAD.PROCESS.part, as `temporary` spells it
+            if part.name[1:].rsplit(".", 3)[0] in own:
+                part.unlink(missing_ok=True)
 
 
 def digest(content: Mapping[str, Any]) -> str:

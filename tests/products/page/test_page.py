@@ -159,8 +159,11 @@ def test_products_of_others_are_listed_when_they_are_there(path: str, title: str
 
 
 def test_what_nobody_reads_is_not_listed() -> None:
-    unread = ["index.html", "_SUCCESS", "receipts/member001.json", "manifests/member001.json", "status/member001.json",
-              "forecasts/a.index", "products/maps/x-light.png", "restarts/member001/h024.safetensors"]  # fmt: skip
+    unread = [
+        "index.html", "_SUCCESS", "run.json", "receipts/member001.json", "manifests/member001.json",
+        "status/member001.json", "forecasts/a.index", "products/maps/x-light.png",
+        "restarts/member001/h024.safetensors",
+    ]  # fmt: skip
     assert downloads(dict.fromkeys(unread, 1)) == []
 
 

@@ -87,10 +87,10 @@ KINDS = (
     Kind("What the ensemble consists of, JSON", r"manifest\.json", _JSON),
     Kind("Figures of the meteograms, JSON", r"products/meteograms/.*\.json", _JSON),
 )  # fmt: skip
-# what the page shows, or nobody reads
+# what the page shows, or nobody reads; run.json tells who makes the cycle at the moment
 _SHOWN = re.compile(
-    r"index\.html|_SUCCESS|products/(maps|meteograms|page|stamps)/.*|products/evaluation/.*\.(png|svg)|.*\.index(\.gz)?|"
-    r"(status|metrics|restarts|initial|receipts|manifests)/.*"
+    r"index\.html|_SUCCESS|run\.json|products/(maps|meteograms|page|stamps)/.*|products/evaluation/.*\.(png|svg)|"
+    r".*\.index(\.gz)?|(status|metrics|restarts|initial|receipts|manifests)/.*"
 )
 _OTHER = Kind("Other files", r".*")
 
