@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aifs_ensemble.planning.preemption import Life, busy_seconds, simulate, spread
+from aifs_ensemble.planning.plan_text import _spot_line
+from aifs_ensemble.planning.preemption import Life, _of_ten, busy_seconds, simulate, spread
 from aifs_ensemble.workflow.routing import provisioning
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,6 +94,39 @@ def test_a_spread_is_the_same_each_time_and_in_order() -> None:
     assert first == spread([LIFE] * 4, 2.0, 2, (2.0, 5.0))
     assert first.usd_p10 <= first.usd <= first.usd_p90
     assert first.wall_hours <= first.wall_hours_p90
+
+
+# one member of an hour without start-up; a machine that is lost costs it all, and the next one is on demand
+HOUR = Life(
+    steps=(10,), at_once=1, step_seconds=360, overhead_seconds=0, machine_seconds=0, wait_seconds=0, restart_steps=None
+)
+
+
+@pytest.mark.parametrize(
+    ("rate", "preempted", "mean", "nine"),
+    [
+        # $2 an hour on spot, $5 on demand: 2 (1 - e^-r) / r + 5 (1 - e^-r), with r preemptions an hour
+        (0.05, 0.0488, 1.9508 + 0.2439, 2.0),  # 95 in 100 runs are as if there were none: $2, less than the mean
+        (0.5, 0.3935, 1.5739 + 1.9673, 5 + 2 * 0.6948),  # of the 39, 29 are preempted within 41.7 min
+    ],
+)
+def test_means_and_what_nine_in_ten_cost_by_hand(rate: float, preempted: float, mean: float, nine: float) -> None:
+    found = spread([HOUR], rate, 1, (2.0, 5.0), draws=40_000)
+    assert found.preemptions == pytest.approx(preempted, abs=0.008)
+    assert found.usd == pytest.approx(mean, abs=0.05)
+    assert found.usd_p90 == pytest.approx(nine, abs=0.03)
+    assert (found.usd_p90 < found.usd) == (preempted < 0.1)
+    assert ("few runs are preempted" in _spot_line(found)) == (preempted < 0.1)
+
+
+@pytest.mark.parametrize("draws", [1, 2, 5, 7, 10, 15, 200])
+def test_nine_in_ten_histories_need_no_more(draws: int) -> None:
+    """The least of such values."""
+    one_by_one = sorted(simulate(HOUR, 2.0, 1, random.Random(seed)).wall_seconds / 3600 for seed in range(draws))
+    for share in (1, 9):
+        least = _of_ten(one_by_one, share)
+        assert sum(value <= least for value in one_by_one) >= share * draws / 10
+        assert sum(value < least for value in one_by_one) < share * draws / 10
 
 
 @pytest.mark.parametrize("attempts", [0, 1, 3])

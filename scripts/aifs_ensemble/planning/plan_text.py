@@ -19,6 +19,7 @@ from aifs_ensemble.planning.estimates import Estimate
 from aifs_ensemble.planning.machines import machines_of
 from aifs_ensemble.planning.outstanding import Outstanding
 from aifs_ensemble.planning.plan import Plan, plan, plan_case
+from aifs_ensemble.planning.preemption import Spread
 
 
 def print_plan(config: Config, file: TextIO = sys.stdout) -> None:
@@ -149,11 +150,7 @@ def full_lines(plan: Plan, ways: Sequence[Estimate], rows: int = 12) -> Iterator
     if not case.local and case.work.members:
         yield ""
         yield from table(_cost_rows(way), ("USD", "on demand", "spot"))
-        yield (
-            f"spot: {way.spot.preemptions:.1f} preemptions expected, {duration(3600 * way.spot.wall_hours)}, "
-            f"9 in 10 runs end within {duration(3600 * way.spot.wall_hours_p90)} "
-            f"and cost less than {money(way.spot.usd_p90)}"
-        )
+        yield _spot_line(way.spot)
         yield (
             f"each month: {money(plan.storage_usd_month)} for {size(case.delivered_bytes)} in the bucket, "
             f"{money(plan.registry_usd_month)} for images"
@@ -164,6 +161,17 @@ def full_lines(plan: Plan, ways: Sequence[Estimate], rows: int = 12) -> Iterator
     yield from _finding_lines(plan)
     if plan.price_notes:
         yield f"prices from: {'; '.join(plan.price_notes)}"
+
+
+def _spot_line(spot: Spread) -> str:
+    """Return the means of a run on preemptible machines, and what 9 in 10 runs need at most."""
+    below = spot.usd_p90 < spot.usd and money(spot.usd_p90) != money(spot.usd)
+    seldom = "; few runs are preempted, and those raise the mean" if below else ""
+    return (
+        f"spot: on average {spot.preemptions:.2g} preemptions, {duration(3600 * spot.wall_hours)}, {money(spot.usd)}; "
+        f"9 in 10 runs end within {duration(3600 * spot.wall_hours_p90)}, and 9 in 10 cost at most "
+        f"{money(spot.usd_p90)}{seldom}"
+    )
 
 
 def _cost_rows(way: Estimate) -> list[tuple[str, str, str]]:
