@@ -7,17 +7,21 @@ import os
 import subprocess
 import sys
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from aifs_ensemble.cli import main
 from aifs_ensemble.common import clock
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import OtherRunError
+from aifs_ensemble.common.errors import OtherRunError, StorageError, VerificationError
 from aifs_ensemble.common.files import json_bytes
 from aifs_ensemble.common.records import sealed
 from aifs_ensemble.common.storage import Storage, open_destination
-from aifs_ensemble.delivery.lease import STALE_SECONDS, RunLease
+from aifs_ensemble.delivery.lease import STALE_SECONDS, RunLease, alone
+from aifs_ensemble.delivery.member import deliver_member
+
+from delivery.members import make_config, make_member
 
 CYCLE = "20250819_0000"
 KEY = f"{CYCLE}/run.json"
@@ -151,3 +155,107 @@ def test_cycles_that_are_there_are_known_by_their_folders(config: Config, storag
     for key in ("20250818_0000/manifest.json", "20250819_1200/forecasts/x", "checkpoints/demo.ckpt", "20251399_0000/x"):
         storage.put_bytes(b"x", key)
     assert [cycle[6:11] for cycle in cycles_at(storage)] == ["18_00", "19_12"]
+
+
+def other_run(config: Config, storage: Storage) -> RunLease:
+    """Have a run of another machine make the cycle."""
+    lease = RunLease(config, storage)
+    lease.take()
+    content = json.loads(storage.get_bytes(config.objects.run)) | {"host": "elsewhere", "numbering": "other"}
+    content.pop("digest")
+    storage.put_bytes(json_bytes(sealed(content)), config.objects.run, overwrite=True)
+    return lease
+
+
+BUSY, FREE = "20250103_0000", "20250110_0000"
+CHANGES = {
+    "gc": ["gc", "--delete", "--older-hours", "0"],
+    "gc --finished": ["gc", "--delete", "--finished", "2"],
+    "gc --plan": ["gc", "--delete", "--plan", "--cycles", f"{BUSY},{FREE}", "--older-hours", "0"],
+    "verify --mend": ["verify", "--mend"],
+}
+
+
+@pytest.mark.parametrize("command", CHANGES)
+def test_commands_that_change_a_cycle_leave_one_that_a_run_makes(
+    command: str,
+    destination: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One line says who has it; nothing of it changes, here or there, and the other cycle goes on."""
+    in_forty_days = datetime.now(UTC) + timedelta(days=40)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return in_forty_days
+
+    monkeypatch.setattr("aifs_ensemble.cli.gc.datetime", Clock)
+    rules = {"all": {"what": ["leads", "restarts"], "days": 30}}
+    both = make_config(tmp_path / "scratch", destination, cycle=None, cycles=[BUSY, FREE], keep=rules)
+    storage = open_destination(both)
+    for config in both.of_each_cycle:
+        for member in (1, 2):
+            make_member(config, member)
+            deliver_member(config, member)
+        storage.put_bytes(b"stray", config.objects.restart(1, 6))
+        storage.delete(config.objects.lead(1, 6))  # damaged: there is something to mend
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps({key: value for key, value in both.to_dict().items() if value is not None}))
+
+    def everything(cycle: str) -> dict[str, object]:
+        here = (tmp_path / "scratch" / cycle).rglob("*")
+        there: dict[str, object] = {info.key: info.generation for info in storage.list(f"{cycle}/")}
+        return there | {str(path): path.stat().st_mtime_ns for path in here if path.is_file()}
+
+    lease = other_run(both.of_cycle(BUSY), storage)
+    before = {cycle: everything(cycle) for cycle in both.cycles}
+    assert main([*CHANGES[command], "--configfile", str(file)]) == 14
+    said = [line for line in capsys.readouterr().err.splitlines() if "another run" in line]
+    assert len(said) == 1 and said[0].startswith(f"error: {BUSY}: another run makes it (elsewhere:"), said
+    assert everything(BUSY) == before[BUSY]
+    after = everything(FREE)
+    assert after != before[FREE] and f"{FREE}/run.json" not in after
+
+    lease.give_back()
+    storage.delete(both.of_cycle(BUSY).objects.run)
+    assert main([*CHANGES[command], "--configfile", str(file), "--json"]) in (0, VerificationError.exit_code)
+    assert everything(BUSY) != before[BUSY] and f"{BUSY}/run.json" not in everything(BUSY)
+
+
+@pytest.mark.parametrize("command", ["gc", "verify --mend"])
+def test_who_changes_a_cycle_that_is_not_there_writes_nothing(
+    command: str, config: Config, storage: Storage, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps({key: value for key, value in config.to_dict().items() if value is not None}))
+    main([*CHANGES[command], "--configfile", str(file)])
+    assert CYCLE not in set(storage.folders())
+
+
+def test_where_nothing_can_be_written_a_command_still_asks(
+    config: Config, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive that is read-only: nobody has it, so a command goes on and meets that itself."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StorageError("read-only")
+
+    storage.put_bytes(b"archived", f"{CYCLE}/manifest.json")
+    read_only = open_destination(config)
+    monkeypatch.setattr(read_only, "put_bytes", refuse)
+    with alone(config, read_only):
+        assert storage.stat(KEY) is None
+    RunLease(config, storage).take()
+    rewritten(storage)
+    with pytest.raises(OtherRunError, match=r"another run makes it \(elsewhere:"), alone(config, read_only):
+        raise AssertionError("not refused")
+
+
+def test_a_command_keeps_runs_out_while_it_works(config: Config, storage: Storage) -> None:
+    storage.put_bytes(b"there", f"{CYCLE}/manifest.json")
+    with alone(config, storage), pytest.raises(OtherRunError, match="another run makes it"):
+        RunLease(config, storage).take()
+    assert storage.stat(KEY) is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -78,22 +80,24 @@ def _collect(
     args: argparse.Namespace, config: Config, storage: Storage, members: tuple[int, ...], tell: Callable[[Any], None]
 ) -> None:
     """Show the orphans of a cycle, and remove them with --delete."""
+    from aifs_ensemble.delivery.lease import alone
     from aifs_ensemble.delivery.leftovers import find_orphans, finished_run, remove, remove_finished
 
-    if members:
-        orphans = finished_run(config, storage, members)
-    else:
-        orphans = find_orphans(config, storage, timedelta(hours=args.older_hours))
-    rows = [
-        {"address": storage.address(orphan.info.key), "bytes": orphan.info.size, "reason": orphan.reason}
-        for orphan in orphans
-    ]
-    for row in [] if args.json else rows:
-        print(f"{row['address']}  {row['bytes']} bytes  ({row['reason']})")
-    count = sum(orphan.info.size for orphan in orphans)
-    gone = 0
-    if args.delete:
-        gone = remove_finished(config, storage, members, orphans) if members else remove(storage, orphans)
+    with alone(config, storage) if args.delete else nullcontext():
+        if members:
+            orphans = finished_run(config, storage, members)
+        else:
+            orphans = find_orphans(config, storage, timedelta(hours=args.older_hours))
+        rows = [
+            {"address": storage.address(orphan.info.key), "bytes": orphan.info.size, "reason": orphan.reason}
+            for orphan in orphans
+        ]
+        for row in [] if args.json else rows:
+            print(f"{row['address']}  {row['bytes']} bytes  ({row['reason']})")
+        count = sum(orphan.info.size for orphan in orphans)
+        gone = 0
+        if args.delete:
+            gone = remove_finished(config, storage, members, orphans) if members else remove(storage, orphans)
     if args.json:
         tell({"objects": rows, "bytes": count, "removed": gone})
     elif args.delete:
@@ -104,7 +108,9 @@ def _collect(
 
 
 def _retention(args: argparse.Namespace, config: Config, storage: Storage) -> int:
+    from aifs_ensemble.common.cycles import each_cycle
     from aifs_ensemble.delivery.cycles_there import choose_cycles, cycles_at
+    from aifs_ensemble.delivery.lease import alone
     from aifs_ensemble.delivery.retention import apply_retention, plan_retention
     from aifs_ensemble.planning.machines import machines_of
 
@@ -118,13 +124,24 @@ def _retention(args: argparse.Namespace, config: Config, storage: Storage) -> in
     machines = machines_of(config) if config.cloud_destination else None
     if not args.json:
         _print_plan(config, storage, plans, machines, now)
-    gone = apply_retention(config, storage, plans, now) if args.delete else 0
-    if args.json:
-        print_json(_plan_json(config, plans, machines, now) | {"removed": gone})
-    elif args.delete:
-        print(f"{gone} objects removed")
-    elif any(plan.goes for plan in plans):
-        print("--delete removes it")
+    gone = 0
+
+    def remove(plan: CyclePlan) -> None:
+        nonlocal gone
+        with alone(config.of_cycle(plan.cycle), storage):
+            gone += apply_retention(config, storage, [plan], now)
+
+    try:
+        if args.delete:
+            going = [plan for plan in plans if plan.removals and not plan.left]
+            each_cycle(going, remove, lambda line: print(f"error: {line}", file=sys.stderr, flush=True))
+    finally:
+        if args.json:
+            print_json(_plan_json(config, plans, machines, now) | {"removed": gone})
+        elif args.delete:
+            print(f"{gone} objects removed")
+        elif any(plan.goes for plan in plans):
+            print("--delete removes it")
     return 0
 
 

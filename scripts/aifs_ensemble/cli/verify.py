@@ -40,8 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from contextlib import nullcontext
     from dataclasses import asdict
 
+    from aifs_ensemble.common.storage import open_destination
+    from aifs_ensemble.delivery.lease import alone
     from aifs_ensemble.delivery.verify import check_ensemble
     from aifs_ensemble.products.cube.record import check_cube, require_whole
 
@@ -49,8 +52,10 @@ def run(args: argparse.Namespace) -> int:
 
     def verify(config: Config, tell: Callable[[Any], None]) -> None:
         there = "destination" in places and bool(config.destination)
-        check = check_ensemble(config, deep=args.deep, mend=args.mend, places=places)
-        data_sets = check_cube(config, mend=args.mend) if there else ()
+        changes = args.mend and config.destination
+        with alone(config, open_destination(config)) if changes else nullcontext():
+            check = check_ensemble(config, deep=args.deep, mend=args.mend, places=places)
+            data_sets = check_cube(config, mend=args.mend) if there else ()
         if args.json:
             tell({**asdict(check), "data_sets": data_sets})
         else:

@@ -13,7 +13,8 @@ import os
 import platform
 import threading
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,6 +154,25 @@ class RunLease:
             f"{self._cycle}: another run makes it ({who}, {when}), expected one at a time; if it is gone, remove "
             f"{self._storage.address(self._key)}, or wait {duration(STALE_SECONDS)} from then"
         )
+
+
+@contextmanager
+def alone(config: Config, storage: Storage) -> Iterator[None]:
+    """Have the lease of a cycle while a command changes what there is of it; OtherRunError while a run has it.
+
+    Nobody makes a cycle of which the destination has nothing: then nothing is written there. Where it takes no files
+    from here, nobody makes it from here either, and the command meets that itself.
+    """
+    lease = RunLease(config, storage)
+    if next(storage.list(f"{config.cycle}/"), None) is not None:
+        if (said := lease.held()) is not None:
+            raise OtherRunError(said)
+        with suppress(StorageError):
+            lease.take()
+    try:
+        yield
+    finally:
+        lease.give_back()
 
 
 def _time(text: str) -> datetime:
