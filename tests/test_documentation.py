@@ -15,7 +15,7 @@ import markdown
 import pytest
 import yaml
 from aifs_ensemble.cli import build_parser, command_names
-from aifs_ensemble.common.config import Config, merge, read_files
+from aifs_ensemble.common.config import Config, read_files
 from aifs_ensemble.common.config.schema import keys
 
 ROOT = Path(__file__).parents[1]
@@ -173,6 +173,5 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_examples_are_right(example: str) -> None:
-    raw = read_files(ROOT / "config" / "config.yaml")
-    merge(raw, yaml.safe_load(example))
+    raw = read_files(ROOT / "config" / "config.yaml", over=yaml.safe_load(example))
     Config(raw)

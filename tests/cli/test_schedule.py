@@ -140,6 +140,7 @@ def test_a_shell_takes_the_commands_of_google(files: dict[str, str], tmp_path: P
         ("latest-thursday", [(21, 7)]),
         ("latest-thursday-18z", [(22, 1)]),
         ("latest-thursday-1w", [(21, 7)]),
+        ("20250703_0000..latest-thursday every 7d", [(21, 7)]),
         ("latest-12z", [(day, 19) for day in range(18, 25)]),
         ("latest", [(day, hour) for day in range(18, 25) for hour in (1, 7, 13, 19)]),
     ],
@@ -148,7 +149,8 @@ def test_runs_begin_seven_hours_after_the_cycle(
     checkout: Path, capsys: pytest.CaptureFixture[str], word: str, begins: list[tuple[int, int]]
 ) -> None:
     """Counted through the week of 18 August 2025, a Monday."""
-    assert main(["schedule", "--json", "--config", f"cycle={word}"]) == 0
+    key = "cycles" if ".." in word else "cycle"
+    assert main(["schedule", "--json", "--config", f"{key}={word}"]) == 0
     cron = json.loads(capsys.readouterr().out)["cron"]
     week = [datetime(2025, 8, 18, tzinfo=UTC) + timedelta(minutes=m) for m in range(7 * 1440)]
     assert [(time.day, time.hour) for time in week if fires(cron, time)] == begins
@@ -168,6 +170,8 @@ def test_what_is_refused(checkout: Path, tmp_path: Path, capsys: pytest.CaptureF
         return capsys.readouterr().err
 
     assert "'20250819_0000' is one cycle, expected a word for a schedule" in error()
+    assert "'20250819_0000, 20250826_0000' stay the same" in error("--config", "cycles=20250819_0000,20250826_0000")
+    assert "latest-00z, latest-thursday are of several" in error("--config", "cycles=latest-00z,latest-thursday")
     word = ("--config", "cycle=latest-00z")
     assert "--at: '25:00', expected HH:MM, UTC" in error(*word, "--at", "25:00")
     assert "--wait: 100, expected hours from 0 to 72" in error(*word, "--wait", "100")

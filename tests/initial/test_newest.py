@@ -16,6 +16,7 @@ from aifs_ensemble.common.cycle_words import parse_word
 from aifs_ensemble.common.errors import ConfigError, DownloadError, InputError
 from aifs_ensemble.initial.newest import Availability, newest_with_inputs
 from aifs_ensemble.initial.publication import wait_for_inputs
+from aifs_ensemble.workflow.cycle import wait_for_sources
 from doubles.opendata_server import Fault, OpenDataServer, serve
 
 NEWEST, BEFORE = "20250819_0000", "20250818_0000"
@@ -205,13 +206,28 @@ def test_waiting_ends(make_config: Make, tmp_path: Path, monkeypatch: pytest.Mon
     time = Time(monkeypatch, datetime(2025, 8, 19, 7, 0, tzinfo=UTC), {})
     with serve(tmp_path, Fault(status=503, times=2)) as server:
         config = config_of(make_config, server, wait_hours=0.5)(NEWEST)
-        from aifs_ensemble.workflow.cycle import wait_for_sources
-
         with pytest.raises(
             InputError, match=r"did not appear within initial_conditions.wait_hours, 0.5: .*no index of"
         ):
             wait_for_sources([config], None, lambda _: None)
     assert time.now == datetime(2025, 8, 19, 7, 30, tzinfo=UTC)
+
+
+def test_several_cycles_are_waited_for_together(
+    make_config: Make, service: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier never comes: it takes the whole wait, no more than that, and the later is asked for all the same."""
+    time = Time(monkeypatch, datetime(2025, 8, 19, 7, 0, tzinfo=UTC), {})
+    said: list[str] = []
+    with serve(service) as server:
+        configured = config_of(make_config, server, wait_hours=2)
+        wait_for_sources([configured("20250817_0000"), configured(NEWEST)], None, said.append)
+        asked = len(server.log)
+        with pytest.raises(InputError, match=r"20250817_0000' did not appear [^\n]*\n +[^\n]*20250816_0000' did not"):
+            wait_for_sources([configured("20250817_0000"), configured("20250816_0000")], None, said.append)
+    assert time.now == datetime(2025, 8, 19, 11, 0, tzinfo=UTC), "two waits of two hours"
+    assert "20250817_0000' did not appear within initial_conditions.wait_hours, 2: " in said[-2]
+    assert any("2025081900" in path for path, _ in server.log[:asked])
 
 
 def test_with_waiting_the_newest_that_is_due_by_then_is_meant(make_config: Make, tmp_path: Path) -> None:

@@ -179,6 +179,22 @@ def test_two_days(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_range_that_grows(folder: Path) -> None:
+    """Of three days, which a range up to the newest names: the last is waited for, and one that was missed is made."""
+    schedule = Schedule(folder, 3, {"2025082000": 10.5}, [], wait_hours=4)
+    asked = ["--config", f"cycles={name(0)}..latest-00z every 1d"]
+    first = schedule.run(0, *asked)
+    assert (first.code, first.forecast) == (0, [name(0)]), first.said[-3000:]
+    assert f"cycles latest-00z: {name(0)}" in first.said
+    last = schedule.run(2, *asked)
+    assert (last.code, last.forecast) == (0, [name(1), name(2)]), last.said[-3000:]
+    assert f"{name(2)}: its inputs are there, after 1 h 35 min" in last.said
+    assert f"{name(1)}: its inputs are there" not in last.said and "not forecast since" not in last.said
+    assert schedule.service.log and not list((schedule.project.folder / "results").glob("*/run.json"))
+
+
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_fortnight(folder: Path) -> None:
     """Runs wait up to four hours.

@@ -128,12 +128,11 @@ def config_from(args: argparse.Namespace, cycle: Meaning = "inputs") -> Config:
     newest that the destination or scratch has something of, with ``begun`` that of the clock, where no cycle is needed.
     """
     from aifs_ensemble.common.config import Config
-    from aifs_ensemble.common.cycle_words import is_word
-    from aifs_ensemble.common.cycles import name_cycles
+    from aifs_ensemble.common.cycles import has_words, name_cycles
     from aifs_ensemble.common.errors import ConfigError
 
     raw, files = _given(args)
-    if is_word(raw.get("cycle")):
+    if has_words(raw):
         from aifs_ensemble.workflow.cycle import named
 
         raw = named(raw, files, cycle)
@@ -145,23 +144,24 @@ def config_from(args: argparse.Namespace, cycle: Meaning = "inputs") -> Config:
     return config.of_cycle(only)
 
 
-def word_and_config(args: argparse.Namespace) -> tuple[CycleWord | None, Config]:
-    """Return the word that the arguments have for the cycle, None without one, and the configuration of any cycle."""
+def words_and_config(args: argparse.Namespace) -> tuple[list[CycleWord], Config]:
+    """Return the words that the arguments have for cycles, none without one, and the configuration of any cycle."""
+    from aifs_ensemble.common.cycles import words_of
     from aifs_ensemble.workflow.cycle import word_of
 
-    return word_of(*_given(args)), config_from(args, "begun")
+    raw, files = _given(args)
+    word = word_of(raw, files)
+    return [word] if word else [*words_of(raw.get("cycles"))], config_from(args, "begun")
 
 
 def _given(args: argparse.Namespace) -> tuple[dict[str, Any], list[Path]]:
     """Return keys and values as files and ``--config`` give them, and the files."""
-    from aifs_ensemble.common.config import merge, read_files
+    from aifs_ensemble.common.config import read_files
 
     files = config_files(args)
     if not args.configfile and (missing := [file for file in files if not file.is_file()]):
         check_here(missing[0])
-    raw = read_files(*files)
-    merge(raw, keys_given(args))
-    return raw, files
+    return read_files(*files, over=keys_given(args)), files
 
 
 def keys_given(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Show what would run the configuration every day or week, and write it to a folder. Nothing is installed.
 
-The cycle must be a word, such as latest-thursday: its day and hour, and when ECMWF publishes, say when runs begin.
+The cycle must be a word, such as latest-thursday: its day and hour, and when ECMWF publishes, say when runs begin. Of
+several cycles one must be a word, or a range end with one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from aifs_ensemble.cli._common import (
     check_output,
     keys_given,
     print_json,
-    word_and_config,
+    words_and_config,
 )
 from aifs_ensemble.common.errors import ConfigError
 
@@ -51,13 +52,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print each file, and what is still to be filled in; write them if asked."""
+    from aifs_ensemble.common.cycles import name_cycles
     from aifs_ensemble.planning import schedules
 
     check_here("a schedule")
-    word, config = word_and_config(args)
-    if word is None:
+    words, config = words_and_config(args)
+    if not words:
+        said = "is one cycle" if len(config.cycles) == 1 else "stay the same"
         raise ConfigError(
-            f"config: cycle: {config.cycle!r} is one cycle, expected a word for a schedule, e.g. cycle: latest-thursday"
+            f"config: cycle: {name_cycles(config.cycles)!r} {said}, expected a word for a schedule, e.g. cycle: "
+            "latest-thursday"
+        )
+    word = words[0]
+    if len({schedules.begins(one) for one in words}) > 1:
+        raise ConfigError(
+            f"config: cycles: {', '.join(map(str, words))} are of several days or hours, expected one for a schedule"
         )
     own = config.initial_conditions.wait_hours
     wait = args.wait if args.wait is not None else own or WAIT_HOURS

@@ -34,12 +34,14 @@ class CycleWord:
     weekday : 0 for Monday; None for any day
     hour : UTC; None for any of 00, 06, 12 and 18. A weekday without an hour means 00 UTC
     offset : what is counted back from the cycle that is found
+    key : of the configuration, with what tells the item of a file from others, for messages
     """
 
     text: str
     weekday: int | None
     hour: int | None
     offset: timedelta
+    key: str = "cycle"
 
     def __str__(self) -> str:
         return self.text
@@ -82,16 +84,17 @@ class CycleWord:
 
 
 def is_word(cycle: Any) -> bool:
-    """Tell whether a value of the key ``cycle`` is meant as a word."""
+    """Tell whether a value of the key ``cycle``, or an item of ``cycles``, is meant as a word."""
     return isinstance(cycle, str) and cycle.startswith("latest")
 
 
-def parse_word(text: str) -> CycleWord:
-    """Return the word that a text is; ConfigError if it is none."""
+def parse_word(text: str, key: str = "cycle") -> CycleWord:
+    """Return the word that a text is; ConfigError, which names the key, if it is none."""
+    key = key.removesuffix(": ")
     match = _WORD.fullmatch(text)
     hour = int(match["hour"]) if match and match["hour"] else 0 if match and match["day"] else None
     hours = int(match["count"]) * _HOURS[match["unit"]] if match and match["count"] else 0
     if not match or (hour is not None and hour not in range(0, 24, STEP_HOURS)) or hours % STEP_HOURS:
-        raise ConfigError(f"config: cycle: {text!r}, {EXPECTED}")
+        raise ConfigError(f"config: {key}: {text!r}, {EXPECTED}")
     weekday = WEEKDAYS.index(match["day"]) if match["day"] else None
-    return CycleWord(text, weekday, hour, timedelta(hours=hours))
+    return CycleWord(text, weekday, hour, timedelta(hours=hours), key)

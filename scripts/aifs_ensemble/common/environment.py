@@ -7,6 +7,7 @@ name                                  set by                                    
 ====================================  ===========================================  ===================================
 `CONFIG`: the checked configuration   the coordinator, once its Snakefile is read  the commands that submit, watch and
 as JSON                                                                            cancel jobs
+`CYCLES`: the cycles of a run         the run                                      its second pass, in place of words
 `COORDINATOR`: the coordinator's      the coordinator                              the same commands; the labels of
 name                                                                               its machines
 `JOB`: the id of the provider's job   the request for a machine                    the member's status
@@ -32,6 +33,7 @@ HF_ENDPOINT and HF_TOKEN (`model.checkpoint.remote`), those of Google (`common.t
 """
 
 CONFIG = "AIFS_ENSEMBLE_CONFIG"
+CYCLES = "AIFS_ENSEMBLE_CYCLES"
 COORDINATOR = "AIFS_ENSEMBLE_COORDINATOR"
 JOB = "AIFS_ENSEMBLE_JOB"
 KEPT = "AIFS_ENSEMBLE_KEPT"

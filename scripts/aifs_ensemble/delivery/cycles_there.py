@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -48,14 +48,30 @@ def newest_there(word: CycleWord, config: Config) -> str:
     The word's offset is not counted again: what it was counted back to is there. The cycle of `config` is not looked
     at. Raises InputError, one line, where there is none.
     """
+    return cycle_name(words_there({word: False}, config)[word])
+
+
+def words_there(words: Mapping[CycleWord, bool], config: Config) -> dict[CycleWord, datetime]:
+    """Return what words in one list stood for when a run made the newest cycle that is there and may be of them.
+
+    `words` says which of them end a range: then any cycle may be of it. Those with the least offset meant that newest
+    cycle, or the last before it of their day and hour, and the others as much before. As in `newest_there`, the cycle
+    of `config` is not looked at, and InputError is raised where there is none.
+    """
     found = set(_on_scratch(config.scratch.root))
     if config.destination:
         found |= set(cycles_at(open_destination(config, within=_LOOK_SECONDS)))
-    fitting = [cycle for cycle in found if word.fits(parse_cycle(cycle) + word.offset)]
-    if not fitting:
+    times = [
+        time
+        for time in map(parse_cycle, found)
+        if any(in_range or word.fits(time + word.offset) for word, in_range in words.items())
+    ]
+    if not times:
         places = " and ".join(filter(None, [config.destination, str(config.scratch.root)]))
-        raise InputError(f"config: cycle: {word.text!r}: {places} have no such cycle, expected one that was run")
-    return max(fitting)
+        word = next(iter(words))
+        raise InputError(f"config: {word.key}: {word.text!r}: {places} have no such cycle, expected one that was run")
+    then = max(times) + min(word.offset for word in words)
+    return {word: next(word.newest_first(then)) - word.offset for word in words}
 
 
 def missed(word: CycleWord, cycle_time: datetime, storage: Storage) -> Iterator[str]:

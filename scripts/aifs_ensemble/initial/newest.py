@@ -95,7 +95,7 @@ def newest_with_inputs(
     for time in word.newest_first(now):
         config = config_of(cycle_name(time))
         if config.initial_conditions.source == "file":
-            _check_named(config)
+            _check_named(config, word)
         hours = config.initial_conditions.wait_hours
         if (due(config, time) - now).total_seconds() > 3600 * (hours if word.is_series else 0):
             lacking[config.cycle] = "not due yet"
@@ -107,10 +107,10 @@ def newest_with_inputs(
             return Newest(config.cycle, lacking)
         wanted = config_of(cycle_name(time - word.offset))
         if missing := _asked(word, availability, wanted):
-            raise InputError(f"config: cycle: {word.text!r} is {wanted.cycle}, which lacks inputs: {missing}")
+            raise InputError(f"config: {word.key}: {word.text!r} is {wanted.cycle}, which lacks inputs: {missing}")
         return Newest(wanted.cycle, lacking)
     said = "; ".join(f"{cycle}: {why}" for cycle, why in [*lacking.items()][:2])
-    raise InputError(f"config: cycle: {word.text!r}: none of the last {len(lacking)} has its inputs ({said})")
+    raise InputError(f"config: {word.key}: {word.text!r}: none of the last {len(lacking)} has its inputs ({said})")
 
 
 def _asked(word: CycleWord, availability: Availability, config: Config) -> str:
@@ -118,7 +118,7 @@ def _asked(word: CycleWord, availability: Availability, config: Config) -> str:
         return availability.lacking(config)
     except DownloadError as error:
         raise DownloadError(
-            f"config: cycle: {word.text!r} is not known: {error}; name a cycle, YYYYMMDD_HHMM"
+            f"config: {word.key}: {word.text!r} is not known: {error}; name a cycle, YYYYMMDD_HHMM"
         ) from None
 
 
@@ -158,12 +158,12 @@ def _absent_files(config: Config) -> str:
     return f"no file {_first(absent)}" if absent else ""
 
 
-def _check_named(config: Config) -> None:
+def _check_named(config: Config, word: CycleWord) -> None:
     """Raise ConfigError for files whose names say nothing of the cycle: those of any would do."""
     source = FileSource(config)
     if not all("{cycle" in pattern for pattern in [*source.patterns, *source.control]):
         raise ConfigError(
-            f"config: initial_conditions.file.path: {source.patterns}, expected {{cycle}} in it where cycle is a word"
+            f"config: initial_conditions.file.path: {source.patterns}, expected {{cycle}} in it for {word.text}"
         )
 
 

@@ -39,15 +39,18 @@ def due(config: Config, cycle_time: datetime) -> datetime:
     return cycle_time + EARLIEST if config.initial_conditions.source == "ecmwf-open-data" else cycle_time
 
 
-def wait_for_inputs(config: Config, lacking: Callable[[], str], say: Callable[[str], None]) -> None:
+def wait_for_inputs(
+    config: Config, lacking: Callable[[], str], say: Callable[[str], None], since: datetime | None = None
+) -> None:
     """Return once the inputs of the cycle are there; InputError when ``wait_hours`` are over before.
 
     `lacking` asks the source, and returns what it lacks, in words, or an empty text. It is asked when the cycle is due,
-    then after a minute, and after twice as long each time, up to ten minutes.
+    then after a minute, and after twice as long each time, up to ten minutes. `since` is when the wait began, of which
+    this cycle may be one; by default now.
     """
     hours = config.initial_conditions.wait_hours
     begin = clock.now()
-    end = begin + timedelta(hours=hours)
+    end = (since or begin) + timedelta(hours=hours)
     first = min(due(config, config.cycle_time), end)
     if first > begin:
         say(f"{config.cycle}: not published before {first:%Y-%m-%d %H:%M} UTC, waiting")

@@ -86,13 +86,18 @@ def check_sources(configs: Sequence[Config], cache: Path | None = None) -> list[
     return [*(f"{line}: it will fail, the other cycles go on" for line in nothing), *told]
 
 
+def refuse_without_destination(config: Config) -> None:
+    """Raise ConfigError where nothing says where members go."""
+    if config.destination is None:
+        raise ConfigError("config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]")
+
+
 def check_start(config: Config, rules: Collection[str], here: MembersHere) -> None:
     """Raise what stands in the way of a run on this machine; `rules` are those that it needs.
 
     An archive that is only verified, or reported on, may be read-only.
     """
-    if config.destination is None:
-        raise ConfigError("config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]")
+    refuse_without_destination(config)
     if {*rules} - {"verify", "plan"}:
         check_scratch_folder(config)
     if {*rules} & {"forecast_member", "checkpoint_prepare", "benchmark_engine"}:

@@ -69,7 +69,7 @@ def make_products(workflow: Any, configs: Mapping[str, Config], say: Callable[[s
         say(f"{cycle}: products of the ensemble {how}: without members {missing}")
     if not goes_on:
         say(f"by this command: {command}")
-    elif _run_again(short):
+    elif _run_again(short, [*configs]):
         say(f"products of the ensemble were not made; again: {command}")
 
 
@@ -92,15 +92,15 @@ def _options(arguments: Sequence[str], targets: frozenset[str]) -> list[str]:
     return [argument for argument in arguments if argument not in targets]
 
 
-def _run_again(members: Mapping[str, tuple[int, ...]]) -> int:
-    """Run this command for some members of cycles, its output where ours goes; return its exit code.
+def _run_again(members: Mapping[str, tuple[int, ...]], cycles: Sequence[str]) -> int:
+    """Run this command for some members of some of its cycles, its output where ours goes; return its exit code.
 
     A signal that would stop this process stops that one, which ends its jobs and machines by itself.
     """
     # The lock is ours until we end. Members that shared a machine with a failed one count as incomplete, although they
     # are delivered; files of products appear whole, and their stamps last.
     command = [sys.executable, "-m", "snakemake", "--nolock", "--ignore-incomplete", *sys.argv[1:]]
-    told = os.environ | {environment.USED: as_told(members)}
+    told = os.environ | {environment.USED: as_told(members), environment.CYCLES: ",".join(cycles)}
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     with subprocess.Popen(command, env=told, stdout=sys.stdout, stderr=sys.stderr) as child:

@@ -61,7 +61,9 @@ class Run:
         self._workflow = workflow
         self._coordinates = internals.is_coordinator(workflow)
         # the one place where a run learns its cycles
-        self._word = settle(workflow, config, say)
+        shared = internals.shares_files(workflow)
+        refuse = preflight.refuse_without_destination if shared else bucket.refuse_without_bucket
+        self._word = settle(workflow, config, say, refuse)
         self.config = Config(config, internals.config_files(workflow))
         self._hooks = RunHooks(self.config, say)
         if self._coordinates and self.config.given.cycles is not None:

@@ -74,7 +74,12 @@ def config_files(workflow: Any) -> list[Path]:
     return [file.relative_to(here) if file.is_relative_to(here) else file for file in [*own, *given]]
 
 
-def settle_config(workflow: Any, config: dict[str, Any], key: str, value: str) -> None:
+def given_config(workflow: Any) -> dict[str, Any]:
+    """Return the keys that ``--config`` sets. Leans on `ConfigSettings.config` (9.27.1)."""
+    return dict(workflow.config_settings.config)
+
+
+def settle_config(workflow: Any, config: dict[str, Any], key: str, value: str | None) -> None:
     """Set a key of the configuration for this process and for all jobs of the run, as ``--config`` would.
 
     Leans on `ConfigSettings.config_args`, the ``KEY=VALUE`` of the command line, from which commands of jobs are
@@ -83,7 +88,7 @@ def settle_config(workflow: Any, config: dict[str, Any], key: str, value: str) -
     config[key] = value
     settings = workflow.config_settings
     given = [item for item in settings.config_args or () if item.partition("=")[0] != key]
-    settings.config_args = [*given, f"{key}={value}"]
+    settings.config_args = [*given, f"{key}={'null' if value is None else value}"]
 
 
 def is_lint(workflow: Any) -> bool:

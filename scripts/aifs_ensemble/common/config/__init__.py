@@ -17,7 +17,7 @@ from aifs_ensemble.common.config.ensemble_products import check_cube, check_stat
 from aifs_ensemble.common.config.output import check_kept, kept_leads, kept_variables
 from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
-from aifs_ensemble.common.cycles import check_cycle, parse_cycles
+from aifs_ensemble.common.cycles import check_cycle, keep_later, parse_cycles
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.common.names import CONTROL, Keys, Scratch, format_members, lead_hours, parse_cycle, parse_members
@@ -28,9 +28,13 @@ _FINEST = Fraction(1, 4)  # of a coarse lead, degrees: encoders hold a few of th
 OPEN_DATA_MEMBERS = 50  # perturbed members of the IFS ensemble in ECMWF's open data
 
 
-def read_files(*paths: Path) -> dict[str, Any]:
-    """Return the configuration in YAML files, later ones over earlier ones; ConfigError for one that is none."""
+def read_files(*paths: Path, over: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the configuration in YAML files, later ones over earlier ones; ConfigError for one that is none.
+
+    `over` are keys over those of all files. Of ``cycle`` and ``cycles`` the one that is given later counts.
+    """
     merged: dict[str, Any] = {}
+    layers: list[Mapping[str, Any]] = []
     for path in paths:
         try:
             content = read_yaml(path.read_text(encoding="utf-8"), str(path))
@@ -44,7 +48,10 @@ def read_files(*paths: Path) -> dict[str, Any]:
             ) from None
         if not isinstance(content, Mapping):
             raise ConfigError(f"{path}: {type(content).__name__}, expected keys and values")
-        merge(merged, content)
+        layers.append(content)
+    for layer in [*layers, over or {}]:
+        merge(merged, layer)
+    keep_later(merged, [*layers, over or {}])
     return merged
 
 
@@ -238,7 +245,7 @@ def _cycles(values: Values) -> tuple[str, ...]:
         check_cycle(values.cycle)
         return (values.cycle,)
     if values.cycle is not None:
-        raise ConfigError(f"config: cycles: beside cycle: {values.cycle!r}, expected one of the two (cycle: null)")
+        raise ConfigError(f"config: cycles: beside cycle: {values.cycle!r}, expected one of the two")
     return parse_cycles(values.cycles)
 
 

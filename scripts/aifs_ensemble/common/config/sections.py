@@ -536,12 +536,13 @@ class Values(Section):
     trust_checkpoint: Flag = False
     """Load a checkpoint whose digest is not in the model catalogue. Unpickling runs code: only for files you trust."""
     cycle: Annotated[Nullable[str], BeforeValidator(_cycle)] = None
-    """Initial time, "YYYYMMDD_HHMM" in quotes, UTC; the hour is 00, 06, 12 or 18. null: `cycles` names several. Or a
-    word: latest, the newest cycle whose inputs are all there; latest-thursday and latest-12z, the newest of them; with
-    -1d, -6h or -1w, as much before it. A run and all its jobs have the cycle that is found when it starts."""
+    """Initial time, "YYYYMMDD_HHMM" in quotes, UTC; the hour is 00, 06, 12 or 18. Or a word: latest, the newest cycle
+    whose inputs are all there; latest-thursday and latest-12z, the newest of them; with -1d, -6h or -1w, as much before
+    it. A run and all its jobs have the cycle that is found when it starts."""
     cycles: Annotated[Nullable[str | list[Any]], BeforeValidator(_cycle)] = None
     """Several cycles in one run, in place of `cycle`: a list, a range "20250101_0000..20251225_0000 every 7d" (or
-    12h), or a file with one of these a line."""
+    12h), or a file with one of these a line. An item, and either end of a range, may be a word as in `cycle`. Of the
+    two keys the one that is given later counts: files in their order, then the command line."""
     members: Annotated[str | int | list[Any], BeforeValidator(_whole)]
     """Members to run: 1-50, or 1,5,10-12, or a list. Member 0 is the control, from the unperturbed analysis: 0-50 runs
     it too."""
