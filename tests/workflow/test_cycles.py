@@ -10,14 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import xarray as xr
 from aifs_ensemble.common.names import Keys
 from waiting import wait_until
 
 from workflow.dry_runs import dry_run
+from workflow.late_service import ClockFile, snakemake
 from workflow.project import CYCLE, Project
 
 pytestmark = pytest.mark.workflow
@@ -210,6 +214,50 @@ def test_a_cycle_that_fails_leaves_the_others(finished: Project, project: Projec
     assert re.search(rf"{OTHER} +2 +damaged", said.stdout) and "4 members: 3 delivered, 1 damaged" in said.stdout
     said = project.command("forecast")
     assert said.returncode == 2 and "expected one here (--cycle)" in said.stderr
+
+
+def of_json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.mark.timeout(900)
+def test_a_second_pass_is_for_the_cycle_that_is_short(tmp_path: Path) -> None:
+    """Its products say so, and those of the other, which were made in the first, are not made again.
+
+    The later cycle was named by a word, which means another by the clock of the second pass.
+    """
+    weekly = {"enabled": True, "hours": 6, "periods": [6]}
+    products = {"weekly": weekly, "page": {"enabled": True}}
+    project = Project.copy(
+        tmp_path / "project", cycle=None, cycles=f"{CYCLE}, latest-tuesday", members="1-2", min_members=1,
+        lead_hours=12, forecast={"encoders": 1}, products=products,
+    )  # fmt: skip
+    clock = ClockFile(tmp_path / "clock")
+    clock.set(datetime(2025, 8, 26, 5, tzinfo=UTC))
+    arguments = ["--profile", "local"]
+    code, said = snakemake(project.folder, clock, *arguments, "--until", "initial_members")
+    assert code == 0, said[-4000:]
+    state = project.folder / "scratch" / CYCLE / "initial" / "member002.safetensors"
+    state.write_bytes(b"no state")
+
+    code, said = snakemake(project.folder, clock, *arguments)
+    assert code == 1 and "member002.safetensors: not a readable state" in said, said[-4000:]
+    second = said.partition(f"{CYCLE}: products of the ensemble are made now, short: without members 2\n")[2]
+    assert second and f"{OTHER}: products of" not in said, said[-4000:]
+    assert {*jobs(second)} - {"all", "products"} == {"product_weekly", "product_page"}
+    assert [one["cycle"] for made in jobs(second).values() for one in made] == [CYCLE] * 2
+    assert "products of the ensemble were not made" not in said and "latest-tuesday: " not in second
+    results = project.folder / "results"
+    assert sorted(path.name for path in results.glob("2*")) == [CYCLE, OTHER]
+    expected = {CYCLE: ("short", "1 of 2 members, short: without members 2"), OTHER: ("complete", "2 of 2 members")}
+    for cycle, (state_of, ensemble) in expected.items():
+        assert of_json(results / cycle / "manifest.json")["state"] == state_of
+        assert (results / cycle / "_SUCCESS").exists()
+        with xr.open_dataset(results / cycle / "products/weekly/ensemble.nc") as data:
+            assert data.attrs["ensemble"] == ensemble
+        page = (results / cycle / "index.html").read_text()
+        assert ("Short ensemble: without member 2" in page) == (cycle == CYCLE)
 
 
 @pytest.mark.long

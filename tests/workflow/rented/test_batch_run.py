@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,6 +107,28 @@ def test_a_checkpoint_is_fetched_by_the_coordinator(whole, batch, tmp_path, monk
     assert open_destination(config).get_bytes("checkpoints/released.ckpt") == content
     assert batch.created == []
     assert_hidden(SECRET, output, batch, whole.folder)
+
+
+@pytest.mark.parametrize("key", ["cycle=latest-00z-1d", pytest.param("cycles=[latest-00z-1d]", marks=pytest.mark.long)])
+def test_a_word_for_the_cycle_is_told_to_jobs_as_a_cycle(whole, batch, key):
+    """Found once, here; every job has it on its command line, and the ensemble is complete at its own place."""
+    destination = f"gs://ensembles/{uuid.uuid4().hex}"
+    whole.configure(destination=destination, members="1", lead_hours=6, delivery={"streaming": True})
+    code, output = whole.run("--profile", "googlebatch", "--config", key)
+    assert code == 0, output
+    name = key.partition("=")[0]
+    (cycle,) = re.findall(rf"^{name} latest-00z-1d: (\d{{8}}_0000)$", output, re.MULTILINE)
+    commands = [job.job.task_groups[0].task_spec.runnables[0].script.text for job in batch.created]
+    assert len(commands) >= 2 and any("forecast" in job.job_id for job in batch.created)
+    told = [re.findall(r"\b(cycles?)=([^ '\"]*)", command) for command in commands]
+    expected = [("cycle", "null"), ("cycles", cycle)] if name == "cycles" else [("cycle", cycle)]
+    assert all(sorted(set(one)) == expected for one in told), told
+    config = whole.configure(destination=destination, members="1", lead_hours=6, cycle=cycle)
+    assert f"{cycle}: complete, 1 of 1 members" in output, output
+    assert undelivered(config, config.members) == {}
+    storage = open_destination(config)
+    assert [folder for folder in storage.folders() if folder.startswith("2")] == [cycle]
+    assert storage.stat(f"{cycle}/run.json") is None
 
 
 def test_spot_and_project_are_the_configuration_s(project, batch, tmp_path):
