@@ -129,6 +129,9 @@ WRONG = [
     ("machine_types/a2-ultragpu-1g/gpu", None, "class gpu needs key gpu"),
     ("machine_types/n2-standard-2/gpu", {}, "class cpu has no key gpu"),
     ("machine_types/g2-standard-8/gpu/memory_gb", 24, "unknown key 'memory_gb', did you mean 'memory_mb'"),
+    ("machine_types/g2-standard-8/gpu/capability", "8.9a", "gpu.capability: '8.9a', expected a number of at least 1"),
+    ("machine_types/g2-standard-8/gpu/capability", None, "gpu: capability is missing"),
+    ("cards/T4/capability", None, "cards.T4: capability is missing"),
     ("classes/gpu", "a2-ultragpu-2g", "classes.gpu: 'a2-ultragpu-2g', did you mean 'a2-ultragpu-1g'"),
     ("classes/gpus", "a2-ultragpu-1g", "unknown key 'gpus', did you mean 'gpu'"),
     ("prices/machines/a2-ultragpu-1", {}, "unknown key 'a2-ultragpu-1', did you mean 'a2-ultragpu-1g'"),
@@ -154,6 +157,12 @@ def test_a_wrong_table_is_one_line(tmp_path: Path, path: str, value: Any, messag
     assert message in str(error.value)
     assert "machines.yaml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_compute_capabilities_are_nvidias_two_numbers(machines: Machines) -> None:
+    """As https://developer.nvidia.com/cuda-gpus lists them."""
+    known = {name: machines.gpu_specs[name].capability for name in ("T4", "A100-40GB", "A10", "L4", "H200")}
+    assert known == {"T4": (7, 5), "A100-40GB": (8, 0), "A10": (8, 6), "L4": (8, 9), "H200": (9, 0)}
 
 
 def test_an_unknown_region_names_the_known_ones(machines: Machines) -> None:

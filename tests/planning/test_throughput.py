@@ -17,7 +17,6 @@ from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.runs import read_run
-from aifs_ensemble.planning.speeds import carried_over
 from aifs_ensemble.planning.tables import against_baseline
 from aifs_ensemble.planning.throughput import (
     TABLE,
@@ -49,13 +48,15 @@ def test_an_entry_is_taken_as_it_is(machines: Machines, throughput: Throughput) 
 
 
 def test_other_cards_are_scaled_by_arithmetic_and_bandwidth(machines: Machines, throughput: Throughput) -> None:
-    """0.2 s on the reference card, 0.0494 of it arithmetic."""
-    a100 = machines.gpu_specs["A100-80GB"]
-    expected = 0.0494 * 989 / 312 + (0.2 - 0.0494) * 3350 / 2039
-    h100, arithmetic = machines.gpu_specs["H100-80GB"], throughput.arithmetic
-    assert carried_over(0.2, arithmetic, h100, a100) == pytest.approx(expected)
-    assert carried_over(expected, arithmetic, a100, h100) == pytest.approx(0.2), "and back"
-    assert carried_over(0.2, arithmetic, h100, h100) == 0.2
+    """By hand: of an eager pass 0.37 of the H100's time goes with its bandwidth, the rest with its arithmetic rate."""
+    a100, h100, l4 = (machines.gpu_specs[name] for name in ("A100-80GB", "H100-80GB", "L4"))
+    carried = throughput.reference.carried_over
+    expected = 0.2 * (0.63 * 989 / 312 + 0.37 * 3350 / 2039)
+    assert carried(0.2, "eager", h100, a100) == pytest.approx(expected)
+    assert carried(expected, "eager", a100, h100) == pytest.approx(0.2), "and back"
+    assert carried(0.2, "eager", h100, h100) == pytest.approx(0.2)
+    over = carried(carried(0.2, "accelerated", h100, a100), "accelerated", a100, l4)
+    assert over == pytest.approx(carried(0.2, "accelerated", h100, l4)), "by whatever way"
     speeds = [
         throughput.speed("aifs-ens-1.0", machines.gpu_specs[name], "16", compiled=True, deterministic=True).step_seconds
         for name in ("H100-80GB", "A100-80GB", "A100-40GB", "L4")
@@ -159,6 +160,27 @@ def test_a_table_of_another_kind_is_refused(tmp_path: Path, machines: Machines) 
     file.write_text(json.dumps({"schema": "other"}))
     with pytest.raises(ConfigError, match="not a throughput table"):
         load_throughput(machines.gpu_specs, file)
+
+
+BAD_REFERENCES = [
+    ({"gpu": "H300"}, "reference.gpu 'H300' is not a card of machines.yaml"),
+    ({"bandwidth_share": {"accelerated": 0.2, "compiled": 0.3}}, "reference.bandwidth_share: eager is missing"),
+    ({"bandwidth_share": {"accelerated": 0.2, "compiled": 0.3, "eager": 37}}, "eager: 37, expected a number from 0 to 1"),
+    ({"arithmetic_seconds": 0.05}, "reference: unknown key 'arithmetic_seconds'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_REFERENCES, ids=[case[1][:30] for case in BAD_REFERENCES])
+def test_a_wrong_reference_is_one_line(
+    tmp_path: Path, machines: Machines, change: dict[str, Any], message: str
+) -> None:
+    content = json.loads(TABLE.read_text())
+    content["reference"] |= change
+    file = tmp_path / "throughput.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConfigError) as error:
+        load_throughput(machines.gpu_specs, file)
+    assert message in str(error.value) and str(file) in str(error.value)
 
 
 def test_phases_add_up_to_the_total() -> None:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aifs_ensemble.model import launches
+
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-ROWS = 16
-WARPS = 4
 # noise channels whose weights fit into registers beside everything else; more go through plain products
 MOST_NOISE = 8
 
@@ -78,10 +78,11 @@ if HAS_TRITON:
     def _add_norm(x: Tensor, delta: Tensor, noise: Tensor, weights: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         total, normal = torch.empty_like(x), torch.empty_like(x)
         count, channels = x.shape
-        _add_norm_kernel[(triton.cdiv(count, ROWS),)](
+        width, few = triton.next_power_of_2(channels), triton.next_power_of_2(noise.shape[1])
+        launch = launches.conditioned_norm(launches.capability(x.device), width, few)
+        _add_norm_kernel[(triton.cdiv(count, launch.rows),)](
             x, delta, noise, weights, total, normal, count, eps,
-            CHANNELS=channels, WIDTH=triton.next_power_of_2(channels), NOISE=noise.shape[1],
-            FEW=triton.next_power_of_2(noise.shape[1]), ROWS=ROWS, num_warps=WARPS,
+            CHANNELS=channels, WIDTH=width, NOISE=noise.shape[1], FEW=few, ROWS=launch.rows, num_warps=launch.warps,
         )  # fmt: skip
         return total, normal
 

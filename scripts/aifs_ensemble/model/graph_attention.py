@@ -22,13 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aifs_ensemble.model import launches
+
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 # tl.dot wants at least 16 in every dimension, and Triton powers of two: attributes and heads are padded to that
-_LEAST = 16
+_LEAST = launches.LEAST_ROWS
 MOST_ATTRIBUTES = 64
 WIDEST_HEAD = 256
-# channels of all destinations that a warp holds in registers: 32 destinations of heads of 64
-_HELD = 2048
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,12 @@ if HAS_TRITON:
         count, channels = query.shape
         width = channels // heads
         out = torch.empty((count, channels), dtype=query.dtype, device=query.device)
-        rows = max(_LEAST, min(32, _HELD // padded(width)))
-        _attend_kernel[(heads, triton.cdiv(count, rows))](
+        launch = launches.over_edges(launches.capability(query.device), padded(width))
+        _attend_kernel[(heads, triton.cdiv(count, launch.rows))](
             query, key, value, attributes, weight, bias, row, source, added, out, count, width**-0.5,
             query.stride(0), key.stride(0), value.stride(0), added.stride(0),
-            HEADS=heads, WIDTH=width, PADDED=padded(width), ATTRIBUTES=attributes.shape[1], ROWS=rows,
-            num_warps=max(1, rows * padded(width) // _HELD),
+            HEADS=heads, WIDTH=width, PADDED=padded(width), ATTRIBUTES=attributes.shape[1], ROWS=launch.rows,
+            num_warps=launch.warps,
         )  # fmt: skip
         return out
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aifs_ensemble.model import launches
+
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-ROWS = 16
-WARPS = 4
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,11 @@ def multiply(rows: SparseRows, fields: Tensor, columns: Tensor) -> Tensor:
     fields = fields if fields.stride(1) == 1 else fields.contiguous()
     count, variables = len(rows.row) - 1, len(columns)
     out = torch.empty((count, variables), device=fields.device)
-    _multiply_kernel[(triton.cdiv(count, ROWS),)](
+    launch = launches.sparse_rows()
+    _multiply_kernel[(triton.cdiv(count, launch.rows),)](
         fields, columns, rows.row, rows.source, rows.weight, out,
-        count, fields.stride(0), VARIABLES=variables, WIDTH=triton.next_power_of_2(variables), ROWS=ROWS,
-        num_warps=WARPS,
+        count, fields.stride(0), VARIABLES=variables, WIDTH=triton.next_power_of_2(variables), ROWS=launch.rows,
+        num_warps=launch.warps,
     )  # fmt: skip
     return out
 

@@ -73,7 +73,7 @@ class HourPrice:
 class Gpu:
     """The cards of a machine type; `memory_mb` (MiB), `tflops` (dense, 16 bit) and `bandwidth_gb_s` are of one card.
 
-    `like` names the known card whose figures these are, where the card itself is not known, and `like_by` by what it is
+    `capability` is CUDA's compute capability, (0, 0) of what is no card. `like` names the known card whose figures these are, where the card itself is not known, and `like_by` by what it is
     the nearest.
     """
 
@@ -85,6 +85,7 @@ class Gpu:
     bandwidth_gb_s: float
     like: str = ""
     like_by: str = ""
+    capability: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -265,8 +266,8 @@ def machines_of(config: Config) -> Machines:
 
 _PRICE_KEYS = ("lists", "machines", "services", "coiled_gpu_hour")
 _TYPE_KEYS = ("class", "vcpus", "memory_mb", "scratch_gb", "scratch_kind")
-_CARD_KEYS = ("memory_mb", "tflops", "bandwidth_gb_s")
-_GPU_KEYS = ("name", "count", "memory_mb", "googlebatch", "tflops", "bandwidth_gb_s")
+_CARD_KEYS = ("memory_mb", "tflops", "bandwidth_gb_s", "capability")
+_GPU_KEYS = ("name", "count", "googlebatch", *_CARD_KEYS)
 
 
 def _own_sources(over: Mapping[str, Any], name: str) -> None:
@@ -340,6 +341,7 @@ def _machine(key: str, item: Any, prices: Any, lists: Mapping[str, PriceList], w
             str(card["googlebatch"]),
             number(card["tflops"], f"{where}.gpu.tflops", minimum=1),
             number(card["bandwidth_gb_s"], f"{where}.gpu.bandwidth_gb_s", minimum=1),
+            capability=_capability(card["capability"], f"{where}.gpu.capability"),
         )
     return MachineType(
         name=key,
@@ -358,8 +360,15 @@ def _machine(key: str, item: Any, prices: Any, lists: Mapping[str, PriceList], w
 
 def _card(key: str, item: Any, where: str) -> Gpu:
     check_keys(item, where, _CARD_KEYS)
-    memory, tflops, bandwidth = (number(item[part], f"{where}.{part}", minimum=1) for part in _CARD_KEYS)
-    return Gpu(key, 1, int(memory), "", tflops, bandwidth)
+    memory, tflops, bandwidth = (number(item[part], f"{where}.{part}", minimum=1) for part in _CARD_KEYS[:3])
+    capability = _capability(item["capability"], f"{where}.capability")
+    return Gpu(key, 1, int(memory), "", tflops, bandwidth, capability=capability)
+
+
+def _capability(value: Any, where: str) -> tuple[int, int]:
+    """Return a compute capability such as 8.9, YAML's number, as NVIDIA's two."""
+    tenths = round(10 * number(value, where, minimum=1))
+    return tenths // 10, tenths % 10
 
 
 def _assumptions(item: Any, name: str) -> Assumptions:

@@ -10,6 +10,7 @@ from aifs_ensemble.planning.machines import Gpu
 
 # model, card, precision, way of running (`Speed.way`), deterministic
 Key = tuple[str, str, str, str, bool]
+WAYS = ("accelerated", "compiled", "eager")
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,36 @@ def way_of(compiled: bool, accelerated: bool = True) -> str:
     return "eager" if not compiled else "accelerated" if accelerated else "compiled"
 
 
-def carried_over(seconds: float, arithmetic: float, measured: Gpu, card: Gpu) -> float:
-    """Return the forward pass of `card`, given that of the card `measured`.
+@dataclass(frozen=True)
+class Reference:
+    """What a forward pass spends its time on, on one card: `shares` of it, by way of running, go with the bandwidth.
 
-    A roofline with two terms: ``a F' / F + (seconds - a) B' / B`` with ``a = arithmetic / F'``, the `arithmetic` in
-    TFLOP, F the arithmetic rates and B the memory bandwidths of the data sheets.
+    The rest goes with the arithmetic rate: products and window attention at the clock that the card's power allows,
+    and what stays in its caches.
     """
-    if measured.name == card.name:
-        return seconds
-    first = min(seconds, arithmetic / measured.tflops)
-    return first * measured.tflops / card.tflops + (seconds - first) * measured.bandwidth_gb_s / card.bandwidth_gb_s
+
+    card: Gpu
+    shares: Mapping[str, float]
+    source: str
+
+    def slowness(self, way: str, card: Gpu) -> float:
+        """Return how many times as long a forward pass takes on `card`: a roofline with two terms.
+
+        ``(1 - s) F0 / F + s B0 / B`` with s the share of the way, F the arithmetic rates and B the memory bandwidths of
+        the data sheets.
+        """
+        share = self.shares[way]
+        arithmetic, memory = self.card.tflops / card.tflops, self.card.bandwidth_gb_s / card.bandwidth_gb_s
+        return (1 - share) * arithmetic + share * memory
+
+    def carried_over(self, seconds: float, way: str, measured: Gpu, card: Gpu) -> float:
+        """Return the forward pass of `card`, given that of the card `measured`."""
+        return seconds * self.slowness(way, card) / self.slowness(way, measured)
 
 
-def estimated(entries: Iterable[Speed], key: Key, card: Gpu, specs: Mapping[str, Gpu], arithmetic: float) -> Speed:
+def estimated(
+    entries: Iterable[Speed], key: Key, card: Gpu, specs: Mapping[str, Gpu], reference: Reference
+) -> Speed:
     """Return the speed of a card that has no entry: the nearest entry carried over to it.
 
     Nearest is that of the same model and the same way of running, then that of the nearest card: another way of running
@@ -86,7 +104,7 @@ def estimated(entries: Iterable[Speed], key: Key, card: Gpu, specs: Mapping[str,
     # a processor's seconds say nothing of a card's
     of_cards = [e for e in entries if e.gpu in known and (e.gpu != CPU.name or card.name == CPU.name)]
     nearest = min(of_cards, key=unlike)
-    forward = carried_over(nearest.forward_seconds, arithmetic, known[nearest.gpu], card)
+    forward = reference.carried_over(nearest.forward_seconds, way, known[nearest.gpu], card)
     was = (nearest.model, nearest.precision, nearest.way, nearest.deterministic)
     now = (model, precision, way, deterministic)
     names = ("model", "precision", "pass", "deterministic")

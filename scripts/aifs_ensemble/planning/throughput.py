@@ -2,8 +2,7 @@
 
 The table is data (config/throughput.json). An entry that was measured on the card asked for is taken as it is;
 otherwise a card's forward pass is estimated from that of the nearest card that was measured in the same way of running:
-its arithmetic part by the ratio of arithmetic rates, the rest, which moves memory, by the ratio of bandwidths
-(`planning.speeds`). Manifests of finished members stand over both.
+a part by the ratio of arithmetic rates, the rest by the ratio of bandwidths (`planning.speeds`). Manifests of finished members stand over both.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from aifs_ensemble.common.errors import ConfigError, WorkflowError
 from aifs_ensemble.common.files import read_json, write_bytes
 from aifs_ensemble.common.manifest import MemberManifest, machine_name, read_member_manifest
 from aifs_ensemble.common.names import FETCHED, Keys, member_name
-from aifs_ensemble.common.yaml_tables import number
+from aifs_ensemble.common.yaml_tables import check_keys, number
 from aifs_ensemble.planning.cards import CPU, gpu_name
 from aifs_ensemble.planning.intervals import Intervals, length, union
 from aifs_ensemble.planning.machines import Gpu
-from aifs_ensemble.planning.speeds import Key, Speed, estimated, way_of
+from aifs_ensemble.planning.speeds import WAYS, Key, Reference, Speed, estimated, way_of
 
 TABLE = Path(__file__).parents[3] / "config" / "throughput.json"
 SCHEMA = "aifs-ensemble/throughput/1"
@@ -65,17 +64,12 @@ class Baseline:
 class Throughput:
     """The table. `specs` are cards by name, `runs` corrections from manifests, which stand over the entries."""
 
-    reference: Mapping[str, Any]
+    reference: Reference
     sizes: tuple[OutputSize, ...]
     entries: tuple[Speed, ...]
     baseline: Baseline
     specs: Mapping[str, Gpu]
     runs: tuple[Speed, ...] = ()
-
-    @property
-    def arithmetic(self) -> float:
-        """Arithmetic of one step, TFLOP, at the rates of data sheets: what the reference card does in its seconds."""
-        return float(self.reference["arithmetic_seconds"]) * self.specs[self.reference["gpu"]].tflops
 
     def size(self, model: str) -> OutputSize:
         """Return a model's size; of one not listed, that of the first listed."""
@@ -104,7 +98,7 @@ class Throughput:
         if found is not None:
             return found
         if not card.like:
-            return estimated(self.entries, key, card, self.specs, self.arithmetic)
+            return estimated(self.entries, key, card, self.specs, self.reference)
         like = self.speed(model, self.specs[card.like], precision, compiled, deterministic, accelerated)
         how = like.source if like.status == "estimated" else f"{like.status} {like.date}"
         source = f"estimated from {card.like}, the nearest known card by {card.like_by} ({how})"
@@ -132,15 +126,25 @@ def load_throughput(specs: Mapping[str, Gpu], path: Path = TABLE) -> Throughput:
     content = read_json(path)
     if not isinstance(content, Mapping) or content.get("schema") != SCHEMA:
         raise ConfigError(f"{path}: not a throughput table, expected schema {SCHEMA!r}")
-    reference = dict(content["reference"])
-    if reference["gpu"] not in specs:
-        raise ConfigError(f"{path}: reference.gpu {reference['gpu']!r} is not a card of machines.yaml")
+    reference = _reference(content.get("reference"), specs, path)
     try:
         sizes = tuple(OutputSize(**item) for item in content["sizes"])
         baseline = Baseline(**content["baseline"])
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path}: sizes or baseline: {error}") from None
     return Throughput(reference, sizes, tuple(_entry(item, path) for item in content["entries"]), baseline, specs)
+
+
+def _reference(item: Any, specs: Mapping[str, Gpu], path: Path) -> Reference:
+    check_keys(item, f"{path}: reference", ("gpu", "bandwidth_share", "source"))
+    if item["gpu"] not in specs:
+        raise ConfigError(f"{path}: reference.gpu {item['gpu']!r} is not a card of machines.yaml")
+    shares, where = item["bandwidth_share"], f"{path}: reference.bandwidth_share"
+    check_keys(shares, where, WAYS)
+    for way, share in shares.items():
+        if number(share, f"{where}.{way}") > 1:
+            raise ConfigError(f"{where}.{way}: {share!r}, expected a number from 0 to 1")
+    return Reference(specs[item["gpu"]], shares, str(item["source"]))
 
 
 _NUMBERS = ("step_seconds", "forward_seconds", "startup_seconds", "drain_seconds", "peak_gpu_mb", "cold_seconds")

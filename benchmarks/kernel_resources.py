@@ -1,0 +1,135 @@
+"""What the kernels of the accelerated pass take of each card: compiled for it, and read from the binary.
+
+No card is needed: Triton brings the compiler. Sizes are those of AIFS ENS v1 and v2, and the widest that kernels take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "0"  # kernels that are interpreted cannot be compiled
+
+import triton
+from aifs_ensemble.model import conditional_norm, graph_attention, truncation
+from aifs_ensemble.model.launches import Capability, Launch, conditioned_norm, over_edges, shared_bytes, sparse_rows
+from aifs_ensemble.planning.machines import load_machines
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+# channels, heads, noise channels, prognostic variables
+SIZES = {"AIFS ENS v1": (1024, 16, 4, 88), "AIFS ENS v2": (1536, 16, 4, 107), "widest": (2048, 8, 8, 128)}
+_STRIDES = ("query_stride", "key_stride", "value_stride", "added_stride")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """A kernel on a card: bytes of shared memory a block, registers a thread, bytes a thread spills to memory."""
+
+    kernel: str
+    size: str
+    capability: Capability
+    rows: int
+    warps: int
+    shared: int
+    limit: int
+    registers: int
+    spilled: int
+
+
+def compiled(kernel: Any, types: Mapping[str, str], constants: Mapping[str, int], card: Capability, warps: int) -> Any:
+    """Compile a kernel for a card; pointers and strides are multiples of 16, as torch's are."""
+    names = [parameter.name for parameter in kernel.params]
+    aligned = [name for name, kind in types.items() if kind.startswith("*") or name in _STRIDES]
+    source = ASTSource(
+        kernel,
+        {name: "constexpr" if name in constants else types[name] for name in names},
+        {(names.index(name),): value for name, value in constants.items()},
+        {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    target = GPUTarget("cuda", 10 * card[0] + card[1], 32)
+    return triton.compile(source, target=target, options={"num_warps": warps})
+
+
+def usage(binary: bytes) -> tuple[int, int]:
+    """Return the registers and the bytes of stack of a thread, of which kernels without arrays have none but spills."""
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        told = subprocess.run([program, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", told)
+    assert found, told
+    return int(found[1]), int(found[2])
+
+
+def kernels(card: Capability, size: str) -> Iterator[tuple[str, Launch, Any]]:
+    """Yield each kernel of a size with its launch on a card, compiled."""
+    channels, heads, noise, variables = SIZES[size]
+    width, power = channels // heads, triton.next_power_of_2
+    half = dict.fromkeys(("query", "key", "value", "attributes", "weight", "bias", "added", "out"), "*fp16")
+    types = half | {"row": "*i32", "source": "*i32", "count": "i32", "scale": "fp32"} | dict.fromkeys(_STRIDES, "i32")
+    launch = over_edges(card, graph_attention.padded(width))
+    constants = {"HEADS": heads, "WIDTH": width, "PADDED": graph_attention.padded(width), "ATTRIBUTES": 16,
+                 "ROWS": launch.rows}  # fmt: skip
+    yield (
+        "attention over edges",
+        launch,
+        compiled(graph_attention._attend_kernel, types, constants, card, launch.warps),
+    )
+    types = dict.fromkeys(("x", "delta", "total", "normal"), "*fp16") | {"noise": "*fp32", "weights": "*fp32"}
+    launch = conditioned_norm(card, power(channels), power(noise))
+    constants = {"CHANNELS": channels, "WIDTH": power(channels), "NOISE": noise, "FEW": power(noise),
+                 "ROWS": launch.rows}  # fmt: skip
+    types |= {"count": "i32", "eps": "fp32"}
+    yield (
+        "conditioned norm",
+        launch,
+        compiled(conditional_norm._add_norm_kernel, types, constants, card, launch.warps),
+    )
+    types = dict.fromkeys(("fields", "weight", "out"), "*fp32") | dict.fromkeys(("row", "source"), "*i32")
+    types |= {"columns": "*i64", "count": "i32", "stride": "i32"}
+    launch = sparse_rows()
+    constants = {"VARIABLES": variables, "WIDTH": power(variables), "ROWS": launch.rows}
+    yield "sparse rows", launch, compiled(truncation._multiply_kernel, types, constants, card, launch.warps)
+
+
+def resources() -> Iterator[Resources]:
+    """Yield what each kernel takes, by size, for each compute capability of the catalogue's cards."""
+    cards = sorted({card.capability for card in load_machines().gpu_specs.values()})
+    for size in SIZES:
+        for card in cards:
+            for name, launch, made in kernels(card, size):
+                registers, spilled = usage(made.asm["cubin"])
+                shared = made.metadata.shared
+                yield Resources(
+                    name, size, card, launch.rows, launch.warps, shared, shared_bytes(card), registers, spilled
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="a list of all figures instead of a table")
+    args = parser.parse_args()
+    found = list(resources())
+    if args.json:
+        print(json.dumps([asdict(one) for one in found]))
+        return
+    print("| kernel | size | compute capability | rows, warps | shared KiB (limit) | registers | spilled bytes |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for one in found:
+        card, launch = ".".join(map(str, one.capability)), f"{one.rows}, {one.warps}"
+        shared = f"{one.shared / 1024:.1f} ({one.limit // 1024})"
+        print(f"| {one.kernel} | {one.size} | {card} | {launch} | {shared} | {one.registers} | {one.spilled} |")
+
+
+if __name__ == "__main__":
+    main()
