@@ -1,6 +1,8 @@
 """What the kernels of the accelerated pass take of each card: compiled for it, and read from the binary.
 
 No card is needed: Triton brings the compiler. Sizes are those of AIFS ENS v1 and v2, and the widest that kernels take.
+Window attention is torch's kernel, which cannot be compiled without a card: a plain one with the tiles and stages that
+torch chooses for the card stands in for it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "0"  # kernels that are interpreted cannot be compiled
 
+import torch
 import triton
+import triton.language as tl
 from aifs_ensemble.model import conditional_norm, graph_attention, truncation
 from aifs_ensemble.model.launches import Capability, Launch, conditioned_norm, over_edges, shared_bytes, sparse_rows
 from aifs_ensemble.planning.machines import load_machines
@@ -45,7 +49,9 @@ class Resources:
     spilled: int
 
 
-def compiled(kernel: Any, types: Mapping[str, str], constants: Mapping[str, int], card: Capability, warps: int) -> Any:
+def compiled(
+    kernel: Any, types: Mapping[str, str], constants: Mapping[str, int], card: Capability, warps: int, **options: int
+) -> Any:
     """Compile a kernel for a card; pointers and strides are multiples of 16, as torch's are."""
     names = [parameter.name for parameter in kernel.params]
     aligned = [name for name, kind in types.items() if kind.startswith("*") or name in _STRIDES]
@@ -56,7 +62,40 @@ def compiled(kernel: Any, types: Mapping[str, str], constants: Mapping[str, int]
         {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
     target = GPUTarget("cuda", 10 * card[0] + card[1], 32)
-    return triton.compile(source, target=target, options={"num_warps": warps})
+    return triton.compile(source, target=target, options={"num_warps": warps, **options})
+
+
+@triton.jit
+def _tiles(query, key, value, out, blocks, scale, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    row, channel = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    here = row[:, None] * WIDTH + channel[None, :]
+    q, column = tl.load(query + here), tl.arange(0, COLUMNS)
+    summed, total = tl.zeros((ROWS, WIDTH), tl.float32), tl.zeros((ROWS,), tl.float32)
+    top = tl.full((ROWS,), -1.0e30, tl.float32)
+    for block in range(blocks):
+        there = (block * COLUMNS + column)[:, None] * WIDTH + channel[None, :]
+        score = tl.dot(q, tl.trans(tl.load(key + there))) * scale
+        higher = tl.maximum(top, tl.max(score, 1))
+        shrink, p = tl.exp2(top - higher), tl.exp2(score - higher[:, None])
+        total = total * shrink + tl.sum(p, 1)
+        summed = tl.dot(p.to(q.dtype), tl.load(value + there), summed * shrink[:, None])
+        top = higher
+    tl.store(out + here, (summed / total[:, None]).to(q.dtype))
+
+
+def window_attention(card: Capability, width: int) -> tuple[Launch, Any]:
+    """Return the launch that torch takes for a card and heads of `width` channels, and the stand-in, compiled."""
+    from torch._inductor.template_heuristics.triton import CUDAConfigHeuristic
+
+    torchs = CUDAConfigHeuristic()
+    table = torchs.h100_default_flex_config if card >= (9, 0) else torchs.a100_default_flex_config
+    chosen = table.get((torch.float16, width)) if card >= (8, 0) else None
+    rows, columns, stages, warps = (
+        (chosen.block_m, chosen.block_n, chosen.num_stages, chosen.num_warps) if chosen else (64, 64, 3, 4)
+    )
+    types = dict.fromkeys(("query", "key", "value", "out"), "*fp16") | {"blocks": "i32", "scale": "fp32"}
+    constants = {"ROWS": rows, "COLUMNS": columns, "WIDTH": width}
+    return Launch(rows, warps), compiled(_tiles, types, constants, card, warps, num_stages=stages)
 
 
 def usage(binary: bytes) -> tuple[int, int]:
@@ -100,6 +139,8 @@ def kernels(card: Capability, size: str) -> Iterator[tuple[str, Launch, Any]]:
     launch = sparse_rows()
     constants = {"VARIABLES": variables, "WIDTH": power(variables), "ROWS": launch.rows}
     yield "sparse rows", launch, compiled(truncation._multiply_kernel, types, constants, card, launch.warps)
+    if size != "widest":
+        yield "window attention, stand-in", *window_attention(card, graph_attention.padded(width))
 
 
 def resources() -> Iterator[Resources]:

@@ -66,9 +66,24 @@ def test_where_values_may_be_missing() -> None:
     assert over["land"] == {*second.waves, "mwd", "wmb"}
 
 
+def test_memory_of_the_models_own_pass_by_chunks() -> None:
+    """As measured of a model of that size: a job took 10.9 GB of torch's memory with 10 chunks, 9.7 with 16."""
+    first, second = get_model("aifs-ens-1.0"), get_model("aifs-ens-2.0")
+    context = 900
+    for chunks, measured in ((10, 10_900), (16, 9_700)):
+        assert second.own_pass_mb(chunks) == pytest.approx(measured + context, rel=0.01)
+    # a pass without a job, which took 2.2 GB more
+    for chunks, measured in ((1, 37_900), (8, 9_600), (16, 7_500), (32, 6_500)):
+        assert second.own_pass_mb(chunks) == pytest.approx(measured + 2_200 + context, rel=0.02)
+    assert [second.chunks_within(mb) for mb in (50_000, 24_000, 11_000, 10_000, 9_000)] == [1, 4, 16, 32, None]
+    assert first.own_pass_mb(1) == first.own_pass_mb(16) == 23_400, "of the first nobody measured what chunks spare"
+    assert first.chunks_within(50_000) is None and get_model("demo").own_pass_mb(1) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
+        (lambda e: e.update(chunked_gpu_mb="many"), "trial: chunked_gpu_mb: 'many', expected int"),
         (lambda e: e.pop("timestep_hours"), "models.yaml: trial: timestep_hours is missing"),
         (lambda e: e.update(grid=320), "trial: grid: 320, expected str"),
         (lambda e: e.update(gird="N320"), "trial: unknown key 'gird', did you mean 'grid'?"),

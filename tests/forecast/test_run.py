@@ -570,6 +570,24 @@ def test_out_of_gpu_memory_says_what_to_change(request_for: Requests, monkeypatc
     assert "\n" not in str(e.value) and e.value.exit_code == 5
 
 
+def test_out_of_gpu_memory_names_the_chunks_that_fit(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the catalogue says of the model's own pass; nothing where the member has as many, or nobody knows."""
+    gb = 10**9
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (gb // 2, 10 * gb))
+    known = replace(get_model("demo"), own_pass_gpu_mb=8500, chunked_gpu_mb=33_000)
+    numerics = request_for().settings
+    for model, chunks, said in (
+        (known, 10, "; forecast.chunks: 32 takes about 9.5 GB"),
+        (known, 32, "share the card"),
+        (get_model("demo"), 10, "share the card"),
+    ):
+        request = replace(request_for(), model=model, own_pass="it differs", settings=replace(numerics, chunks=chunks))
+        with pytest.raises(GpuMemoryError) as error, engine.gpu_memory(request):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert str(error.value).endswith(said)
+
+
 @pytest.mark.parametrize("place", ["journal", "restart", "link"])
 def test_a_full_disk_stops_the_member_with_its_state_intact(
     request_for: Requests, whole: Whole, monkeypatch: pytest.MonkeyPatch, place: str

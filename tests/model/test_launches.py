@@ -36,8 +36,9 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_every_kernel_fits_every_card_of_the_catalogue(taken: list[dict[str, Any]]) -> None:
     assert sorted({tuple(one["capability"]) for one in taken}) == CATALOGUE
-    assert len(taken) == 3 * 3 * len(CATALOGUE)
-    for one in taken:
+    ours = [one for one in taken if not one["kernel"].startswith("window attention")]
+    assert len(ours) == 3 * 3 * len(CATALOGUE)
+    for one in ours:
         assert 0 <= one["shared"] <= one["limit"] == shared_bytes(tuple(one["capability"])), one
 
 
@@ -49,9 +50,23 @@ def test_attention_takes_the_shared_memory_of_its_tiles(taken: list[dict[str, An
             assert tile < one["shared"] <= 2 * tile, one
 
 
+def test_tiles_of_window_attention_are_tight_where_the_page_says_so(taken: list[dict[str, Any]]) -> None:
+    """Of a kernel with the tiles that torch chooses; by hand for Hopper: queries, and keys and values in stages."""
+    found = {
+        (tuple(one["capability"]), one["size"][-2:]): one["shared"] / 1024
+        for one in taken
+        if one["kernel"].startswith("window attention")
+    }
+    assert found[HOPPER, "v1"] == (128 * 64 + 3 * 128 * 64 * 2) * 2 / 1024
+    assert [found[card, "v1"] for card in ((8, 0), (8, 9))] == [48, 48]
+    assert [found[card, "v2"] for card in (HOPPER, (8, 0), (8, 9))] == [128, 96, 96]
+    assert all(kib <= shared_bytes(card) / 1024 for (card, _), kib in found.items())
+
+
 def test_nothing_spills_from_ampere_on_but_on_hopper(taken: list[dict[str, Any]]) -> None:
     """Hopper's launches are as they were measured; Turing's heads of AIFS ENS v1 fit as well."""
-    spilling = [one for one in taken if one["spilled"] and tuple(one["capability"]) != HOPPER]
+    ours = [one for one in taken if not one["kernel"].startswith("window attention")]
+    spilling = [one for one in ours if one["spilled"] and tuple(one["capability"]) != HOPPER]
     assert {tuple(one["capability"]) for one in spilling} <= {(7, 5)}
     assert "AIFS ENS v1" not in {one["size"] for one in spilling}
 

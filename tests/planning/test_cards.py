@@ -56,7 +56,7 @@ def test_an_estimate_takes_the_way_of_running_before_the_card(machines: Machines
     asked = table.speed(MODEL, a100, "16", compiled=True, deterministic=True)
     assert asked == throughput.speed(MODEL, a100, "16", compiled=True, deterministic=True)
     assert "from H100-80GB" in asked.source
-    assert asked.forward_seconds == pytest.approx(0.0926 * (0.79 * 989 / 312 + 0.21 * 3350 / 2039))
+    assert asked.forward_seconds == pytest.approx(0.0926 * (0.8 * 989 / 312 + 0.2 * 3350 / 2039))
     # and its eager pass serves the card beside it, to which it is nearer than the H100
     near = table.speed(MODEL, machines.gpu_specs["A100-40GB"], "16", compiled=False, deterministic=True)
     assert near.source == "estimated from A100-80GB by arithmetic and bandwidth"
@@ -138,6 +138,19 @@ def test_a_plan_says_what_an_unknown_card_was_likened_to(
     assert said[0].endswith(
         " s a step estimated from H200, the nearest known card by memory bandwidth (measured 2026-11-28)"
     )
+
+
+@pytest.mark.parametrize(("name", "warned"), [("Tesla T4", True), ("NVIDIA A100-SXM4-40GB", False)])
+def test_a_card_without_bfloat16_is_warned_of(
+    tmp_path: Path, machines: Machines, monkeypatch: pytest.MonkeyPatch, name: str, warned: bool
+) -> None:
+    monkeypatch.setattr(plan_module, "cards", lambda: [Card(name, "", 40 << 30, 0, 0.0)])
+    forecast = {"device": "cuda", "precision": "bf16", "compile": True}
+    config = synthetic.config(tmp_path / "scratch", destination=str(tmp_path / "out"), forecast=forecast)
+    found = plan(plan_case(config, machines, profile="local", work=everything(config), runs=()))
+    said = [one.text for one in found.findings if "bfloat16" in one.text]
+    expected = "forecast.precision: bf16, the T4 has compute capability 7.5 and no products of bfloat16, expected 16"
+    assert said == ([expected] if warned else [])
 
 
 def test_a_card_without_its_figures_is_one_line(tmp_path: Path) -> None:

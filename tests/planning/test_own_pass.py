@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from aifs_ensemble.common.acceleration import Acceleration
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.gpu import Card
 from aifs_ensemble.common.manifest import MemberManifest
+from aifs_ensemble.planning import plan as plan_module
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import Plan, plan, plan_case
@@ -73,6 +75,42 @@ def test_a_model_of_another_anemoi_is_planned_with_its_own_pass(tmp_path: Path, 
     ]
     # by what was measured of it, 0.393 s on an H200 where the first takes 0.091, and not 1.47 times that
     assert 0.8 < second.chosen.step_seconds / first.chosen.step_seconds / (0.393 / 0.091) < 1.2
+
+
+def on_a_card(
+    tmp_path: Path, machines: Machines, monkeypatch: pytest.MonkeyPatch, mib: int, **forecast: Any
+) -> tuple[Plan, list[str]]:
+    """A plan of AIFS ENS v2 for a card of one's own with so much memory, and what speaks against it."""
+    monkeypatch.setattr(plan_module, "cards", lambda: [Card("NVIDIA L4", "", mib << 20, 0, 300.0)])
+    cfg = Config(config(tmp_path, **forecast).to_dict() | {"model": "aifs-ens-2.0", "destination": str(tmp_path)})
+    found = plan(plan_case(cfg, machines, profile="local", work=everything(cfg), runs=()))
+    return found, [one.text for one in found.findings if one.level == "error"]
+
+
+def test_a_card_with_less_memory_is_told_how_many_chunks_fit(
+    tmp_path: Path, machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8,500 MB and 33,000 by chunks: 11,800 with 10, 9,531.25 with 32."""
+    _, against = on_a_card(tmp_path, machines, monkeypatch, 10_240, chunks=10)
+    assert against == [
+        "the model's own pass takes 11,800 MB with forecast.chunks: 10, the L4 has 10,240 MB; "
+        "it fits with forecast.chunks: 32 and gpu_mem_mb: 9532"
+    ]
+    fits, against = on_a_card(tmp_path, machines, monkeypatch, 10_240, chunks=32, gpu_mem_mb=9532)
+    assert not against and fits.chosen.at_once == 1 and fits.chosen.speed.peak_gpu_mb == 9531.25
+    _, against = on_a_card(tmp_path, machines, monkeypatch, 8_192, chunks=32, gpu_mem_mb=8000)
+    assert len(against) == 1 and against[0].endswith("8,192 MB; no number of chunks is known to make it fit")
+
+
+def test_fewer_chunks_than_were_measured_are_planned_with_what_they_take(
+    tmp_path: Path, machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One chunk takes 41.5 GB, which a card of 24 GB has not, whatever gpu_mem_mb says."""
+    _, against = on_a_card(tmp_path, machines, monkeypatch, 23_034, chunks=1)
+    assert len(against) == 1 and "takes 41,500 MB with forecast.chunks: 1, the L4 has 23,034 MB" in against[0]
+    assert against[0].endswith("it fits with forecast.chunks: 4 and gpu_mem_mb: 16750")
+    fits, against = on_a_card(tmp_path, machines, monkeypatch, 15_360, chunks=10)
+    assert not against and fits.chosen.at_once == 1, "a card of 16 GB holds a member with the operational settings"
 
 
 @pytest.mark.parametrize("forecast", [{"compile": False}, {"precision": "32"}], ids=str)

@@ -7,6 +7,8 @@ import time
 
 import pytest
 from aifs_ensemble.common.config import Config, merge, read_files
+from aifs_ensemble.common.gpu import Card
+from aifs_ensemble.workflow import doctor
 from aifs_ensemble.workflow.doctor import examine
 from doubles.gcs_fault_proxy import fault_proxy
 
@@ -42,6 +44,17 @@ def test_no_driver_is_a_failure(root, tmp_path):
     found = findings(root, tmp_path, "gpu")
     cards = [item for name, item in found.items() if name.startswith("gpu")]
     assert cards and (cards[0].state == "failure" or "MiB free" in cards[0].text)
+
+
+def test_memory_of_a_model_without_an_accelerated_pass_counts(root, tmp_path, monkeypatch):
+    """AIFS ENS v2 takes 8,500 MB and 33,000 by chunks; what a configuration asks for is less."""
+    monkeypatch.setattr(doctor, "driver_version", lambda: "580.1")
+    monkeypatch.setattr(doctor, "cards", lambda: [Card("NVIDIA L4", "", 10_240 << 20, 10_000 << 20)])
+    wanted = {"device": "cuda", "precision": "16", "compile": True, "gpu_mem_mb": 6000}
+    for model, chunks, state, needs in (("aifs-ens-2.0", 10, "failure", 11800), ("aifs-ens-2.0", 32, "ok", 9531),
+                                        ("aifs-ens-1.0", 10, "ok", 6000)):  # fmt: skip
+        found = findings(root, tmp_path, "gpu", model=model, forecast={**wanted, "chunks": chunks})["gpu 0"]
+        assert (found.state, found.text) == (state, f"NVIDIA L4, 10000 of 10240 MiB free, a member needs {needs}")
 
 
 BAD = {

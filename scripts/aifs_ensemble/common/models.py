@@ -19,13 +19,18 @@ from aifs_ensemble.common.yaml_tables import check_row, read_table
 CATALOGUE = Path(__file__).parents[3] / "config" / "models.yaml"
 
 
+# Beyond 32 nothing was measured.
+_CHUNKS = (1, 2, 4, 8, 16, 32)
+
+
 @dataclass(frozen=True)
 class Model:
     """One catalogue entry.
 
     Variables carry the names used in the checkpoint: ``t_500`` for pressure levels, ``stl1`` for
     soil, the short name for the rest; ``z`` without a level is the surface geopotential. `own_pass_gpu_mb` is the GPU
-    memory of a member that is not accelerated, MB of 1e6 bytes, 0 where that is not known.
+    memory of a member that is not accelerated, MB of 1e6 bytes, 0 where that is not known; what ``forecast.chunks``
+    divide, `chunked_gpu_mb`, comes on top of it.
     `environment` names the packages that lie over the common ones (`common.overlays`), empty where none do.
     `pressure` gives the levels (hPa) of each parameter. `missing` says where values of a variable may be missing,
     ``sea`` or ``land``; those that it does not name have a value everywhere.
@@ -51,7 +56,21 @@ class Model:
     anemoi_models: str
     grib_process: int = 255
     own_pass_gpu_mb: int = 0
+    chunked_gpu_mb: int = 0
     environment: str = ""
+
+    def own_pass_mb(self, chunks: int) -> float:
+        """Return the GPU memory of a member that is not accelerated, MB of 1e6 bytes, 0 where that is not known."""
+        return self.own_pass_gpu_mb + self.chunked_gpu_mb / chunks
+
+    def chunks_within(self, mb: float) -> int | None:
+        """Return the fewest chunks, of 1, 2, 4 to 32, with which a member that is not accelerated takes at most `mb`.
+
+        None where none does, or where it is not known what chunks spare.
+        """
+        if not self.chunked_gpu_mb:
+            return None
+        return next((chunks for chunks in _CHUNKS if self.own_pass_mb(chunks) <= mb), None)
 
     @property
     def built(self) -> bool:
@@ -98,7 +117,7 @@ _KEYS = {
     "checkpoint": dict,
     "anemoi_models": str,
 }
-_OPTIONAL = {"grib_process": int, "own_pass_gpu_mb": int, "environment": str}
+_OPTIONAL = {"grib_process": int, "own_pass_gpu_mb": int, "chunked_gpu_mb": int, "environment": str}
 _VARIABLES = {"prognostic": dict, "constant": list, "computed": list, "diagnostic": list}
 _VARIABLES_OPTIONAL = {"missing": dict}
 _PROGNOSTIC = {"surface": list, "soil": list, "pressure": dict}
@@ -194,6 +213,7 @@ def get_model(name: str, path: Path = CATALOGUE, parameters: Path = TABLE) -> Mo
         anemoi_models=entry["anemoi_models"],
         grib_process=entry.get("grib_process", 255),
         own_pass_gpu_mb=entry.get("own_pass_gpu_mb", 0),
+        chunked_gpu_mb=entry.get("chunked_gpu_mb", 0),
         environment=entry.get("environment", ""),
     )
     fields = dict.fromkeys([*model.inputs, *model.outputs, *delivered(model.outputs, parameters)])

@@ -97,8 +97,16 @@ def gpu_memory(request: ForecastRequest) -> Iterator[None]:
         raise GpuMemoryError(
             f"{member_name(request.member)}: out of GPU memory ({total / 1e9:.1f} GB, {free / 1e9:.1f} free) with "
             f"{settings}; change forecast.precision to 16, forecast.compile to true, raise forecast.chunks, "
-            "or raise forecast.gpu_mem_mb so that fewer members share the card"
+            f"or raise forecast.gpu_mem_mb so that fewer members share the card{_fewer(request, total / 1e6)}"
         ) from error
+
+
+def _fewer(request: ForecastRequest, card_mb: float) -> str:
+    """Return with how many chunks the model's own pass fits a card, empty where that is not known or they are there."""
+    chunks = request.model.chunks_within(card_mb) if request.own_pass else None
+    if chunks is None or chunks <= request.settings.chunks:
+        return ""
+    return f"; forecast.chunks: {chunks} takes about {request.model.own_pass_mb(chunks) / 1000:.1f} GB"
 
 
 @dataclass

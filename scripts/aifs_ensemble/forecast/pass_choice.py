@@ -65,9 +65,9 @@ class PassChoice:
             torch._dynamo.reset()
             gc.collect()
             torch.cuda.empty_cache()
-        wanted = request.gpu_mem_mb
+        wanted: float = request.gpu_mem_mb
         if request.own_pass and request.accelerate and wanted:
-            wanted = max(wanted, request.model.own_pass_gpu_mb)
+            wanted = max(wanted, request.model.own_pass_mb(request.settings.chunks))
         if self._room and wanted and not self._room.take(wanted, self._where, self._stopped):
             raise self._stop.error(self._where, "nothing made by this process")
         return self

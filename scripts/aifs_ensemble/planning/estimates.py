@@ -14,7 +14,7 @@ from aifs_ensemble.delivery.scratch import MB, MemberSizes, reserve, room_needed
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.costs import GB, CpuStage, Rented, costs_by_category, cpu_stage, hourly
 from aifs_ensemble.planning.grid_sizes import grid_points
-from aifs_ensemble.planning.machines import MachineType
+from aifs_ensemble.planning.machines import Gpu, MachineType
 from aifs_ensemble.planning.preemption import Life, Spread, busy_seconds, spread
 from aifs_ensemble.planning.speeds import Speed
 
@@ -175,13 +175,8 @@ def _problem(case: Case, machine: MachineType, found: Estimate, longest: float) 
     if case.profile == "googlebatch" and machine.gpu is not None and machine.gpu.count > 1:
         return f"{machine.name} has {machine.gpu.count} cards, the googlebatch plugin asks for one"
     if found.at_once < 1 and machine.gpu is not None:
-        wanted = case.config.forecast.gpu_mem_mb or found.speed.peak_gpu_mb
-        if wanted > machine.gpu.memory_mb:
-            measured = f" ({found.speed.peak_gpu_mb:,.0f} measured)" if found.speed.peak_gpu_mb < wanted else ""
-            return (
-                f"forecast.gpu_mem_mb: {wanted:,.0f} MB for a member{measured}, "
-                f"the {machine.gpu.name} has {machine.gpu.memory_mb:,} MB"
-            )
+        if too_large := _too_large(case, found.speed, machine.gpu):
+            return too_large
         return f"{size.host_mb:,.0f} MB of memory for a member, {machine.name} has {machine.memory_mb:,}"
     if found.scratch_peak_bytes > found.scratch_bytes:
         budget = case.config.delivery.scratch_budget_mb
@@ -194,3 +189,21 @@ def _problem(case: Case, machine: MachineType, found: Estimate, longest: float) 
     if not case.local and longest > case.config.cloud.max_hours:
         return f"{longest:.1f} h on one machine, cloud.max_hours stops it after {case.config.cloud.max_hours:g} h"
     return None
+
+
+def _too_large(case: Case, speed: Speed, card: Gpu) -> str:
+    """Return that a member does not fit a card, and how many chunks would do; empty if it does."""
+    forecast, model = case.config.forecast, case.config.model
+    has = f"the {card.name} has {card.memory_mb:,} MB"
+    if case.not_accelerated and speed.peak_gpu_mb > card.memory_mb:
+        said = f"the model's own pass takes {speed.peak_gpu_mb:,.0f} MB with forecast.chunks: {forecast.chunks}, {has}"
+        chunks = model.chunks_within(card.memory_mb)
+        if chunks is None:
+            return f"{said}; no number of chunks is known to make it fit"
+        needed = math.ceil(model.own_pass_mb(chunks))
+        return f"{said}; it fits with forecast.chunks: {chunks} and gpu_mem_mb: {needed}"
+    wanted = forecast.gpu_mem_mb or speed.peak_gpu_mb
+    if wanted <= card.memory_mb:
+        return ""
+    measured = f" ({speed.peak_gpu_mb:,.0f} measured)" if speed.peak_gpu_mb < wanted else ""
+    return f"forecast.gpu_mem_mb: {wanted:,.0f} MB for a member{measured}, {has}"

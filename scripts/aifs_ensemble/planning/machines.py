@@ -73,8 +73,8 @@ class HourPrice:
 class Gpu:
     """The cards of a machine type; `memory_mb` (MiB), `tflops` (dense, 16 bit) and `bandwidth_gb_s` are of one card.
 
-    `capability` is CUDA's compute capability, (0, 0) of what is no card. `like` names the known card whose figures these are, where the card itself is not known, and `like_by` by what it is
-    the nearest.
+    `like` names the known card whose figures these are, where the card itself is not known, and `like_by` by what it is
+    the nearest. `capability` is CUDA's compute capability, (0, 0) of what is no card.
     """
 
     name: str

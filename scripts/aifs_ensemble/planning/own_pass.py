@@ -53,14 +53,16 @@ def unmixed(manifests: Sequence[MemberManifest], *, own: bool) -> list[MemberMan
     return [one for one in manifests if (one.settings.get("pass") == "own") == own]
 
 
-def without_acceleration(table: Throughput, model: Model) -> Throughput:
+def without_acceleration(table: Throughput, model: Model, chunks: int) -> Throughput:
     """Return the table for members that are not accelerated: its entries with an accelerated pass are changed.
 
-    Of a model that has none, entries are of its own pass.
+    Of a model that has none, entries are of its own pass. Memory is what the catalogue says of `chunks`.
     """
     never = model.name if unknown_version(model.anemoi_models) else ""
 
     def slower(entry: Speed) -> Speed:
+        if entry.model == never and entry.gpu != "cpu" and model.chunked_gpu_mb:
+            return replace(entry, peak_gpu_mb=model.own_pass_mb(chunks))
         if entry.model == never or entry.gpu == "cpu" or not entry.compile or entry.precision not in ("16", "bf16"):
             return entry
         forward = SLOWER * entry.forward_seconds
@@ -68,7 +70,7 @@ def without_acceleration(table: Throughput, model: Model) -> Throughput:
             entry,
             forward_seconds=forward,
             step_seconds=entry.step_seconds + forward - entry.forward_seconds,
-            peak_gpu_mb=max(entry.peak_gpu_mb, float(model.own_pass_gpu_mb)),
+            peak_gpu_mb=max(entry.peak_gpu_mb, model.own_pass_mb(chunks)),
             status="estimated",
             source=f"estimated from {entry.gpu} with the accelerated pass, {SLOWER} times as fast as the model's own",
         )

@@ -34,6 +34,8 @@ from aifs_ensemble.planning.regions import mismatches
 from aifs_ensemble.planning.throughput import Throughput, load_throughput, past_manifests, with_runs
 
 PROFILES = ("local", "coiled-gpu", "googlebatch")
+# the compute capability from which cards multiply bfloat16: Ampere
+_BFLOAT16 = (8, 0)
 _PROFILE_FILES = Path(__file__).parents[3] / "profiles"
 
 
@@ -158,7 +160,7 @@ def plan_case(
     runs = past_manifests(config.scratch_root) if runs is None else runs
     own = why_own_pass(config, runs)
     table = throughput or load_throughput(machines.gpu_specs)
-    table = without_acceleration(table, config.model) if own else table
+    table = without_acceleration(table, config.model, config.forecast.chunks) if own else table
     table = with_runs(table, unmixed(runs, own=bool(own)), machines.gpu_specs)
     return Case(
         config=config,
@@ -243,6 +245,15 @@ def _findings(case: Case, machine: MachineType, chosen: Estimate, notes: Sequenc
                 "warning",
                 f"forecast.gpu_mem_mb: {settings.gpu_mem_mb:,}, a member took {chosen.speed.peak_gpu_mb:,.0f} MB "
                 f"on {chosen.speed.gpu} (precision {chosen.speed.precision}, compile {chosen.speed.compile})",
+            )
+        )
+    if machine.gpu is not None and settings.precision == "bf16" and machine.gpu.capability < _BFLOAT16:
+        has = ".".join(map(str, machine.gpu.capability))
+        found.append(
+            Finding(
+                "warning",
+                f"forecast.precision: bf16, the {machine.gpu.name} has compute capability {has} and no products "
+                "of bfloat16, expected 16",
             )
         )
     if not case.local:

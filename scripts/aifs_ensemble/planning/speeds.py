@@ -79,9 +79,7 @@ class Reference:
         return seconds * self.slowness(way, card) / self.slowness(way, measured)
 
 
-def estimated(
-    entries: Iterable[Speed], key: Key, card: Gpu, specs: Mapping[str, Gpu], reference: Reference
-) -> Speed:
+def estimated(entries: Iterable[Speed], key: Key, card: Gpu, specs: Mapping[str, Gpu], reference: Reference) -> Speed:
     """Return the speed of a card that has no entry: the nearest entry carried over to it.
 
     Nearest is that of the same model and the same way of running, then that of the nearest card: another way of running

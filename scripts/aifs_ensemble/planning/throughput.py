@@ -2,7 +2,8 @@
 
 The table is data (config/throughput.json). An entry that was measured on the card asked for is taken as it is;
 otherwise a card's forward pass is estimated from that of the nearest card that was measured in the same way of running:
-a part by the ratio of arithmetic rates, the rest by the ratio of bandwidths (`planning.speeds`). Manifests of finished members stand over both.
+a part by the ratio of arithmetic rates, the rest by the ratio of bandwidths (`planning.speeds`). Manifests of finished
+members stand over both.
 """
 
 from __future__ import annotations

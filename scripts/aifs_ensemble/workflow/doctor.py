@@ -31,6 +31,7 @@ from aifs_ensemble.delivery.lease import RunLease
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.model.checkpoint.digest import compute_digest
 from aifs_ensemble.planning.machines import machines_of
+from aifs_ensemble.planning.own_pass import why_own_pass
 from aifs_ensemble.workflow import refusals
 from aifs_ensemble.workflow.notify import check_notify, program_problem
 from aifs_ensemble.workflow.preflight import check_begun, check_destination, check_sources
@@ -103,12 +104,14 @@ def _packages(config: Config, role: str) -> Iterator[CheckResult]:
 
 def _gpu(config: Config, role: str) -> Iterator[CheckResult]:
     yield CheckResult("driver", OK, driver_version())
-    needed = config.forecast.gpu_mem_mb
+    needed: float = config.forecast.gpu_mem_mb
+    if why_own_pass(config, ()):
+        needed = max(needed, config.model.own_pass_mb(config.forecast.chunks))
     if not (found := cards()):
         yield CheckResult("gpu", FAILURE, "the driver lists no card")
     for index, card in enumerate(found):
         free, total = card.memory_free / 2**20, card.memory_total / 2**20
-        text = f"{card.name}, {free:.0f} of {total:.0f} MiB free, a member needs {needed}"
+        text = f"{card.name}, {free:.0f} of {total:.0f} MiB free, a member needs {needed:.0f}"
         yield CheckResult(f"gpu {index}", OK if free >= needed else FAILURE, text)
 
 
