@@ -36,7 +36,16 @@ PREFIX = "compile-cache"
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _VARIABLES = (CACHE_VARIABLE, "TRITON_CACHE_DIR")
 # Modules beside this one whose sources decide what is compiled: `accelerated` with what it imports from here.
-KERNELS = ("accelerated", "attention", "conditional_norm", "cuda_graph", "graph_attention", "supported", "truncation")
+KERNELS = (
+    "accelerated",
+    "attention",
+    "conditional_norm",
+    "cuda_graph",
+    "graph_attention",
+    "launches",
+    "supported",
+    "truncation",
+)
 _PATIENCE_SECONDS = 60.0
 # Beside what was taken from the destination: which object, for the manifests of the members that ran it.
 _ORIGIN = "taken-from-destination.json"
