@@ -87,12 +87,64 @@ def test_leads_and_the_steps_before_them() -> None:
         ({"leads": [78]}, r"output\.leads: 78, expected"),
         ({"every_hours": 9}, r"output\.every_hours: 9, expected a multiple of 6"),
         ({"leads": [6], "every_hours": 6}, r"output: leads and every_hours, expected one of them"),
+        ({"daily": {"2tt": ["mean"]}}, r"output\.daily: '2tt', expected parameters or .* mean '2t'\?"),
+        ({"daily": {"2t": []}}, r"output\.daily\.2t: \[\], expected some of mean, max, min, sum"),
+        ({"daily": {"2t": ["median"]}}, r"output\.daily\.2t: \['median'\], expected .* one of mean, max"),
+        ({"daily": {"2t": ["max", "max"]}}, r"output\.daily\.2t.*max.*max.*, expected"),
+        ({"daily": {"2t": ["sum"]}}, r"output\.daily\.2t: sum: 2t is no amount, expected mean, max or min"),
+        ({"daily": {"tp": ["mean"]}}, r"output\.daily\.tp: mean: tp is an amount, expected sum"),
+        (
+            {"daily": {"tp": ["sum"]}},
+            r"output\.daily\.tp: sum: it has the GRIB name of tp in the same lead.* without tp",
+        ),
+        ({"daily": {"tcc": ["mean"]}}, r"output\.daily\.tcc: mean: it has the GRIB name of tcc in the same lead"),
+        ({"daily": {"2t": ["mean"]}, "leads": [6, 30]}, r"output\.daily: no lead ends a day, expected some of 24 h"),
+        ({"daily": {"2t": ["mean"]}, "variables": []}, r"output: nothing is left of h006, expected every_hours: 24"),
         ({"area": [20, 20, -12, 54]}, r"output\.area: \[20.*\], expected null: of a reduced Gaussian grid"),
     ],
 )
 def test_what_cannot_be_kept_is_told(output: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         make(output)
+
+
+@pytest.mark.parametrize(
+    ("output", "daily"),
+    [
+        ({"daily": {"2t": ["min", "mean"], "10u": ["max"]}}, "10u max, 2t mean, 2t min"),
+        ({"variables": ["2t"], "daily": {"tp": ["sum"], "tcc": ["max", "mean"]}}, "tcc mean, tcc max, tp sum"),
+        ({"daily": {"t": ["max"]}, "levels": [850, 500]}, "t_500 max, t_850 max"),
+        ({"daily": {"t": ["max"], "t_500": ["min"]}, "levels": [500]}, "t_500 max, t_500 min"),
+        ({"variables": [], "daily": {"tp": ["sum"], "msl": ["mean"]}, "every_hours": 24}, "msl mean, tp sum"),
+    ],
+)
+def test_daily_statistics_in_the_models_order(output: dict[str, Any], daily: str) -> None:
+    config = make(output)
+    assert ", ".join(f"{one.variable} {one.statistic}" for one in config.daily) == daily
+    days = len(config.daily) * sum(lead % 24 == 0 for lead in config.leads) / len(config.leads)
+    assert config.lead_fields == len(config.output_variables) + days
+
+
+def test_statistics_that_grib_does_not_have(tmp_path: Path) -> None:
+    def of(variable: str) -> None:
+        make({"daily": {variable: ["max"]}}, model="demo-v2", checkpoint=str(tmp_path / "a.ckpt"))
+
+    with pytest.raises(ConfigError, match=r"daily\.mwd: max: mwd is a direction"):
+        of("mwd")
+    with pytest.raises(ConfigError, match=r"daily\.h1214: max: GRIB2 has no statistics of waves of some periods"):
+        of("h1214")
+    with pytest.raises(ConfigError, match=r"daily\.snowc: max: it has the GRIB name of snowc"):
+        of("snowc")
+    of("swh")
+
+
+def test_products_find_nothing_in_statistics_alone() -> None:
+    alone = {"variables": [], "daily": {"2t": ["mean"]}, "every_hours": 24}
+    for name in ("coarse", "cube", "members", "statistics", "evaluation"):
+        with pytest.raises(ConfigError, match=rf"products\.{name}.*, which forecast\.output\.variables leaves out"):
+            make(alone, products={name: {"enabled": True}})
+    config = make(alone)
+    assert config.output_variables == () and config.report_field == "t_500"
 
 
 ON = {"enabled": True}

@@ -28,12 +28,17 @@ def config_of(tmp_path: Path, destination: str, output: dict[str, Any], **over: 
 
 def made(config: Config) -> None:
     """Make and deliver member 1 as its configuration says."""
-    settings = {"output": list(config.output_variables)} if len(config.output_variables) < 100 else {}
+    settings: dict[str, Any] = {}
+    if len(config.output_variables) < 100:
+        settings["output"] = list(config.output_variables)
+    if config.daily:
+        settings["daily"] = [list(field) for field in config.daily]
     write_member_manifest(config.scratch.manifest(1), replace(make_member(config, 1), settings=settings))
     deliver_member(config, 1)
 
 
 TWO, THREE = {"variables": ["2t", "msl"]}, {"variables": ["2t", "msl", "tp"]}
+DAYS = {**TWO, "daily": {"2t": ["max"], "tp": ["sum"]}}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,23 @@ TWO, THREE = {"variables": ["2t", "msl"]}, {"variables": ["2t", "msl", "tp"]}
         (TWO, {}, {}, OTHER_SETTINGS, "made with no 100u and 97 more variables in its leads (forecast.output)"),
         ({**TWO, "every_hours": 12}, TWO, {}, SHORT, "lacks h006, 24 h are asked for"),
         (TWO, TWO, {"lead_hours": 36}, SHORT, "ends at 24 h, 36 h are asked for"),
+        (DAYS, TWO, {}, DELIVERED, ""),
+        (DAYS, {**TWO, "daily": {"tp": ["sum"]}}, {}, DELIVERED, ""),
+        (
+            TWO,
+            DAYS,
+            {},
+            OTHER_SETTINGS,
+            "made with no daily max of 2t and 1 more variables in its leads (forecast.output)",
+        ),
+        (DAYS, DAYS, {"lead_hours": 36}, SHORT, "ends at 24 h, 36 h are asked for"),
+        (
+            DAYS,
+            TWO,
+            {"lead_hours": 36},
+            OTHER_SETTINGS,
+            "made with 2 daily statistics in its leads, not 0 (forecast.output), and lacks leads",
+        ),
         (
             THREE,
             TWO,
@@ -110,3 +132,13 @@ def test_the_plan_says_what_is_saved(tmp_path: Path, machines: Machines) -> None
     )
     assert plan_dict(found)["saved_usd_month"] == pytest.approx(saved / 1e9 * 0.020)
     assert not any(line.startswith("output: ") for line in summary_lines(plan(whole)))
+    # two statistics of each of the four days
+    days = case({**THREE, "every_hours": 24, "daily": {"2t": ["max", "min"]}})
+    assert days.lead_bytes == pytest.approx(5 * field)
+    assert days.saved_bytes == pytest.approx(50 * field * (16 * 100 - 4 * 5))
+    said = next(line for line in summary_lines(plan(days)) if line.startswith("output: "))
+    assert said.startswith("output: 3 of 100 fields at 4 of 16 leads and 2 daily statistics, which saves ")
+    more = case({"daily": {"2t": ["max", "min"]}})
+    assert more.saved_bytes == pytest.approx(-50 * field * 4 * 2)
+    said = next(line for line in summary_lines(plan(more)) if line.startswith("output: "))
+    assert "100 of 100 fields at 16 of 16 leads and 2 daily statistics, which adds " in said

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from aifs_ensemble.common.daily import STATISTICS
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.text import hint
 from aifs_ensemble.common.yaml_tables import check_row
@@ -68,6 +69,7 @@ class Parameter:
     largest : largest value, of what a network divides by it
     accumulates : whether it is an amount over a period
     missing : ``sea`` or ``land``, where values may be missing; None for nowhere
+    nameless : statistics over a day to which ecCodes gives the name of the field at a point in time
     standard_name : CF name of what is delivered
     colors : ``diverging`` or ``sequential``
     thresholds : of probabilities, in units of GRIB
@@ -92,6 +94,7 @@ class Parameter:
     largest: float | None
     accumulates: bool
     missing: str | None
+    nameless: tuple[str, ...]
     standard_name: str | None
     colors: str
     thresholds: tuple[float, ...]
@@ -129,6 +132,7 @@ _ROW_OPTIONAL = {
     "largest": _NUMBER,
     "accumulates": bool,
     "missing": (str, type(None)),
+    "nameless": list,
     "standard_name": str,
     "colors": str,
     "thresholds": list,
@@ -194,6 +198,7 @@ def row_of(where: str, name: str, family: str, row: Any) -> Parameter:
         largest=row.get("largest"),
         accumulates=row.get("accumulates", False),
         missing=row.get("missing"),
+        nameless=_statistics(row.get("nameless", []), f"{where}: nameless"),
         standard_name=row.get("standard_name"),
         colors=row.get("colors", "sequential"),
         thresholds=_numbers(row.get("thresholds", []), f"{where}: thresholds"),
@@ -209,6 +214,13 @@ def _map_style(where: str, row: Any, name: str) -> MapStyle:
             raise ConfigError(f"{where}: {key}: {list(values)}, expected numbers that grow")
     title = row.get("title", name.replace("_", " ").capitalize())
     return MapStyle(title, row.get("palette"), levels, spread, row.get("lines"))
+
+
+def _statistics(names: Sequence[Any], where: str) -> tuple[str, ...]:
+    for name in names:
+        if name not in STATISTICS:
+            raise ConfigError(f"{where}: {name!r}, expected some of {', '.join(STATISTICS)}")
+    return tuple(names)
 
 
 def _numbers(values: Any, where: str) -> tuple[float, ...]:

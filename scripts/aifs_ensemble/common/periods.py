@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_DAY = 24
+from aifs_ensemble.common.daily import DAY
 
 
 def weights_of_leads(
@@ -23,4 +23,4 @@ def weights_of_leads(
 
 def window_ends(hours: int, lead: int) -> bool:
     """Tell whether a window of amounts ends at a lead: at each multiple of its length, of days at each day."""
-    return hours <= lead and not lead % min(hours, _DAY)
+    return hours <= lead and not lead % min(hours, DAY)

@@ -140,7 +140,7 @@ class MemberSizes:
         A lead also has `coarse_values` in its coarse file.
         """
         model = config.model
-        lead = (len(config.output_variables) * points + coarse_values) * bytes_per_value
+        lead = (config.lead_fields * points + coarse_values) * bytes_per_value
         return cls(lead, restart_mb * 1e6, 4.0 * 2 * len(model.inputs) * points)
 
 

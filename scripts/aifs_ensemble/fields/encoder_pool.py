@@ -50,7 +50,9 @@ class SilentEncodersError(EncodingError):
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """Room for one lead: `array` is float32 ``(variable, value)`` in shared memory, in the model's units.
+    """Room for one lead: `array` is float32 ``(row, value)`` in shared memory, in the model's units.
+
+    The rows are those of `OutputSpec.rows`, and of a lead that ends a day its daily statistics.
 
     Once submitted, its content belongs to the encoders, which overwrite it.
     """
@@ -223,7 +225,7 @@ class EncoderPool:
         self._control[slot.number] = 0
         self._submitted.append(lead)
         self._heard = self._complained = time.monotonic()
-        tasks = b"".join(TASK.pack(lead, slot.number, variable) for variable in range(len(self.spec.variables)))
+        tasks = b"".join(TASK.pack(lead, slot.number, field) for field in range(len(self.spec.fields_at(lead))))
         try:
             os.write(self._tasks, tasks)
         except BrokenPipeError:

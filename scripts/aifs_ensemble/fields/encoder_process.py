@@ -38,7 +38,8 @@ from aifs_ensemble.fields.grib_encoder import FieldEncoder, OutputSpec
 from aifs_ensemble.fields.grib_index import index_bytes, index_entry
 from aifs_ensemble.fields.grids import grid_coordinates
 
-# Lead, slot, variable. Pipes are filled by pages, of which 16 bytes are a divisor: a read never gets half a record.
+# Lead, slot, number of the field. Pipes are filled by pages, of which 16 bytes are a divisor: a read never gets half
+# a record.
 TASK = struct.Struct("<iii4x")
 NO_LEAD = -1
 _POLL_SECONDS = 1.0
@@ -50,14 +51,14 @@ class SharedMemory:
     """Where things are in the memory that forecast and encoders share.
 
     The slots come first, float32 ``(slot, row, value)``, and on the next page the control block,
-    int64 ``(slot, 1 + variable + coarse variable)``: the number of fields done and the length of each message. Its last
+    int64 ``(slot, 1 + field + coarse variable)``: the number of fields done and the length of each message. Its last
     row holds the flags that stop the encoders, and that leave coarse files out. Messages of coarse fields, which may be
     larger than the model's, have room of their own after that: bytes ``(slot, coarse variable, coarse_room)``.
     """
 
     slots: int
     rows: int
-    variables: int
+    fields: int
     points: int
     coarse_variables: int = 0
     coarse_room: int = 0
@@ -66,10 +67,11 @@ class SharedMemory:
     def of(cls, spec: OutputSpec, slots: int) -> SharedMemory:
         """Return the layout for a member."""
         points = grid_coordinates(spec.grid).points
+        rows = len(spec.rows) + len(spec.daily)
         if spec.coarse is None:
-            return cls(slots, len(spec.rows), len(spec.variables), points)
+            return cls(slots, rows, len(spec.fields), points)
         room = 4 * grid_coordinates(spec.coarse.grid).points + _LARGEST_HEADER
-        return cls(slots, len(spec.rows), len(spec.variables), points, len(spec.coarse.variables), room)
+        return cls(slots, rows, len(spec.fields), points, len(spec.coarse.variables), room)
 
     @property
     def data_bytes(self) -> int:
@@ -81,7 +83,7 @@ class SharedMemory:
 
     @property
     def control_shape(self) -> tuple[int, int]:
-        return self.slots + 1, 1 + self.variables + self.coarse_variables
+        return self.slots + 1, 1 + self.fields + self.coarse_variables
 
     @property
     def coarse_offset(self) -> int:
@@ -145,10 +147,11 @@ def _write(
     index_path = path.with_name(index_file(path.name))
     checksum, entries, offset = 0, [], 0
     with atomic_writer(path) as file:
-        for variable, message in zip(spec.variables, messages, strict=True):
+        for field, message in zip(spec.fields_at(lead), messages, strict=True):
             file.write(message.data)
             checksum = google_crc32c.extend(checksum, message)
-            entries.append(index_entry(spec, variable, lead, offset, message.size) | more(variable, message))
+            entry = index_entry(spec, field.variable, lead, offset, message.size, field.statistic)
+            entries.append(entry | more(field.variable, message))
             offset += message.size
         file.flush()
         index = index_bytes(entries)
@@ -173,6 +176,7 @@ class Encoder:
         places = {name: row for row, name in enumerate(spec.rows)}
         # of each variable; what is made of it lies in the first
         self._rows = [[places[part] for part in parts_of(variable)] for variable in spec.variables]
+        self._rows += [[len(places) + number] for number in range(len(spec.daily))]
 
     @property
     def stopped(self) -> bool:
@@ -187,31 +191,33 @@ class Encoder:
         """The encoder of coarse fields, made when the first one comes: until then the weights may not be there."""
         return CoarseEncoder(self._spec)
 
-    def handle(self, lead: int, slot: int, variable: int) -> LeadRecord | None:
+    def handle(self, lead: int, slot: int, number: int) -> LeadRecord | None:
         """Encode one field in place; publish the lead if it was the last of it, and return its record."""
-        rows = [self._data[slot, row] for row in self._rows[variable]]
-        message = self._fields.encode(self._spec.variables[variable], lead, whole(rows))
+        field = self._spec.fields[number]
+        rows = [self._data[slot, row] for row in self._rows[number]]
+        message = self._fields.encode(field.variable, lead, whole(rows), statistic=field.statistic)
         row = rows[0]
         length = len(message)
         if length > row.nbytes:
             raise EncodingError(
-                f"{self._spec.variables[variable]} at lead {lead} h: message of {length} bytes, expected at most "
+                f"{field} at lead {lead} h: message of {length} bytes, expected at most "
                 f"{row.nbytes}, which is what float32 takes on grid {self._spec.grid}"
             )
-        self._handle_coarse(lead, slot, variable, rows, message)  # before the message takes the field's place
+        if not field.statistic:
+            self._handle_coarse(lead, slot, field.variable, rows, message)  # before the message takes the field's place
         row.view(np.uint8)[:length] = np.frombuffer(message, np.uint8)
-        if not self._last_of_lead(slot, variable, length):
+        count = len(self._spec.fields_at(lead))
+        if not self._last_of_lead(slot, number, length, count):
             return None
-        lengths = self._control[slot, 1 : 1 + len(self._spec.variables)].tolist()
+        lengths = self._control[slot, 1 : 1 + count].tolist()
         places = self._data[slot].view(np.uint8)
-        messages = [places[rows[0], :length] for rows, length in zip(self._rows, lengths, strict=True)]
+        messages = [places[rows[0], :length] for rows, length in zip(self._rows[:count], lengths, strict=True)]
         coarse = partial(self._publish_coarse, lead, slot) if self._wants_coarse else None
         return publish(self._folder, self._spec, lead, messages, coarse)
 
     def _handle_coarse(
-        self, lead: int, slot: int, variable: int, parts: Sequence[Field], beside: bytes | memoryview
+        self, lead: int, slot: int, name: str, parts: Sequence[Field], beside: bytes | memoryview
     ) -> None:
-        name = self._spec.variables[variable]
         row = self._coarse_rows.get(name)
         if row is None or not self._wants_coarse:
             return
@@ -221,12 +227,12 @@ class Encoder:
             raise EncodingError(f"{name} at lead {lead} h: coarse message of {len(message)} bytes, expected at most "
                                 f"{room.nbytes} on grid {self._coarse.spec.grid}")  # fmt: skip
         room[: len(message)] = np.frombuffer(message, np.uint8)
-        self._control[slot, 1 + len(self._spec.variables) + row] = len(message)
+        self._control[slot, 1 + len(self._spec.fields) + row] = len(message)
 
     def _publish_coarse(self, lead: int, slot: int) -> CoarseRecord:
         coarse, wanted = self._coarse, self._spec.coarse
         assert wanted is not None
-        lengths = self._control[slot, 1 + len(self._spec.variables) :].tolist()
+        lengths = self._control[slot, 1 + len(self._spec.fields) :].tolist()
         messages = [self._coarse_room[slot, row, :length] for row, length in enumerate(lengths)]
         path = self._folder / coarse_file(self._spec.cycle, self._spec.member, lead, wanted.grid)
         grib, index = _write(path, coarse.spec, lead, messages, coarse.index_keys)
@@ -234,11 +240,11 @@ class Encoder:
         variables: Any = "all" if everything else wanted.variables
         return CoarseRecord(wanted.grid, variables, wanted.methods, coarse.digests, grib, index, len(messages))
 
-    def _last_of_lead(self, slot: int, variable: int, length: int) -> bool:
+    def _last_of_lead(self, slot: int, number: int, length: int, count: int) -> bool:
         with self._locked():
-            self._control[slot, 1 + variable] = length
+            self._control[slot, 1 + number] = length
             self._control[slot, 0] += 1
-            return int(self._control[slot, 0]) == len(self._spec.variables)
+            return int(self._control[slot, 0]) == count
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -291,9 +297,9 @@ def run(setup: dict[str, Any]) -> None:
     except WorkflowError as error:
         tell(_failure(error, NO_LEAD))
         return
-    for lead, slot, variable in _tasks(setup["tasks"], encoder):
+    for lead, slot, number in _tasks(setup["tasks"], encoder):
         try:
-            record = encoder.handle(lead, slot, variable)
+            record = encoder.handle(lead, slot, number)
         except (WorkflowError, OSError, ValueError, MemoryError) as error:
             tell(_failure(error, lead))
             continue

@@ -7,6 +7,7 @@ them, tests assert that there are none.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,15 +18,24 @@ from typing import IO, Any
 import eccodes
 import numpy as np
 
+from aifs_ensemble.common.daily import SUM, LeadField
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import CONTROL, index_file, parse_lead_file
 from aifs_ensemble.common.parameters import FieldName, may_miss
 from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.ccsds import read_values
-from aifs_ensemble.fields.grib_encoder import OutputSpec, former_keys, grib_parameter, member_keys
+from aifs_ensemble.fields.grib_encoder import (
+    PROCESSING,
+    OutputSpec,
+    daily_name,
+    former_keys,
+    grib_parameter,
+    member_keys,
+)
 from aifs_ensemble.fields.grib_index import Entry, parse_index, read_index
 from aifs_ensemble.fields.grib_reader import several_fields
 
+_OF_FIELDS = ("typeOfStatisticalProcessing", "timeIncrement", "bitmapPresent")
 # set to make a template, and read back differently or not at all
 _NOT_READ_BACK = {"setLocalDefinition", "productDefinitionTemplateNumber", "packingType"}
 
@@ -61,6 +71,7 @@ SHOWN = (
     "typeOfLevel",
     "level",
     "stepRange",
+    "stepType",
     "endStep",
     "number",
     "dataDate",
@@ -97,10 +108,19 @@ def _statistics(handle: int, may_miss: bool) -> dict[str, Any]:
     return {"missing": wrong, "minimum": float(kept.min()), "mean": float(kept.mean()), "maximum": float(kept.max())}
 
 
+# what ECMWF puts before the name of a parameter, or in its place, for a statistic over time
+_OF_STATISTICS = re.compile("(avg|max|min)_")
+_OTHER_NAMES = {"mx2t24": "2t", "mn2t24": "2t"}
+
+
 def _may_miss(keys: Mapping[str, Any]) -> bool:
-    """Return whether the parameter of a message may miss values; not one that the table has no row for."""
+    """Return whether the parameter of a message may miss values; not one that the table has no row for.
+
+    A statistic may miss those that its parameter may.
+    """
     level = keys["level"] if keys["levtype"] in ("pl", "sol") else 0
-    return may_miss(FieldName(keys["shortName"], keys["levtype"], level))
+    name = _OTHER_NAMES.get(keys["shortName"], _OF_STATISTICS.sub("", keys["shortName"]))
+    return may_miss(FieldName(name, keys["levtype"], level))
 
 
 def messages(
@@ -183,16 +203,18 @@ def check_index(path: Path, found: Sequence[Message], content: bytes | None = No
         return [f"{index}: {len(entries)} entries, expected the {len(found)} messages of {path.name}"]
     wrong: list[str] = []
     for number, (entry, message) in enumerate(zip(entries, found, strict=True), 1):
+        # of an amount the period does not tell whether it is that of a day or of the lead
+        daily = message.keys["stepType"] not in ("instant", "accum") or entry.get("step") == message.keys["stepRange"]
         wrong.extend(
             f"{index}: line {number}: {key} is {entry.get(key)!r}, expected {value!r}"
-            for key, value in _indexed(message).items()
+            for key, value in _indexed(message, daily=daily).items()
             if entry.get(key) != value
         )
     return wrong
 
 
-def _indexed(message: Message) -> Entry:
-    """Return what an index must say of a message."""
+def _indexed(message: Message, *, daily: bool) -> Entry:
+    """Return what an index must say of a message, which is or is not a `daily` statistic."""
     keys = message.keys
     return {
         "_offset": message.offset,
@@ -200,7 +222,7 @@ def _indexed(message: Message) -> Entry:
         "param": keys["shortName"],
         "date": str(keys["dataDate"]),
         "time": f"{keys['dataTime']:04d}",
-        "step": str(keys["endStep"]),
+        "step": str(keys["stepRange"] if daily else keys["endStep"]),
         "type": keys["type"],
         "number": None if keys["type"] == "cf" else str(keys["number"]),
         "levtype": keys["levtype"],
@@ -235,7 +257,7 @@ def check_lead(
     shared = {key: value for key, value in member_keys(spec).items() if key not in _NOT_READ_BACK}
     shared["packingType"] = "grid_ccsds"
     try:
-        found = list(messages(path, (*shared, "typeOfStatisticalProcessing", "bitmapPresent"), values=True, data=data))
+        found = list(messages(path, (*shared, *_OF_FIELDS), values=True, data=data))
     except InputError as error:
         return [str(error)]
     former = former_keys(spec)
@@ -250,20 +272,30 @@ def check_lead(
         wrong += check_index(path, found, index)
     if wrong:
         return wrong
-    if len(found) != len(spec.variables):
-        return [f"{path}: {len(found)} messages, expected {len(spec.variables)}"]
-    for variable, message in zip(spec.variables, found, strict=True):
-        parameter = grib_parameter(variable)
-        expected = {
-            "shortName": parameter.short_name,
-            "paramId": parameter.param_id,
-            "units": parameter.units,
-            "levtype": parameter.levtype,
-            "stepRange": spec.step_range(variable, lead),
-            "productDefinitionTemplateNumber": 11 if variable in spec.accumulated else parameter.template,
-            "typeOfStatisticalProcessing": 1 if variable in spec.accumulated else None,
-        }
-        expected |= {} if parameter.level is None else {"level": parameter.level}
-        expected |= {} if variable in spec.missing else {"bitmapPresent": 0}
-        wrong += _different(path, variable, message, expected)
+    fields = spec.fields_at(lead)
+    if len(found) != len(fields):
+        return [f"{path}: {len(found)} messages, expected {len(fields)}"]
+    for field, message in zip(fields, found, strict=True):
+        wrong += _different(path, str(field), message, _expected(spec, field, lead))
     return wrong
+
+
+def _expected(spec: OutputSpec, field: LeadField, lead: int) -> dict[str, Any]:
+    """Return the keys of a message that are those of its field."""
+    variable, statistic = field
+    parameter = grib_parameter(variable)
+    amount = SUM if variable in spec.accumulated else ""
+    name = daily_name(variable, statistic) if statistic else (parameter.short_name, parameter.param_id)
+    expected = {
+        "shortName": name[0],
+        "paramId": name[1],
+        "units": parameter.units,
+        "levtype": parameter.levtype,
+        "stepRange": spec.step_range(variable, lead, statistic),
+        "productDefinitionTemplateNumber": 11 if statistic or amount else parameter.template,
+        "typeOfStatisticalProcessing": PROCESSING.get(statistic or amount),
+        "timeIncrement": spec.timestep_hours if statistic not in ("", SUM) else 0 if statistic or amount else None,
+    }
+    expected |= {} if parameter.level is None else {"level": parameter.level}
+    expected |= {} if variable in spec.missing else {"bitmapPresent": 0}
+    return expected

@@ -18,6 +18,7 @@ import eccodes
 import numpy as np
 import numpy.typing as npt
 
+from aifs_ensemble.common.daily import DAY, MAX, MEAN, MIN, SUM, LeadField, ends_day, lead_fields
 from aifs_ensemble.common.errors import EncodingError, NotFiniteError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import CONTROL, parse_cycle
@@ -31,6 +32,10 @@ from aifs_ensemble.fields.grid_templates import grid_template, set_keys
 TABLES_VERSION = 35
 UNKNOWN_PROCESS = 255
 UNTRAINED_EXPVER = "test"
+# WMO code table 4.10, type of statistical processing
+PROCESSING = {MEAN: 0, SUM: 1, MAX: 2, MIN: 3}
+_SAME_FORECAST = 2  # code table 4.11: same start of the forecast, lead time increases
+_HOUR = 1  # code table 4.4
 # WMO code table 4.6, type of ensemble forecast
 UNPERTURBED, PERTURBED = 5, 6
 
@@ -124,6 +129,7 @@ class OutputSpec:
     process : generatingProcessIdentifier, which ecCodes reads as the model's version; 255 unknown
     coarse : the second file of each lead, None for none
     selected : the model makes more variables than these
+    daily : statistics of the leads that end a day, after the variables
     """
 
     model: str
@@ -142,9 +148,10 @@ class OutputSpec:
     coarse: CoarseSpec | None = None
     missing: tuple[str, ...] = ()
     selected: bool = False
+    daily: tuple[LeadField, ...] = ()
 
     def __post_init__(self) -> None:
-        missing = [name for name in self.variables if name not in self.bits]
+        missing = [name for name, _ in self.fields if name not in self.bits]
         if missing:
             raise EncodingError(f"bits: none given for {', '.join(missing)}")
         if self.accumulate not in ("from_start", "per_step"):
@@ -160,6 +167,7 @@ class OutputSpec:
         known: dict[str, Any] = dict(content)
         for key in ("variables", "accumulated", "missing"):
             known[key] = tuple(content[key])
+        known["daily"] = lead_fields(content["daily"])
         if coarse := content.get("coarse"):
             known["coarse"] = CoarseSpec(**{**coarse, "variables": tuple(coarse["variables"])})
         return cls(**known)
@@ -169,6 +177,15 @@ class OutputSpec:
         """The variables of the rows of a slot, as `Model.outputs`: a direction has two, its cosine and its sine."""
         parts = [part for variable in self.variables for part in parts_of(variable)]
         return self.variables if parts == list(self.variables) else tuple(sorted(parts))
+
+    @property
+    def fields(self) -> tuple[LeadField, ...]:
+        """The fields of a lead that ends a day, in their order."""
+        return (*map(LeadField, self.variables), *self.daily)
+
+    def fields_at(self, lead: int) -> tuple[LeadField, ...]:
+        """Return the fields of a lead in hours, in their order."""
+        return self.fields if ends_day(lead) else self.fields[: len(self.variables)]
 
     @property
     def cycle_time(self) -> datetime:
@@ -184,15 +201,17 @@ class OutputSpec:
         """Experiment version: ``0001`` as ECMWF's, ``test`` for an untrained model."""
         return UNTRAINED_EXPVER if self.untrained else "0001"
 
-    def period(self, variable: str, lead: int) -> tuple[int, int]:
-        """Return first and last hour that a variable covers at `lead`; equal for an instant."""
+    def period(self, variable: str, lead: int, statistic: str = "") -> tuple[int, int]:
+        """Return first and last hour of a variable, or of its daily statistic, at `lead`; equal for an instant."""
+        if statistic:
+            return lead - DAY, lead
         if variable not in self.accumulated:
             return lead, lead
         return (0 if self.accumulate == "from_start" else lead - self.timestep_hours), lead
 
-    def step_range(self, variable: str, lead: int) -> str:
-        """Return the period as GRIB and indexes spell it: ``24`` or ``0-24``."""
-        start, end = self.period(variable, lead)
+    def step_range(self, variable: str, lead: int, statistic: str = "") -> str:
+        """Return the period as GRIB spells it: ``24`` or ``0-24``."""
+        start, end = self.period(variable, lead, statistic)
         return str(end) if start == end else f"{start}-{end}"
 
 
@@ -206,9 +225,10 @@ def output_spec(
     accumulate: str = "from_start",
     coarse: CoarseSpec | None = None,
     variables: tuple[str, ...] | None = None,
+    daily: tuple[LeadField, ...] = (),
 ) -> OutputSpec:
     """Return the specification of one member of a model in the catalogue; `variables` are all by default."""
-    kept = variables or model.delivered
+    kept = model.delivered if variables is None else variables
     return OutputSpec(
         model=model.name,
         grib_model=model.grib_model,
@@ -224,9 +244,33 @@ def output_spec(
         untrained=model.untrained,
         process=UNKNOWN_PROCESS if model.untrained else model.grib_process,
         coarse=coarse,
-        missing=tuple(name for name in kept if name in model.missing),
+        missing=tuple(name for name in model.delivered if name in model.missing and name in {*kept, *dict(daily)}),
         selected=kept != model.delivered,
+        daily=daily,
     )
+
+
+def processing_keys(statistic: str, timestep_hours: int) -> dict[str, Any]:
+    """Return the keys of what a field over time is made of: an amount of all of it, another statistic of the steps."""
+    keys = {"typeOfStatisticalProcessing": PROCESSING[statistic], "typeOfTimeIncrement": _SAME_FORECAST}
+    if statistic != SUM:
+        keys |= {"indicatorOfUnitForTimeIncrement": _HOUR, "timeIncrement": timestep_hours}
+    return keys
+
+
+@cache
+def daily_name(variable: str, statistic: str) -> tuple[str, int]:
+    """Return ECMWF's short name and number of a daily statistic, as ecCodes finds them for its message."""
+    parameter = grib_parameter(variable)
+    handle = eccodes.codes_grib_new_from_samples("GRIB2")
+    try:
+        # without class and status of our messages ecCodes has other names for some
+        keys = {**origin_keys(datetime(2000, 1, 1)), "productDefinitionTemplateNumber": 11, "class": "ai"}
+        keys |= {"paramId": parameter.param_id, **parameter.keys, **processing_keys(statistic, 6)}
+        set_keys(handle, keys | {"startStep": 0, "endStep": DAY}, f"{statistic} of {variable}")
+        return eccodes.codes_get(handle, "shortName"), eccodes.codes_get(handle, "paramId")
+    finally:
+        eccodes.codes_release(handle)
 
 
 def origin_keys(time: datetime) -> dict[str, Any]:
@@ -280,7 +324,7 @@ class FieldEncoder:
 
     def __init__(self, spec: OutputSpec, *, native: bool | None = None):
         self.spec = spec
-        self._handles: dict[str, int] = {}
+        self._handles: dict[LeadField, int] = {}
         self._base = grid_template(spec.grid)
         set_keys(self._base, member_keys(spec), f"member {spec.member}")
         self.points: int = eccodes.codes_get(self._base, "numberOfDataPoints")
@@ -295,25 +339,25 @@ class FieldEncoder:
         """True if values are packed without ecCodes."""
         return self._packer is not None
 
-    def _handle(self, variable: str) -> int:
-        if variable not in self._handles:
+    def _handle(self, field: LeadField) -> int:
+        if field not in self._handles:
             handle = eccodes.codes_clone(self._base)
-            parameter = grib_parameter(variable)
-            accumulated = variable in self.spec.accumulated
+            parameter = grib_parameter(field.variable)
+            accumulated = field.variable in self.spec.accumulated
+            over_time = accumulated or field.statistic
             # from template 1 ecCodes itself goes on to 104, that of waves of some periods, with the periods' keys
-            keys = {"productDefinitionTemplateNumber": 11 if accumulated else 1, "paramId": parameter.param_id}
+            keys = {"productDefinitionTemplateNumber": 11 if over_time else 1, "paramId": parameter.param_id}
             keys |= parameter.keys
-            if accumulated:
-                keys["typeOfStatisticalProcessing"] = 1
-                keys["typeOfTimeIncrement"] = 2  # same start of the forecast, lead time increases
-            set_keys(handle, keys, variable)
-            self._handles[variable] = handle
-        return self._handles[variable]
+            if over_time:
+                keys |= processing_keys(field.statistic or SUM, self.spec.timestep_hours)
+            set_keys(handle, keys, str(field))
+            self._handles[field] = handle
+        return self._handles[field]
 
-    def header(self, variable: str, lead: int) -> bytes:
-        """Return the message of `variable` at `lead` with all values zero."""
-        handle = self._handle(variable)
-        start, end = self.spec.period(variable, lead)
+    def header(self, variable: str, lead: int, statistic: str = "") -> bytes:
+        """Return the message of `variable`, or of its daily `statistic`, at `lead` with all values zero."""
+        handle = self._handle(LeadField(variable, statistic))
+        start, end = self.spec.period(variable, lead, statistic)
         if start == end:
             eccodes.codes_set(handle, "step", end)
         else:
@@ -322,9 +366,14 @@ class FieldEncoder:
         return eccodes.codes_get_message(handle)
 
     def encode(
-        self, variable: str, lead: int, values: npt.NDArray[np.float32], header: bytes | None = None
+        self,
+        variable: str,
+        lead: int,
+        values: npt.NDArray[np.float32],
+        header: bytes | None = None,
+        statistic: str = "",
     ) -> bytes | memoryview:
-        """Return the GRIB message of one field; valid until the next call.
+        """Return the GRIB message of a variable, or of its daily `statistic`; valid until the next call.
 
         `values` is float32 ``(value,)`` in the model's units and is left as it is; NaN is a missing value where the
         variable may miss some. `header` saves making it, where the caller knows it. Raises NotFiniteError naming
@@ -338,9 +387,9 @@ class FieldEncoder:
         if not whole:
             bad = np.isinf(values) if variable in self.spec.missing else ~np.isfinite(values)
             if count := int(bad.sum()):
-                where = f"member {self.spec.member}: {variable} at lead {lead} h"
+                where = f"member {self.spec.member}: {LeadField(variable, statistic)} at lead {lead} h"
                 raise NotFiniteError(f"{where}: {count} of {values.size} values not finite")
-        header, bits = header or self.header(variable, lead), self.spec.bits[variable]
+        header, bits = header or self.header(variable, lead, statistic), self.spec.bits[variable]
         if self._packer is None or not whole:
             return pack_with_eccodes(header, values, bits)
         return self._packer.pack(header, values, float(low), float(high), bits)

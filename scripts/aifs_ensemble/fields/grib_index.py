@@ -19,15 +19,15 @@ from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import index_file
 from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.ccsds import read_values
-from aifs_ensemble.fields.grib_encoder import OutputSpec, grib_parameter
+from aifs_ensemble.fields.grib_encoder import OutputSpec, daily_name, grib_parameter
 
 Entry = dict[str, Any]
 
 
-def index_entry(spec: OutputSpec, variable: str, lead: int, offset: int, length: int) -> Entry:
+def index_entry(spec: OutputSpec, variable: str, lead: int, offset: int, length: int, statistic: str = "") -> Entry:
     """Return the index entry of one message; keys and their order are those of AIFS ENS open data.
 
-    The control has no ``number``, as in ECMWF's.
+    The control has no ``number``, as in ECMWF's. Only a daily statistic has a period as its ``step``: ``24-48``.
     """
     parameter = grib_parameter(variable)
     time = spec.cycle_time
@@ -39,7 +39,7 @@ def index_entry(spec: OutputSpec, variable: str, lead: int, offset: int, length:
         "class": "ai",
         "type": spec.type,
         "stream": "enfo",
-        "step": str(lead),
+        "step": spec.step_range(variable, lead, statistic) if statistic else str(lead),
     }
     if parameter.level is not None:
         entry["levelist"] = str(parameter.level)
@@ -47,7 +47,7 @@ def index_entry(spec: OutputSpec, variable: str, lead: int, offset: int, length:
     if spec.type == "pf":
         entry["number"] = str(spec.member)
     entry |= {
-        "param": parameter.short_name,
+        "param": daily_name(variable, statistic)[0] if statistic else parameter.short_name,
         "model": spec.grib_model,
         "_offset": offset,
         "_length": length,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from aifs_ensemble.common.daily import LeadField, ends_day
 from aifs_ensemble.common.errors import NotFiniteError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.fields.encoder_pool import EncoderPool, Slot
@@ -46,6 +47,7 @@ class FieldTransfer:
     rollout : whose outputs are delivered
     model, rows : the model, and which of its outputs are the rows of a slot
     where : names the member in error messages
+    daily : the further rows of a lead that ends a day
 
     Attributes
     ----------
@@ -53,22 +55,31 @@ class FieldTransfer:
     watched : seconds spent waiting for the device, which computes meanwhile
     """
 
-    def __init__(self, pool: EncoderPool, rollout: Rollout, model: Model, rows: Sequence[str], where: str):
+    def __init__(
+        self,
+        pool: EncoderPool,
+        rollout: Rollout,
+        model: Model,
+        rows: Sequence[str],
+        where: str,
+        daily: Sequence[LeadField] = (),
+    ):
         self._pool = pool
         self._rollout = rollout
-        self._variables = variables = tuple(rows)
+        self._plain, self._fields = len(rows), (*map(LeadField, rows), *daily)
         self._where = where
         self._device = device = rollout.inputs.device
-        self._sound = SoundFields(model, rows, rollout.places, device)
+        by_rows = {n: [field.variable for field in self._fields[:n]] for n in (self._plain, len(self._fields))}
+        self._sound = {n: SoundFields(model, names, rollout.places, device) for n, names in by_rows.items()}
         self._tickets: deque[_Ticket] = deque()
         self.waited = self.watched = 0.0
         self._cuda = device.type == "cuda"
         if self._cuda:
             _pin(pool.buffer)
-            shape = (len(variables), rollout.places.points)
+            shape = (len(self._fields), rollout.places.points)
             self._stream = torch.cuda.Stream(device)
             self._staging = torch.empty(shape, device=device)
-            self._flags = torch.empty(len(variables), dtype=torch.bool, pin_memory=True)
+            self._flags = torch.empty(len(self._fields), dtype=torch.bool, pin_memory=True)
 
     def __enter__(self) -> FieldTransfer:
         return self
@@ -91,20 +102,26 @@ class FieldTransfer:
         if self._cuda:
             self._tickets.append(self._send_from_gpu(lead, output, seconds, slot))
             return
-        fields = torch.from_numpy(slot.array)
+        rows = self._rows(lead)
+        fields = torch.from_numpy(slot.array[:rows])
         self._rollout.gather(output, fields)
-        self._tickets.append(_Ticket(lead, seconds, slot, self._sound(fields, self._rollout.newest)))
+        self._tickets.append(_Ticket(lead, seconds, slot, self._sound[rows](fields, self._rollout.newest)))
+
+    def _rows(self, lead: int) -> int:
+        return len(self._fields) if ends_day(lead) else self._plain
 
     def _send_from_gpu(self, lead: int, output: torch.Tensor, seconds: Callable[[], float], slot: Slot) -> _Ticket:
-        self._rollout.gather(output, self._staging)
-        finite = self._sound(self._staging, self._rollout.newest)
+        rows = self._rows(lead)
+        staging, flags = self._staging[:rows], self._flags[:rows]
+        self._rollout.gather(output, staging)
+        finite = self._sound[rows](staging, self._rollout.newest)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            torch.from_numpy(slot.array).copy_(self._staging, non_blocking=True)
-            self._flags.copy_(finite, non_blocking=True)
+            torch.from_numpy(slot.array[:rows]).copy_(staging, non_blocking=True)
+            flags.copy_(finite, non_blocking=True)
             finite.record_stream(self._stream)
             event = self._stream.record_event()
-        return _Ticket(lead, seconds, slot, self._flags, event)
+        return _Ticket(lead, seconds, slot, flags, event)
 
     def skip(self, lead: int, seconds: Callable[[], float]) -> None:
         """Note a step whose output is not wanted."""
@@ -132,9 +149,9 @@ class FieldTransfer:
         assert ticket.finite is not None
         if ticket.finite.all():
             return
-        bad = [name for name, good in zip(self._variables, ticket.finite.tolist(), strict=True) if not good]
-        counts = [int((~np.isfinite(slot.array[self._variables.index(name)])).sum()) for name in bad]
-        named = ", ".join(f"{name} ({count} points)" for name, count in zip(bad[:5], counts, strict=False))
+        bad = [row for row, good in enumerate(ticket.finite.tolist()) if not good]
+        counts = [int((~np.isfinite(slot.array[row])).sum()) for row in bad]
+        named = ", ".join(f"{self._fields[row]} ({n} points)" for row, n in zip(bad[:5], counts, strict=False))
         more = f" and {len(bad) - 5} more variables" if len(bad) > 5 else ""
         raise NotFiniteError(f"{self._where} h{ticket.lead:03d}: NaN or infinity in {named}{more}, expected numbers")
 

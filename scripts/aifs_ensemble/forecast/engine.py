@@ -32,6 +32,7 @@ from aifs_ensemble.fields.encoder_process import STOPS
 from aifs_ensemble.fields.grib_encoder import output_spec
 from aifs_ensemble.fields.state import State
 from aifs_ensemble.forecast.card_turns import CardTurns
+from aifs_ensemble.forecast.daily_fields import DailyFields
 from aifs_ensemble.forecast.device_copy import FieldTransfer
 from aifs_ensemble.forecast.early import import_libraries
 from aifs_ensemble.forecast.pass_choice import PassChoice
@@ -160,6 +161,7 @@ def open_pool(request: ForecastRequest, folder: Path, stop: StopSignal | None = 
         accumulate=request.settings.accumulate,
         coarse=request.coarse,
         variables=request.output,
+        daily=request.daily,
     )
     return EncoderPool(spec, folder, request.encoders, SLOTS, longest_silence)
 
@@ -280,7 +282,9 @@ def start_rollout(request: ForecastRequest, loaded: Loaded, initial: State, rest
         what = f"values of {', '.join(lacking)} are missing"
         raise InputError(f"{request.initial}: {what}, for which the checkpoint has no imputer; expected all of them")
     kept = [request.model.outputs.index(name) for name in request.rows]
-    rollout = Rollout(loaded.places, loaded.forcings, loaded.stepper.device, accumulate=request.sums, kept=kept)
+    device = loaded.stepper.device
+    daily = DailyFields(request.daily, request.model, loaded.places, device) if request.daily else None
+    rollout = Rollout(loaded.places, loaded.forcings, device, accumulate=request.sums, kept=kept, daily=daily)
     rollout.load(initial, restart)
     return rollout
 
@@ -299,7 +303,7 @@ class _Steps:
         self._stopped = False
         self._restarts = RestartWriter(computation.store)
         where = f"{request.cycle} {member_name(request.member)}"
-        self._transfer = FieldTransfer(pool, rollout, request.model, request.rows, where)
+        self._transfer = FieldTransfer(pool, rollout, request.model, request.rows, where, request.daily)
         self.records: dict[int, LeadRecord] = {}
         self.step_seconds: list[float] = []
         self.times: list[float] = []  # when the first step began and the last one was over

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.daily import LeadField
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.files import digest
 from aifs_ensemble.common.models import Model
@@ -37,6 +38,7 @@ class ForecastRequest:
     forecasts : folder that receives links to the leads at the end
     manifest : file that receives the manifest at the very end
     output : variables of the leads, in the model's order; None for all that it makes
+    daily : statistics of the leads that end a day
     own_pass : why the member is made with the model's own forward pass, empty where the accelerated one may be taken
     coarse : the second file of each lead to come, None for none; with another one the member is the same
     local_leads : every lead must be in `forecasts` at the end, even one delivered and removed before
@@ -66,6 +68,7 @@ class ForecastRequest:
     progress: bool = True
     coarse: CoarseSpec | None = None
     output: tuple[str, ...] | None = None
+    daily: tuple[LeadField, ...] = ()
     local_leads: bool = False
 
     @classmethod
@@ -102,6 +105,7 @@ class ForecastRequest:
             progress=section.progress,
             coarse=coarse_spec(config),
             output=None if config.output_variables == config.model.delivered else config.output_variables,
+            daily=config.daily,
         )
 
     @property
@@ -117,7 +121,7 @@ class ForecastRequest:
     @property
     def variables(self) -> tuple[str, ...]:
         """Variables of the leads."""
-        return self.output or self.model.delivered
+        return self.model.delivered if self.output is None else self.output
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -178,7 +182,8 @@ def member_settings(request: ForecastRequest, files: Mapping[str, KnownFile], de
         "seed": noise.SCHEME,
         "device": device,
         **request.settings.record(model),
-        **({"output": list(request.output)} if request.output else {}),
+        **({"output": list(request.output)} if request.output is not None else {}),
+        **({"daily": [list(field) for field in request.daily]} if request.daily else {}),
         **({"pass": "own"} if request.own_pass else {}),
     }
 

@@ -24,6 +24,8 @@ from aifs_ensemble.fields.state import State, read_state, write_state
 if TYPE_CHECKING:
     import torch
 
+    from aifs_ensemble.forecast.rollout import Snapshot
+
 LOG = logging.getLogger(__name__)
 _CHUNK = 4 << 20
 
@@ -37,8 +39,8 @@ def as_utc(time: datetime) -> datetime:
 class RestartStore:
     """The restart states of one member: ``hLLL.safetensors`` in `folder`.
 
-    Each holds the prognostic fields at the last two times, the running sums if there are any, checksums of
-    both and `fingerprint`, the digest of the settings under which they were made.
+    Each holds the prognostic fields at the last two times, the running sums and the statistics of the running day if
+    there are any, checksums of all and `fingerprint`, the digest of the settings under which they were made.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class RestartStore:
     member: int
     fingerprint: str
     sums: bool
+    daily: bool = False
 
     def path(self, lead: int) -> Path:
         """Return the file of the restart state after `lead` hours."""
@@ -82,23 +85,30 @@ class RestartStore:
             ("member", state.member, self.member),
             ("times", [as_utc(t).isoformat() for t in state.times], [(now - step).isoformat(), now.isoformat()]),
             ("fingerprint", state.provenance.get("fingerprint"), self.fingerprint),
-            ("arrays", sorted(state.extra), ["accumulated"] if self.sums else []),
+            ("arrays", sorted(state.extra), ["accumulated"] * self.sums + ["daily"] * self.daily),
             ("crc32c", _checksums(state.fields, state.extra), state.provenance.get("crc32c")),
         ):
             if found != expected:
                 raise InputError(f"{path}: {what} {foreign(found)}, expected {expected}")
         return state
 
-    def write(self, lead: int, fields: npt.NDArray[np.float32], sums: npt.NDArray[np.float32] | None) -> Path:
+    def write(
+        self,
+        lead: int,
+        fields: npt.NDArray[np.float32],
+        sums: npt.NDArray[np.float32] | None,
+        daily: npt.NDArray[np.float32] | None = None,
+    ) -> Path:
         """Write the restart state after `lead` hours atomically and return its path.
 
         Parameters
         ----------
         fields : ``(time, variable, value)``, prognostic variables in the order of the model entry
         sums : ``(variable, value)``, running sums of the accumulated variables, or None
+        daily : ``(statistic, value)``, `DailyFields.values` of the running day, or None
         """
         now = parse_cycle(self.cycle) + timedelta(hours=lead)
-        extra = {} if sums is None else {"accumulated": sums}
+        extra = {name: array for name, array in (("accumulated", sums), ("daily", daily)) if array is not None}
         state = State(
             fields=fields,
             times=(now - timedelta(hours=self.model.timestep_hours), now),
@@ -160,7 +170,7 @@ class RestartWriter:
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(wait=True)
 
-    def start(self, lead: int, snapshot: tuple[torch.Tensor, torch.Tensor | None]) -> list[tuple[int, Path]]:
+    def start(self, lead: int, snapshot: Snapshot) -> list[tuple[int, Path]]:
         """Start writing a `Rollout.snapshot`; return the state finished meanwhile, waiting for it if need be."""
         import torch
 
@@ -184,8 +194,7 @@ class RestartWriter:
             raise
 
     def _write(self, lead: int, arrays: Callable[[], list[Any]]) -> Path:
-        fields, sums = arrays()
-        return self._store.write(lead, fields, sums)
+        return self._store.write(lead, *arrays())
 
 
 def to_host(tensors: Sequence[torch.Tensor | None], host: Sequence[torch.Tensor | None]) -> Callable[[], list[Any]]:

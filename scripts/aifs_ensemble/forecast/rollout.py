@@ -18,9 +18,12 @@ import torch
 
 from aifs_ensemble.common.errors import CheckpointError
 from aifs_ensemble.fields.state import State
+from aifs_ensemble.forecast.daily_fields import DailyFields
 from aifs_ensemble.model.determinism import places_written_once
 from aifs_ensemble.model.forcings import ComputedForcings, ForcingsAhead
 from aifs_ensemble.model.stepper import Stepper, TensorPlaces
+
+Snapshot = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
 class Rollout:
@@ -33,6 +36,7 @@ class Rollout:
     device : where the tensors live
     accumulate : keep sums of the accumulated variables since the start
     kept : places among `Model.outputs` of the variables that are delivered, in order; all by default
+    daily : statistics of days, None for none
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Rollout:
         *,
         accumulate: bool,
         kept: Sequence[int] | None = None,
+        daily: DailyFields | None = None,
     ):
         def index(values: Any) -> torch.Tensor:
             return torch.as_tensor(np.asarray(values, dtype=np.int64), device=device)
@@ -58,6 +63,7 @@ class Rollout:
         self.forcing_index = index(forcings.dynamic_index)
         self._prognostic_in, self._prognostic_out = index(places.prognostic_in), index(places.prognostic_out)
         rows = range(len(places.output_index)) if kept is None else kept
+        self.plain, self.daily = len(rows), daily
         self._output = index([places.output_index[row] for row in rows])
         self._in_order = [places.output_index[row] for row in rows] == list(range(len(places.output_index)))
         self._accumulated_out = index(places.accumulated_out)
@@ -78,7 +84,8 @@ class Rollout:
         """Fill the input from an initial state and, where the forecast goes on from one, a restart state.
 
         Both hold `TensorPlaces.times` times. `initial` has the variables of `Model.inputs`, `restart` those of
-        `Model.prognostic` and, when sums are kept, ``accumulated`` of shape ``(variable, value)``.
+        `Model.prognostic` and, when sums are kept, ``accumulated`` of shape ``(variable, value)``; with daily
+        statistics also ``daily``, those of the running day.
         """
         state = self.inputs[0]
         self._put(state, self.places.state_index, initial.fields)
@@ -95,22 +102,33 @@ class Rollout:
                 self.sums.zero_()
             else:
                 self.sums.copy_(torch.from_numpy(np.array(restart.extra["accumulated"])))
+        if self.daily is not None and restart is not None:
+            self.daily.values.copy_(torch.from_numpy(np.array(restart.extra["daily"])))
 
     def _put(self, state: torch.Tensor, places: Any, fields: npt.NDArray[np.float32]) -> None:
         """Write fields ``(time, variable, value)`` to columns of the input ``(time, value, variable)``."""
         columns = torch.as_tensor(np.asarray(places, dtype=np.int64), device=self._device)
         state.index_copy_(2, columns, torch.as_tensor(fields, device=self._device).transpose(1, 2))
 
-    def accumulate(self, output: torch.Tensor) -> None:
-        """Add a step's output ``(value, variable)`` to the sums, negative amounts counting as none.
+    def accumulate(self, output: torch.Tensor, step: int) -> None:
+        """Add the output ``(value, variable)`` of a step, counted from 1, to sums and daily statistics.
 
-        As anemoi-inference's ``accumulate_from_start_of_forecast``: float32 sums in step order.
+        Negative amounts count as none. As anemoi-inference's ``accumulate_from_start_of_forecast``: float32 sums in
+        step order.
         """
+        if self.daily is not None:
+            self.daily.update(output, step)
         if self.sums is not None:
             self.sums.add_(output.index_select(1, self._accumulated_out).t().clamp_min(0))
 
     def gather(self, output: torch.Tensor, fields: torch.Tensor) -> None:
-        """Write the delivered variables of a step's output to `fields` ``(variable, value)``, with sums where kept."""
+        """Write the delivered variables of a step's output to `fields` ``(row, value)``, with sums where kept.
+
+        Where `fields` has more rows, `plain` are followed by the statistics of the day that the step ends.
+        """
+        if self.daily is not None and len(fields) > self.plain:
+            self.daily.gather(fields[self.plain :])
+        fields = fields[: self.plain]
         by_variable = output.t()
         if self._in_order:
             fields.copy_(by_variable)
@@ -129,13 +147,14 @@ class Rollout:
         with places_written_once():
             self.inputs[0, -1].index_copy_(1, self._prognostic_in, newest)
 
-    def snapshot(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return copies on the device of what a restart needs: prognostic fields and sums.
+    def snapshot(self) -> Snapshot:
+        """Return copies on the device of what a restart needs: prognostic fields, sums, statistics of the running day.
 
-        Shapes ``(time, variable, value)`` and ``(variable, value)``.
+        Shapes ``(time, variable, value)``, ``(variable, value)`` and ``(statistic, value)``.
         """
         fields = self.inputs[0].index_select(2, self._prognostic_in).transpose(1, 2).contiguous()
-        return fields, None if self.sums is None else self.sums.clone()
+        sums = None if self.sums is None else self.sums.clone()
+        return fields, sums, None if self.daily is None else self.daily.values.clone()
 
 
 class StepClock:
@@ -192,7 +211,7 @@ def roll(
     with torch.inference_mode(), ForcingsAhead(forcings, times(), stepper.device) as ahead:
         for step in steps:
             output, seconds = clock.measure(partial(stepper.forward, rollout.inputs, first=step == 1, seed=seed(step)))
-            rollout.accumulate(output)
+            rollout.accumulate(output, step)
             sink.step(step, output, seconds)
             rollout.advance(output)
             if not sink.advanced(step) or step == steps[-1]:

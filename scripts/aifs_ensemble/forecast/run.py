@@ -110,7 +110,8 @@ def _bring_to_end(request: ForecastRequest, work: WorkFolder, observers: Observe
 
 
 def _restarts(request: ForecastRequest, work: WorkFolder, settings: Mapping[str, Any]) -> RestartStore:
-    return RestartStore(work.restarts, request.model, request.cycle, request.member, digest(settings), request.sums)
+    of = (request.model, request.cycle, request.member, digest(settings), request.sums, bool(request.daily))
+    return RestartStore(work.restarts, *of)
 
 
 def _with_pass(request: ForecastRequest, work: WorkFolder, device: str) -> ForecastRequest:

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.daily import LeadField, lead_fields
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import STATE_OF
@@ -66,6 +67,8 @@ def settings_digest(config: Config) -> str:
         source.append(initial.members_per_state)
     if config.output_variables != config.model.delivered:
         source.append(config.output_variables)
+    if config.daily:
+        source.append(config.daily)
     return sha256(json.dumps([*_asked(config), source], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -92,17 +95,26 @@ def variables_of(model: Model, manifest: MemberManifest) -> tuple[str, ...]:
     return model.delivered if made is None else tuple(name for name in model.delivered if name in made)
 
 
-def _output_differences(config: Config, manifest: MemberManifest) -> list[str]:
-    """Return which variables a member's leads lack; or that leads beside them, of other variables, are asked for.
+def daily_of(manifest: MemberManifest) -> tuple[LeadField, ...]:
+    """Return the daily statistics that a member's leads hold."""
+    return lead_fields(manifest.settings.get("daily") or ())
 
-    Variables and leads more than asked for are fine.
+
+def _output_differences(config: Config, manifest: MemberManifest) -> list[str]:
+    """Return which fields a member's leads lack; or that leads beside them, of other fields, are asked for.
+
+    Fields and leads more than asked for are fine.
     """
     made, asked = variables_of(config.model, manifest), config.output_variables
-    if lacking := [name for name in asked if name not in made]:
+    days, wanted = daily_of(manifest), config.daily
+    if lacking := [*(name for name in asked if name not in made), *(str(one) for one in wanted if one not in days)]:
         more = f" and {len(lacking) - 1} more variables" if len(lacking) > 1 else ""
         return [f"no {lacking[0]}{more} in its leads (forecast.output)"]
-    if made != asked and set(config.leads) - {record.lead for record in manifest.leads}:
-        return [f"{len(made)} variables in its leads, not {len(asked)} (forecast.output), and lacks leads"]
+    if set(config.leads) - {record.lead for record in manifest.leads}:
+        if made != asked:
+            return [f"{len(made)} variables in its leads, not {len(asked)} (forecast.output), and lacks leads"]
+        if days != wanted:
+            return [f"{len(days)} daily statistics in its leads, not {len(wanted)} (forecast.output), and lacks leads"]
     return []
 
 

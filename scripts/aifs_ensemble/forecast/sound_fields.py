@@ -21,7 +21,7 @@ class SoundFields:
 
     Parameters
     ----------
-    rows : outputs of the model that the fields are, in order
+    rows : outputs of the model that the fields are, or are statistics of, in order
     places : of the variables in the model's input
     """
 
@@ -30,10 +30,10 @@ class SoundFields:
             return torch.tensor(values, device=device, dtype=torch.int64)
 
         read = dict(zip(model.prognostic, places.prognostic_in, strict=True))
-        may_miss = {name: row for row, name in enumerate(rows) if name in model.missing}
-        kept = [name for name in may_miss if name in read]
-        self._kept, self._read = index([may_miss[name] for name in kept]), index([read[name] for name in kept])
-        self._made = index([row for name, row in may_miss.items() if name not in read])
+        may_miss = [(row, name) for row, name in enumerate(rows) if name in model.missing]
+        kept = [(row, read[name]) for row, name in may_miss if name in read]
+        self._kept, self._read = index([row for row, _ in kept]), index([place for _, place in kept])
+        self._made = index([row for row, name in may_miss if name not in read])
 
     def __call__(self, fields: torch.Tensor, newest: torch.Tensor) -> torch.Tensor:
         """Return whether each field is sound, ``(row,)``.

@@ -57,9 +57,9 @@ class Case:
             return str(listed[0])
 
     @cached_property
-    def fields(self) -> int:
-        """Fields of one lead."""
-        return len(self.config.output_variables)
+    def fields(self) -> float:
+        """Fields of one lead, on average."""
+        return self.config.lead_fields
 
     @property
     def delivered_bytes(self) -> float:

@@ -21,7 +21,6 @@ from aifs_ensemble.common.errors import PlanError
 from aifs_ensemble.common.gpu import cards
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.delivery.scratch import coarse_values
-from aifs_ensemble.forecast.settings import variables_of
 from aifs_ensemble.planning.cards import own_card
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.costs import GB
@@ -169,7 +168,7 @@ def plan_case(
         work=outstanding_of_run(config) if work is None else work,
         profile=profile,
         bucket_region=bucket_region or config.cloud.bucket_region,
-        lead_bytes=_lead_bytes(config, table, runs, len(config.output_variables)),
+        lead_bytes=_lead_bytes(config, table, runs, config.lead_fields),
         whole_lead_bytes=_lead_bytes(config, table, runs, len(config.model.delivered)),
         initial_seconds=_initial_seconds(config, machines),
         group=members_group(profile) if group is None else group,
@@ -192,16 +191,15 @@ def plan(case: Case, today: date | None = None, *, at_once: int | None = None) -
     return Plan(case, _jobs(case), chosen, tuple(_findings(case, machine, chosen, notes)), tuple(notes))
 
 
-def _lead_bytes(config: Config, table: Throughput, runs: Sequence[MemberManifest], fields: int) -> float:
+def _lead_bytes(config: Config, table: Throughput, runs: Sequence[MemberManifest], fields: float) -> float:
     """Return the size of a lead of some fields, with its coarse file: by past members of this model, else the table."""
     model = config.model
     values = fields * grid_points(model.grid)
     sizes = [
-        sum(file.size for record in one.leads for file in record.files) / len(one.leads)
-        * (fields / max(len(variables_of(model, one)), 1))
+        sum(file.size for record in one.leads for file in record.files) * fields / one.fields
         for one in runs
-        if one.model == model.name and one.leads
-    ]  # fmt: skip
+        if one.model == model.name and one.fields
+    ]
     lead = median(sizes) if sizes else values * table.size(model.name).bytes_per_value
     return lead * (1 + coarse_values(config) / values)
 

@@ -85,7 +85,7 @@ def _way_lines(plan: Plan) -> Iterator[str]:
             f"time: {duration(3600 * way.wall_hours)}{hours}; scratch peak {size(way.scratch_peak_bytes)} "
             f"of {size(way.scratch_bytes)}"
         )
-    if case.saved_bytes > 1:
+    if case.saved_bytes > 1 or case.config.daily:
         yield _output_line(case)
     if case.products.jobs:
         yield _products_line(case)
@@ -98,15 +98,17 @@ def _way_lines(plan: Plan) -> Iterator[str]:
 
 
 def _output_line(case: Case) -> str:
-    """Return what is delivered of what the model makes, and what is saved by it."""
+    """Return what is delivered of what the model makes, and what is saved by it, or added."""
     config = case.config
-    saves = size(case.saved_bytes)
+    change = abs(case.saved_bytes)
+    saves = f"{'saves' if case.saved_bytes >= 0 else 'adds'} {size(change)}"
     if not case.local:
-        saves += f" and {money(case.machines.bucket_month(case.saved_bytes))} a month"
+        saves += f" and {money(case.machines.bucket_month(change))} a month"
+    more = f" and {len(config.daily)} daily statistics" if config.daily else ""
     steps = config.lead_hours // config.model.timestep_hours
     return (
-        f"output: {case.fields} of {len(config.model.delivered)} fields at {len(config.leads)} of {steps} leads, "
-        f"which saves {saves}"
+        f"output: {len(config.output_variables)} of {len(config.model.delivered)} fields at {len(config.leads)} of "
+        f"{steps} leads{more}, which {saves}"
     )
 
 

@@ -96,7 +96,9 @@ class IndexedFields:
         for entry in parse_index(data, Path(address)):
             try:
                 name = FieldName(str(entry["param"]), str(entry["levtype"]), int(entry.get("levelist", 0)))
-                lead = int(str(entry["step"]).rpartition("-")[2])
+                if "-" in str(entry["step"]):  # a statistic of the day, of which no product is made
+                    continue
+                lead = int(entry["step"])
                 checksum = entry.get(CHECKSUM) if record else None
                 where = _Range(int(entry["_offset"]), int(entry["_length"]), checksum)
             except (KeyError, ValueError, TypeError, OverflowError) as error:

@@ -33,9 +33,9 @@ from aifs_ensemble.products.wording import cycle_words, ensemble_words, lead_wor
 Field = npt.NDArray[np.float32]
 
 
-def _request(variable: str) -> dict[str, str]:
+def _request(variable: str, lead: int) -> dict[str, str]:
     parameter = grib_parameter(variable)
-    request = {"param": parameter.short_name, "levtype": parameter.levtype}
+    request = {"param": parameter.short_name, "levtype": parameter.levtype, "step": str(lead)}
     if parameter.level is not None:
         request["levelist"] = str(parameter.level)
     return request
@@ -49,7 +49,7 @@ def read_field(config: Config, member: int, variable: str, lead: int, storage: S
     points = grid_coordinates(config.model.grid).points
     path = config.scratch.lead(member, lead)
     if path.exists():
-        values = read_fields(path, **_request(variable))[0]
+        values = read_fields(path, **_request(variable, lead))[0]
         if values.size != points:
             raise InputError(f"{path}: {values.size} points, expected the {points} of {config.model.grid}")
         return values

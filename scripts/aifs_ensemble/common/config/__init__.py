@@ -14,10 +14,11 @@ import yaml
 from pydantic import ValidationError
 
 from aifs_ensemble.common.config.ensemble_products import check_cube, check_statistics, refuse_direction
-from aifs_ensemble.common.config.output import check_kept, kept_leads, kept_variables
+from aifs_ensemble.common.config.output import check_kept, kept_daily, kept_leads, kept_variables
 from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.cycles import check_cycle, keep_later, parse_cycles
+from aifs_ensemble.common.daily import ends_day
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.common.names import CONTROL, Keys, Scratch, format_members, lead_hours, parse_cycle, parse_members
@@ -90,8 +91,8 @@ class Config:
     - ``scratch``: the names of files there; the folder is ``config.scratch_root``
 
     ``given`` has all keys as they were given, with defaults and with places expanded: ``config.given.members``.
-    ``leads`` and ``output_variables`` (what is delivered), ``steps``, ``objects`` (names at the destination), ``cache``
-    and ``cloud_destination`` are no keys but follow from them.
+    ``leads``, ``output_variables`` and ``daily`` (what is delivered), ``steps``, ``objects`` (names at the
+    destination), ``cache`` and ``cloud_destination`` are no keys but follow from them.
 
     ``cycles`` are those of a run: one, or several. ``of_cycle`` gives the configuration of one of them. What is of
     one cycle (``cycle``, ``cycle_time``, ``scratch``, ``objects``) a configuration of several does not have: to ask
@@ -136,6 +137,7 @@ class Config:
         if self.initial_conditions.source == "file" and not self.initial_conditions.file.path:
             raise ConfigError("config: initial_conditions.file.path is missing: source is file")
         self.output_variables = kept_variables(self.forecast.output, self.model.delivered)
+        self.daily = kept_daily(self.forecast.output, self.model.delivered, self.output_variables, self.leads)
         _check_variables(self)
         _check_products(self)
         check_kept(self)
@@ -195,9 +197,17 @@ class Config:
         return lead_hours(self.leads[-1], self.model.timestep_hours)
 
     @property
+    def lead_fields(self) -> float:
+        """Fields of a lead, on average over the leads: those that end a day have daily statistics too."""
+        days = len(self.daily) * sum(map(ends_day, self.leads)) / len(self.leads)
+        return len(self.output_variables) + days if days else len(self.output_variables)
+
+    @property
     def report_field(self) -> str:
-        """The variable of the report's maps: ``report.field``, or the first one that the leads hold."""
-        return self.report.field if self.report.field in self.output_variables else self.output_variables[0]
+        """The variable of the report's maps: ``report.field``, or the first one that the leads hold, if any."""
+        if self.report.field in self.output_variables or not self.output_variables:
+            return self.report.field
+        return self.output_variables[0]
 
     @property
     def periods(self) -> dict[str, int]:

@@ -1,13 +1,14 @@
-"""``forecast.output``: which variables and leads are delivered, and whether products find in them what they need."""
+"""``forecast.output``: what is delivered, and whether products find in it what they need."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from aifs_ensemble.common.daily import DAY, MAX, MEAN, MIN, STATISTICS, SUM, LeadField, ends_day
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import lead_name
-from aifs_ensemble.common.parameters import parameter_of, split_variable
+from aifs_ensemble.common.parameters import is_direction, parameter_of, split_variable
 from aifs_ensemble.common.periods import weights_of_leads, window_ends
 from aifs_ensemble.common.text import hint
 from aifs_ensemble.common.wind_speed import sources, wind_speed
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from aifs_ensemble.common.config import Config
     from aifs_ensemble.common.config.sections import Output
 
-_KEY = "config: forecast.output"
+_OUT = "forecast.output"
+_KEY = f"config: {_OUT}"
 
 
 def kept_variables(output: Output, made: Sequence[str]) -> tuple[str, ...]:
@@ -35,23 +37,68 @@ def kept_variables(output: Output, made: Sequence[str]) -> tuple[str, ...]:
     if isinstance(output.variables, str):
         if output.variables != "all":
             raise ConfigError(f"{_KEY}.variables: {output.variables!r}, expected all or a list")
-        named = {split_variable(name)[0] for name in made}
+        names = {split_variable(name)[0] for name in made}
     else:
-        named = set(output.variables)
+        names = set(output.variables)
+    found = _named("variables", names, output, made)
+    if not found and not output.daily:
+        raise ConfigError(f"{_KEY}.variables: {output.variables!r}, expected at least one")
+    return found
+
+
+def _named(key: str, names: Collection[str], output: Output, made: Sequence[str]) -> tuple[str, ...]:
+    """Return the variables that are meant by parameters, on the levels of the output, and variables."""
     known = {*made, *(split_variable(name)[0] for name in made)}
-    for name in sorted(named - known):
+    for name in sorted(set(names) - known):
         meant = hint(name, known, f"such as {made[0]}")
-        raise ConfigError(f"{_KEY}.variables: {name!r}, expected parameters or variables of the model, {meant}")
+        raise ConfigError(f"{_KEY}.{key}: {name!r}, expected parameters or variables of the model, {meant}")
 
     def kept(name: str) -> bool:
         parameter, level = split_variable(name)
         on_level = parameter_of(name).levtype == "pl"
-        return name in named or (parameter in named and (not on_level or not output.levels or level in output.levels))
+        return name in names or (parameter in names and (not on_level or not output.levels or level in output.levels))
 
-    found = tuple(name for name in made if kept(name))
-    if not found:
-        raise ConfigError(f"{_KEY}.variables: {output.variables!r}, expected at least one")
+    return tuple(name for name in made if kept(name))
+
+
+def kept_daily(
+    output: Output, made: Sequence[str], variables: Collection[str], leads: Sequence[int]
+) -> tuple[LeadField, ...]:
+    """Return the daily statistics of the leads, in the model's order; ConfigError for what GRIB has no name for."""
+    asked: dict[str, set[str]] = {}
+    for key, statistics in output.daily.items():
+        if not statistics:
+            raise ConfigError(f"{_KEY}.daily.{key}: [], expected some of {', '.join(STATISTICS)}")
+        for variable in _named("daily", [key], output, made):
+            for statistic in statistics:
+                _check_daily(key, variable, statistic, kept=variable in variables)
+            asked.setdefault(variable, set()).update(statistics)
+    found = tuple(LeadField(name, one) for name in made for one in STATISTICS if one in asked.get(name, ()))
+    if found and not any(map(ends_day, leads)):
+        raise ConfigError(f"{_KEY}.daily: no lead ends a day, expected some of 24 h, 48 h ... (leads, every_hours)")
+    for lead in leads:
+        if not variables and not ends_day(lead):
+            raise ConfigError(
+                f"{_KEY}: nothing is left of {lead_name(lead)}, expected every_hours: {DAY}, or variables"
+            )
     return found
+
+
+def _check_daily(key: str, variable: str, statistic: str, *, kept: bool) -> None:
+    """Raise ConfigError for a statistic that is none, or that readers would take for what the leads hold besides."""
+    parameter, where = parameter_of(variable), f"{_KEY}.daily.{key}: {statistic}"
+    if parameter.accumulates != (statistic == SUM):
+        amount, right = ("an amount", SUM) if parameter.accumulates else ("no amount", f"{MEAN}, {MAX} or {MIN}")
+        raise ConfigError(f"{where}: {variable} is {amount}, expected {right}")
+    if is_direction(variable):
+        raise ConfigError(f"{where}: {variable} is a direction, which has none, expected another variable")
+    if parameter.template != 1:
+        raise ConfigError(f"{where}: GRIB2 has no statistics of waves of some periods, expected another variable")
+    if kept and (parameter.accumulates or statistic in parameter.nameless):
+        raise ConfigError(
+            f"{where}: it has the GRIB name of {variable} in the same lead, and readers would take one for the other; "
+            f"expected {_OUT}.variables without {variable}, or no daily {statistic}"
+        )
 
 
 def kept_leads(output: Output, steps: tuple[int, ...]) -> tuple[int, ...]:
@@ -92,12 +139,11 @@ def check_kept(config: Config) -> None:
                 )
 
 
-_OUT = "forecast.output"
-
-
 def _needs(config: Config) -> Iterator[_Need]:
     """Yield what the products that are on need."""
     products = config.products
+    if products.coarse.enabled and not config.output_variables:
+        yield _Need("coarse", config.model.delivered[0])
     if products.coarse.enabled and not isinstance(products.coarse.variables, str):
         yield from (_Need(f"coarse.variables: {name}", name) for name in products.coarse.variables)
     if products.members.enabled:
@@ -107,6 +153,8 @@ def _needs(config: Config) -> Iterator[_Need]:
     if products.statistics.enabled:
         yield from _statistics(config)
     if products.cube.enabled:
+        if not config.output_variables:
+            yield _Need("cube", config.model.delivered[0])
         yield from (_Need(f"cube.regular: {name}", name) for name in products.cube.regular)
     if products.evaluation.enabled:
         every = range(products.evaluation.every_hours, config.lead_hours + 1, products.evaluation.every_hours)

@@ -151,6 +151,10 @@ class Output(Section):
     """Lead times in hours that are delivered. []: those that every_hours says."""
     every_hours: Nullable[Count] = None
     """Hours from one lead to the next, if leads names none. null: every step of the model."""
+    daily: dict[str, Annotated[list[Literal["mean", "max", "min", "sum"]], AfterValidator(_different)]] = {}
+    """Statistics over the days since the start, by parameter or variable: {2t: [mean, max, min]}; of amounts the sum.
+    The lead that ends a day (24, 48 h ...) holds them, a GRIB message each, made of the model's steps in that day: 6,
+    12, 18 and 24 h, not its first hour. variables: [] and every_hours: 24 keep them alone."""
     area: Nullable[list[Number]] = None
     """Refused: of a reduced Gaussian grid no part is cut out. docs/keeping.md says what to do instead."""
 

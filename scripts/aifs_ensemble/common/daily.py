@@ -1,0 +1,29 @@
+"""Fields of a lead: a variable at its time, or its statistic over the day that the lead ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+DAY = 24  # hours
+MEAN, MAX, MIN, SUM = STATISTICS = ("mean", "max", "min", "sum")
+
+
+class LeadField(NamedTuple):
+    """A variable of the model, and its statistic over the day; empty for the variable at the time of the lead."""
+
+    variable: str
+    statistic: str = ""
+
+    def __str__(self) -> str:
+        return f"daily {self.statistic} of {self.variable}" if self.statistic else self.variable
+
+
+def ends_day(lead: int) -> bool:
+    """Tell whether a lead in hours ends a day, counted from the start of the forecast."""
+    return lead % DAY == 0
+
+
+def lead_fields(pairs: Sequence[Any]) -> tuple[LeadField, ...]:
+    """Return fields from pairs of variable and statistic, as JSON has them; what is no pair is left out."""
+    return tuple(LeadField(*map(str, pair)) for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2)

@@ -1,0 +1,82 @@
+"""Names of daily statistics: what the configuration and readers rely on is what ecCodes says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import eccodes
+import numpy as np
+import pytest
+import yaml
+from aifs_ensemble.common.daily import LeadField
+from aifs_ensemble.common.models import CATALOGUE, get_model
+from aifs_ensemble.common.parameters import is_direction, parameter_of
+from aifs_ensemble.common.storage import open_storage
+from aifs_ensemble.fields.encoder_pool import EncoderPool
+from aifs_ensemble.fields.grib_check import check_index, check_lead, check_messages, messages
+from aifs_ensemble.fields.grib_encoder import FieldEncoder, daily_name, grib_parameter
+from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.products.indexed_fields import IndexedFields
+
+from fields.members import make_fields, make_spec
+
+POINTS = grid_coordinates("N32").points
+
+
+def test_the_table_knows_statistics_that_have_the_name_of_the_instant() -> None:
+    """What is refused beside its variable is just that: all others have names, numbers and units of their own."""
+    seen = set()
+    for name in yaml.safe_load(CATALOGUE.read_text())["models"]:
+        encoder = FieldEncoder(make_spec(model=name))
+        for variable in get_model(name).delivered:
+            parameter = parameter_of(variable)
+            if parameter.name in seen or parameter.template != 1 or is_direction(variable):
+                continue
+            seen.add(parameter.name)
+            plain = grib_parameter(variable)
+            for statistic in ("sum",) if parameter.accumulates else ("mean", "max", "min"):
+                handle = eccodes.codes_new_from_message(encoder.header(variable, 48, statistic))
+                found = tuple(eccodes.codes_get(handle, key) for key in ("shortName", "paramId"))
+                assert found == daily_name(variable, statistic)
+                assert eccodes.codes_get(handle, "units") == plain.units
+                assert eccodes.codes_get(handle, "stepRange") == "24-48"
+                same = parameter.accumulates or statistic in parameter.nameless
+                assert (found[0] == plain.short_name, found[1] == plain.param_id) == (same, same), (variable, statistic)
+                eccodes.codes_release(handle)
+    assert {"2t", "tp", "t", "swh", "snowc"} <= seen
+
+
+def test_missing_values_of_statistics_are_missing(tmp_path: Path) -> None:
+    """Waves over land: also the general check of files knows that such a statistic may miss values."""
+    spec = make_spec(["swh", "2t"], model="demo-v2")
+    spec = dataclasses.replace(spec, daily=(LeadField("swh", "mean"), LeadField("2t", "min")))
+    fields = np.concatenate([make_fields(spec, 24)] * 2)  # rows of the statistics are those of the variables here
+    order = [spec.rows.index("swh"), spec.rows.index("2t")]
+    fields[2:] = fields[order]
+    with EncoderPool(spec, tmp_path, 1) as pool:
+        slot = pool.acquire(120)
+        slot.array[:] = fields
+        pool.submit(slot, 24)
+        [record] = pool.drain()
+    path = tmp_path / record.grib.name
+    assert check_lead(path, spec, 24) == []
+    found = list(messages(path, values=True))
+    assert [message.keys["shortName"] for message in found] == ["swh", "2t", "avg_swh", "mn2t24"]
+    assert check_messages(path, found, {}) == [] and check_index(path, found) == []
+
+
+def test_readers_of_products_do_not_take_a_statistic_for_the_field(tmp_path: Path) -> None:
+    """A day's rain has GRIB's name of the rain since the start, where leads do not hold that one."""
+    spec = dataclasses.replace(make_spec(["2t"]), daily=(LeadField("tp", "sum"), LeadField("2t", "max")))
+    with EncoderPool(spec, tmp_path, 1) as pool:
+        slot = pool.acquire(120)
+        for row, value in enumerate((280, 0.01, 290)):
+            slot.array[row] = value
+        pool.submit(slot, 48)
+        [record] = pool.drain()
+    fields = IndexedFields(open_storage(str(tmp_path)), POINTS)
+    assert {str(name) for name in fields.places(record.grib.name, 48)} == {"2t"}
+    assert (fields.read(record.grib.name, 48, ["2t"])["2t"] == 280).all()
+    with pytest.raises(Exception, match="no tp at 48 h"):
+        fields.read(record.grib.name, 48, ["tp"])
