@@ -100,7 +100,10 @@ def test_leads_and_the_steps_before_them() -> None:
         ({"daily": {"tcc": ["mean"]}}, r"output\.daily\.tcc: mean: it has the GRIB name of tcc in the same lead"),
         ({"daily": {"2t": ["mean"]}, "leads": [6, 30]}, r"output\.daily: no lead ends a day, expected some of 24 h"),
         ({"daily": {"2t": ["mean"]}, "variables": []}, r"output: nothing is left of h006, expected every_hours: 24"),
-        ({"area": [20, 20, -12, 54]}, r"output\.area: \[20.*\], expected null: of a reduced Gaussian grid"),
+        ({"area": [20, 20, 54]}, r"output\.area: \[20, 20, 54\], expected \[north, west, south, east\]"),
+        ({"area": [-12, 20, 20, 54]}, r"output\.area: \[-12.*\], expected \[north, west, south, east\] in degrees"),
+        ({"area": "atlantis"}, r"output\.area: 'atlantis', expected an area, known are globe, east-africa"),
+        ({"area": [3, 20, 1, 54]}, r"output\.area: \[3.*\], expected at least 5\.6 degrees from south to north and 5"),
     ],
 )
 def test_what_cannot_be_kept_is_told(output: dict[str, Any], line: str) -> None:
@@ -136,6 +139,53 @@ def test_statistics_that_grib_does_not_have(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"daily\.snowc: max: it has the GRIB name of snowc"):
         of("snowc")
     of("swh")
+
+
+def test_an_area_by_name_and_by_its_edges() -> None:
+    assert make({"area": "east-africa"}).area == make({"area": [19, 21, -12, 53]}).area == (19.0, 21.0, -12.0, 53.0)
+    assert make({"area": "globe"}).area is make({"area": None}).area is None
+
+
+COARSE = {"coarse": {"enabled": True}}
+
+
+@pytest.mark.parametrize(
+    ("products", "line"),
+    [
+        ({"cube": {"enabled": True}, **COARSE}, "cube: needs leads of the whole globe"),
+        ({"pictures": {"enabled": True}, **COARSE}, "pictures.places: needs leads of the whole globe"),
+        (
+            {"members": {"enabled": True}},
+            "members.variables: 2t: needs 2t of the whole globe, of which forecast.output",
+        ),
+        (
+            {"members": {"enabled": True}, "coarse": {"enabled": True, "variables": ["2t", "msl"]}},
+            "members.variables: tp: needs tp of the whole globe",
+        ),
+        (
+            {"statistics": {"enabled": True}, "coarse": {"enabled": True, "grid": "3x3"}},
+            "expected it in products.coarse, on 1.5x1.5 by linear interpolation",
+        ),
+        (
+            {
+                "members": {"enabled": True},
+                "coarse": {"enabled": True, "method": {"default": "linear"}},
+                "interpolation": {"tp": "grid-box-average"},
+            },
+            "members.variables: tp: needs tp of the whole globe, .* by grid-box-average interpolation",
+        ),
+    ],
+)
+def test_products_of_the_globe_need_coarse_leads(products: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=line.replace(".", r"\.").replace(r"\.*", ".*")):
+        make({"area": "europe"}, products=products)
+
+
+def test_products_of_coarse_leads_are_none_of_an_areas_business() -> None:
+    products = {name: {"enabled": True} for name in ("coarse", "members", "statistics", "evaluation")}
+    products["pictures"] = {"enabled": True, "places": {}}
+    config = make({"area": "europe"}, products={**products, "interpolation": {"tp": "grid-box-average"}})
+    assert config.coarse_variables == config.output_variables and config.area is not None
 
 
 def test_products_find_nothing_in_statistics_alone() -> None:

@@ -33,11 +33,14 @@ def made(config: Config) -> None:
         settings["output"] = list(config.output_variables)
     if config.daily:
         settings["daily"] = [list(field) for field in config.daily]
+    if config.area:
+        settings["area"] = list(config.area)
     write_member_manifest(config.scratch.manifest(1), replace(make_member(config, 1), settings=settings))
     deliver_member(config, 1)
 
 
 TWO, THREE = {"variables": ["2t", "msl"]}, {"variables": ["2t", "msl", "tp"]}
+PART = {**TWO, "area": "europe"}
 DAYS = {**TWO, "daily": {"2t": ["max"], "tp": ["sum"]}}
 
 
@@ -51,6 +54,23 @@ DAYS = {**TWO, "daily": {"2t": ["max"], "tp": ["sum"]}}
         (TWO, {}, {}, OTHER_SETTINGS, "made with no 100u and 97 more variables in its leads (forecast.output)"),
         ({**TWO, "every_hours": 12}, TWO, {}, SHORT, "lacks h006, 24 h are asked for"),
         (TWO, TWO, {"lead_hours": 36}, SHORT, "ends at 24 h, 36 h are asked for"),
+        (PART, PART, {}, DELIVERED, ""),
+        (TWO, PART, {}, DELIVERED, ""),
+        (PART, TWO, {}, OTHER_SETTINGS, "made with leads of 72/-25/33/45, not of the globe (forecast.output.area)"),
+        (
+            PART,
+            {**TWO, "area": [60, -25, 33, 45]},
+            {},
+            OTHER_SETTINGS,
+            "made with leads of 72/-25/33/45, not of 60/-25/33/45 (forecast.output.area)",
+        ),
+        (
+            TWO,
+            PART,
+            {"lead_hours": 36},
+            OTHER_SETTINGS,
+            "made with leads of the globe, not of 72/-25/33/45 (forecast.output.area), and lacks leads",
+        ),
         (DAYS, TWO, {}, DELIVERED, ""),
         (DAYS, {**TWO, "daily": {"tp": ["sum"]}}, {}, DELIVERED, ""),
         (
@@ -132,6 +152,11 @@ def test_the_plan_says_what_is_saved(tmp_path: Path, machines: Machines) -> None
     )
     assert plan_dict(found)["saved_usd_month"] == pytest.approx(saved / 1e9 * 0.020)
     assert not any(line.startswith("output: ") for line in summary_lines(plan(whole)))
+    # East Africa: of the sphere (sin 19 + sin 12) / 2, of that 32 of 360 degrees, and a bit for each point of the rows
+    part = case({**THREE, "every_hours": 24, "area": "east-africa"})
+    rows = (0.325568 + 0.207912) / 2
+    assert part.lead_bytes == pytest.approx(3 * (field * rows * 32 / 360 + points * rows / 8), rel=1e-5)
+    assert any(" at 4 of 16 leads, of a part of the globe, which saves " in line for line in summary_lines(plan(part)))
     # two statistics of each of the four days
     days = case({**THREE, "every_hours": 24, "daily": {"2t": ["max", "min"]}})
     assert days.lead_bytes == pytest.approx(5 * field)

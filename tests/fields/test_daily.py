@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import subprocess
 from pathlib import Path
 
 import eccodes
@@ -80,3 +82,28 @@ def test_readers_of_products_do_not_take_a_statistic_for_the_field(tmp_path: Pat
     assert (fields.read(record.grib.name, 48, ["2t"])["2t"] == 280).all()
     with pytest.raises(Exception, match="no tp at 48 h"):
         fields.read(record.grib.name, 48, ["tp"])
+
+
+@pytest.mark.skipif(not shutil.which("cdo"), reason="no cdo on this machine")
+def test_cdo_reads_statistics_of_several_days(tmp_path: Path) -> None:
+    daily = tuple(LeadField("2t", statistic) for statistic in ("mean", "max", "min"))
+    spec = dataclasses.replace(make_spec(["2t", "msl"]), daily=(*daily, LeadField("tp", "sum")))
+    with EncoderPool(spec, tmp_path, 1) as pool:
+        for lead in (24, 48):
+            slot = pool.acquire(120)
+            for row, value in enumerate((280, 1e5, 281, 290, 270, 0.01)):
+                slot.array[row] = value + lead
+            pool.submit(slot, lead)
+        records = pool.drain()
+    days = tmp_path / "days.grib2"
+    days.write_bytes(b"".join((tmp_path / record.grib.name).read_bytes() for record in records))
+
+    def cdo(*arguments: str) -> str:
+        return subprocess.run(["cdo", "-s", *arguments], check=True, capture_output=True, text=True).stdout
+
+    kinds = [line.split()[5] for line in cdo("sinfon", str(days)).splitlines() if " v " in line]
+    assert kinds == ["instant", "instant", "avg", "max", "min", "accum"]
+    found = cdo(
+        "outputtab,timestep,value", "-selindexbox,1,1,1,1", "-setgridtype,regular", "-selname,mx2t24", str(days)
+    )
+    assert [float(line.split()[1]) for line in found.splitlines()[1:]] == [314, 338]

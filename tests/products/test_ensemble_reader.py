@@ -16,6 +16,7 @@ from aifs_ensemble.common.errors import ConfigError, InputError
 from aifs_ensemble.common.manifest import parse_member_manifest, write_member_manifest
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.member import deliver_member
+from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.products.delivered_fields import DeliveredFields
 from aifs_ensemble.products.member_file import write_member_file
 from delivery.members import finish_member, make_config
@@ -163,3 +164,39 @@ def test_of_members_with_few_variables_and_leads(tmp_path: Path, weights_cache: 
     np.testing.assert_array_equal(data["tp"][1, 0], DeliveredFields(config, 1).read(24, ["tp"])["tp"])
     with pytest.raises(ConfigError, match="t_500"):
         open_ensemble(address(config), variables=["t_500"])
+
+
+def test_of_members_of_an_area_and_of_the_globe(tmp_path: Path, weights_cache: Path) -> None:
+    """Points are those of the rows that the area lies in, missing outside it, also of a member that has the globe."""
+    over = {"initial_conditions": {"source": "idealised", "cache": str(weights_cache)}}
+    output = {"variables": ["2t", "msl"], "every_hours": 24, "area": "europe"}
+    config = make_config(tmp_path / "scratch", str(tmp_path / "to"), forecast={"output": output}, members="1-2", **over)
+    for member, area in ((1, config.area), (2, None)):
+        folder = config.scratch.work(member) / "leads"
+        folder.mkdir(parents=True)
+        spec = dataclasses.replace(spec_of(config, member), variables=("2t", "msl"), selected=True, area=area)
+        settings = {"output": ["2t", "msl"], **({"area": list(area)} if area else {})}
+        manifest = finish_member(config, member, write_member(spec, folder, config.leads))
+        write_member_manifest(config.scratch.manifest(member), dataclasses.replace(manifest, settings=settings))
+        deliver_member(config, member)
+    data = open_ensemble(address(config)).load()
+    assert "left_out" not in data.attrs and data.sizes["number"] == 2
+    west_to_east = (data["longitude"] + 180) % 360 - 180
+    inside = (data["latitude"] <= 72) & (data["latitude"] >= 33) & (west_to_east >= -25) & (west_to_east <= 45)
+    assert 0 < inside.sum() < data.sizes["value"] < 6114
+    for member in (1, 2):
+        np.testing.assert_array_equal(data["2t"].sel(number=member).notnull()[0], inside)
+    globe = make_config(
+        tmp_path / "scratch", str(tmp_path / "to"), members="2", **over,
+        forecast={"output": {"variables": ["2t", "msl"], "every_hours": 24}},
+    )  # fmt: skip
+    whole = DeliveredFields(globe, 2).read(24, ["2t"])["2t"]
+    grid = grid_coordinates(globe.model.grid)
+    there = np.flatnonzero(np.isin(grid.latitudes, data["latitude"]))
+    found = data["2t"].sel(number=2)[0].to_numpy()
+    np.testing.assert_array_equal(found[inside], whole[there][inside])
+    on_degrees = open_ensemble(address(config), grid="10x5", variables=["2t"], members=[1], cache=weights_cache)
+    with pytest.raises(
+        InputError, match=r"no 2t of the globe, expected it in a coarse lead \(forecast\.output\.area\)"
+    ):
+        on_degrees["2t"].load()

@@ -1,9 +1,10 @@
-"""Areas of maps, by name."""
+"""Areas of the Earth, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan, radians, sin
 
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.text import hint
@@ -21,11 +22,17 @@ class Area:
     north: float
 
     @property
+    def box(self) -> Box:
+        """North, west, south and east in degrees."""
+        return float(self.north), float(self.west), float(self.south), float(self.east)
+
+    @property
     def is_globe(self) -> bool:
         """Whether it is drawn whole, in a projection of the globe."""
         return self.east - self.west >= 359 and self.north - self.south >= 179
 
 
+Box = tuple[float, float, float, float]  # north, west, south, east in degrees
 PRESETS = {
     area.name: area
     for area in (
@@ -38,6 +45,13 @@ PRESETS = {
 }
 
 
+def shares(box: Box) -> tuple[float, float]:
+    """Return the shares of the Earth's surface that an area has, and that all longitudes of its latitudes have."""
+    north, west, south, east = box
+    rows = (sin(radians(north)) - sin(radians(south))) / 2
+    return rows * (east - west) / 360, rows
+
+
 def areas_named(names: Sequence[str], own: Mapping[str, Sequence[float]], where: str) -> list[Area]:
     """Return areas by name, from the presets and the user's `own` boxes ``[north, west, south, east]``.
 
@@ -45,15 +59,28 @@ def areas_named(names: Sequence[str], own: Mapping[str, Sequence[float]], where:
     """
     known = dict(PRESETS)
     for name, box in own.items():
-        north, west, south, east = box
-        if not (-360 <= west < east <= min(west + 360, 540) and -90 <= south < north <= 90):
-            raise ConfigError(
-                f"config: {where}.own_areas.{name}: {list(box)}, expected [north, west, south, east] in degrees, "
-                "west below east and south below north"
-            )
-        known[name] = Area(name, name.replace("-", " ").capitalize(), west, east, south, north)
-    for name in names:
-        if name not in known:
-            meant = hint(name, known, f"known are {', '.join(known)}")
-            raise ConfigError(f"config: {where}.areas: {name!r}, expected an area, {meant}")
-    return [known[name] for name in names]
+        known[name] = own_area(name, box, f"{where}.own_areas.{name}")
+    return [_known(name, known, f"{where}.areas") for name in names]
+
+
+def own_area(name: str, box: Sequence[float], key: str) -> Area:
+    """Return the area of a box ``[north, west, south, east]``; ConfigError, naming the key, for one that is none."""
+    north, west, south, east = box if len(box) == 4 else (nan,) * 4
+    if not (-360 <= west < east <= min(west + 360, 540) and -90 <= south < north <= 90):
+        raise ConfigError(
+            f"config: {key}: {list(box)}, expected [north, west, south, east] in degrees, "
+            "west below east and south below north"
+        )
+    return Area(name, name.replace("-", " ").capitalize(), west, east, south, north)
+
+
+def _known(name: str, known: Mapping[str, Area], key: str) -> Area:
+    if name not in known:
+        meant = hint(name, known, f"known are {', '.join(known)}")
+        raise ConfigError(f"config: {key}: {name!r}, expected an area, {meant}")
+    return known[name]
+
+
+def one_area(area: str | Sequence[float], key: str) -> Area:
+    """Return a preset by its name, or the area of a box; ConfigError, naming the key, for what is neither."""
+    return _known(area, PRESETS, key) if isinstance(area, str) else own_area("area", area, key)

@@ -179,7 +179,7 @@ class MemberManifest:
     checkpoint: Free = field(default_factory=dict)
     initial_conditions: Free = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    settings: Annotated[Free, _told(packing=dict, output=list, daily=list)] = field(default_factory=dict)
+    settings: Annotated[Free, _told(packing=dict, output=list, daily=list, area=list)] = field(default_factory=dict)
     device: str = ""
     acceleration: Accelerated = field(default_factory=dict)
     machine: Machine = field(default_factory=dict)

@@ -16,7 +16,7 @@ from aifs_ensemble.common.storage import MissingError, Storage
 from aifs_ensemble.delivery.blocks import make_blocks
 from aifs_ensemble.delivery.scratch import lead_file_paths
 from aifs_ensemble.delivery.standing import SCRATCH
-from aifs_ensemble.forecast.settings import daily_of, variables_of
+from aifs_ensemble.forecast.settings import area_of, daily_of, variables_of
 
 if TYPE_CHECKING:
     from aifs_ensemble.fields.grib_encoder import OutputSpec
@@ -78,6 +78,7 @@ def _spec(config: Config, manifest: MemberManifest) -> OutputSpec:
         accumulate=forecast.accumulate,
         variables=variables_of(config.model, manifest),
         daily=daily_of(manifest),
+        area=area_of(manifest),
     )
 
 

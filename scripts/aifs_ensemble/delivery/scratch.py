@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aifs_ensemble.common import environment
+from aifs_ensemble.common.areas import shares
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import DiskFullError, PlanError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord
@@ -140,8 +141,16 @@ class MemberSizes:
         A lead also has `coarse_values` in its coarse file.
         """
         model = config.model
-        lead = (config.lead_fields * points + coarse_values) * bytes_per_value
+        lead = (config.lead_fields * points * kept_share(config, bytes_per_value) + coarse_values) * bytes_per_value
         return cls(lead, restart_mb * 1e6, 4.0 * 2 * len(model.inputs) * points)
+
+
+def kept_share(config: Config, bytes_per_value: float) -> float:
+    """Return the share of a packed field's bytes that a lead holds: of an area its values, and a bit for each point."""
+    if config.area is None:
+        return 1.0
+    inside, rows = shares(config.area)
+    return inside + rows / 8 / bytes_per_value
 
 
 def coarse_values(config: Config) -> int:

@@ -116,6 +116,15 @@ def pack_with_eccodes(header: bytes, values: npt.NDArray[np.float32], bits: int)
         eccodes.codes_release(handle)
 
 
+def _spread(values: npt.NDArray[np.float32], present: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
+    """Return a field of the values that are present, NaN elsewhere."""
+    if present is None:
+        return values
+    field = np.full(present.size, np.nan, np.float32)
+    field[present] = values
+    return field
+
+
 class CcsdsPacker:
     """Packs fields of `points` values into messages. Keeps its scratch memory from field to field."""
 
@@ -132,17 +141,29 @@ class CcsdsPacker:
         library = load_libaec()
         return None if library is None else cls(library, points)
 
-    def pack(self, header: bytes, values: npt.NDArray[np.float32], low: float, high: float, bits: int) -> memoryview:
+    def pack(
+        self,
+        header: bytes,
+        values: npt.NDArray[np.float32],
+        low: float,
+        high: float,
+        bits: int,
+        present: npt.NDArray[np.bool_] | None = None,
+    ) -> memoryview:
         """Return the message `header` with `values`, valid until the next call.
 
-        `header` is a whole message with any constant field in CCSDS packing; `low` and `high` are the
-        smallest and largest of `values`, float32 ``(value,)``, all finite.
+        `header` is a whole message with any constant field in CCSDS packing, without a bitmap; `low` and `high` are the
+        smallest and largest of `values`, float32 ``(value,)``, all finite, or of a field that they are part of and that
+        they are packed as. `present`, ``(point,)``, says which points of the grid they are, None for all.
         """
         if high > low and (high - low < _SMALLEST_SPAN or 0 < abs(low) < _SMALLEST_NORMAL):
-            return memoryview(pack_with_eccodes(header, values, bits))
+            return memoryview(pack_with_eccodes(header, _spread(values, present), bits))
         at = {number: (offset, length) for number, offset, length in sections(header)}
         start, scale = at[7][0], 0
         self._out[:start] = np.frombuffer(header, np.uint8, start)
+        if present is not None:
+            start = self._write_bitmap(at[6][0], present)
+            struct.pack_into(">I", self._out.data, at[5][0] + 5, values.size)
         size = 0
         if high > low:
             scale = binary_scale(low, high, bits)
@@ -156,6 +177,13 @@ class CcsdsPacker:
         signed = abs(scale) | (0x8000 if scale < 0 else 0)
         struct.pack_into(">fHHB", view, at[5][0] + 11, low, signed, 0, bits if size else 0)
         return view[: end + 4]
+
+    def _write_bitmap(self, offset: int, present: npt.NDArray[np.bool_]) -> int:
+        """Write section 6 at `offset` and return where it ends."""
+        bitmap = np.packbits(present)
+        struct.pack_into(">IBB", self._out.data, offset, 6 + bitmap.size, 6, 0)
+        self._out[offset + 6 : offset + 6 + bitmap.size] = bitmap
+        return offset + 6 + bitmap.size
 
     def _quantise(self, values: npt.NDArray[np.float32], reference: float, scale: int, bits: int) -> npt.NDArray:
         """Return the integers of the packing, in float64 arithmetic and rounded as ecCodes does."""

@@ -23,7 +23,7 @@ def check_coarse_lead(record: CoarseRecord, spec: OutputSpec, lead: int, data: b
     """
     path = Path(record.grib.name)
     variables = spec.variables if record.variables == "all" else tuple(record.variables)
-    made = replace(spec, grid=record.grid, variables=variables, coarse=None, daily=())
+    made = replace(spec, grid=record.grid, variables=variables, coarse=None, daily=(), area=None)
     wrong = check_lead(path, made, lead, data=data, index=index)
     return wrong or list(_untrue(path, record, variables, data, index))
 

@@ -45,7 +45,7 @@ def coarse_weights(spec: CoarseSpec, source: str) -> dict[str, Weights]:
 def coarse_output(spec: OutputSpec) -> OutputSpec:
     """Return what the messages of the coarse file are made with: as the lead's, but for grid and variables."""
     assert spec.coarse is not None
-    return replace(spec, grid=spec.coarse.grid, variables=spec.coarse.variables, coarse=None, daily=())
+    return replace(spec, grid=spec.coarse.grid, variables=spec.coarse.variables, coarse=None, daily=(), area=None)
 
 
 def _product(message: bytes | memoryview) -> npt.NDArray[np.uint8]:

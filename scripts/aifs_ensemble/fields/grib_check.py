@@ -23,6 +23,7 @@ from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import CONTROL, index_file, parse_lead_file
 from aifs_ensemble.common.parameters import FieldName, may_miss
 from aifs_ensemble.common.text import foreign
+from aifs_ensemble.fields.area import Cut, cut_of
 from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grib_encoder import (
     PROCESSING,
@@ -35,7 +36,10 @@ from aifs_ensemble.fields.grib_encoder import (
 from aifs_ensemble.fields.grib_index import Entry, parse_index, read_index
 from aifs_ensemble.fields.grib_reader import several_fields
 
-_OF_FIELDS = ("typeOfStatisticalProcessing", "timeIncrement", "bitmapPresent")
+_OF_FIELDS = (
+    *("typeOfStatisticalProcessing", "timeIncrement"),
+    *("bitmapPresent", "numberOfMissing", "latitudeOfFirstGridPoint"),
+)
 # set to make a template, and read back differently or not at all
 _NOT_READ_BACK = {"setLocalDefinition", "productDefinitionTemplateNumber", "packingType"}
 
@@ -44,8 +48,8 @@ _NOT_READ_BACK = {"setLocalDefinition", "productDefinitionTemplateNumber", "pack
 class Message:
     """One GRIB message of a file, without its values.
 
-    `missing` counts values that are NaN, infinite, or missing though the parameter may miss none; minimum,
-    mean and maximum are of the others. They are None when values were not asked for.
+    `missing` counts values that are NaN, infinite, or missing though the parameter may miss none and the grid is no
+    part of the globe; minimum, mean and maximum are of the others. They are None when values were not asked for.
     """
 
     offset: int
@@ -108,6 +112,11 @@ def _statistics(handle: int, may_miss: bool) -> dict[str, Any]:
     return {"missing": wrong, "minimum": float(kept.min()), "mean": float(kept.mean()), "maximum": float(kept.max())}
 
 
+def _is_part(handle: int) -> bool:
+    """Return whether a message has some rows of a reduced Gaussian grid: leads of an area miss values outside it."""
+    return _get(handle, "gridType") == "reduced_gg" and not _get(handle, "global")
+
+
 # what ECMWF puts before the name of a parameter, or in its place, for a statistic over time
 _OF_STATISTICS = re.compile("(avg|max|min)_")
 _OTHER_NAMES = {"mx2t24": "2t", "mn2t24": "2t"}
@@ -149,7 +158,7 @@ def messages(
                 end = offset + length
                 found = {name: _get(handle, name) for name in names}
                 try:
-                    statistics = _statistics(handle, _may_miss(found)) if values else {}
+                    statistics = _statistics(handle, _may_miss(found) or _is_part(handle)) if values else {}
                 except eccodes.CodesInternalError as error:
                     name = f"{found['shortName']} at byte {offset}"
                     raise InputError(f"{path}: {name}: values cannot be unpacked ({foreign(error)})") from None
@@ -297,5 +306,13 @@ def _expected(spec: OutputSpec, field: LeadField, lead: int) -> dict[str, Any]:
         "timeIncrement": spec.timestep_hours if statistic not in ("", SUM) else 0 if statistic or amount else None,
     }
     expected |= {} if parameter.level is None else {"level": parameter.level}
-    expected |= {} if variable in spec.missing else {"bitmapPresent": 0}
-    return expected
+    if spec.area is not None:
+        return expected | _of_area(cut_of(spec.grid, spec.area), exactly=variable not in spec.missing)
+    return expected | ({} if variable in spec.missing else {"bitmapPresent": 0})
+
+
+def _of_area(cut: Cut, *, exactly: bool) -> dict[str, Any]:
+    """Return the keys of a message that are those of its rows; `exactly` the points outside the area are missing."""
+    north = round(float(cut.grid.latitudes[0]) * 1e6)
+    expected = {"numberOfDataPoints": cut.grid.points, "latitudeOfFirstGridPoint": north}
+    return expected | ({"numberOfMissing": cut.outside} if exactly else {})

@@ -18,13 +18,16 @@ import eccodes
 import numpy as np
 import numpy.typing as npt
 
+from aifs_ensemble.common.areas import Box
 from aifs_ensemble.common.daily import DAY, MAX, MEAN, MIN, SUM, LeadField, ends_day, lead_fields
 from aifs_ensemble.common.errors import EncodingError, NotFiniteError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import CONTROL, parse_cycle
 from aifs_ensemble.common.parameters import find_variable, parts_of
+from aifs_ensemble.fields.area import Cut, cut_of
 from aifs_ensemble.fields.ccsds import CcsdsPacker, pack_with_eccodes
 from aifs_ensemble.fields.grid_templates import grid_template, set_keys
+from aifs_ensemble.fields.grids import grid_coordinates
 
 # Of the real messages. With these tables ecCodes reads 100 m wind as `100u`, as ECMWF's indexes call it, only
 # while class is ai and productionStatusOfProcessedData 0 (MTG2SwitchConcept.def): a research status would change
@@ -130,6 +133,7 @@ class OutputSpec:
     coarse : the second file of each lead, None for none
     selected : the model makes more variables than these
     daily : statistics of the leads that end a day, after the variables
+    area : north, west, south and east in degrees of what is written of the grid, None for all of it
     """
 
     model: str
@@ -149,6 +153,7 @@ class OutputSpec:
     missing: tuple[str, ...] = ()
     selected: bool = False
     daily: tuple[LeadField, ...] = ()
+    area: Box | None = None
 
     def __post_init__(self) -> None:
         missing = [name for name, _ in self.fields if name not in self.bits]
@@ -168,6 +173,8 @@ class OutputSpec:
         for key in ("variables", "accumulated", "missing"):
             known[key] = tuple(content[key])
         known["daily"] = lead_fields(content["daily"])
+        if area := content["area"]:
+            known["area"] = tuple(area)
         if coarse := content.get("coarse"):
             known["coarse"] = CoarseSpec(**{**coarse, "variables": tuple(coarse["variables"])})
         return cls(**known)
@@ -226,6 +233,7 @@ def output_spec(
     coarse: CoarseSpec | None = None,
     variables: tuple[str, ...] | None = None,
     daily: tuple[LeadField, ...] = (),
+    area: Box | None = None,
 ) -> OutputSpec:
     """Return the specification of one member of a model in the catalogue; `variables` are all by default."""
     kept = model.delivered if variables is None else variables
@@ -247,6 +255,7 @@ def output_spec(
         missing=tuple(name for name in model.delivered if name in model.missing and name in {*kept, *dict(daily)}),
         selected=kept != model.delivered,
         daily=daily,
+        area=area,
     )
 
 
@@ -325,14 +334,15 @@ class FieldEncoder:
     def __init__(self, spec: OutputSpec, *, native: bool | None = None):
         self.spec = spec
         self._handles: dict[LeadField, int] = {}
-        self._base = grid_template(spec.grid)
+        self._cut = None if spec.area is None else cut_of(spec.grid, spec.area)
+        self._base = grid_template(spec.grid, spec.area)
         set_keys(self._base, member_keys(spec), f"member {spec.member}")
         self.points: int = eccodes.codes_get(self._base, "numberOfDataPoints")
         eccodes.codes_set_values(self._base, np.zeros(self.points))
         self._packer = CcsdsPacker.create(self.points) if native is not False else None
-        if native and self._packer is None:
+        if (native or self._cut) and self._packer is None:
             raise EncodingError("libaec cannot be loaded, expected the one that comes with ecCodes")
-        self._scaled = np.empty(self.points, np.float32)
+        self._scaled = np.empty(grid_coordinates(spec.grid).points, np.float32)
 
     @property
     def native(self) -> bool:
@@ -375,8 +385,9 @@ class FieldEncoder:
     ) -> bytes | memoryview:
         """Return the GRIB message of a variable, or of its daily `statistic`; valid until the next call.
 
-        `values` is float32 ``(value,)`` in the model's units and is left as it is; NaN is a missing value where the
-        variable may miss some. `header` saves making it, where the caller knows it. Raises NotFiniteError naming
+        `values` is float32 ``(value,)`` of the whole grid in the model's units and is left as it is; NaN is a missing
+        value where the variable may miss some. Of an area the values are packed as those of the whole are: what is kept
+        is the same to the bit. `header` saves making it, where the caller knows it. Raises NotFiniteError naming
         variable, lead and count of other NaN or infinity.
         """
         parameter = grib_parameter(variable)
@@ -390,9 +401,20 @@ class FieldEncoder:
                 where = f"member {self.spec.member}: {LeadField(variable, statistic)} at lead {lead} h"
                 raise NotFiniteError(f"{where}: {count} of {values.size} values not finite")
         header, bits = header or self.header(variable, lead, statistic), self.spec.bits[variable]
+        if self._cut is not None:
+            return self._encode_area(self._cut, header, values, bits)
         if self._packer is None or not whole:
             return pack_with_eccodes(header, values, bits)
         return self._packer.pack(header, values, float(low), float(high), bits)
+
+    def _encode_area(self, cut: Cut, header: bytes, values: npt.NDArray[np.float32], bits: int) -> bytes | memoryview:
+        assert self._packer is not None
+        rows = cut.of(values)
+        present = ~np.isnan(rows)
+        if not present.any():
+            return pack_with_eccodes(header, rows, bits)
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        return self._packer.pack(header, rows[present], low, high, bits, present)
 
     def close(self) -> None:
         """Release the handles."""

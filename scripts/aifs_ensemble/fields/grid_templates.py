@@ -9,14 +9,18 @@ from typing import Any
 import eccodes
 import numpy as np
 
+from aifs_ensemble.common.areas import Box
 from aifs_ensemble.common.errors import ConfigError, EncodingError
-from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.area import cut_of
+from aifs_ensemble.fields.grids import Grid, grid_coordinates
 
 _CIRCLE = 360_000_000  # millionths of a degree
 
 
-def grid_template(grid: str) -> int:
+def grid_template(grid: str, area: Box | None = None) -> int:
     """Return a new ecCodes handle on a grid, its values all zero; EncodingError if it cannot be described.
+
+    Of an `area` it has the rows of `cut_of`.
 
     Classical reduced Gaussian grids come with ecCodes as samples, rows of points included. Regular grids are those of
     `grid_coordinates`: from 90 N to 90 S, from 0 eastward.
@@ -27,9 +31,24 @@ def grid_template(grid: str) -> int:
     if not re.fullmatch(r"N\d+", grid):
         raise EncodingError(message)
     try:
-        return eccodes.codes_grib_new_from_samples(f"reduced_gg_pl_{grid[1:]}_grib2")
+        handle = eccodes.codes_grib_new_from_samples(f"reduced_gg_pl_{grid[1:]}_grib2")
     except eccodes.CodesInternalError:
         raise EncodingError(message) from None
+    return handle if area is None else _rows_template(handle, cut_of(grid, area).grid)
+
+
+def _rows_template(handle: int, rows: Grid) -> int:
+    """Return a template of a reduced Gaussian grid with some of its rows: whole ones, so that they begin at 0 E."""
+    keys = {
+        "Nj": len(rows.rows),
+        "latitudeOfFirstGridPointInDegrees": float(rows.latitudes[0]),
+        "latitudeOfLastGridPointInDegrees": float(rows.latitudes[-1]),
+    }
+    # the last longitude stays that of the whole grid's longest row: CDO reads from it that rows close
+    set_keys(handle, keys, f"rows of {rows.name}")
+    eccodes.codes_set_array(handle, "pl", rows.rows.tolist())
+    eccodes.codes_set_values(handle, np.zeros(rows.points))
+    return handle
 
 
 def _regular_template(grid: str, message: str) -> int:

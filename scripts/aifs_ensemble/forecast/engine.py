@@ -162,6 +162,7 @@ def open_pool(request: ForecastRequest, folder: Path, stop: StopSignal | None = 
         coarse=request.coarse,
         variables=request.output,
         daily=request.daily,
+        area=request.area,
     )
     return EncoderPool(spec, folder, request.encoders, SLOTS, longest_silence)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from aifs_ensemble.common.areas import Box
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.daily import LeadField
 from aifs_ensemble.common.errors import InputError
@@ -39,6 +40,7 @@ class ForecastRequest:
     manifest : file that receives the manifest at the very end
     output : variables of the leads, in the model's order; None for all that it makes
     daily : statistics of the leads that end a day
+    area : north, west, south and east in degrees of what leads hold of the globe, None for all of it
     own_pass : why the member is made with the model's own forward pass, empty where the accelerated one may be taken
     coarse : the second file of each lead to come, None for none; with another one the member is the same
     local_leads : every lead must be in `forecasts` at the end, even one delivered and removed before
@@ -69,6 +71,7 @@ class ForecastRequest:
     coarse: CoarseSpec | None = None
     output: tuple[str, ...] | None = None
     daily: tuple[LeadField, ...] = ()
+    area: Box | None = None
     local_leads: bool = False
 
     @classmethod
@@ -106,6 +109,7 @@ class ForecastRequest:
             coarse=coarse_spec(config),
             output=None if config.output_variables == config.model.delivered else config.output_variables,
             daily=config.daily,
+            area=config.area,
         )
 
     @property
@@ -183,6 +187,7 @@ def member_settings(request: ForecastRequest, files: Mapping[str, KnownFile], de
         "device": device,
         **request.settings.record(model),
         **({"output": list(request.output)} if request.output is not None else {}),
+        **({"area": list(request.area)} if request.area else {}),
         **({"daily": [list(field) for field in request.daily]} if request.daily else {}),
         **({"pass": "own"} if request.own_pass else {}),
     }

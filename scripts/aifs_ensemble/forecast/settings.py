@@ -7,11 +7,12 @@ that this machine may not have. Anything that the record does not say agrees.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from aifs_ensemble.common.areas import Box
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.daily import LeadField, lead_fields
 from aifs_ensemble.common.manifest import MemberManifest
@@ -67,8 +68,8 @@ def settings_digest(config: Config) -> str:
         source.append(initial.members_per_state)
     if config.output_variables != config.model.delivered:
         source.append(config.output_variables)
-    if config.daily:
-        source.append(config.daily)
+    if config.daily or config.area:
+        source += [config.daily, config.area]
     return sha256(json.dumps([*_asked(config), source], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -95,6 +96,14 @@ def variables_of(model: Model, manifest: MemberManifest) -> tuple[str, ...]:
     return model.delivered if made is None else tuple(name for name in model.delivered if name in made)
 
 
+def area_of(manifest: MemberManifest) -> Box | None:
+    """Return north, west, south and east of what a member's leads hold of the globe, None for all of it."""
+    area: Sequence[Any] = manifest.settings.get("area") or ()
+    if len(area) != 4 or not all(isinstance(edge, int | float) for edge in area):
+        return None
+    return (area[0], area[1], area[2], area[3])
+
+
 def daily_of(manifest: MemberManifest) -> tuple[LeadField, ...]:
     """Return the daily statistics that a member's leads hold."""
     return lead_fields(manifest.settings.get("daily") or ())
@@ -110,12 +119,21 @@ def _output_differences(config: Config, manifest: MemberManifest) -> list[str]:
     if lacking := [*(name for name in asked if name not in made), *(str(one) for one in wanted if one not in days)]:
         more = f" and {len(lacking) - 1} more variables" if len(lacking) > 1 else ""
         return [f"no {lacking[0]}{more} in its leads (forecast.output)"]
+    area = area_of(manifest)
+    if area not in (None, config.area):
+        return [f"leads of {_box(area)}, not of {_box(config.area)} (forecast.output.area)"]
     if set(config.leads) - {record.lead for record in manifest.leads}:
         if made != asked:
             return [f"{len(made)} variables in its leads, not {len(asked)} (forecast.output), and lacks leads"]
+        if area != config.area:
+            return [f"leads of {_box(area)}, not of {_box(config.area)} (forecast.output.area), and lacks leads"]
         if days != wanted:
             return [f"{len(days)} daily statistics in its leads, not {len(wanted)} (forecast.output), and lacks leads"]
     return []
+
+
+def _box(area: Box | None) -> str:
+    return "the globe" if area is None else "/".join(f"{edge:g}" for edge in area)
 
 
 def source_differences(config: Config, provenance: Mapping[str, Any], member: int | None = None) -> list[str]:

@@ -76,7 +76,10 @@ class Case:
         return product_stage(
             self.config,
             self.work.products,
-            field_bytes=self.lead_bytes / self.fields,
+            # of an area products read coarse leads, by the points of these
+            field_bytes=self.whole_lead_bytes / len(self.config.model.delivered)
+            if self.config.area
+            else self.lead_bytes / self.fields,
             points=grid_points(self.config.model.grid),
             assume=self.machines.assumptions,
         )

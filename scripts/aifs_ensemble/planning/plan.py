@@ -20,7 +20,8 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import PlanError
 from aifs_ensemble.common.gpu import cards
 from aifs_ensemble.common.manifest import MemberManifest
-from aifs_ensemble.delivery.scratch import coarse_values
+from aifs_ensemble.delivery.scratch import coarse_values, kept_share
+from aifs_ensemble.forecast.settings import area_of
 from aifs_ensemble.planning.cards import own_card
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.costs import GB
@@ -168,7 +169,9 @@ def plan_case(
         work=outstanding_of_run(config) if work is None else work,
         profile=profile,
         bucket_region=bucket_region or config.cloud.bucket_region,
-        lead_bytes=_lead_bytes(config, table, runs, config.lead_fields),
+        lead_bytes=_lead_bytes(
+            config, table, runs, config.lead_fields, kept_share(config, _bytes_per_value(config, table))
+        ),
         whole_lead_bytes=_lead_bytes(config, table, runs, len(config.model.delivered)),
         initial_seconds=_initial_seconds(config, machines),
         group=members_group(profile) if group is None else group,
@@ -191,17 +194,26 @@ def plan(case: Case, today: date | None = None, *, at_once: int | None = None) -
     return Plan(case, _jobs(case), chosen, tuple(_findings(case, machine, chosen, notes)), tuple(notes))
 
 
-def _lead_bytes(config: Config, table: Throughput, runs: Sequence[MemberManifest], fields: float) -> float:
-    """Return the size of a lead of some fields, with its coarse file: by past members of this model, else the table."""
+def _lead_bytes(
+    config: Config, table: Throughput, runs: Sequence[MemberManifest], fields: float, share: float = 1.0
+) -> float:
+    """Return the size of a lead of some fields, with its coarse file: by past members of this model, else the table.
+
+    `share` is what it has of the bytes of a field of the globe.
+    """
     model = config.model
     values = fields * grid_points(model.grid)
     sizes = [
         sum(file.size for record in one.leads for file in record.files) * fields / one.fields
         for one in runs
-        if one.model == model.name and one.fields
+        if one.model == model.name and one.fields and area_of(one) is None
     ]
-    lead = median(sizes) if sizes else values * table.size(model.name).bytes_per_value
-    return lead * (1 + coarse_values(config) / values)
+    lead = median(sizes) if sizes else values * _bytes_per_value(config, table)
+    return lead * (share + coarse_values(config) / values)
+
+
+def _bytes_per_value(config: Config, table: Throughput) -> float:
+    return table.size(config.model.name).bytes_per_value
 
 
 def _initial_seconds(config: Config, machines: Machines) -> float:

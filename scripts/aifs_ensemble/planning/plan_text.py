@@ -108,7 +108,7 @@ def _output_line(case: Case) -> str:
     steps = config.lead_hours // config.model.timestep_hours
     return (
         f"output: {len(config.output_variables)} of {len(config.model.delivered)} fields at {len(config.leads)} of "
-        f"{steps} leads{more}, which {saves}"
+        f"{steps} leads{more}{', of a part of the globe' if config.area else ''}, which {saves}"
     )
 
 

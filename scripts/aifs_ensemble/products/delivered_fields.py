@@ -16,7 +16,8 @@ from aifs_ensemble.delivery.member_index import parse_member_index
 from aifs_ensemble.delivery.receipt import MemberReceipt, receipt_files
 from aifs_ensemble.delivery.removed import LEADS
 from aifs_ensemble.delivery.standing import Standing, at_destination
-from aifs_ensemble.fields.grids import grid_coordinates
+from aifs_ensemble.fields.area import cut_of, grid_within
+from aifs_ensemble.forecast.settings import area_of
 from aifs_ensemble.products.indexed_fields import Field, IndexedFields
 
 __all__ = ["DeliveredFields", "Field"]
@@ -47,16 +48,22 @@ class DeliveredFields:
         self.untrained = manifest.untrained
         self._blocks = _block_names(self.standing.receipt)
         self._lock = threading.Lock()
-        self._fields = IndexedFields(self.storage, grid_coordinates(config.model.grid).points, self.known_index)
+        there = area_of(manifest)
+        # a member of the globe serves where an area is asked for
+        self._cut = cut_of(config.model.grid, config.area) if config.area and not there else None
+        self._fields = IndexedFields(self.storage, grid_within(config.model.grid, there).points, self.known_index)
 
     def read(self, lead: int, variables: Sequence[str]) -> dict[str, Field]:
         """Return fields of one lead by variable, float32 ``(value,)`` in GRIB's units, NaN where missing.
+
+        Where an area is asked for the values are those of its rows (`cut_of`), missing outside it.
 
         Neighbours in the file come with one request. Raises InputError for what the index does not name, and for bytes
         that are not the fields it names.
         """
         with self._told_if_removed(lead):
-            return self._fields.read(self._key(lead), lead, variables)
+            fields = self._fields.read(self._key(lead), lead, variables)
+            return {name: self._cut.of(field) for name, field in fields.items()} if self._cut else fields
 
     def places(self, lead: int) -> tuple[str, dict[FieldName, tuple[int, int]]]:
         """Return the object that holds a lead, and offset and length in bytes of each of its messages, by field."""

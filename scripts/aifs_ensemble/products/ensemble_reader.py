@@ -26,8 +26,8 @@ from aifs_ensemble.common.storage import Storage, open_storage
 from aifs_ensemble.common.text import hint
 from aifs_ensemble.delivery.receipt import OLD_RECEIPT_SCHEMA, RECEIPT_SCHEMA, MemberReceipt
 from aifs_ensemble.delivery.standing import Destination
-from aifs_ensemble.fields.grids import grid_coordinates
-from aifs_ensemble.forecast.settings import variables_of
+from aifs_ensemble.fields.area import grid_within
+from aifs_ensemble.forecast.settings import area_of, variables_of
 from aifs_ensemble.products import netcdf
 from aifs_ensemble.products.delivered_fields import DeliveredFields, Field
 from aifs_ensemble.products.lazy_fields import lazy_variable
@@ -149,8 +149,10 @@ def _configuration(
     kind = source.get("kind") if source.get("kind") in ("idealised", "ecmwf-open-data", "file") else "idealised"
     idealised = {key: source[key] for key in ("seed", "amplitude") if kind == "idealised" and key in source}
     taken = ("accumulate", "precision", "compile", "deterministic", "chunks", "packing")
+    area = area_of(first)
     output = {
         "variables": list(variables_of(get_model(first.model), first)),
+        "area": list(area) if area else None,
         "leads": [record.lead for record in first.leads],
     }
     products = {"interpolation": dict(interpolation or {})} | ({"grid": grid} if grid else {})
@@ -239,7 +241,7 @@ class _Reader:
         attributes = {**netcdf.cf_attributes(name), "cell_methods": netcdf.cell_methods(self.config, name)}
         if self.grid:
             attributes["interpolation"] = f"{self.grid.method(name)} from {self.config.model.grid}"
-        points = self.grid.shape if self.grid else (grid_coordinates(self.config.model.grid).points,)
+        points = self.grid.shape if self.grid else (grid_within(self.config.model.grid, self.config.area).points,)
         dims = ("latitude", "longitude") if self.grid else ("value",)
         shape = (len(self.config.leads), len(self.members), *points)
         read = partial(self.read, name)
@@ -249,4 +251,4 @@ class _Reader:
         """Return latitudes and longitudes, degrees."""
         if self.grid:
             return netcdf.latitude_longitude(self.grid)
-        return netcdf.point_coordinates(grid_coordinates(self.config.model.grid))
+        return netcdf.point_coordinates(grid_within(self.config.model.grid, self.config.area))

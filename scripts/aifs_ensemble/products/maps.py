@@ -89,6 +89,8 @@ def member_maps(config: Config) -> Iterator[tuple[Area, dict[str, bytes]]]:
     Members without the lead are left out and named; InputError when none has it.
     """
     variable, lead = config.report_field, config.leads[-1]
+    if config.area:
+        raise InputError(f"{config.cycle}: leads hold a part of the globe (forecast.output.area), no maps of members")
     quantity, grid = quantity_of(variable), RegularGrid(config)
     fields = {
         member: quantity.units.shown(grid.regrid(variable, values))

@@ -40,7 +40,7 @@ class RegularFields:
     def __init__(self, config: Config, member: int, variables: Sequence[str], storage: Storage | None = None) -> None:
         self.native = DeliveredFields(config, member, storage)
         self.member, self.digest, self.untrained = member, self.native.digest, self.native.untrained
-        self.grid = RegularGrid(config)
+        self.grid, self._area = RegularGrid(config), config.area
         for variable in variables:
             self.grid.weights(variable)  # made before threads want them
         points = grid_coordinates(self.grid.name).points
@@ -54,6 +54,9 @@ class RegularFields:
         coarse = [variable for variable in variables if self.has_coarse(lead, variable)]
         found = self._read_coarse(lead, coarse) if coarse else {}
         rest = [variable for variable in variables if variable not in found]
+        if rest and self._area:
+            where = f"member {self.member} at {lead} h"
+            raise InputError(f"{where}: no {rest[0]} of the globe, expected it in a coarse lead (forecast.output.area)")
         native = self.native.read(lead, rest) if rest else {}
         found |= {variable: self.grid.regrid(variable, field) for variable, field in native.items()}
         return {variable: found[variable] for variable in variables}

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from aifs_ensemble.common.config.ensemble_products import check_cube, check_statistics, refuse_direction
-from aifs_ensemble.common.config.output import check_kept, kept_daily, kept_leads, kept_variables
+from aifs_ensemble.common.config.output import check_kept, kept_area, kept_daily, kept_leads, kept_variables
 from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.cycles import check_cycle, keep_later, parse_cycles
@@ -91,7 +91,7 @@ class Config:
     - ``scratch``: the names of files there; the folder is ``config.scratch_root``
 
     ``given`` has all keys as they were given, with defaults and with places expanded: ``config.given.members``.
-    ``leads``, ``output_variables`` and ``daily`` (what is delivered), ``steps``, ``objects`` (names at the
+    ``leads``, ``output_variables``, ``daily`` and ``area`` (what is delivered), ``steps``, ``objects`` (names at the
     destination), ``cache`` and ``cloud_destination`` are no keys but follow from them.
 
     ``cycles`` are those of a run: one, or several. ``of_cycle`` gives the configuration of one of them. What is of
@@ -138,6 +138,7 @@ class Config:
             raise ConfigError("config: initial_conditions.file.path is missing: source is file")
         self.output_variables = kept_variables(self.forecast.output, self.model.delivered)
         self.daily = kept_daily(self.forecast.output, self.model.delivered, self.output_variables, self.leads)
+        self.area = kept_area(self.forecast.output, self.model.grid)
         _check_variables(self)
         _check_products(self)
         check_kept(self)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from math import cos, radians
 from typing import TYPE_CHECKING, NamedTuple
 
+from aifs_ensemble.common.areas import Box, one_area
 from aifs_ensemble.common.daily import DAY, MAX, MEAN, MIN, STATISTICS, SUM, LeadField, ends_day
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import lead_name
@@ -23,11 +25,6 @@ _KEY = f"config: {_OUT}"
 
 def kept_variables(output: Output, made: Sequence[str]) -> tuple[str, ...]:
     """Return the variables of the leads, in the model's order; ConfigError for what the model does not make."""
-    if output.area is not None:
-        raise ConfigError(
-            f"{_KEY}.area: {output.area}, expected null: of a reduced Gaussian grid few readers take a part; "
-            "products.coarse has the globe on a small regular grid"
-        )
     if output.variables == "all" and not output.levels:
         return tuple(made)
     levels = {split_variable(name)[1] for name in made if parameter_of(name).levtype == "pl"}
@@ -101,6 +98,24 @@ def _check_daily(key: str, variable: str, statistic: str, *, kept: bool) -> None
         )
 
 
+def kept_area(output: Output, grid: str) -> Box | None:
+    """Return the area that leads hold, None for the globe; ConfigError for none, or for one that may hold no point."""
+    if output.area is None:
+        return None
+    area = one_area(output.area, f"{_OUT}.area")
+    if area.is_globe:
+        return None
+    spacing = 90 / int(grid[1:])  # of a Gaussian grid, degrees of latitude, and of longitude where rows are longest
+    nearest = 0.0 if area.south <= 0 <= area.north else min(abs(area.south), abs(area.north))
+    needed = 2 * spacing, 2 * spacing / max(cos(radians(min(nearest + spacing, 90))), 1e-6)
+    if area.north - area.south < needed[0] or area.east - area.west < min(needed[1], 360):
+        raise ConfigError(
+            f"{_KEY}.area: {output.area}, expected at least {needed[0]:.2g} degrees from south to north and "
+            f"{min(needed[1], 360):.2g} from west to east, so that it has points of {grid}"
+        )
+    return area.box
+
+
 def kept_leads(output: Output, steps: tuple[int, ...]) -> tuple[int, ...]:
     """Return the leads that are delivered, in hours; ConfigError for hours that are no step of the forecast."""
     every = output.every_hours or steps[0]
@@ -124,6 +139,8 @@ class _Need(NamedTuple):
 
 def check_kept(config: Config) -> None:
     """Raise ConfigError, naming product and variable or lead, for a product that needs what is not delivered."""
+    if config.area is not None:
+        _check_area(config)
     kept, leads = set(config.output_variables), set(config.leads)
     everything = config.steps == config.leads and config.leads[-1] == config.lead_hours
     if everything and len(kept) == len(config.model.delivered):
@@ -136,6 +153,30 @@ def check_kept(config: Config) -> None:
             if lead and lead not in leads:
                 raise ConfigError(
                     f"config: products.{need.key}: needs {need.variable} at {lead_name(lead)}, which {_OUT} leaves out"
+                )
+
+
+def _check_area(config: Config) -> None:
+    """Raise ConfigError for a product that reads what the area leaves out: anything but coarse leads of the globe."""
+    products = config.products
+    for on, what in (
+        (products.cube.enabled, "cube"),
+        (products.pictures.enabled and bool(products.pictures.places), "pictures.places"),
+    ):
+        if on:
+            raise ConfigError(
+                f"config: products.{what}: needs leads of the whole globe, of which {_OUT}.area is a part"
+            )
+    for need in _needs(config):
+        if need.key.startswith("coarse"):
+            continue
+        for variable in sources(need.variable):
+            way = products.interpolation.get(variable, "linear")
+            made = config.coarse_grid == products.grid and variable in config.coarse_variables
+            if not made or config.coarse_methods.get(variable, config.coarse_methods["default"]) != way:
+                raise ConfigError(
+                    f"config: products.{need.key}: needs {variable} of the whole globe, of which {_OUT}.area is a "
+                    f"part; expected it in products.coarse, on {products.grid} by {way} interpolation"
                 )
 
 

@@ -155,8 +155,9 @@ class Output(Section):
     """Statistics over the days since the start, by parameter or variable: {2t: [mean, max, min]}; of amounts the sum.
     The lead that ends a day (24, 48 h ...) holds them, a GRIB message each, made of the model's steps in that day: 6,
     12, 18 and 24 h, not its first hour. variables: [] and every_hours: 24 keep them alone."""
-    area: Nullable[list[Number]] = None
-    """Refused: of a reduced Gaussian grid no part is cut out. docs/keeping.md says what to do instead."""
+    area: Nullable[str | list[Number]] = None
+    """Part of the globe that the leads hold: [north, west, south, east] in degrees, or the name of an area of
+    products.pictures.areas, such as east-africa. null: all of it. Coarse leads hold the globe."""
 
 
 class Forecast(Section):
