@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cfgrib
@@ -10,10 +11,13 @@ import pytest
 import xarray as xr
 from aifs_ensemble.cli import main
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.daily import LeadField
 from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.fields.encoder_pool import EncoderPool
 from aifs_ensemble.fields.grib_index import read_fields
 from aifs_ensemble.fields.interpolation import interpolation_weights
 from aifs_ensemble.products.regrid import area_of, parse_area
+from fields.members import make_spec
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +114,26 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert says in said and said.count("\n") == 1, said
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.grib2" for name in files)
     assert Path("lead.grib2").read_bytes() == data
+
+
+def test_a_statistic_of_the_day_says_so(ensemble: Config, tmp_path: Path) -> None:
+    daily = (LeadField("2t", "max"), LeadField("swh", "mean"), LeadField("tp", "sum"))
+    spec = dataclasses.replace(make_spec(["2t"], model="demo-v2"), daily=daily, missing=("swh",))
+    with EncoderPool(spec, tmp_path, 1) as pool:
+        slot = pool.acquire(120)
+        for row, value in enumerate((280, 290, 3, 0.01)):
+            slot.array[row] = value
+        slot.array[2, :99] = np.nan
+        pool.submit(slot, 48)
+        [record] = pool.drain()
+    assert regrid(ensemble, tmp_path / record.grib.name, "--grid", "10x5", "-o", tmp_path / "out.nc") == 0
+    with xr.open_dataset(tmp_path / "out.nc") as data:
+        said = {str(name): data[name].attrs["cell_methods"] for name in data.data_vars}
+        assert float(data["mx2t24"].max()) == pytest.approx(290) and int(data["avg_swh"].isnull().sum()) > 0
+    hours = "(comment: hours 24-48 and so on)"
+    assert said == {
+        "2t": "time: point",
+        "mx2t24": f"time: maximum {hours}",
+        "avg_swh": f"time: mean {hours}",
+        "tp": f"time: sum {hours}",
+    }

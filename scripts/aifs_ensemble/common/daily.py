@@ -27,3 +27,18 @@ def ends_day(lead: int) -> bool:
 def lead_fields(pairs: Sequence[Any]) -> tuple[LeadField, ...]:
     """Return fields from pairs of variable and statistic, as JSON has them; what is no pair is left out."""
     return tuple(LeadField(*map(str, pair)) for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2)
+
+
+_BEFORE = {"avg": MEAN, "max": MAX, "min": MIN}
+_OF_THEIR_OWN = {"mx2t24": ("2t", MAX), "mn2t24": ("2t", MIN)}
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return of which parameter a short name of ECMWF is a statistic, and which: ``avg_2t`` gives ("2t", "mean").
+
+    Of other names they are the name itself and an empty text.
+    """
+    before, _, parameter = name.partition("_")
+    if parameter and before in _BEFORE:
+        return parameter, _BEFORE[before]
+    return _OF_THEIR_OWN.get(name, (name, ""))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from aifs_ensemble.common.daily import split_name
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.parameter_rows import LEVTYPES, ON_ONE_LEVEL, OTHER, WAVES, Parameter, check_bits, rows_of
 from aifs_ensemble.common.text import hint
@@ -121,8 +122,11 @@ def _names(family: str) -> Mapping[str, str]:
 
 
 def may_miss(field: FieldName) -> bool:
-    """Return whether values of a field in GRIB may be missing; not of one that the table has no row for."""
-    found = _find(variable_name(field), TABLE)
+    """Return whether values of a field in GRIB may be missing; not of one that the table has no row for.
+
+    A statistic over time may miss those that its parameter may.
+    """
+    found = _find(variable_name(replace(field, name=split_name(field.name)[0])), TABLE)
     return found is not None and found[0].missing is not None
 
 

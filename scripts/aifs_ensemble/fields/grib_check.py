@@ -7,7 +7,6 @@ them, tests assert that there are none.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -117,19 +116,10 @@ def _is_part(handle: int) -> bool:
     return _get(handle, "gridType") == "reduced_gg" and not _get(handle, "global")
 
 
-# what ECMWF puts before the name of a parameter, or in its place, for a statistic over time
-_OF_STATISTICS = re.compile("(avg|max|min)_")
-_OTHER_NAMES = {"mx2t24": "2t", "mn2t24": "2t"}
-
-
 def _may_miss(keys: Mapping[str, Any]) -> bool:
-    """Return whether the parameter of a message may miss values; not one that the table has no row for.
-
-    A statistic may miss those that its parameter may.
-    """
+    """Return whether the parameter of a message may miss values; not one that the table has no row for."""
     level = keys["level"] if keys["levtype"] in ("pl", "sol") else 0
-    name = _OTHER_NAMES.get(keys["shortName"], _OF_STATISTICS.sub("", keys["shortName"]))
-    return may_miss(FieldName(name, keys["levtype"], level))
+    return may_miss(FieldName(keys["shortName"], keys["levtype"], level))
 
 
 def messages(

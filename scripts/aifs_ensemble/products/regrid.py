@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from aifs_ensemble.common.daily import MAX, MEAN, MIN, split_name
 from aifs_ensemble.common.errors import ConfigError, InputError
 from aifs_ensemble.common.files import atomic_writer
 from aifs_ensemble.common.parameter_rows import cf_units
@@ -31,6 +32,7 @@ from aifs_ensemble.products.lazy_fields import lazy_variable
 LOG = logging.getLogger(__name__)
 Field = npt.NDArray[np.float32]
 KINDS = {".nc": "NetCDF", ".grib2": "GRIB2"}
+_CELL_METHODS = {MEAN: "mean", MAX: "maximum", MIN: "minimum"}
 _TOLERANCE = 1e-6  # degrees, by which a point may lie outside an area
 
 
@@ -203,9 +205,14 @@ def _attributes(name: str, known: dict[tuple[int, int], Location], method: str) 
     steps = [location.header.step for location in known.values()]
     amounts = has_row(name) and parameter_of(name).accumulates
     from_start = all(step.partition("-")[0] in ("0", step) for step in steps)
-    over = f"time: sum (comment: {'from the start of the forecast' if from_start else f'hours {steps[0]} and so on'})"
-    units = cf_units(header.units)
-    return {**named, "units": units, "cell_methods": over if amounts else "time: point", "interpolation": method}
+    when = "from the start of the forecast" if from_start and amounts else f"hours {steps[0]} and so on"
+    statistic = "sum" if amounts else _CELL_METHODS.get(split_name(header.field.name)[1], "")
+    over = f"time: {statistic} (comment: {when})" if statistic else ""
+    if not over and not any("-" in step for step in steps):
+        over = "time: point"
+    return {**named, "units": cf_units(header.units), "interpolation": method} | (
+        {"cell_methods": over} if over else {}
+    )
 
 
 def _write_grib(fields: _Fields, output: Path) -> None:
