@@ -12,6 +12,7 @@ forward-compiled-deterministic   the same with torch's deterministic algorithms
 forward-own         what a job takes that is not accelerated: of the model's own parts what torch.compile speeds up
 forward             ours (aifs_ensemble.model.accelerated): GPU only
 forward-untruncated the same, the skip connection left whole: what truncation costs: GPU only
+forward-flex        the same with flex_attention in the window, whatever the card: GPU only
 forward-graph       the same as a CUDA graph, and whether it gives the same bits: GPU only
 self-check          both passes over one step, by variable, with their time and memory: GPU only
 profile             kernels of the job's loop by device time, how long the card idles, what waits for it: GPU only
@@ -59,15 +60,15 @@ from engine.setup import prepare
 TOY = "python benchmarks/forecast_engine.py --model demo --steps 4 --reference-steps 2"
 MODES = (
     "forward-eager", "forward-compiled", "forward-compiled-deterministic", "forward-own", "forward",
-    "forward-untruncated", "forward-graph",
+    "forward-untruncated", "forward-flex", "forward-graph",
     "engine-cold", "engine", "engine-graph", "engine-streaming", "engine-killed",
     "engine-2", "engine-3", "engine-2-graph", "engine-3-graph", "engine-coarse", "engine-3-coarse",
     "anemoi-serial", "anemoi-parallel",
     "precisions", "drift", "profile", "self-check",
 )  # fmt: skip
 GPU_ONLY = {
-    "forward", "forward-untruncated", "forward-graph", "drift", "profile", "precisions", "forward-compiled",
-    "forward-compiled-deterministic", "self-check",
+    "forward", "forward-untruncated", "forward-flex", "forward-graph", "drift", "profile", "precisions",
+    "forward-compiled", "forward-compiled-deterministic", "self-check",
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_windows_and_heads_of_released_models(window: int, length: int, width: i
     found = flash_attn_func(q, k, v, window_size=(window, window))
     assert found.shape == q.shape
     torch.testing.assert_close(found, expected, atol=TOLERANCE[torch.float32], rtol=0)
-    attend = attention.window_attention(length, window, q.device)
+    attend = attention.flex_window(length, window, q.device)
     accelerated = attend(*(tensor.transpose(1, 2) for tensor in (q, k, v))).transpose(1, 2)
     torch.testing.assert_close(accelerated, expected, atol=TOLERANCE[torch.float32], rtol=0)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.model import accelerated
+from aifs_ensemble.model.attention import WindowAttention
 from aifs_ensemble.model.checkpoint import architecture, build
 from aifs_ensemble.model.checkpoint.load import load_model
 from torch.nn import functional as F
@@ -88,7 +89,7 @@ def as_released(path: Path) -> None:
             archive.writestr(name, content)
 
 
-def dense_window_attention(window: int | None) -> Callable[..., torch.Tensor]:
+def dense_window_attention(window: int | None) -> WindowAttention:
     """Attention within a window, from the whole matrix of scores."""
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -96,7 +97,7 @@ def dense_window_attention(window: int | None) -> Callable[..., torch.Tensor]:
         mask = None if window is None else (place[:, None] - place).abs() <= window
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
-    return attend
+    return WindowAttention(attend, "dense")
 
 
 def some_inputs(interface: Any, seed: int = 3) -> torch.Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aifs_ensemble.model import graph_attention as ga
-from aifs_ensemble.model.attention import window_attention
+from aifs_ensemble.model.attention import WindowAttention, window_attention
 from aifs_ensemble.model.conditional_norm import add_norm, pack
 from aifs_ensemble.model.cuda_graph import RecordedPass
 from aifs_ensemble.model.determinism import places_written_once
@@ -237,8 +237,7 @@ class AcceleratedForward:
     ----------
     model : the anemoi-models model, on the GPU, in float32
     dtype : precision of products (float16 or bfloat16)
-    attention : window attention ``(1, heads, nodes, width) x 3 -> (1, heads, nodes, width)``, or None
-        for flex_attention with the checkpoint's window
+    attention : other than the card's fastest with the checkpoint's window
     chunks : parts in which the decoder goes through the data grid, or the next number that divides it
     gelu : ``exact`` (erf, as the model has it) or ``fused`` into the product (tanh form)
     compiled : use torch.compile for the parts
@@ -256,7 +255,7 @@ class AcceleratedForward:
         chunks: int = 1,
         compiled: bool = True,
         gelu: str = "fused",
-        attention: Callable[..., Tensor] | None = None,
+        attention: WindowAttention | None = None,
     ):
         reasons = reasons_against(model) + ([] if ga.HAS_TRITON else ["no Triton here"])
         if reasons:
@@ -277,10 +276,12 @@ class AcceleratedForward:
         self.truncation = Truncation.of(model, self.prognostic)
         self.first_attribute = self.inputs - 1 - data.shape[1]
         self.buffer[:, self.first_attribute : self.inputs - 1] = data.to(dtype)
-        window = model.processor.proc[0].blocks[0].attention.window_size
-        self.processor = _Processor(
-            model, dtype, attention or window_attention(self.hidden.shape[0], window, data.device), gelu
+        first = model.processor.proc[0].blocks[0].attention
+        attention = attention or window_attention(
+            self.hidden.shape[0], first.window_size, data.device, dtype, first.num_heads, first.head_dim
         )
+        self.attention = attention.name
+        self.processor = _Processor(model, dtype, attention.attend, gelu)
         self.bounds = [self.nodes * i // self.chunks for i in range(self.chunks + 1)]
         wrap: Callable[[Any], Any] = lambda function: function  # noqa: E731
         if compiled:

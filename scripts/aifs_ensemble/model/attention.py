@@ -1,8 +1,11 @@
-"""Sliding-window attention without the package flash_attn.
+"""Sliding-window attention: without the package flash_attn, and by what is fastest on a card.
 
 Released checkpoints refer to ``flash_attn`` by module path, and it takes a CUDA compiler to install. Where it is
 absent, a stand-in with the one function that anemoi-models 0.6.0 calls takes its place in ``sys.modules``; it is
 built on torch's flex_attention, which compiles to one fused kernel on a GPU and runs unfused on a CPU.
+
+The accelerated pass asks `window_attention` instead: a kernel of our own (`banded_attention`) where it was measured,
+flex_attention everywhere else.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -20,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from aifs_ensemble.model import banded_attention
 
 LOG = logging.getLogger(__name__)
 
@@ -188,10 +194,36 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: tuple[int, i
 flash_attn_func.__module__ = _INTERFACE
 
 
-def window_attention(nodes: int, window: int | None, device: torch.device, **options: Any) -> Callable[..., Tensor]:
-    """Return attention within `window` nodes on either side, inclusive, through flex_attention."""
+@dataclass(frozen=True)
+class WindowAttention:
+    """Attention ``(1, heads, nodes, width) x 3 -> (1, heads, nodes, width)``, and which one it is, for records."""
+
+    attend: Callable[..., Tensor]
+    name: str
+
+
+def window_attention(
+    nodes: int, window: int | None, device: torch.device, dtype: torch.dtype, heads: int, width: int
+) -> WindowAttention:
+    """Return attention within `window` nodes on either side, inclusive: the fastest that a device has for it."""
     if window is None:
-        return F.scaled_dot_product_attention
+        return WindowAttention(F.scaled_dot_product_attention, "scaled_dot_product_attention, no window")
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    reason = banded_attention.reason_against(capability, dtype, width)
+    if not reason and (reason := banded_attention.trial(nodes, heads, width, window, dtype, device)):
+        LOG.warning("the kernel of window attention is not used, flex_attention is: %s", reason)
+    if reason:
+        return WindowAttention(flex_window(nodes, window, device), f"flex_attention: {reason}")
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        parts = (part[0].permute(1, 0, 2) for part in (q, k, v))
+        return banded_attention.attend(*parts, window).permute(1, 0, 2)[None]
+
+    return WindowAttention(attend, "banded_attention")
+
+
+def flex_window(nodes: int, window: int, device: torch.device, **options: Any) -> Callable[..., Tensor]:
+    """Return attention within `window` nodes on either side, inclusive, through flex_attention."""
     mask = window_mask(nodes, window, window, device)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ _VARIABLES = (CACHE_VARIABLE, "TRITON_CACHE_DIR")
 KERNELS = (
     "accelerated",
     "attention",
+    "banded_attention",
     "conditional_norm",
     "cuda_graph",
     "graph_attention",

@@ -89,17 +89,19 @@ class Passes:
             from aifs_ensemble.model.accelerated import AcceleratedForward, NotAcceleratedError
 
             try:
-                self._interface.forward = AcceleratedForward(
+                accelerated = AcceleratedForward(
                     self._interface.model,
                     PRODUCTS[self._numerics.precision],
                     chunks=self._numerics.chunks,
                     compiled=self._device.type == "cuda",
                 )
+                self._interface.forward = accelerated
             except NotAcceleratedError as error:
                 return str(error)
         except Exception as error:  # another version's names, sizes that a kernel cannot have, no memory: all the same
             return first_line(error)
-        self.acceleration = Acceleration(True, self_check=self.acceleration.self_check)
+        check = self.acceleration.self_check
+        self.acceleration = Acceleration(True, self_check=check, attention=accelerated.attention)
         return ""
 
     def prove(
@@ -142,12 +144,12 @@ class Passes:
         if self._known is not None:
             return ""
         if records is None:
-            self.acceleration = Acceleration(True, unchecked="not asked for")
+            self.acceleration = replace(self.acceleration, unchecked="not asked for")
             return ""
         check, unchecked = self._compared(partial(step, True), found, inputs, measure)
         if check is None:
             LOG.warning("the accelerated pass is used without having been compared with the model's own: %s", unchecked)
-            self.acceleration = Acceleration(True, unchecked=unchecked)
+            self.acceleration = replace(self.acceleration, unchecked=unchecked)
             return ""
         LOG.info("accelerated pass against the model's own: %s", check)
         records.write(check)
