@@ -44,9 +44,9 @@ TILES = (
 )  # fmt: skip
 FLEX_OPTIONS: tuple[dict[str, Any], ...] = (
     {},
-    {"BLOCKS_ARE_CONTIGUOUS": True, "ROWS_GUARANTEED_SAFE": True, "PRESCALE_QK": True},
-    {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3, "USE_TMA": True, "ROWS_GUARANTEED_SAFE": True},
-    {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3, "ROWS_GUARANTEED_SAFE": True},
+    {"PRESCALE_QK": True},
+    {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3, "USE_TMA": True},
+    {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3},
 )
 Way = Callable[[Any, Any, Any], Any]
 
