@@ -285,6 +285,7 @@ def test_where_both_do_not_fit_it_is_said(
     monkeypatch.setattr(passes, "no_room_for_both", lambda *_: "it needs 26.6 GB, the card has 9.0 GB free")
     found = warmed_up().stepper.acceleration
     assert found.accelerated and found.to_json()["self_check_not_done"] == "it needs 26.6 GB, the card has 9.0 GB free"
+    assert found.to_json()["attention"] == "flex_attention: no CUDA, expected compute capability 9.0"
     assert not list((tmp_path / "cache").glob(CHECKS))
 
 

@@ -21,7 +21,7 @@ class Acceleration:
     asked : the settings ask for it; without, its absence is as planned
     self_check : how far it was from the model's own pass, as `SelfCheck.to_json` gives it; None where not compared
     unchecked : why the two were not compared
-    attention : by what the accelerated pass attends within its window
+    attention : by what the accelerated pass attends within its window, empty for the model's own
     """
 
     accelerated: bool
@@ -35,7 +35,7 @@ class Acceleration:
         """Return the record as manifests hold it."""
         found: dict[str, Any] = {"accelerated": self.accelerated, "asked": self.asked}
         found |= {"reason": self.reason} if self.reason else {}
-        found |= {"attention": self.attention} if self.accelerated and self.attention else {}
+        found |= {"attention": self.attention} if self.attention else {}
         found |= {"self_check": dict(self.self_check)} if self.self_check is not None else {}
         return found | ({"self_check_not_done": self.unchecked} if self.unchecked else {})
 

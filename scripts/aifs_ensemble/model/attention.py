@@ -216,8 +216,8 @@ def window_attention(
         return WindowAttention(flex_window(nodes, window, device), f"flex_attention: {reason}")
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        parts = (part[0].permute(1, 0, 2) for part in (q, k, v))
-        return banded_attention.attend(*parts, window).permute(1, 0, 2)[None]
+        query, key, value = (part[0].permute(1, 0, 2) for part in (q, k, v))
+        return banded_attention.attend(query, key, value, window).permute(1, 0, 2)[None]
 
     return WindowAttention(attend, "banded_attention")
 

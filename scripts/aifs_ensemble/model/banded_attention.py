@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from dataclasses import dataclass
+from typing import no_type_check
 
 import torch
 from torch import Tensor
@@ -68,7 +69,8 @@ if HAS_TRITON:
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     @triton.jit
-    def _banded_kernel(  # type: ignore[no-untyped-def]
+    @no_type_check  # tuples grow block by block, while it is compiled
+    def _banded_kernel(
         query, query_tail, key, key_tail, value, value_tail, out, nodes, log2_scale,
         HEADS: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, WINDOW: tl.constexpr,
         BLOCKS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,

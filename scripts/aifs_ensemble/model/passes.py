@@ -197,7 +197,7 @@ class Passes:
     def fall_back(self, reason: str) -> None:
         """Put the model's own pass in place, and say why."""
         LOG.warning("not accelerated, the model's own pass is used: %s", reason)
-        self.acceleration = replace(self.acceleration, accelerated=False, reason=reason, asked=True)
+        self.acceleration = replace(self.acceleration, accelerated=False, reason=reason, asked=True, attention="")
         self._interface.forward = self._own_forward
         self._free()
         if self._on_fall_back is not None:
