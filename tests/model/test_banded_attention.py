@@ -14,7 +14,8 @@ pytest.importorskip("triton", reason="no Triton on this platform")
 
 import torch
 from aifs_ensemble.model import attention, banded_attention
-from aifs_ensemble.model.banded_attention import HOPPER, WIDTHS, Tiles, attend, reason_against
+from aifs_ensemble.model.banded_attention import WIDTHS, Tiles, attend, reason_against
+from aifs_ensemble.model.launches import HOPPER
 
 from model.toys import fast_pass, some_inputs, toy
 

@@ -20,9 +20,9 @@ from typing import no_type_check
 import torch
 from torch import Tensor
 
+from aifs_ensemble.model.launches import HOPPER, Capability
+
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-# compute capability with the copy engine, and of the card that the tiles below were measured on
-HOPPER = (9, 0)
 # each part of a head's width is a power of two, and products want at least 16
 WIDTHS = (16, 32, 48, 64, 80, 96, 128)
 _BYTES = 16  # rows and heads start at multiples of that, for the copy engine
@@ -47,8 +47,11 @@ def tiles(width: int) -> Tiles:
     return Tiles(2, 64, 64, 4, 3) if width in (16, 32, 64) else Tiles(1, 128, 64, 8, 2)
 
 
-def reason_against(capability: tuple[int, int] | None, dtype: torch.dtype, width: int) -> str:
-    """Return why the kernel does not serve, empty where it does; no capability is a device without CUDA."""
+def reason_against(capability: Capability | None, dtype: torch.dtype, width: int) -> str:
+    """Return why the kernel does not serve, empty where it does; no capability is a device without CUDA.
+
+    It needs Hopper's copy engine, and was measured on Hopper alone.
+    """
     if not HAS_TRITON:
         return "no Triton here"
     if capability != HOPPER:
