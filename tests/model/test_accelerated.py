@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from model.toys import fast_pass, some_inputs, toy
 
+pytestmark = pytest.mark.models
+
 
 def random_graph(destinations: int, sources: int, edges: int) -> graph_attention.SortedEdges:
     """Edges to all destinations but the last two."""

@@ -1,4 +1,7 @@
-"""Tiny untrained models, built as a demonstration is and changed as a test asks; both passes of them side by side."""
+"""Tiny untrained models, built as a demonstration is and changed as a test asks; both passes of them side by side.
+
+They are of the form of the model that is tested (`tested.MODEL`): AIFS ENS v1, or v2.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from aifs_ensemble.common.models import Model, get_model
+from aifs_ensemble.common.models import Model
 from aifs_ensemble.model import accelerated
 from aifs_ensemble.model.attention import WindowAttention
 from aifs_ensemble.model.checkpoint import architecture, build
 from aifs_ensemble.model.checkpoint.load import load_model
+from aifs_ensemble.model.network import network_class
+from tested import MODEL
 from torch.nn import functional as F
 
 # the interpreter of kernels takes its time: 88 points and 40 hidden nodes
@@ -30,6 +35,7 @@ RELEASED_ORDER = [
 RELEASED_ROOT = "inference-anemoi-by_epoch-epoch_001-step_000040_tp_fix_0.05"
 TINY = {"hidden": "O1", "channels": 32, "layers": 1, "heads": 2, "window": 16, "update": 0.05}
 GRID = "O2"
+NEWER = build.is_newer(MODEL)
 
 
 def toy(
@@ -48,21 +54,22 @@ def toy(
     ----------
     change : works on the network's configuration before anything is built from it
     order : all variables, in the order of the training data; sorted without
-    model : the catalogue's demonstration without
+    model : the catalogue's demonstration of the form that is tested without
     released : name what is in the file as in the released checkpoint
     size : arguments of `build_checkpoint` over those of `TINY`
     """
-    entry = replace(model or get_model("demo"), grid=size.pop("data_grid", GRID))
+    entry = replace(model or MODEL, grid=size.pop("data_grid", GRID))
+    made_by = "architecture_0_11" if build.is_newer(entry) else "architecture"
     with monkeypatch.context() as patch:
-        made = architecture.architecture
+        made = getattr(build, made_by)
 
-        def changed(model: Model, size: Any) -> dict[str, Any]:
-            config = made(model, size)
+        def changed(*args: Any, **keys: Any) -> dict[str, Any]:
+            config = made(*args, **keys)
             if change:
                 change(config)
             return config
 
-        patch.setattr(build, "architecture", changed)
+        patch.setattr(build, made_by, changed)
         if order:
             for module in (build, architecture):
                 patch.setattr(module, "all_variables", lambda _: list(order))
@@ -100,6 +107,11 @@ def dense_window_attention(window: int | None) -> WindowAttention:
     return WindowAttention(attend, "dense")
 
 
+def layer(model: Any) -> Any:
+    """The first layer of the processor."""
+    return network_class()(model).layers[0]
+
+
 def some_inputs(interface: Any, seed: int = 3) -> torch.Tensor:
     """Normalised inputs ``(1, 2, 1, nodes, variables)``."""
     nodes, variables = len(interface.supporting_arrays["latitudes"]), len(interface.data_indices.model.input.full)
@@ -108,7 +120,7 @@ def some_inputs(interface: Any, seed: int = 3) -> torch.Tensor:
 
 def fast_pass(interface: Any, **options: Any) -> accelerated.AcceleratedForward:
     """The accelerated pass as it runs here: in float32, by the interpreter, with the model's own GELU."""
-    window = interface.model.processor.proc[0].blocks[0].attention.window_size
+    window = layer(interface.model).attention.window_size
     given = {"compiled": False, "gelu": "exact", "attention": dense_window_attention(window)}
     return accelerated.AcceleratedForward(interface.model, torch.float32, **{**given, **options})
 

@@ -30,7 +30,7 @@ from aifs_ensemble.forecast.restarts import RestartStore
 from aifs_ensemble.forecast.timings import Timings
 from aifs_ensemble.forecast.work_folder import KnownFile, WorkFolder
 from aifs_ensemble.model.checkpoint.digest import checkpoint_digest
-from aifs_ensemble.model.known_classes import unknown_version
+from aifs_ensemble.model.forms import unknown_version
 
 
 def run_forecast(request: ForecastRequest, observers: Sequence[Observer] = ()) -> MemberManifest:

@@ -32,7 +32,8 @@ from aifs_ensemble.model.attention import WindowAttention, window_attention
 from aifs_ensemble.model.conditional_norm import add_norm, pack
 from aifs_ensemble.model.cuda_graph import RecordedPass
 from aifs_ensemble.model.determinism import places_written_once
-from aifs_ensemble.model.supported import NotAcceleratedError, reasons_against
+from aifs_ensemble.model.network import Network, NotAcceleratedError, network_class
+from aifs_ensemble.model.supported import reasons_against
 from aifs_ensemble.model.truncation import Truncation
 
 __all__ = ["AcceleratedForward", "NotAcceleratedError", "reasons_against"]
@@ -102,12 +103,12 @@ def _mlp_layers(sequence: Any, dtype: torch.dtype) -> tuple[Linear, Linear]:
 class _Edges:
     """The edges of one mapper: sorted, attributes padded, and their linear embedding."""
 
-    def __init__(self, mapper: Any, destinations: int, dtype: torch.dtype):
+    def __init__(self, network: Network, mapper: Any, destinations: int, dtype: torch.dtype):
         block = mapper.proc
-        edges = ga.sort_edges(mapper.edge_index_base, destinations)
-        attributes = mapper.trainable(mapper.edge_attr, 1)[edges.order]
+        index, attributes = network.edges(mapper)
+        edges = ga.sort_edges(index, destinations)
         self.row, self.source = edges.row, edges.source
-        self.attributes = ga.pad_attributes(attributes.detach().to(dtype)).contiguous()
+        self.attributes = ga.pad_attributes(attributes[edges.order].detach().to(dtype)).contiguous()
         self.weight = ga.pad_attributes(block.lin_edge.weight.detach().to(dtype)).contiguous()
         bias = block.lin_edge.bias
         self.bias = torch.zeros_like(self.weight[:, 0]) if bias is None else bias.detach().to(dtype)
@@ -121,17 +122,17 @@ class _Edges:
 
 
 class _Encoder:
-    def __init__(self, model: Any, dtype: torch.dtype, pad: int, gelu: str):
+    def __init__(self, network: Network, dtype: torch.dtype, pad: int, gelu: str):
         self.gelu = gelu
-        mapper, block = model.encoder, model.encoder.proc
+        mapper, block = network.encoder, network.encoder.proc
         self.embed = Linear.of(dtype, mapper.emb_nodes_src, pad_inputs=pad)
         self.norm_source = Norm.of(block.layer_norm_attention_src)
         self.key_value = Linear.of(dtype, block.lin_key, block.lin_value)
         self.projection = Linear.of(dtype, block.projection)
         self.norm_mlp = Norm.of(block.layer_norm_mlp_dst)
         self.up, self.down = _mlp_layers(block.node_dst_mlp, dtype)
-        nodes = model.node_attributes(model._graph_name_hidden, batch_size=1)
-        self.edges = _Edges(mapper, nodes.shape[0], dtype)
+        nodes = network.hidden
+        self.edges = _Edges(network, mapper, nodes.shape[0], dtype)
         # hidden nodes enter the encoder with fixed attributes: their part of the block is a constant
         hidden = mapper.emb_nodes_dst(nodes)
         normal = Norm.of(block.layer_norm_attention_dest)(hidden)
@@ -150,9 +151,9 @@ class _Encoder:
 
 
 class _Decoder:
-    def __init__(self, model: Any, dtype: torch.dtype, pad: int, gelu: str):
+    def __init__(self, network: Network, dtype: torch.dtype, pad: int, gelu: str):
         self.gelu = gelu
-        mapper, block = model.decoder, model.decoder.proc
+        mapper, block = network.decoder, network.decoder.proc
         self.norm_source = Norm.of(block.layer_norm_attention_src)
         self.key_value = Linear.of(dtype, block.lin_key, block.lin_value)
         self.embed = Linear.of(dtype, mapper.emb_nodes_dst, pad_inputs=pad)
@@ -163,7 +164,7 @@ class _Decoder:
         self.up, self.down = _mlp_layers(block.node_dst_mlp, dtype)
         self.norm_out = Norm.of(mapper.node_data_extractor[0])
         self.extract = Linear.of(dtype, mapper.node_data_extractor[1])
-        self.edges = _Edges(mapper, model.node_attributes.num_nodes[model._graph_name_data], dtype)
+        self.edges = _Edges(network, mapper, network.points, dtype)
 
     def sources(self, latent: Tensor) -> Tensor:
         """Keys and values ``(hidden nodes, 2 channels)``."""
@@ -181,20 +182,20 @@ class _Decoder:
 class _Processor:
     """The transformer layers; weights are arguments of one function, so that it is compiled once."""
 
-    def __init__(self, model: Any, dtype: torch.dtype, attention: Callable[..., Tensor], gelu: str):
-        blocks = [block for chunk in model.processor.proc for block in chunk.blocks]
+    def __init__(self, network: Network, dtype: torch.dtype, attention: Callable[..., Tensor], gelu: str):
+        blocks = network.layers
         first = blocks[0].attention
         self.heads, self.width, self.attention, self.gelu = first.num_heads, first.head_dim, attention, gelu
         self.eps = blocks[0].layer_norm_attention.norm.eps
         self.qk_eps = first.q_norm.eps if first.qk_norm else None
-        self.layers = [self._weights(block, dtype) for block in blocks]
+        self.layers = [self._weights(network, block, dtype) for block in blocks]
         entries = [pack(b.layer_norm_attention.scale, b.layer_norm_attention.bias) for b in blocks]
         # each layer ends with the norm that the next one starts with
         self.first_norm = entries[0]
         self.next_norms = [*entries[1:], torch.zeros_like(entries[0])]
 
     @staticmethod
-    def _weights(block: Any, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+    def _weights(network: Network, block: Any, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
         attention = block.attention
         qk: tuple[Tensor | None, ...] = (None, None, None, None)
         if attention.qk_norm:
@@ -202,7 +203,7 @@ class _Processor:
             qk = tuple(None if x is None else x.detach().float() for n in norms for x in (n.weight, n.bias))
         up, down = _mlp_layers(block.mlp, dtype)
         projection = Linear.of(dtype, attention.projection)
-        qkv = attention.lin_qkv.weight.detach().to(dtype).contiguous()
+        qkv = torch.cat([layer.weight for layer in network.query_key_value(block)]).detach().to(dtype).contiguous()
         norm = pack(block.layer_norm_mlp.scale, block.layer_norm_mlp.bias)
         return (qkv, *qk, projection.weight, projection.bias, norm, up.weight, up.bias, down.weight, down.bias)
 
@@ -260,28 +261,34 @@ class AcceleratedForward:
         reasons = reasons_against(model) + ([] if ga.HAS_TRITON else ["no Triton here"])
         if reasons:
             raise NotAcceleratedError("; ".join(reasons))
-        self.model, self.dtype = model, dtype
-        self.inputs = model.input_dim
+        network, self.dtype = network_class()(model), dtype
+        self.places = network.places
+        self.inputs = self.places.inputs
         pad = -self.inputs % 16
         with torch.no_grad(), torch.autocast("cuda", enabled=False):
-            self.encoder, self.decoder = _Encoder(model, dtype, pad, gelu), _Decoder(model, dtype, pad, gelu)
-            data = model.node_attributes(model._graph_name_data, batch_size=1)
-            self.hidden = model.node_attributes(model._graph_name_hidden, batch_size=1)
+            self.encoder, self.decoder = _Encoder(network, dtype, pad, gelu), _Decoder(network, dtype, pad, gelu)
+            data, self.hidden = network.data, network.hidden
         self.nodes = data.shape[0]
         # parts of one size, so that one compiled function serves them all
         self.chunks = next(n for n in range(chunks, self.nodes + 1) if self.nodes % n == 0)
         # the step's input, kept as a buffer because node attributes and padding never change
         self.buffer = torch.zeros((self.nodes, self.inputs + pad), dtype=dtype, device=data.device)
-        self.prognostic = torch.as_tensor(model._internal_input_idx, device=data.device)
-        self.truncation = Truncation.of(model, self.prognostic)
-        self.first_attribute = self.inputs - 1 - data.shape[1]
-        self.buffer[:, self.first_attribute : self.inputs - 1] = data.to(dtype)
-        first = model.processor.proc[0].blocks[0].attention
+        self.prognostic = torch.as_tensor(network.prognostic_in, device=data.device)
+        self.skip_time, matrices = network.skip_time, network.skip_matrices
+        self.truncation = Truncation(matrices, self.prognostic) if matrices else None
+        self.prognostic_out, self.boundings = network.prognostic_out, network.boundings
+        self.noise_injector, matrix = network.noise_injector, network.noise_matrix
+        self.noise_points = self.hidden.shape[0] if matrix is None else matrix.shape[1]
+        noise_channels = torch.arange(self.noise_injector.noise_channels, device=data.device)
+        self.spread = None if matrix is None else Truncation([matrix], noise_channels)
+        first = self.places.attributes
+        self.buffer[:, first : first + data.shape[1]] = data.to(dtype)
+        heads = network.layers[0].attention
         attention = attention or window_attention(
-            self.hidden.shape[0], first.window_size, data.device, dtype, first.num_heads, first.head_dim
+            self.hidden.shape[0], heads.window_size, data.device, dtype, heads.num_heads, heads.head_dim
         )
         self.attention = attention.name
-        self.processor = _Processor(model, dtype, attention.attend, gelu)
+        self.processor = _Processor(network, dtype, attention.attend, gelu)
         self.bounds = [self.nodes * i // self.chunks for i in range(self.chunks + 1)]
         wrap: Callable[[Any], Any] = lambda function: function  # noqa: E731
         if compiled:
@@ -297,24 +304,27 @@ class AcceleratedForward:
         times, variables = x.shape[1], x.shape[-1]
         for time in range(times):
             self.buffer[:, time * variables : (time + 1) * variables] = x[0, time, 0]
-        newest = x[0, -1, 0]
-        skip = newest.index_select(1, self.prognostic) if self.truncation is None else self.truncation(newest)
-        self.buffer[:, times * variables : self.first_attribute] = skip
-        self.buffer[:, self.inputs - 1] = min(1, fcstep)
+        passed_on, first = x[0, self.skip_time, 0], self.places.skip
+        skip = passed_on.index_select(1, self.prognostic) if self.truncation is None else self.truncation(passed_on)
+        if first is not None:
+            self.buffer[:, first : first + skip.shape[1]] = skip
+        self.buffer[:, self.places.step] = min(1, fcstep)
         return skip
 
     def _residual(self, out: Tensor, skip: Tensor) -> Tensor:
         result = out.float()[None, None]
-        result[..., self.model._internal_output_idx] += skip
-        for bounding in self.model.boundings:
+        result[..., self.prognostic_out] += skip
+        for bounding in self.boundings:
             result = bounding(result)
         return result
 
     def noise(self) -> Tensor:
         """The step's noise ``(hidden nodes, few)``: drawn as the model draws it, from the default generator."""
-        injector = self.model.noise_injector
+        injector = self.noise_injector
         with torch.autocast("cuda", dtype=self.dtype, cache_enabled=False):
-            return injector.noise_mlp(injector.make_noise(self.hidden)).float()
+            drawn = torch.randn((self.noise_points, injector.noise_channels), device=self.hidden.device)
+            drawn *= injector.noise_std
+            return injector.noise_mlp(drawn if self.spread is None else self.spread(drawn)).float()
 
     def __call__(self, x: Tensor, *, fcstep: int, **_: Any) -> Tensor:
         """Return the model's output ``(1, 1, nodes, outputs)``, normalised, float32.

@@ -1,9 +1,9 @@
 """Imputers of anemoi-models without a wait for the device.
 
 An imputer fills in missing values of the input before a step and takes them out of the output after it. That of
-anemoi-models 0.6.0 writes by masks, which makes the host ask the device how many values there are, once a variable and
-step, and keeps a mask for training that nothing reads here. What stands in for it chooses between two values
-everywhere: the same bits, and the host runs ahead.
+anemoi-models writes by masks, which makes the host ask the device how many values there are, once a variable and step,
+and keeps a mask for training that nothing reads here. What stands in for it chooses between two values everywhere: the
+same bits, and the host runs ahead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aifs_ensemble.model.known_classes import installed_version, unknown_version
+from aifs_ensemble.model.forms import form_of, installed_version
 
 _CONSTANT = frozenset({"InputImputer", "ConstantImputer"})
 _COPIED = frozenset({"CopyImputer"})
@@ -25,15 +25,17 @@ _MODULE = "anemoi.models.preprocessing.imputer"
 class WaitFreeImputer(nn.Module):
     """Stands in for one of anemoi-models' imputers, in inference.
 
-    Places, masks and their quirks are those of 0.6.0: the mask is that of the first time of the input, looked up by
-    a variable's place in the training data; a copying imputer keeps the first mask it ever made; a dynamic one masks
-    every time by itself and leaves the output alone.
+    Places, masks and their quirks are those of the versions. In 0.6.0 the mask is that of the first time of the input,
+    looked up by a variable's place in the training data. In 0.11 (`each_time`) each time has its own, and what is taken
+    out of the output is that of the first. A copying imputer of 0.6.0 keeps the first mask it ever made. A dynamic one
+    masks every time by itself and leaves the output alone.
     """
 
-    def __init__(self, imputer: Any):
+    def __init__(self, imputer: Any, *, each_time: bool = False):
         super().__init__()
         self.imputer = imputer
         self._kind = type(imputer).__name__
+        self._each_time = each_time
         self._missing: Tensor | None = None
         self._checked = False
 
@@ -43,7 +45,7 @@ class WaitFreeImputer(nn.Module):
         return self._take_out(x) if inverse else self._fill_in(x)
 
     def _fill_in(self, x: Tensor) -> Tensor:
-        original, dynamic = self.imputer, self._kind in _DYNAMIC
+        original, every = self.imputer, self._each_time or self._kind in _DYNAMIC
         read = original.index_inference_input if x.shape[-1] == original.num_inference_input_vars else None
         places = original.index_training_input if x.shape[-1] == original.num_training_input_vars else read
         if places is None:
@@ -51,8 +53,12 @@ class WaitFreeImputer(nn.Module):
                 f"imputer: {x.shape[-1]} variables, expected {original.num_training_input_vars} or "
                 f"{original.num_inference_input_vars}"
             )
-        if dynamic:
+        if every:
             missing = torch.isnan(x)
+            if self._each_time:
+                trained = x.shape[-1] == original.num_training_input_vars
+                kept = original.data_indices.data.input.full if trained else slice(None)
+                self._missing = missing[(0,) * (x.ndim - 2)][:, kept]
         else:
             if self._missing is None or self._kind not in _COPIED:
                 self._missing = torch.isnan(x[(0,) * (x.ndim - 2)])
@@ -60,7 +66,7 @@ class WaitFreeImputer(nn.Module):
         for source, place, value in zip(original.index_training_input, places, original.replacement, strict=False):
             if place is None:
                 continue
-            mask = missing[..., place] if dynamic else missing[:, source].expand(*x.shape[:-2], -1)
+            mask = missing[..., place] if every else missing[:, source].expand(*x.shape[:-2], -1)
             x[..., place] = torch.where(mask, self._replacement(x, value, mask, places), x[..., place])
         self._checked = True
         return x
@@ -93,8 +99,9 @@ class WaitFreeImputer(nn.Module):
                 f"imputer: {x.shape[-1]} variables, expected {original.num_training_output_vars} or "
                 f"{original.num_inference_output_vars}, after an input"
             )
-        for source, place in zip(original.index_training_input, places, strict=False):
-            if place is not None:
+        sources = original.index_inference_input if self._each_time else original.index_training_input
+        for source, place in zip(sources, places, strict=False):
+            if source is not None and place is not None:
                 x[..., place] = x[..., place].masked_fill(self._missing[:, source].expand(*x.shape[:-2], -1), torch.nan)
         return x
 
@@ -102,10 +109,11 @@ class WaitFreeImputer(nn.Module):
 def without_waits(interface: Any) -> list[str]:
     """Put `WaitFreeImputer` in the place of each imputer of an anemoi-models interface; return their names.
 
-    Pre- and post-processors share an imputer, and share what stands in for it. Those of later versions than 0.6 mask
-    each time of the input by itself, and stay: their models wait for the device in their mappers anyway.
+    Pre- and post-processors share an imputer, and share what stands in for it. Those of versions that are not known
+    stay.
     """
-    if unknown_version(installed_version()):
+    form = form_of(installed_version())
+    if not form:
         return []
     replaced: dict[int, WaitFreeImputer] = {}
     names = []
@@ -115,7 +123,7 @@ def without_waits(interface: Any) -> list[str]:
             if kind.__name__ in KNOWN and kind.__module__ == _MODULE:
                 if id(processor) not in replaced:
                     names.append(name)
-                processors[name] = replaced.setdefault(id(processor), WaitFreeImputer(processor))
+                processors[name] = replaced.setdefault(id(processor), WaitFreeImputer(processor, each_time=form == "0.11"))
     return names
 
 

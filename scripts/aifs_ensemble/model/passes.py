@@ -19,6 +19,8 @@ import torch
 from aifs_ensemble.common.acceleration import Acceleration
 from aifs_ensemble.model import known_classes
 from aifs_ensemble.model.check_records import CheckRecords
+from aifs_ensemble.model.forms import installed_version, unknown_version
+from aifs_ensemble.model.network import NotAcceleratedError, network_class
 from aifs_ensemble.model.numerics import Numerics
 from aifs_ensemble.model.self_check import CHUNKS, PeakMemory, SelfCheck, compare_passes, no_room_for_both
 
@@ -59,7 +61,8 @@ class Passes:
         on_fall_back: FallBack | None = None,
     ):
         self._interface, self._device, self._numerics = interface, device, numerics
-        self._own_forward = interface.forward
+        self._entrance = _entrance(interface)
+        self._own_forward = self._entrance.forward
         self._on_fall_back = on_fall_back
         self._known = known
         set_chunks(numerics.chunks)
@@ -76,17 +79,26 @@ class Passes:
         """Whether steps take the accelerated pass."""
         return self.acceleration.accelerated
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the accelerated pass is a CUDA graph."""
+        return self.accelerated and self._entrance.forward.recorded
+
+    def record(self) -> None:
+        """Record the accelerated pass as a CUDA graph, see `AcceleratedForward.record`."""
+        self._entrance.forward.record()
+
     def _reason_against(self) -> str:
         """Make the accelerated pass and put it in place; return why not, empty if it is there."""
         if self._known is not None and not self._known.passed:
             return _differs(self._known)
-        if reason := known_classes.unknown_version(known_classes.installed_version()):
+        if reason := unknown_version(installed_version()):
             return reason
         try:
             if reason := known_classes.unknown_class(self._interface):
                 return reason
             # where it cannot be imported, it cannot be used either
-            from aifs_ensemble.model.accelerated import AcceleratedForward, NotAcceleratedError
+            from aifs_ensemble.model.accelerated import AcceleratedForward
 
             try:
                 accelerated = AcceleratedForward(
@@ -95,7 +107,7 @@ class Passes:
                     chunks=self._numerics.chunks,
                     compiled=self._device.type == "cuda",
                 )
-                self._interface.forward = accelerated
+                self._entrance.forward = accelerated
             except NotAcceleratedError as error:
                 return str(error)
         except Exception as error:  # another version's names, sizes that a kernel cannot have, no memory: all the same
@@ -185,20 +197,20 @@ class Passes:
     @contextmanager
     def own_in_place(self) -> Iterator[None]:
         """While it lasts steps take the model's own pass, not compiled, in as many chunks as spare memory."""
-        accelerated = self._interface.forward
-        self._interface.forward = self._own_forward
+        accelerated = self._entrance.forward
+        self._entrance.forward = self._own_forward
         set_chunks(max(self._numerics.chunks, CHUNKS) if self._device.type == "cuda" else self._numerics.chunks)
         try:
             yield
         finally:
-            self._interface.forward = accelerated
+            self._entrance.forward = accelerated
             set_chunks(self._numerics.chunks)
 
     def fall_back(self, reason: str) -> None:
         """Put the model's own pass in place, and say why."""
         LOG.warning("not accelerated, the model's own pass is used: %s", reason)
         self.acceleration = replace(self.acceleration, accelerated=False, reason=reason, asked=True, attention="")
-        self._interface.forward = self._own_forward
+        self._entrance.forward = self._own_forward
         self._free()
         if self._on_fall_back is not None:
             self._on_fall_back(self.acceleration)
@@ -221,6 +233,14 @@ class Passes:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+
+
+def _entrance(interface: Any) -> Any:
+    """Return the part of an interface whose ``forward`` a step calls; of a version that is not known it stays."""
+    try:
+        return network_class().entrance(interface)
+    except NotAcceleratedError:
+        return interface
 
 
 def _differs(check: SelfCheck) -> str:

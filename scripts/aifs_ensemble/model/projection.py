@@ -19,8 +19,9 @@ _PROJECTOR = "anemoi.models.layers.sparse_projector.SparseProjector"
 class OrderedProjector(nn.Module):
     """Stands in for a ``SparseProjector`` of anemoi-models: the same products, the same bits each time."""
 
-    def __init__(self, matrix: Tensor, device: torch.device):
+    def __init__(self, matrix: Tensor, device: torch.device, stands_for: type):
         super().__init__()
+        self.stands_for = stands_for  # which `known_classes` asks for
         self.projection_matrix = matrix  # whose shape others ask for
         self._rows = SparseRows.of(matrix, device)
 
@@ -36,6 +37,6 @@ def with_ordered_sums(interface: Any, device: torch.device) -> int:
     for module in list(interface.modules()):
         for name, part in list(module.named_children()):
             if f"{type(part).__module__}.{type(part).__qualname__}" == _PROJECTOR:
-                setattr(module, name, OrderedProjector(part.projection_matrix, device))
+                setattr(module, name, OrderedProjector(part.projection_matrix, device, type(part)))
                 found += 1
     return found

@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from aifs_ensemble.model.forms import form_of, installed_version
+
 if TYPE_CHECKING:
     import torch
 
@@ -29,9 +31,10 @@ THRESHOLDS = {"16": 1e-2, "bf16": 8e-2, "32": 1e-2}
 _NAMED = 5
 # A change below this share of a variable's standard deviation is not divided by: it may be none at all.
 _LEAST_CHANGE = 1e-4
-# Memory of the model's own pass, eager and in chunks, in bytes by data node and channel: 26.4 GB reserved with
-# 542,080 nodes and 1024 channels on an H100 (docs/performance.md, "Precision, compilation, chunks").
-_OWN_PASS_BYTES = 48
+# Memory of the model's own pass, eager and in chunks, in bytes by data node and channel, by form of anemoi-models:
+# 26.4 GB reserved with 542,080 nodes and 1024 channels on an H100 (docs/performance.md, "Precision, compilation,
+# chunks"); that of 0.11 goes through nodes in chunks, not through edges alone.
+_OWN_PASS_BYTES = {"0.6": 48, "0.11": 10}
 CHUNKS = 16
 
 
@@ -161,7 +164,8 @@ def no_room_for_both(interface: Any, device: torch.device) -> str:
     torch.cuda.empty_cache()
     model = interface.model
     nodes = model.node_attributes.num_nodes[model._graph_name_data]
-    needed, (free, _) = _OWN_PASS_BYTES * nodes * model.num_channels, torch.cuda.mem_get_info(device)
+    needed = _OWN_PASS_BYTES[form_of(installed_version())] * nodes * model.num_channels
+    free, _ = torch.cuda.mem_get_info(device)
     if needed <= free:
         return ""
     return f"the model's own pass needs about {needed / 1e9:.1f} GB, the card has {free / 1e9:.1f} GB free"

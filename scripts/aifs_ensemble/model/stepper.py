@@ -183,7 +183,7 @@ class Stepper:
         if self.accelerated and self._cuda_graph:
             try:
                 with torch.inference_mode(), self._autocast():
-                    self.model.forward.record()
+                    self._passes.record()
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:  # a broken recording leaves stream, memory and noise in no sure state
@@ -194,7 +194,7 @@ class Stepper:
     @property
     def recorded(self) -> bool:
         """Whether the forward pass is a CUDA graph."""
-        return self.accelerated and self.model.forward.recorded
+        return self._passes.recorded
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._dtype is None else torch.autocast(self.device.type, dtype=self._dtype)

@@ -12,19 +12,19 @@ from typing import Any
 from torch import nn
 
 from aifs_ensemble.model.graph_attention import MOST_ATTRIBUTES, WIDEST_HEAD
-from aifs_ensemble.model.truncation import truncation_matrices
+from aifs_ensemble.model.network import Network, NotAcceleratedError, network_class
+
+__all__ = ["NotAcceleratedError", "reasons_against"]
 
 MODEL = "AnemoiEnsModelEncProcDec"
+# of anemoi.models.layers.residual, from 0.11 on; before, a model has no such part
+SKIPS = ("SkipConnection", "TruncatedConnection")
 # of anemoi.models.layers.bounding; they change the output in place, by index, and ask nothing of the host
 BOUNDINGS = frozenset(
     prefix + name
     for name in ("ReluBounding", "NormalizedReluBounding", "HardtanhBounding", "FractionBounding")
     for prefix in ("", "Leaky")
-)
-
-
-class NotAcceleratedError(Exception):
-    """The accelerated pass does not know a part of the model; the caller uses the model's own forward."""
+) | {"NormalizedLeakyReluBounding"}  # a name from 0.11 on
 
 
 def reasons_against(model: Any) -> list[str]:
@@ -34,42 +34,60 @@ def reasons_against(model: Any) -> list[str]:
     """
     if type(model).__name__ != MODEL:
         return [f"a model of type {type(model).__name__}, expected {MODEL}"]
+    try:
+        network = network_class()(model)
+    except NotAcceleratedError as error:
+        return [str(error)]
     reasons: dict[str, None] = {}
     for part, check in _CHECKS.items():
         try:
-            for reason in check(model):  # what was said before a part turns out to be unknown counts too
+            for reason in check(network):  # what was said before a part turns out to be unknown counts too
                 reasons[reason] = None
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             reasons[f"{part} of an unknown kind ({type(error).__name__}: {error})"] = None
     return list(reasons)
 
 
-def _truncation(model: Any) -> Iterator[str]:
-    points = model.node_attributes.num_nodes[model._graph_name_data]
-    reads, shapes = points, [tuple(matrix.shape) for matrix in truncation_matrices(model)]
+def _input(network: Network) -> Iterator[str]:
+    found, expected = network.model.input_dim, network.places.inputs
+    if found != expected:
+        yield f"an input of {found} columns, expected {expected}"
+
+
+def _truncation(network: Network) -> Iterator[str]:
+    if network.skip_kind and network.skip_kind not in SKIPS:
+        yield f"a skip connection of type {network.skip_kind}, expected {' or '.join(SKIPS)}"
+        return
+    reads, shapes = network.points, [tuple(matrix.shape) for matrix in network.skip_matrices]
     for rows, columns in shapes:
         if columns != reads:
             yield f"a truncation matrix that reads {columns} points, expected {reads}"
         reads = rows
-    if reads != points:
-        yield f"a truncation that writes {reads} points, expected {points}"
+    if reads != network.points:
+        yield f"a truncation that writes {reads} points, expected {network.points}"
 
 
-def _noise(model: Any) -> Iterator[str]:
-    if type(model.noise_injector).__name__ != "NoiseConditioning" or model.noise_injector.projection is not None:
-        yield f"noise by {type(model.noise_injector).__name__}, expected NoiseConditioning"
+def _noise(network: Network) -> Iterator[str]:
+    injector = network.noise_injector
+    # with a projection noise is folded into the latent state
+    if type(injector).__name__ != "NoiseConditioning" or getattr(injector, "projection", None) is not None:
+        yield f"noise by {type(injector).__name__}, expected NoiseConditioning"
+        return
+    matrix, nodes = network.noise_matrix, network.hidden_nodes
+    if matrix is not None and matrix.shape[0] != nodes:
+        yield f"a noise matrix that writes {matrix.shape[0]} nodes, expected {nodes}"
 
 
-def _encoder(model: Any) -> Iterator[str]:
-    yield from _mapper("encoder", model.encoder)
-    yield from _linear("encoder", model.encoder.emb_nodes_src)
-    if getattr(model.encoder.proc, "update_src_nodes", False):
+def _encoder(network: Network) -> Iterator[str]:
+    yield from _mapper("encoder", network.encoder)
+    yield from _linear("encoder", network.encoder.emb_nodes_src)
+    if getattr(network.encoder.proc, "update_src_nodes", False):
         yield "an encoder that updates its sources"
 
 
-def _decoder(model: Any) -> Iterator[str]:
-    yield from _mapper("decoder", model.decoder)
-    extractor = model.decoder.node_data_extractor
+def _decoder(network: Network) -> Iterator[str]:
+    yield from _mapper("decoder", network.decoder)
+    extractor = network.decoder.node_data_extractor
     if len(extractor) != 2:
         yield f"a decoder that ends with {len(extractor)} layers, expected a layer norm and a linear layer"
     yield from _norm("decoder", extractor[0])
@@ -88,6 +106,7 @@ def _mapper(name: str, mapper: Any) -> Iterator[str]:
     attributes = block.lin_edge.in_features
     if attributes > MOST_ATTRIBUTES:
         yield f"{name} with {attributes} edge attributes, expected at most {MOST_ATTRIBUTES}"
+    yield from _edge_mlp(name, block)
     for layer in (mapper.emb_nodes_dst, block.lin_key, block.lin_value, block.lin_query, block.lin_self,
                   block.lin_edge, block.projection):  # fmt: skip
         yield from _linear(name, layer)
@@ -96,17 +115,28 @@ def _mapper(name: str, mapper: Any) -> Iterator[str]:
     yield from _mlp(name, block.node_dst_mlp)
 
 
-def _processor(model: Any) -> Iterator[str]:
-    kind = type(model.processor).__name__
+def _edge_mlp(name: str, block: Any) -> Iterator[str]:
+    """Say what of the layers before the edges' embedding, from 0.11 on, does not depend on an edge alone."""
+    before = getattr(block, "edge_pre_mlp", None)
+    if before is None or isinstance(before, nn.Identity):
+        return
+    if not (isinstance(before, nn.Sequential) and len(before) == 2 and isinstance(before[1], nn.GELU)):
+        yield f"an MLP of the edges in the {name} that is not linear, GELU"
+        return
+    yield from _linear(name, before[0])
+
+
+def _processor(network: Network) -> Iterator[str]:
+    kind = type(network.model.processor).__name__
     if kind != "TransformerProcessor":
         yield f"a processor of type {kind}, expected TransformerProcessor"
         return
-    blocks = [block for chunk in model.processor.proc for block in chunk.blocks]
+    blocks = network.layers
     for block in blocks:
         if type(block).__name__ != "TransformerProcessorBlock":
             yield f"processor of {type(block).__name__}, expected TransformerProcessorBlock"
             return
-        yield from _block(block, model.noise_injector.noise_channels)
+        yield from _block(network, block)
     if any(not _conditional(norm) for block in blocks for norm in _norms(block)):
         return
     # one function is compiled with the constants of the first layer and serves all
@@ -129,17 +159,20 @@ def _constants(block: Any) -> tuple[Any, ...]:
     return attention.num_heads, attention.window_size, qk, tuple(norm.norm.eps for norm in norms)
 
 
-def _block(block: Any, noise_channels: int) -> Iterator[str]:
-    attention = block.attention
+def _block(network: Network, block: Any) -> Iterator[str]:
+    attention, noise_channels = block.attention, network.noise_injector.noise_channels
     if attention.softcap:
         yield f"softcap {attention.softcap}"
     if attention.use_alibi_slopes:
         yield "alibi slopes"
+    if getattr(attention, "use_rotary_embeddings", False):
+        yield "rotary embeddings"
     if attention.head_dim > WIDEST_HEAD:
         yield f"processor with heads of {attention.head_dim} channels, expected at most {WIDEST_HEAD}"
-    yield from _linear("processor", attention.lin_qkv)
-    if attention.lin_qkv.bias is not None:
-        yield "a bias on queries, keys and values"
+    for layer in network.query_key_value(block):
+        yield from _linear("processor", layer)
+        if layer.bias is not None:
+            yield "a bias on queries, keys and values"
     yield from _linear("processor", attention.projection, bias=True)
     if attention.qk_norm:
         for norm in (attention.q_norm, attention.k_norm):
@@ -156,8 +189,8 @@ def _block(block: Any, noise_channels: int) -> Iterator[str]:
     yield from _mlp("processor", block.mlp)
 
 
-def _boundings(model: Any) -> Iterator[str]:
-    for bounding in model.boundings:
+def _boundings(network: Network) -> Iterator[str]:
+    for bounding in network.boundings:
         if type(bounding).__name__ not in BOUNDINGS:
             yield f"a bounding of type {type(bounding).__name__}"
 
@@ -185,7 +218,8 @@ def _mlp(where: str, sequence: Any) -> Iterator[str]:
         yield from _linear(where, layer, bias=True)
 
 
-_CHECKS: dict[str, Callable[[Any], Iterator[str]]] = {
+_CHECKS: dict[str, Callable[[Network], Iterator[str]]] = {
+    "input": _input,
     "truncation": _truncation,
     "noise": _noise,
     "encoder": _encoder,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,12 +122,6 @@ class Truncation:
         self._prognostic = prognostic
         self._all = torch.arange(len(prognostic), device=prognostic.device)
 
-    @classmethod
-    def of(cls, model: Any, prognostic: Tensor) -> Truncation | None:
-        """Return the truncation of an anemoi-models model, None where it has none."""
-        matrices = truncation_matrices(model)
-        return cls(matrices, prognostic) if matrices else None
-
     def __call__(self, fields: Tensor) -> Tensor:
         """Return the prognostic variables ``(nodes, prognostic)`` of ``fields (nodes, variables)``, truncated."""
         columns = self._prognostic
@@ -136,8 +129,3 @@ class Truncation:
             fields = multiply(rows, fields, columns)
             columns = self._all
         return fields
-
-
-def truncation_matrices(model: Any) -> list[Tensor]:
-    """Return the sparse matrices that a model applies to its skip connection, in order."""
-    return [matrix for matrix in (model.A_down, model.A_up) if matrix is not None]

@@ -13,7 +13,7 @@ from aifs_ensemble.common.acceleration import why_not_accelerated
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.models import Model
-from aifs_ensemble.model.known_classes import unknown_version
+from aifs_ensemble.model.forms import unknown_version
 from aifs_ensemble.model.numerics import Numerics
 from aifs_ensemble.planning.throughput import Speed, Throughput
 
