@@ -55,13 +55,16 @@ class Discard:
         return True
 
 
-def profile(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the device's time by kernel over steps of the job's loop, without encoders."""
+def profile(args: argparse.Namespace, own: str = "") -> dict[str, Any]:
+    """Return the device's time by kernel over steps of the job's loop, without encoders.
+
+    `own` says why it takes the model's own pass.
+    """
     import torch
     from aifs_ensemble.forecast.rollout import roll
     from torch.profiler import ProfilerActivity
 
-    model = Loaded(args, compiled=True, deterministic=True)
+    model = Loaded(args, compiled=True, deterministic=True, own=own)
     model.loaded.stepper.warm_up(model.rollout.inputs)
 
     def steps(first: int, count: int, begin: Callable[[], None] | None = None) -> float:
@@ -91,6 +94,7 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
         torch.cuda.set_sync_debug_mode("default")
     found: dict[str, Any] = {
         "loop_step_seconds": plain,
+        "accelerated": model.loaded.stepper.accelerated,
         "cuda_graph": model.loaded.stepper.recorded,
         "waits": sorted({f"{w.filename}:{w.lineno}" for w in waits if "called a synchronizing" in str(w.message)}),
     }

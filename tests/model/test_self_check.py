@@ -72,6 +72,24 @@ def test_what_is_not_finite_never_passes_and_survives_json(value: float) -> None
     assert again == found
 
 
+def test_what_is_missing_in_both_is_left_out_and_in_one_never_passes() -> None:
+    before, own = passes()
+    land = torch.arange(POINTS) % 4 == 0
+    for fields in (before[:, :1], own[:, :1], own[:, 2:]):
+        fields[land] = torch.nan
+    other = own.clone()
+    other[:, 0] += 0.02 * (own - before.new_tensor([280.0, 4e-3, 0.0]))[~land, 0].square().mean().sqrt()
+    found = compare_passes(before, own, other, interface(), precision="16")
+    assert found.variable == "t" and found.largest == pytest.approx(0.02, rel=1e-5)
+    assert compare_passes(before, own, own, interface(), precision="16").largest == 0
+    for place, value in ((0, 281.0), (2, 5e-3)):
+        filled = own.clone()
+        filled[land, place] = value
+        assert math.isinf(compare_passes(before, own, filled, interface(), precision="16").largest)
+    nothing = torch.full_like(own, torch.nan)
+    assert math.isinf(compare_passes(before, nothing, nothing, interface(), precision="16").largest)
+
+
 def test_a_result_survives_json() -> None:
     before, own = passes()
     found = compare_passes(before, own, own * 1.0001, interface(), precision="16", device="a card", own_gpu_mb=1.5)

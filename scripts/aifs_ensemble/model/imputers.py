@@ -123,7 +123,8 @@ def without_waits(interface: Any) -> list[str]:
             if kind.__name__ in KNOWN and kind.__module__ == _MODULE:
                 if id(processor) not in replaced:
                     names.append(name)
-                processors[name] = replaced.setdefault(id(processor), WaitFreeImputer(processor, each_time=form == "0.11"))
+                stand_in = WaitFreeImputer(processor, each_time=form == "0.11")
+                processors[name] = replaced.setdefault(id(processor), stand_in)
     return names
 
 

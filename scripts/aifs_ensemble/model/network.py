@@ -109,7 +109,7 @@ class Network(ABC):
 
     @property
     def _columns(self) -> tuple[int, int, int]:
-        """How many columns of the input the variables of all times, the nodes' attributes and the skip connection are."""
+        """Numbers of columns of the input: variables of all times, attributes of the nodes, skip connection."""
         variables = int(self.model.multi_step) * len(self.model.data_indices.model.input)
         attributes = int(self.model.node_attributes.attr_ndims[self.model._graph_name_data])
         return variables, attributes, len(self.prognostic_in)

@@ -131,7 +131,8 @@ def compare_passes(
     precision : of products, which decides the threshold
     measured : other fields of the result
 
-    A variable that is only made, never read, changes by what it departs from its own mean.
+    A variable that is only made, never read, changes by what it departs from its own mean. What is missing in both
+    results is left out: an imputer takes the values out again that it filled in.
     """
     import torch
 
@@ -142,16 +143,24 @@ def compare_passes(
     found: dict[str, float] = {}
     figures = []
     for name, place in made.items():
-        result = own[:, place].double()
-        change = result - before[:, read[name]].double() if name in read else result - result.mean()
-        apart = (accelerated[:, place].double() - result).square().mean().sqrt()
+        result, other = own[:, place].double(), accelerated[:, place].double()
+        missing = torch.isnan(result) & torch.isnan(other)
+        change = result - before[:, read[name]].double() if name in read else result - result.nanmean()
+        apart = _root_mean_square(other - result, missing)
         least = _LEAST_CHANGE * float(deviation[of_statistics[name]]) if name in of_statistics else 0.0
-        figures.append(apart / change.square().mean().sqrt().clamp_min(max(least, 1e-30)))
+        figures.append(apart / _root_mean_square(change, missing).clamp_min(max(least, 1e-30)))
     for name, value in zip(made, torch.stack(figures).tolist(), strict=True):
         found[name] = value if math.isfinite(value) else math.inf
     order = sorted(found, key=lambda name: (-found[name], name))
     worst = {name: found[name] for name in order[:_NAMED]}
     return SelfCheck(found[order[0]], order[0], THRESHOLDS[precision], worst, precision=precision, **measured)
+
+
+def _root_mean_square(values: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
+    """Return that of what is not left out; not a number where everything is."""
+    import torch
+
+    return (torch.where(left_out, 0.0, values).square().sum() / (~left_out).sum()).sqrt()
 
 
 def no_room_for_both(interface: Any, device: torch.device) -> str:

@@ -160,7 +160,19 @@ def _constants(block: Any) -> tuple[Any, ...]:
 
 
 def _block(network: Network, block: Any) -> Iterator[str]:
-    attention, noise_channels = block.attention, network.noise_injector.noise_channels
+    yield from _attention(network, block)
+    for norm in _norms(block):
+        if not _conditional(norm):
+            yield f"{type(norm).__name__} in the processor, expected ConditionalLayerNorm"
+        elif norm.norm.weight is not None or norm.scale.in_features != network.noise_injector.noise_channels:
+            yield "a ConditionalLayerNorm with weights of its own, or of another width than the noise"
+    if all(map(_conditional, _norms(block))) and len({norm.norm.eps for norm in _norms(block)}) > 1:
+        yield "a processor whose norms differ in eps"
+    yield from _mlp("processor", block.mlp)
+
+
+def _attention(network: Network, block: Any) -> Iterator[str]:
+    attention = block.attention
     if attention.softcap:
         yield f"softcap {attention.softcap}"
     if attention.use_alibi_slopes:
@@ -179,14 +191,6 @@ def _block(network: Network, block: Any) -> Iterator[str]:
             yield from _norm("processor", norm)
         if attention.q_norm.eps != attention.k_norm.eps:
             yield "norms of queries and keys with different eps"
-    for norm in _norms(block):
-        if not _conditional(norm):
-            yield f"{type(norm).__name__} in the processor, expected ConditionalLayerNorm"
-        elif norm.norm.weight is not None or norm.scale.in_features != noise_channels:
-            yield "a ConditionalLayerNorm with weights of its own, or of another width than the noise"
-    if all(map(_conditional, _norms(block))) and len({norm.norm.eps for norm in _norms(block)}) > 1:
-        yield "a processor whose norms differ in eps"
-    yield from _mlp("processor", block.mlp)
 
 
 def _boundings(network: Network) -> Iterator[str]:
