@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.toys import toy
 
+pytestmark = pytest.mark.models
+
 # what is imputed; the first of each two is an input, as all that can be missing at a start
 METHODS: dict[str, dict[Any, list[str]]] = {
     "InputImputer": {"mean": ["stl1", "skt"], "minimum": ["stl2", "ro"]},
@@ -40,7 +42,8 @@ class NoWaits(TorchDispatchMode):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        return toy(tmp_path_factory.mktemp("model") / "toy.ckpt", monkeypatch)
+        path = tmp_path_factory.mktemp("model") / "toy.ckpt"
+        return toy(path, monkeypatch, change=lambda config: config["data"]["processors"].pop("imputer", None))
 
 
 @pytest.fixture(params=METHODS)

@@ -53,18 +53,23 @@ def unmixed(manifests: Sequence[MemberManifest], *, own: bool) -> list[MemberMan
     return [one for one in manifests if (one.settings.get("pass") == "own") == own]
 
 
+def _setting(entry: Speed) -> tuple[str, str, str, bool]:
+    return entry.model, entry.gpu, entry.precision, entry.deterministic
+
+
 def without_acceleration(table: Throughput, model: Model, chunks: int) -> Throughput:
     """Return the table for members that are not accelerated: its entries with an accelerated pass are changed.
 
-    Of a model that has none, entries are of its own pass. Memory is what the catalogue says of `chunks`.
+    Where the model's own pass was measured, that is taken. Memory is what the catalogue says of `chunks`.
     """
-    never = model.name if unknown_version(model.anemoi_models) else ""
+    own = {_setting(entry): entry for entry in table.entries if entry.way == "compiled"}
 
     def slower(entry: Speed) -> Speed:
-        if entry.model == never and entry.gpu != "cpu" and model.chunked_gpu_mb:
-            return replace(entry, peak_gpu_mb=model.own_pass_mb(chunks))
-        if entry.model == never or entry.gpu == "cpu" or not entry.compile or entry.precision not in ("16", "bf16"):
+        if entry.way != "accelerated" or entry.gpu == "cpu" or entry.precision not in ("16", "bf16"):
             return entry
+        if measured := own.get(_setting(entry)):
+            known = model.own_pass_mb(chunks) if model.chunked_gpu_mb else measured.peak_gpu_mb
+            return replace(measured, accelerated=True, peak_gpu_mb=known)
         forward = SLOWER * entry.forward_seconds
         return replace(
             entry,

@@ -11,12 +11,13 @@ import pytest
 import torch
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.fields.grids import grid_coordinates
-from aifs_ensemble.model import numerics
+from aifs_ensemble.model import known_classes, numerics
 from aifs_ensemble.model.checkpoint.check import examine
 from aifs_ensemble.model.checkpoint.inert import read_inert
 from aifs_ensemble.model.checkpoint.load import load_model
 from aifs_ensemble.model.checkpoint.rebuild import LayerFactory
 from aifs_ensemble.model.edges import KERNEL, as_released, choose_edges
+from aifs_ensemble.model.network import network_class
 from aifs_ensemble.model.passes import set_chunks
 from aifs_ensemble.model.projection import OrderedProjector, with_ordered_sums
 from aifs_ensemble.model.stepper import Stepper
@@ -85,9 +86,6 @@ def test_check_says_what_it_is_and_that_it_runs(demo: Model, demo_path: Path) ->
     assert "drawn at 208 points (O4)" in network["noise"]
     assert network["truncation"].startswith("down 6,114 points to 544 points (O8)")
     assert network["imputers"] == [f"InputImputer: {' '.join(sorted(set(demo.inputs) & set(demo.missing)))}"]
-    assert report.facts["here"]["accelerated"].startswith(
-        "no, because of anemoi-models 0.11.2 is installed, the accelerated pass is written for 0.5 and 0.6"
-    )
 
 
 def test_what_is_missing_stays_missing_and_nothing_else_is(demo: Model, interface: Any, inputs: torch.Tensor) -> None:
@@ -154,18 +152,27 @@ def test_sparse_products_in_a_fixed_order_are_the_same_arithmetic(interface: Any
         torch.testing.assert_close(part(one), product)
 
 
-def test_its_own_pass_is_taken_with_a_reason_and_what_can_be_is_compiled(
-    interface: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_accelerated_pass_knows_it(demo_path: Path) -> None:
+    pytest.importorskip("triton", reason="no Triton on this platform")
+    report = examine(demo_path)
+    assert report.accelerated and report.facts["here"]["accelerated"] == "yes"
+
+
+def test_of_its_own_pass_is_compiled_what_can_be(interface: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(numerics.ACCELERATED, "cpu", ("32",))  # as if there were a faster pass here
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda part, **_: compiled.append(part) or part)
-    stepper = Stepper(interface, torch.device("cpu"), numerics.Numerics(compile=True, chunks=3))
+    stepper = Stepper(interface, torch.device("cpu"), numerics.Numerics(compile=True, chunks=3), own="as it began")
     assert compiled == [interface.model.processor]
-    assert stepper.acceleration.asked and not stepper.accelerated
-    assert stepper.acceleration.reason == (
-        "anemoi-models 0.11.2 is installed, the accelerated pass is written for 0.5 and 0.6"
-    )
+    assert stepper.acceleration.asked and not stepper.accelerated and stepper.acceleration.reason == "as it began"
+
+
+def test_a_part_that_takes_anothers_place_names_its_class(interface: Any) -> None:
+    """Else the classes of a model on a card would not be told by their sources."""
+    before = known_classes.replaced_classes(interface, network_class()(interface.model))
+    with_ordered_sums(interface, torch.device("cpu"))
+    assert known_classes.replaced_classes(interface, network_class()(interface.model)) == before
+    assert "SparseProjector" in {kind.__name__ for kind in before} and known_classes.unknown_class(interface) == ""
 
 
 def test_pieces_of_the_mappers_do_not_change_what_is_made(interface: Any, inputs: torch.Tensor) -> None:
