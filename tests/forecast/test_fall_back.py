@@ -32,8 +32,8 @@ from aifs_ensemble.model.check_records import CheckRecords, check_key
 from aifs_ensemble.model.checkpoint.build import build_checkpoint, is_newer
 from aifs_ensemble.model.checkpoint.load import load_model
 from aifs_ensemble.model.compile_cache import CACHE_VARIABLE
+from aifs_ensemble.model.forms import network_class
 from aifs_ensemble.model.measured_check import measure_check
-from aifs_ensemble.model.network import network_class
 from aifs_ensemble.model.numerics import Numerics
 from tested import MODEL
 

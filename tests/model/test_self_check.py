@@ -13,7 +13,7 @@ import pytest
 import torch
 from aifs_ensemble.common.acceleration import Acceleration, why_not_accelerated
 from aifs_ensemble.model import forms, known_classes
-from aifs_ensemble.model.network import network_class
+from aifs_ensemble.model.forms import network_class
 from aifs_ensemble.model.self_check import THRESHOLDS, SelfCheck, compare_passes
 from tested import MODEL
 

@@ -16,7 +16,7 @@ from aifs_ensemble.common.models import get_model
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.model.checkpoint.build import build_checkpoint
 from aifs_ensemble.model.checkpoint.describe import describe_checkpoint
-from aifs_ensemble.model.network import network_class
+from aifs_ensemble.model.forms import network_class
 from aifs_ensemble.model.truncation import SparseRows, Truncation, multiply, reference
 from tested import MODEL
 

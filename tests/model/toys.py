@@ -18,7 +18,7 @@ from aifs_ensemble.model import accelerated
 from aifs_ensemble.model.attention import WindowAttention
 from aifs_ensemble.model.checkpoint import architecture, build
 from aifs_ensemble.model.checkpoint.load import load_model
-from aifs_ensemble.model.network import network_class
+from aifs_ensemble.model.forms import network_class
 from tested import MODEL
 from torch.nn import functional as F
 

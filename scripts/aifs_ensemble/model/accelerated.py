@@ -32,7 +32,8 @@ from aifs_ensemble.model.attention import WindowAttention, window_attention
 from aifs_ensemble.model.conditional_norm import add_norm, pack
 from aifs_ensemble.model.cuda_graph import RecordedPass
 from aifs_ensemble.model.determinism import places_written_once
-from aifs_ensemble.model.network import Network, NotAcceleratedError, network_class
+from aifs_ensemble.model.forms import network_class
+from aifs_ensemble.model.network import Network, NotAcceleratedError
 from aifs_ensemble.model.supported import reasons_against
 from aifs_ensemble.model.truncation import Truncation
 

@@ -38,14 +38,53 @@ class WaitFreeImputer(nn.Module):
         self._each_time = each_time
         self._missing: Tensor | None = None
         self._checked = False
+        self._rows: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
     def forward(self, x: Tensor, in_place: bool = True, inverse: bool = False) -> Tensor:
         """Fill in what is missing of ``x (..., value, variable)``, or with `inverse` take it out again."""
+        if self._each_time and self._kind in _CONSTANT:  # in one pass over all variables
+            made = self._all_taken_out(x) if inverse else self._all_filled_in(x)
+            return x.copy_(made) if in_place else made
         x = x if in_place else x.clone()
         return self._take_out(x) if inverse else self._fill_in(x)
 
-    def _fill_in(self, x: Tensor) -> Tensor:
-        original, every = self.imputer, self._each_time or self._kind in _DYNAMIC
+    def _all_filled_in(self, x: Tensor) -> Tensor:
+        missing = self._look(x)
+        key = (x.shape[-1], x.dtype, x.device)
+        if key not in self._rows:
+            values = torch.full((x.shape[-1],), torch.nan, dtype=x.dtype, device=x.device)
+            for place, value in zip(self._places_read(x), self.imputer.replacement, strict=False):
+                if place is not None:
+                    values[place] = value
+            self._rows[key] = ~torch.isnan(values), values
+        filled, values = self._rows[key]
+        return torch.where(missing & filled, values, x)
+
+    def _all_taken_out(self, x: Tensor) -> Tensor:
+        places = self._places_made(x)
+        key = (-x.shape[-1], x.dtype, x.device)
+        if key not in self._rows:
+            taken = torch.zeros(x.shape[-1], dtype=torch.bool, device=x.device)
+            source_of = torch.zeros(x.shape[-1], dtype=torch.int64, device=x.device)
+            for source, place in zip(self.imputer.index_inference_input, places, strict=False):
+                if source is not None and place is not None:
+                    taken[place], source_of[place] = True, source
+            self._rows[key] = taken, source_of
+        taken, source_of = self._rows[key]
+        assert self._missing is not None
+        return x.masked_fill(self._missing.index_select(1, source_of) & taken, torch.nan)
+
+    def _look(self, x: Tensor) -> Tensor:
+        """Return where ``x`` misses values; of its first time it is kept."""
+        missing = torch.isnan(x)
+        if self._each_time:
+            trained = x.shape[-1] == self.imputer.num_training_input_vars
+            kept = self.imputer.data_indices.data.input.full if trained else slice(None)
+            self._missing = missing[(0,) * (x.ndim - 2)][:, kept]
+        return missing
+
+    def _places_read(self, x: Tensor) -> Any:
+        original = self.imputer
         read = original.index_inference_input if x.shape[-1] == original.num_inference_input_vars else None
         places = original.index_training_input if x.shape[-1] == original.num_training_input_vars else read
         if places is None:
@@ -53,12 +92,24 @@ class WaitFreeImputer(nn.Module):
                 f"imputer: {x.shape[-1]} variables, expected {original.num_training_input_vars} or "
                 f"{original.num_inference_input_vars}"
             )
+        return places
+
+    def _places_made(self, x: Tensor) -> Any:
+        original = self.imputer
+        made = original.index_inference_output if x.shape[-1] == original.num_inference_output_vars else None
+        places = original.index_training_output if x.shape[-1] == original.num_training_output_vars else made
+        if places is None or self._missing is None:
+            raise ValueError(
+                f"imputer: {x.shape[-1]} variables, expected {original.num_training_output_vars} or "
+                f"{original.num_inference_output_vars}, after an input"
+            )
+        return places
+
+    def _fill_in(self, x: Tensor) -> Tensor:
+        original, every = self.imputer, self._each_time or self._kind in _DYNAMIC
+        places = self._places_read(x)
         if every:
-            missing = torch.isnan(x)
-            if self._each_time:
-                trained = x.shape[-1] == original.num_training_input_vars
-                kept = original.data_indices.data.input.full if trained else slice(None)
-                self._missing = missing[(0,) * (x.ndim - 2)][:, kept]
+            missing = self._look(x)
         else:
             if self._missing is None or self._kind not in _COPIED:
                 self._missing = torch.isnan(x[(0,) * (x.ndim - 2)])
@@ -92,17 +143,12 @@ class WaitFreeImputer(nn.Module):
         original = self.imputer
         if self._kind in _DYNAMIC:
             return x
-        made = original.index_inference_output if x.shape[-1] == original.num_inference_output_vars else None
-        places = original.index_training_output if x.shape[-1] == original.num_training_output_vars else made
-        if places is None or self._missing is None:
-            raise ValueError(
-                f"imputer: {x.shape[-1]} variables, expected {original.num_training_output_vars} or "
-                f"{original.num_inference_output_vars}, after an input"
-            )
+        places, missing = self._places_made(x), self._missing
+        assert missing is not None
         sources = original.index_inference_input if self._each_time else original.index_training_input
         for source, place in zip(sources, places, strict=False):
             if source is not None and place is not None:
-                x[..., place] = x[..., place].masked_fill(self._missing[:, source].expand(*x.shape[:-2], -1), torch.nan)
+                x[..., place] = x[..., place].masked_fill(missing[:, source].expand(*x.shape[:-2], -1), torch.nan)
         return x
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from aifs_ensemble.model.forms import installed_version, unknown_version
+from aifs_ensemble.model.forms import installed_version, network_class, unknown_version
 
 if TYPE_CHECKING:
     from aifs_ensemble.model.network import Network
@@ -62,8 +62,6 @@ def unknown_class(interface: Any) -> str:
 
     Raises NotAcceleratedError where the installed version has no form that is known.
     """
-    from aifs_ensemble.model.network import network_class
-
     network = network_class()(interface.model)
     for kind in replaced_classes(interface, network):
         known = network.classes.get(kind.__module__.removeprefix(f"{PACKAGE}."), {}).get(kind.__qualname__)

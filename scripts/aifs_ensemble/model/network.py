@@ -13,8 +13,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from aifs_ensemble.model.forms import form_of, installed_version, unknown_version
-
 
 class NotAcceleratedError(Exception):
     """The accelerated pass does not know a part of the model; the caller uses the model's own forward."""
@@ -162,21 +160,3 @@ class Network(ABC):
     @abstractmethod
     def entrance(interface: Any) -> Any:
         """Return the part of an interface whose ``forward`` its ``predict_step`` calls."""
-
-
-def network_class(version: str = "") -> type[Network]:
-    """Return the adapter for a version of anemoi-models, the installed one by default.
-
-    Raises NotAcceleratedError where there is none.
-    """
-    version = version or installed_version()
-    form = form_of(version)
-    if form == "0.6":
-        from aifs_ensemble.model.network_0_6 import Network06
-
-        return Network06
-    if form == "0.11":
-        from aifs_ensemble.model.network_0_11 import Network011
-
-        return Network011
-    raise NotAcceleratedError(unknown_version(version))

@@ -14,7 +14,7 @@ from torch import Tensor
 from aifs_ensemble.model.network import Network, Places
 
 # Of 0.11.2, which is installed. In a `SparseProjector`'s place `projection` may have put another, which names it.
-CLASSES = {
+CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "interface": {
         "AnemoiModelInterface": ("672dd3302dfa264b",),
     },

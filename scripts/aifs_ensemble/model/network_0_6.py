@@ -12,7 +12,7 @@ from aifs_ensemble.model.network import Network, Places
 # The first digest is of 0.6.0, which is installed, a second of 0.5.1, which was read beside it: the same numbers come
 # out (parts of the block became methods of their own, arguments are passed by name). 0.5.0 has none where it differs:
 # its `predict_step` loses `fcstep`, without which no step can be made.
-CLASSES = {
+CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "interface": {
         "AnemoiModelInterface": ("92d5e946b2bd8f51",),
     },

@@ -19,8 +19,8 @@ import torch
 from aifs_ensemble.common.acceleration import Acceleration
 from aifs_ensemble.model import known_classes
 from aifs_ensemble.model.check_records import CheckRecords
-from aifs_ensemble.model.forms import installed_version, unknown_version
-from aifs_ensemble.model.network import NotAcceleratedError, network_class
+from aifs_ensemble.model.forms import installed_version, network_class, unknown_version
+from aifs_ensemble.model.network import NotAcceleratedError
 from aifs_ensemble.model.numerics import Numerics
 from aifs_ensemble.model.self_check import CHUNKS, PeakMemory, SelfCheck, compare_passes, no_room_for_both
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from aifs_ensemble.model.forms import network_class
 from aifs_ensemble.model.graph_attention import MOST_ATTRIBUTES, WIDEST_HEAD
-from aifs_ensemble.model.network import Network, NotAcceleratedError, network_class
+from aifs_ensemble.model.network import Network, NotAcceleratedError
 
 __all__ = ["NotAcceleratedError", "reasons_against"]
 

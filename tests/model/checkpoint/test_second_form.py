@@ -17,7 +17,7 @@ from aifs_ensemble.model.checkpoint.inert import read_inert
 from aifs_ensemble.model.checkpoint.load import load_model
 from aifs_ensemble.model.checkpoint.rebuild import LayerFactory
 from aifs_ensemble.model.edges import KERNEL, as_released, choose_edges
-from aifs_ensemble.model.network import network_class
+from aifs_ensemble.model.forms import network_class
 from aifs_ensemble.model.passes import set_chunks
 from aifs_ensemble.model.projection import OrderedProjector, with_ordered_sums
 from aifs_ensemble.model.stepper import Stepper
