@@ -102,6 +102,7 @@ SECOND: dict[str, tuple[Change | None, dict[str, Any]]] = {
 KINDS: dict[str, tuple[Change | None, dict[str, Any]]] = {
     **(SECOND if NEWER else {}),
     "no norm of queries and keys": (processor(qk_norm=False), {}),
+    "norms of queries and keys in the mappers": (in_mappers(qk_norm=True), {"heads": 4}),
     "no edge trainables, softcap 0.0": (
         lambda config: (trainables(8, 0)(config), without_qk_norm_or_capping(config))[0], {},
     ),
@@ -118,7 +119,13 @@ KINDS: dict[str, tuple[Change | None, dict[str, Any]]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_accelerated_pass_is_the_models_own(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change, size = KINDS[kind]
-    alike(toy(tmp_path / "toy.ckpt", monkeypatch, change=change, **size))
+    interface = toy(tmp_path / "toy.ckpt", monkeypatch, change=change, **size)
+    generator = torch.Generator().manual_seed(4)
+    for module in interface.model.modules():
+        if isinstance(module, torch.nn.LayerNorm) and module.elementwise_affine:  # new ones are 1 and 0
+            for weights in (w for w in (module.weight, module.bias) if w is not None):
+                weights.data += 0.3 * torch.randn(weights.shape, generator=generator)
+    alike(interface)
 
 
 @first_form

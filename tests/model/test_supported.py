@@ -84,8 +84,9 @@ BROKEN: Broken = {
     **(SECOND if NEWER else FIRST),
     "input": (lambda m: m, "input_dim", 5, "an input of 5 columns, expected "),
     "no noise": (lambda m: m, "noise_injector", None, "noise by NoneType, expected NoiseConditioning"),
-    "encoder's norm": (lambda m: m.encoder.proc, "qk_norm", True, "encoder with qk_norm"),
-    "decoder's norm": (lambda m: m.decoder.proc, "qk_norm", True, "decoder with qk_norm"),
+    "norms that are not there": (
+        lambda m: m.decoder.proc, "qk_norm", True, "decoder of an unknown kind (AttributeError"
+    ),
     "sources": (lambda m: m.encoder.proc, "update_src_nodes", True, "an encoder that updates its sources"),
     "wide heads": (
         lambda m: m.decoder.proc, "out_channels_conv", 300, "decoder with heads of 300 channels, expected at most 256"
@@ -146,9 +147,9 @@ def test_it_is_named_and_refused(interface: Any, monkeypatch: pytest.MonkeyPatch
 
 def test_all_that_is_in_the_way_is_said_at_once(interface: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer(interface.model).attention, "softcap", 5.0)
-    monkeypatch.setattr(interface.model.encoder.proc, "qk_norm", True)
+    monkeypatch.setattr(interface.model.encoder.proc, "update_src_nodes", True)
     assert len(reasons_against(interface.model)) == 2
-    with pytest.raises(NotAcceleratedError, match=r"encoder with qk_norm; softcap 5\.0"):
+    with pytest.raises(NotAcceleratedError, match=r"an encoder that updates its sources; softcap 5\.0"):
         fast_pass(interface)
 
 

@@ -102,7 +102,7 @@ def _mlp_layers(sequence: Any, dtype: torch.dtype) -> tuple[Linear, Linear]:
 
 
 class _Edges:
-    """The edges of one mapper: sorted, attributes padded, and their linear embedding."""
+    """The edges of one mapper: sorted, attributes padded, their linear embedding, and norms of queries and keys."""
 
     def __init__(self, network: Network, mapper: Any, destinations: int, dtype: torch.dtype):
         block = mapper.proc
@@ -114,9 +114,15 @@ class _Edges:
         bias = block.lin_edge.bias
         self.bias = torch.zeros_like(self.weight[:, 0]) if bias is None else bias.detach().to(dtype)
         self.heads = block.num_heads
+        self.norms = (Norm.of(block.q_norm), Norm.of(block.k_norm)) if block.qk_norm else None
 
     def attend(self, query: Tensor, key_value: Tensor, row: Tensor, added: Tensor) -> Tensor:
         key, value = key_value.chunk(2, -1)
+        if self.norms is not None:
+            query, key = (
+                norm(x.unflatten(-1, (self.heads, -1))).flatten(-2)
+                for norm, x in zip(self.norms, (query, key), strict=True)
+            )
         return ga.attend(
             query, key, value, self.attributes, self.weight, self.bias, row, self.source, added, self.heads
         )

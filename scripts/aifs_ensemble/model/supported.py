@@ -101,7 +101,8 @@ def _mapper(name: str, mapper: Any) -> Iterator[str]:
         yield f"{name} of {type(block).__name__}, expected GraphTransformerMapperBlock"
         return
     if block.qk_norm:
-        yield f"{name} with qk_norm"
+        for norm in (block.q_norm, block.k_norm):
+            yield from _norm(name, norm)
     if block.out_channels_conv > WIDEST_HEAD:
         yield f"{name} with heads of {block.out_channels_conv} channels, expected at most {WIDEST_HEAD}"
     attributes = block.lin_edge.in_features

@@ -258,9 +258,9 @@ def test_parts_that_the_demonstration_has_not(interface: Any) -> None:
 def test_why_a_model_is_not_accelerated(interface: Any) -> None:
     assert why_not_accelerated(interface) == ""
     block = interface.model.encoder.proc
-    block.qk_norm = True
-    assert why_not_accelerated(interface) == "encoder with qk_norm"
-    block.qk_norm = False
+    block.update_src_nodes = True
+    assert why_not_accelerated(interface) == "an encoder that updates its sources"
+    block.update_src_nodes = False
     del interface.model.encoder.emb_nodes_src
     assert why_not_accelerated(interface).startswith("encoder of an unknown kind (AttributeError: ")
 
