@@ -46,14 +46,14 @@ def test_no_driver_is_a_failure(root, tmp_path):
     assert cards and (cards[0].state == "failure" or "MiB free" in cards[0].text)
 
 
-def test_memory_of_a_model_without_an_accelerated_pass_counts(root, tmp_path, monkeypatch):
-    """AIFS ENS v2 takes 8,500 MB and 33,000 by chunks; what a configuration asks for is less."""
+def test_memory_of_a_model_that_is_not_accelerated_counts(root, tmp_path, monkeypatch):
+    """AIFS ENS v2 then takes 8,500 MB and 33,000 by chunks; what a configuration asks for is less."""
     monkeypatch.setattr(doctor, "driver_version", lambda: "580.1")
     monkeypatch.setattr(doctor, "cards", lambda: [Card("NVIDIA L4", "", 10_240 << 20, 10_000 << 20)])
     wanted = {"device": "cuda", "precision": "16", "compile": True, "gpu_mem_mb": 6000}
-    for model, chunks, state, needs in (("aifs-ens-2.0", 10, "failure", 11800), ("aifs-ens-2.0", 32, "ok", 9531),
-                                        ("aifs-ens-1.0", 10, "ok", 6000)):  # fmt: skip
-        found = findings(root, tmp_path, "gpu", model=model, forecast={**wanted, "chunks": chunks})["gpu 0"]
+    for fast, chunks, state, needs in ((False, 10, "failure", 11800), (False, 32, "ok", 9531), (True, 10, "ok", 6000)):
+        forecast = {**wanted, "accelerate": fast, "chunks": chunks}
+        found = findings(root, tmp_path, "gpu", model="aifs-ens-2.0", forecast=forecast)["gpu 0"]
         assert (found.state, found.text) == (state, f"NVIDIA L4, 10000 of 10240 MiB free, a member needs {needs}")
 
 
