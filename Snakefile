@@ -16,6 +16,7 @@ include: "rules/forecast.smk"
 include: "rules/sync.smk"
 include: "rules/products.smk"
 include: "rules/pictures.smk"
+include: "rules/compare.smk"
 include: "rules/reports.smk"
 include: "rules/benchmark.smk"
 
@@ -37,6 +38,7 @@ rule all:
         RUN.of_each_cycle(lambda one: [one.path.delivered(one.keys.ensemble_manifest)]),
         RUN.of_each_cycle(lambda one: one.of_each_member(one.path.member_files())),
         RUN.of_each_cycle(lambda one: one.declared(one.products())),
+        RUN.compared(),
 
 
 rule forecasts:

@@ -1,11 +1,11 @@
 # The engine benchmark on a machine of the class that cloud.gpu names (`aifs-ensemble benchmark --machines ...`).
 rule benchmark_engine:
     output:
-        PATH.between_machines(f"benchmarks/{CONFIG.cloud.gpu}.json"),
+        RUN.first.path.between_machines(f"benchmarks/{CONFIG.cloud.gpu}.json"),
     log:
         f"logs/benchmark_engine/{CONFIG.cloud.gpu}.log",
     conda:
-        f"../envs/{RUN.gpu_software}.yaml"
+        RUN.gpu_software
     resources:
         machine="gpu",
         mem_mb=24000 if RUN.rented else 4000,

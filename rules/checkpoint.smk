@@ -1,19 +1,19 @@
 # The model's checkpoint: built (demo), fetched once, or the user's own.
-if not CONFIG.checkpoint:
+if RUN.checkpoint_made():
 
     rule checkpoint_prepare:
         output:
-            RUN.checkpoint(),
+            RUN.checkpoint_made(),
         log:
-            RUN.first.path.log("checkpoint_prepare"),
+            RUN.each_model.path.log("checkpoint_prepare"),
         benchmark:
-            RUN.first.path.benchmark("checkpoint_prepare")
+            RUN.each_model.path.benchmark("checkpoint_prepare")
         localrule: RUN.fetches_checkpoint()
         conda:
-            f"../envs/{RUN.gpu_software}.yaml"
+            RUN.gpu_software
         resources:
             # building takes torch, which only the GPU machines have
-            machine="gpu" if CONFIG.model.built else "cpu",
+            machine="gpu" if RUN.builds else "cpu",
             mem_mb=4000,
             runtime=60,
         script:

@@ -19,12 +19,12 @@ with aifs_internals.errors_in_one_line():
     RUN = aifs_snakefile.Run(workflow, config)
 
 CONFIG = RUN.config
-# names of objects under the destination, and where rules find and leave them; "{member}" stands for each member, and
-# "{cycle}" for each cycle of a run that has several
+# names of objects under the destination, and where rules find and leave them; "{member}" stands for each member,
+# "{cycle}" for each cycle of a run that has several, and "{model}" for each of its models
 KEYS = RUN.each.keys
 PATH = RUN.each.path
 
 
-# a member or a cycle outside the configuration cannot be made by naming its file
+# a member, a cycle or a model outside the configuration cannot be made by naming its file
 wildcard_constraints:
     **RUN.wildcard_constraints(),

@@ -14,12 +14,12 @@ rule forecast_member:
     group:
         "members"
     conda:
-        f"../envs/{RUN.gpu_software}.yaml"
+        RUN.gpu_software
     threads: CONFIG.forecast.encoders
     resources:
         machine="gpu",
-        mem_mb=12000 if CONFIG.model.grid == "N320" else 2000,
-        gpu_mem_mb=CONFIG.forecast.gpu_mem_mb,
+        mem_mb=RUN.by_model(lambda one: 12000 if one.config.model.grid == "N320" else 2000),
+        gpu_mem_mb=RUN.by_model(lambda one: one.config.forecast.gpu_mem_mb),
         runtime=120,
     script:
         "../scripts/forecast_member.py"

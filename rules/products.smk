@@ -205,3 +205,4 @@ rule evaluation:
 rule products:
     input:
         RUN.of_each_cycle(lambda one: one.declared(one.products())),
+        RUN.compared(),

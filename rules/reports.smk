@@ -30,7 +30,7 @@ rule report_pages:
         mem_mb=4000,
     params:
         profile=RUN.profile,
-        cycle=RUN.of_cycle(lambda one: one.config.cycle),
+        unit=RUN.of_cycle(lambda one: one.config.unit),
     script:
         "../scripts/report_pages.py"
 

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.cycles import cycle_of
 from aifs_ensemble.common.errors import DiskFullError, WorkflowError
 from aifs_ensemble.common.extras import lacks
 from aifs_ensemble.common.files import remove_leftovers_of
+from aifs_ensemble.common.units import model_of, unit_of
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 @contextmanager
 def rule(snakemake: Any) -> Iterator[Config]:
-    """Set up logging and yield the configuration, of the job's cycle; a WorkflowError ends the job in one line."""
+    """Set up logging and yield the configuration, of the job's unit; a WorkflowError ends the job in one line."""
     target = str(snakemake.log[0]) if snakemake.log else None
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if target:
@@ -31,8 +31,8 @@ def rule(snakemake: Any) -> Iterator[Config]:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         remove_leftovers_of(Path(path) for path in snakemake.output)
-        config, cycle = Config(snakemake.config), cycle_of(snakemake.wildcards)
-        yield config if cycle is None else config.of_cycle(cycle)
+        config, unit = Config(snakemake.config), unit_of(snakemake.wildcards)
+        yield config.of_model(model_of(snakemake.wildcards)) if unit is None else config.of_unit(unit)
     except WorkflowError as error:
         logging.error("%s", error)  # noqa: TRY400 - one line, no traceback
         sys.exit(error.exit_code)

@@ -32,7 +32,10 @@ _SAID_ELSEWHERE = (
 
 
 class Job(NamedTuple):
-    """A job as it is told of: member and cycle are empty without one, and in a run of one cycle."""
+    """A job as it is told of: member and cycle are empty without one, and in a run of one cycle and model.
+
+    In a run of several models the model comes before the cycle.
+    """
 
     rule: str
     member: str = ""
@@ -99,7 +102,8 @@ class Events:
         width = max(map(len, by_rule), default=0)
         for rule, jobs in by_rule.items():
             cycles = {job.cycle for job in jobs if job.cycle}
-            of = f"of {len(cycles)} cycles" if len(cycles) > 1 else "".join(cycles)
+            what = "units" if any("/" in cycle for cycle in cycles) else "cycles"
+            of = f"of {len(cycles)} {what}" if len(cycles) > 1 else "".join(cycles)
             members = _ranges({job.member for job in jobs})
             yield f"{rule:{width}}  {len(jobs):4}  {' '.join(filter(None, [members, of]))}".rstrip(), ""
         if by_rule:
@@ -109,7 +113,8 @@ class Events:
         wildcards = getattr(record, "wildcards", None) or {}
         job, rule = getattr(record, "jobid", None), str(getattr(record, "rule_name", ""))
         cycle = wildcards.get("cycle") or "_".join(wildcards[name] for name in ("date", "time") if name in wildcards)
-        self._jobs[job] = self._working[job] = Job(rule, str(wildcards.get("member", "")), str(cycle))
+        unit = "/".join(filter(None, [str(wildcards.get("model") or ""), str(cycle)]))
+        self._jobs[job] = self._working[job] = Job(rule, str(wildcards.get("member", "")), unit)
         self._said.discard(job)
 
     def _run(self, stats: dict[str, int]) -> Iterator[Line]:

@@ -27,11 +27,18 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 CYCLE_HELP = "one cycle, not all of the configuration's"
+MODEL_HELP = "one model, not all of the configuration's"
 
 
 def add_cycle_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cycle``, which `config_from` reads."""
+    """Add ``--cycle`` and ``--model``, which `config_from` reads."""
     parser.add_argument("--cycle", dest="only_cycle", metavar="CYCLE", help=CYCLE_HELP)
+    add_model_argument(parser)
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, which `config_from` reads."""
+    parser.add_argument("--model", dest="only_model", metavar="MODEL", help=MODEL_HELP)
 
 
 def add_members_argument(parser: argparse.ArgumentParser) -> None:
@@ -64,29 +71,29 @@ def members_from(args: argparse.Namespace, config: Config) -> tuple[int, ...]:
 def run_each_cycle(
     args: argparse.Namespace, config: Config, do: Callable[[Config, Callable[[Any], None]], None]
 ) -> None:
-    """Do what a command does of each cycle; of several, each below its name, and what fails keeps none from it.
+    """Do what a command does of each unit; of several, each below its name, and what fails keeps none from it.
 
     Parameters
     ----------
-    do : prints, or with ``--json`` gives its second argument the facts; those of several are printed by cycle
+    do : prints, or with ``--json`` gives its second argument the facts; those of several are printed by unit
 
-    Raises WorkflowError at the end, with the worst exit code of all cycles.
+    Raises WorkflowError at the end, with the worst exit code of all units.
     """
     from aifs_ensemble.common.cycles import each_cycle
 
     facts: dict[str, Any] = {}
-    several = len(config.cycles) > 1
+    several = len(config.units) > 1
 
     def one(of_cycle: Config) -> None:
         if several and not args.json:
-            print(f"{of_cycle.cycle}:", flush=True)
-        do(of_cycle, lambda found: facts.update({of_cycle.cycle: found}))
+            print(f"{of_cycle.unit}:", flush=True)
+        do(of_cycle, lambda found: facts.update({of_cycle.unit: found}))
 
     try:
         each_cycle(config.of_each_cycle, one, lambda line: print(f"error: {line}", file=sys.stderr, flush=True))
     finally:
         if args.json and facts:
-            print_json({"cycles": facts} if several else facts[config.cycle])
+            print_json({"cycles": facts} if several else facts[config.of_each_cycle[0].unit])
 
 
 def check_output(option: str, path: Path, *, file: bool = False) -> None:
@@ -137,6 +144,10 @@ def config_from(args: argparse.Namespace, cycle: Meaning = "inputs") -> Config:
 
         raw = named(raw, files, cycle)
     config, only = Config(raw, files), getattr(args, "only_cycle", None)
+    model = getattr(args, "only_model", None)
+    if model is not None and model not in config.models:
+        raise ConfigError(f"--model: {model!r}, expected one of the configuration's: {' and '.join(config.models)}")
+    config = config if model is None else config.of_model(model)
     if only is None:
         return config
     if only not in config.cycles:

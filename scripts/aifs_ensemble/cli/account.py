@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cycle_argument(parser)
     parser.add_argument("--fetch", action="store_true", help="first copy manifests and metrics from the destination")
     parser.add_argument("--spot", action=argparse.BooleanOptionalAction, default=None, help="over cloud.spot")
-    parser.add_argument("--benchmarks", type=Path, default=Path("logs/benchmarks"), help="Snakemake's benchmark files")
+    parser.add_argument("--benchmarks", type=Path, help="Snakemake's benchmark files")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write tables and figures there")
     parser.add_argument("--formats", nargs="+", choices=("svg", "png"), default=("svg", "png"), help="of the figures")
     add_json_argument(parser)
@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
         check_output("--output", args.output)
     usd: dict[str, float] = {}
     run_each_cycle(args, config, lambda of_cycle, tell: _account(args, of_cycle, config, usd, tell))
-    if len(config.cycles) > 1 and not args.json:
-        print(f"{len(usd)} cycles: {money(sum(usd.values()))}")
+    if len(config.units) > 1 and not args.json:
+        what = "cycles" if len(config.models) == 1 else "cycles of models"
+        print(f"{len(usd)} {what}: {money(sum(usd.values()))}")
     return 0
 
 
@@ -63,12 +64,12 @@ def _account(
         if not args.json:
             print(f"fetched {count} manifests from {config.destination}")
     settings = {"benchmarks": args.benchmarks, "profile": plan_profile(args), "spot": args.spot}
-    several = len(whole.cycles) > 1
-    folder = args.output / config.cycle if args.output and several else args.output
+    several = len(whole.units) > 1
+    folder = args.output / config.unit if args.output and several else args.output
     text = write_account(config, folder, formats=args.formats, **settings)
     if not args.json:
         print(text)
     if args.json or several:
         tables = account_tables(config, **settings)
-        usd[config.cycle] = tables["totals"][0]["usd"]
+        usd[config.unit] = tables["totals"][0]["usd"]
         tell(tables)

@@ -9,6 +9,7 @@ from aifs_ensemble.cli._common import (
     add_config_arguments,
     add_cycles_argument,
     add_json_argument,
+    add_model_argument,
     check_output,
     config_from,
     print_json,
@@ -25,6 +26,7 @@ HELP = "quantiles of the model's own climate over many cycles"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_config_arguments(parser)
+    add_model_argument(parser)
     add_cycles_argument(parser)
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="where to write (default: products.weekly.model_climatology)"
@@ -45,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from aifs_ensemble.products.model_climate import check_choice, check_samples, gather, write_climate
 
     config = config_from(args)
+    _ = config.model  # of one: each has a climate of its own
     if not config.periods:
         raise ConfigError("config: products.weekly: no periods within lead_hours, expected enabled: true and some")
     named = config.products.weekly.model_climatology

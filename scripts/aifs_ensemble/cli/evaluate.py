@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     config = config_from(args, "there")
     if args.output:
         check_output("--output", args.output)
-    several = len(config.cycles) > 1
+    several = len(config.units) > 1
 
     def evaluate(of_cycle: Config, tell: Callable[[Any], None]) -> None:
-        folder = args.output / of_cycle.cycle if args.output and several else args.output
+        folder = args.output / of_cycle.unit if args.output and several else args.output
         _evaluate(of_cycle, folder, tell if args.json else None)
 
     run_each_cycle(args, config, evaluate)

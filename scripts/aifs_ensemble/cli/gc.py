@@ -68,11 +68,14 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--plan and --finished, expected one of them")
     if args.cycles and not args.plan:
         raise ConfigError(f"--cycles: {args.cycles!r}, expected it with --plan alone")
-    storage = open_destination(config)
     if args.plan:
-        return _retention(args, config, storage)
+        for one in config.of_each_model:
+            if one.model_folder and not args.json:
+                print(f"{one.model.name}:")
+            _retention(args, one, open_destination(one))
+        return 0
     members = parse_members(args.finished, config.ensemble_size) if args.finished else ()
-    run_each_cycle(args, config, lambda of_cycle, tell: _collect(args, of_cycle, storage, members, tell))
+    run_each_cycle(args, config, lambda one, tell: _collect(args, one, open_destination(one), members, tell))
     return 0
 
 

@@ -18,9 +18,11 @@ from aifs_ensemble.cli._common import (
     plan_profile,
     print_json,
 )
+from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.text import duration, money
 
 if TYPE_CHECKING:
+    from aifs_ensemble.common.config import Config
     from aifs_ensemble.planning.choice import Pick
 
 GROUP = "before"
@@ -61,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         check_begun(one)
     for unknown in check_sources(config.of_each_cycle) if args.published else ():
         print(unknown, file=sys.stderr)
+    if len(config.models) > 1:
+        return _of_models(args, config)
     machines, work = machines_of(config), outstanding_of_run(config, destination=args.destination)
     case = plan_case(
         config,
@@ -94,6 +98,32 @@ def run(args: argparse.Namespace) -> int:
             print(f"and\n  {' '.join(command)}")
         elif wanted and not work.to_forecast:
             print("\nno member is missing: there is nothing to choose a machine for")
+    return 0
+
+
+def _of_models(args: argparse.Namespace, config: Config) -> int:
+    """Print the plan of each of several models, and what they come to together."""
+    from aifs_ensemble.planning.choice import ranked
+    from aifs_ensemble.planning.machines import machines_of
+    from aifs_ensemble.planning.outstanding import outstanding
+    from aifs_ensemble.planning.plan_text import full_lines, plan_dict
+    from aifs_ensemble.planning.plans import plans_of_run, total_lines
+
+    if args.deadline is not None or args.budget is not None:
+        raise ConfigError(f"--deadline, --budget: of one model alone, expected --model {config.models[0]} too")
+    works = {one.unit: outstanding(one, destination=args.destination) for one in config.of_each_cycle}
+    given = {"profile": plan_profile(args), "group": members_group(args), "bucket_region": args.bucket_region}
+    found = plans_of_run(config, machines_of(config), works, **given)
+    if args.json:
+        each = {one.case.config.model.name: plan_dict(one, ranked(one.case)) for one in found}
+        totals = {"usd": sum(one.chosen.usd for one in found), "spot_usd": sum(one.chosen.spot_usd for one in found)}
+        print_json({"models": each, **totals})
+    else:
+        print("\n".join(total_lines(found)))
+        for one in found:
+            print("\n".join(["", f"{one.case.config.model.name}:", *full_lines(one, ranked(one.case), args.rows)]))
+    for one in found:
+        one.check()
     return 0
 
 

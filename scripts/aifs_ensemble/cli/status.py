@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if args.watch is not None and not 0 < args.watch <= 86400:
         raise ConfigError(f"--watch: {args.watch:g}, expected seconds above 0, at most a day")
     if args.json:
-        of_cycle = {one.cycle: [asdict(status) for status in statuses_of(one)] for one in config.of_each_cycle}
-        print_json({"cycles": of_cycle} if len(of_cycle) > 1 else of_cycle[config.cycle])
+        of_cycle = {one.unit: [asdict(status) for status in statuses_of(one)] for one in config.of_each_cycle}
+        print_json({"cycles": of_cycle} if len(of_cycle) > 1 else next(iter(of_cycle.values())))
     elif args.watch:
         _watch(config, args.watch)
     else:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         from aifs_ensemble.cli._status_table import table
         from aifs_ensemble.workflow.coiled.hooks import spending_of
 
-        found = {one.cycle: statuses_of(one) for one in config.of_each_cycle}
+        found = {one.unit: statuses_of(one) for one in config.of_each_cycle}
         Console().print(table(found, time.time(), spending_of(config)))
     return 0
 
@@ -78,7 +78,7 @@ def _watch(config: Config, seconds: float) -> None:
     console = Console()
     still = console.is_terminal and not console.is_dumb_terminal
     destinations = [Destination(one) for one in config.of_each_cycle]
-    statuses = {one.config.cycle: statuses_of(one.config, one) for one in destinations}
+    statuses = {one.config.unit: statuses_of(one.config, one) for one in destinations}
     with Live(console=console, auto_refresh=False) if still else nullcontext() as live:
         while True:
             shown = table(statuses, time.time(), spending_of(config))
@@ -88,11 +88,11 @@ def _watch(config: Config, seconds: float) -> None:
             else:
                 live.update(shown, refresh=True)
             to_look = [
-                one for one in destinations if any(each.state != DELIVERED for each in statuses[one.config.cycle])
+                one for one in destinations if any(each.state != DELIVERED for each in statuses[one.config.unit])
             ]
             if not to_look:
                 return
             time.sleep(seconds)
             for one in to_look:
                 one.look()
-                statuses[one.config.cycle] = statuses_of(one.config, one)
+                statuses[one.config.unit] = statuses_of(one.config, one)

@@ -48,10 +48,10 @@ def cycle_of(wildcards: Mapping[str, str]) -> str | None:
 
 
 class OfCycle(Protocol):
-    """What is of one cycle, such as its configuration."""
+    """What is of one cycle, such as its configuration; `unit` is what messages call it."""
 
     @property
-    def cycle(self) -> str: ...
+    def unit(self) -> str: ...
 
 
 def each_cycle(each: Sequence[C], do: Callable[[C], None], said: Callable[[str], None]) -> None:
@@ -68,8 +68,8 @@ def each_cycle(each: Sequence[C], do: Callable[[C], None], said: Callable[[str],
         try:
             do(one)
         except WorkflowError as error:
-            failed[one.cycle] = error
-            told = f"{one.cycle}: "
+            failed[one.unit] = error
+            told = f"{one.unit}: "
             said(f"{told}{str(error).removeprefix(told)}")
     if failed:
         whole = WorkflowError(f"{len(failed)} of {len(each)} cycles: {name_cycles(tuple(failed))}: see above")

@@ -187,19 +187,34 @@ def checkpoint_file(model: str) -> str:
     return f"checkpoints/{model}.ckpt"
 
 
-def log_file(cycle: str, rule: str, member: str = "") -> str:
-    """Return the log of a rule's job; `member` where each member has its own job."""
-    return f"logs/{rule}/{cycle}/{member_name(member) if member else rule}.log"
+def unit_name(model: str, cycle: str) -> str:
+    """Return the name of a cycle, or of a cycle of one of several models: ``demo/20250819_0000``."""
+    return f"{model}/{cycle}" if model else cycle
 
 
-def benchmark_file(cycle: str, rule: str, member: str = "") -> str:
-    """Return the table of what a rule's job took; `member` where each member has its own job."""
-    return f"{BENCHMARKS}/{rule}/{cycle}/{member_name(member) if member else rule}.tsv"
+def log_file(cycle: str, rule: str, member: str = "", model: str = "") -> str:
+    """Return the log of a rule's job; `member` where each member has its own job, `model` in a run of several."""
+    return _of_model(f"logs/{rule}/{cycle}/{member_name(member) if member else rule}.log", model)
 
 
-def report_folder(cycle: str) -> str:
+def benchmark_file(cycle: str, rule: str, member: str = "", model: str = "") -> str:
+    """Return the table of what a rule's job took; `member` and `model` as in `log_file`."""
+    return _of_model(f"{BENCHMARKS}/{rule}/{cycle}/{member_name(member) if member else rule}.tsv", model)
+
+
+def benchmarks_folder(model: str = "") -> str:
+    """Return where those tables are, in the folder that snakemake was started in."""
+    return _of_model(BENCHMARKS, model)
+
+
+def report_folder(cycle: str, model: str = "") -> str:
     """Return where the pages of a run's report are, in the folder that snakemake was started in."""
-    return f"logs/report/{cycle}"
+    return _of_model(f"logs/report/{cycle}", model)
+
+
+def _of_model(path: str, model: str) -> str:
+    """Return where a log is in a run of several models: ``logs/demo/...`` for ``logs/...``."""
+    return path.replace("logs/", f"logs/{model}/", 1) if model else path
 
 
 def grid_label(grid: str) -> str:

@@ -29,6 +29,11 @@ _MAKE = "aifs-ensemble environments --overlays"
 _WAIT_SECONDS = 600.0
 
 
+def gpu_environment(model: Model) -> str:
+    """Return the environment of the GPU machines for a model, as a file of ``envs/`` is called."""
+    return f"gpu-{model.environment}" if model.environment else "gpu"
+
+
 def overlay_names() -> list[str]:
     """Return the names of all overlays."""
     return sorted(path.stem for path in LOCKS.glob("*.lock"))

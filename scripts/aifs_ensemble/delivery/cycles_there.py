@@ -58,16 +58,18 @@ def words_there(words: Mapping[CycleWord, bool], config: Config) -> dict[CycleWo
     cycle, or the last before it of their day and hour, and the others as much before. As in `newest_there`, the cycle
     of `config` is not looked at, and InputError is raised where there is none.
     """
-    found = set(_on_scratch(config.scratch.root))
-    if config.destination:
-        found |= set(cycles_at(open_destination(config, within=_LOOK_SECONDS)))
+    found: set[str] = set()
+    for one in config.of_each_model:
+        found |= set(_on_scratch(one.scratch_root))
+        if one.destination:
+            found |= set(cycles_at(open_destination(one, within=_LOOK_SECONDS)))
     times = [
         time
         for time in map(parse_cycle, found)
         if any(in_range or word.fits(time + word.offset) for word, in_range in words.items())
     ]
     if not times:
-        places = " and ".join(filter(None, [config.destination, str(config.scratch.root)]))
+        places = " and ".join(filter(None, [config.destination, str(config.scratch_root)]))
         word = next(iter(words))
         raise InputError(f"config: {word.key}: {word.text!r}: {places} have no such cycle, expected one that was run")
     then = max(times) + min(word.offset for word in words)

@@ -49,6 +49,9 @@ class Availability:
 
         Raises DownloadError when no source of open data answers.
         """
+        if len(config.models) > 1:
+            wanting = {one.model.name: self.lacking(one) for one in config.of_each_model}
+            return "; ".join(f"{model}: {missing}" for model, missing in wanting.items() if missing)
         kind = config.initial_conditions.source
         if kind == "idealised":
             return ""

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.names import benchmarks_folder
 from aifs_ensemble.planning.account import Account, account
 from aifs_ensemble.planning.machines import Machines, machines_of
 from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import Plan, plan, plan_case
-from aifs_ensemble.planning.runs import BENCHMARKS, read_run
+from aifs_ensemble.planning.runs import read_run
 from aifs_ensemble.planning.tables import (
     account_frames,
     account_text,
@@ -40,7 +41,7 @@ def write_account(
     config: Config,
     folder: Path | None = None,
     *,
-    benchmarks: Path = Path(BENCHMARKS),
+    benchmarks: Path | None = None,
     formats: Sequence[str] = ("svg", "png"),
     profile: str | None = None,
     spot: bool | None = None,
@@ -49,7 +50,7 @@ def write_account(
 
     Parameters
     ----------
-    benchmarks : folder of Snakemake's benchmark files
+    benchmarks : folder of Snakemake's benchmark files, by default where a run from here leaves them
     formats : of the figures
     profile : by default what the configuration is for
     spot : stands for attempts that did not record whether their machine was preemptible
@@ -68,7 +69,7 @@ def write_account(
 
 
 def account_tables(
-    config: Config, *, benchmarks: Path = Path(BENCHMARKS), profile: str | None = None, spot: bool | None = None
+    config: Config, *, benchmarks: Path | None = None, profile: str | None = None, spot: bool | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Return every table of the account by name, as rows of names and values; arguments as of `write_account`."""
     found, _, compared, _ = read_account(config, benchmarks=benchmarks, profile=profile, spot=spot)
@@ -78,10 +79,10 @@ def account_tables(
 
 
 def read_account(
-    config: Config, *, benchmarks: Path = Path(BENCHMARKS), profile: str | None = None, spot: bool | None = None
+    config: Config, *, benchmarks: Path | None = None, profile: str | None = None, spot: bool | None = None
 ) -> ReadAccount:
     """Return the account of a run beside what it compares with; arguments as of `write_account`."""
-    machines = machines_of(config)
+    machines, benchmarks = machines_of(config), benchmarks or Path(benchmarks_folder(config.model_folder))
     found = account(config, machines, read_run(config, benchmarks), profile=profile, spot=spot)
     before = _plan_of(config, machines, found, profile)
     throughput = load_throughput(machines.gpu_specs)

@@ -23,10 +23,12 @@ from aifs_ensemble.planning.preemption import Spread
 
 
 def print_plan(config: Config, file: TextIO = sys.stdout) -> None:
-    """Print the plan of a configuration; PlanError, after printing, when it is refused."""
-    found = plan(plan_case(config, machines_of(config)))
-    print("\n".join(full_lines(found, ranked(found.case))), file=file)
-    found.check()
+    """Print the plan of a configuration, of several models one each; PlanError, after printing, when it is refused."""
+    for one in config.of_each_model:
+        found = plan(plan_case(one, machines_of(one)))
+        lines = full_lines(found, ranked(found.case))
+        print("\n".join([f"{one.model.name}:", *lines] if one.model_folder else lines), file=file)
+        found.check()
 
 
 def summary_lines(plan: Plan) -> list[str]:

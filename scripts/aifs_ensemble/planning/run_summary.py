@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import WorkflowError
+from aifs_ensemble.common.names import benchmarks_folder
 from aifs_ensemble.common.text import duration, money, size
 from aifs_ensemble.planning.account import Account, account
 from aifs_ensemble.planning.machines import machines_of
@@ -25,7 +27,7 @@ def run_summary(config: Config) -> RunSummary:
     try:
         if not any(config.scratch.manifest(member).exists() for member in config.members):
             fetch_run(config)
-        found = account(config, machines_of(config), read_run(config))
+        found = account(config, machines_of(config), read_run(config, Path(benchmarks_folder(config.model_folder))))
     except WorkflowError:
         return RunSummary([], [])
     rows = [["member", "leads", "fields", "size", "seconds", "seconds a step"]]

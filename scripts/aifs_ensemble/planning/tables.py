@@ -69,7 +69,7 @@ def member_table(config: Config) -> str:
     manifests = read_run(config, None).manifests
     frame = member_frame(manifests)
     rows: list[tuple[object, ...]] = [(int(row["member"]), *_cells(frame.loc[[at]])) for at, row in frame.iterrows()]
-    return _table(config, [*rows, ("all", *_cells(frame))], ("member",), manifests)
+    return _table([config] if manifests[0].untrained else [], [*rows, ("all", *_cells(frame))], ("member",))
 
 
 def cycle_table(configs: Sequence[Config]) -> str:
@@ -78,18 +78,19 @@ def cycle_table(configs: Sequence[Config]) -> str:
     Raises InputError when no member is finished on scratch.
     """
     frames: dict[str, pd.DataFrame] = {}
-    manifests: tuple[MemberManifest, ...] = ()
+    untrained = []
     for config in configs:
         with suppress(InputError):
             manifests = read_run(config, None).manifests
-            frames[config.cycle] = member_frame(manifests)
+            frames[config.unit] = member_frame(manifests)
+            untrained += [config] if manifests[0].untrained else []
     if not frames:
-        raise InputError(f"{configs[0].scratch_root}: no finished member of {name_cycles([c.cycle for c in configs])}")
+        raise InputError(f"{configs[0].scratch_root}: no finished member of {name_cycles([c.unit for c in configs])}")
     rows: list[tuple[object, ...]] = [
         (cycle, format_members(map(int, frame["member"])), *_cells(frame)) for cycle, frame in frames.items()
     ]
     whole = pd.concat(frames.values())
-    return _table(configs[0], [*rows, ("all", len(whole), *_cells(whole))], ("cycle", "members"), manifests)
+    return _table(untrained, [*rows, ("all", len(whole), *_cells(whole))], ("cycle", "members"))
 
 
 def _cells(frame: pd.DataFrame) -> tuple[object, ...]:
@@ -104,13 +105,10 @@ def _cells(frame: pd.DataFrame) -> tuple[object, ...]:
     )
 
 
-def _table(
-    config: Config, rows: list[tuple[object, ...]], names: tuple[str, ...], manifests: Sequence[MemberManifest]
-) -> str:
+def _table(untrained: Sequence[Config], rows: list[tuple[object, ...]], names: tuple[str, ...]) -> str:
     lines = table(rows, (*names, "leads", "fields", "size", "s", "s/step", "fields/s"))
-    if manifests[0].untrained:
-        lines.append(f"{config.model.title}: these are not forecasts")
-    return "\n".join(lines)
+    titles = dict.fromkeys(config.model.title for config in untrained)
+    return "\n".join([*lines, *(f"{title}: these are not forecasts" for title in titles)])
 
 
 def account_frames(found: Account) -> dict[str, pd.DataFrame]:

@@ -49,9 +49,13 @@ class Stamp:
             raise VerificationError(f"{name}: not the members of a product")
         return cls({int(member): digest for member, digest in digests.items()})
 
+    def content(self) -> dict[str, dict[str, str]]:
+        """Return it as JSON-compatible values."""
+        return {"members": {str(member): digest for member, digest in self.digests.items()}}
+
     def leave(self, config: Config, job: str, storage: Storage | None = None) -> None:
         """Store it at the destination, and of a bucket a copy on scratch, by which later runs here know it."""
-        key, data = config.objects.stamp(job), json_bytes({"members": {str(m): d for m, d in self.digests.items()}})
+        key, data = config.objects.stamp(job), json_bytes(self.content())
         (storage or open_destination(config)).put_bytes(data, key, overwrite=True)
         if config.cloud_destination:
             write_bytes(config.scratch.copy(key), data)

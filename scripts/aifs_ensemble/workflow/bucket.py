@@ -55,7 +55,8 @@ def use_bucket(workflow: Any, config: Config) -> bool:
     if internals.shares_files(workflow):
         return False
     planning = internals.is_dry_run(workflow)
-    _refuse_local_checkpoint(config)
+    for one in config.of_each_model:
+        _refuse_local_checkpoint(one)
     # before Snakemake writes a name into a command or asks a storage for it
     if internals.is_coordinator(workflow) and provider(workflow) == "local":
         raise ConfigError(
@@ -87,14 +88,14 @@ def use_bucket(workflow: Any, config: Config) -> bool:
 
 
 def _look_by_listings(workflow: Any, config: Config) -> None:
-    """Have Snakemake know the cycles' objects from listings instead of requests for each; here and in jobs."""
+    """Have Snakemake know the units' objects from listings instead of requests for each; here and in jobs."""
     # imports Google's library
     from aifs_ensemble.workflow.listed_bucket import StorageProvider
 
     provider = internals.replace_default_storage(workflow, PROVIDER, StorageProvider)
     below = internals.default_storage_prefix(workflow).removeprefix("gs://").partition("/")[2]
-    provider.prefix, provider.cycles = f"{below}/" if below else "", frozenset(config.cycles)
-    provider.delivered = lambda cycle, member: not undelivered(config.of_cycle(cycle), [member])
+    provider.prefix, provider.units = f"{below}/" if below else "", frozenset(config.units)
+    provider.delivered = lambda unit, member: not undelivered(config.of_unit(unit), [member])
 
 
 def refuse_without_bucket(config: Config) -> None:

@@ -12,6 +12,7 @@ from aifs_ensemble.common.cycles import EACH_CYCLE, name_cycles
 from aifs_ensemble.common.errors import InputError, StorageError, VerificationError, WorkflowError
 from aifs_ensemble.common.names import format_members
 from aifs_ensemble.common.storage import MissingError, open_destination
+from aifs_ensemble.common.units import each_unit, split_unit
 from aifs_ensemble.delivery.ensemble import EnsembleStatus, parse_ensemble_manifest, write_ensemble_manifest
 from aifs_ensemble.delivery.standing import (
     ABSENT,
@@ -38,18 +39,41 @@ def closing_lines(config: Config, *, finished: bool, rented: bool = False) -> It
 
         yield from (member_table(config) if len(configs) == 1 else cycle_table(configs)).splitlines()
     except InputError:  # no member is finished on this machine
-        if rented and config.model.untrained:
-            yield f"{config.model.title}: these are not forecasts"
+        for one in config.of_each_model if rented else ():
+            if one.model.untrained:
+                yield f"{one.model.title}: these are not forecasts"
     if len(configs) == 1:
         yield from _of_cycle(config, finished=finished, rented=rented)
         return
     alike: dict[str, list[str]] = {}
+    any_unit = each_unit(config.units)
     for one in configs:
         for line in _of_cycle(one, finished=finished, rented=rented):
-            text = line.removeprefix(f"ensemble {one.cycle}: ").replace(one.cycle, EACH_CYCLE)
-            alike.setdefault(text, []).append(one.cycle)
-    for text, cycles in alike.items():
-        yield f"{name_cycles(cycles)}: {text.replace(EACH_CYCLE, cycles[0]) if len(cycles) == 1 else text}"
+            text = line.removeprefix(f"ensemble {one.cycle}: ").replace(one.unit, any_unit)
+            alike.setdefault(text.replace(one.cycle, EACH_CYCLE), []).append(one.unit)
+    if finished and (compared := _compared(config)):
+        yield compared
+    for text, units in alike.items():
+        yield f"{name_cycles(units)}: {_named(text, any_unit, units)}"
+
+
+def _named(text: str, any_unit: str, units: list[str]) -> str:
+    """Return what is said of units: of one alone, with its name."""
+    if len(units) > 1:
+        return text
+    return text.replace(any_unit, units[0]).replace(EACH_CYCLE, split_unit(units[0])[1])
+
+
+def _compared(config: Config) -> str | None:
+    """Return where two models are compared; None where they are not."""
+    if len(config.models) == 1 or not config.products.compare.enabled or not config.destination:
+        return None
+    from aifs_ensemble.products.compare.files import PAGE, comparison_key
+
+    pages = [f"{config.destination}/{comparison_key(cycle, PAGE)}" for cycle in config.cycles]
+    more = f" and {len(pages) - 1} others" if len(pages) > 1 else ""
+    how = "" if config.cloud_destination else "open "
+    return f"{' and '.join(config.models)} side by side: {how}{pages[0]}{more}{' in a browser' if how else ''}"
 
 
 def _of_cycle(config: Config, *, finished: bool, rented: bool) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""What the Snakefile asks of one cycle: its files, which members stay as they are, which manifests are made again."""
+"""What the Snakefile asks of one unit of a run (`common.units`), such as a cycle.
+
+Those are its files, which members stay as they are, and which manifests are made again.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ from aifs_ensemble.workflow.paths import EACH, Paths
 
 
 class CycleRun:
-    """The part of a run that is of one cycle; of `EACH_CYCLE`, the names of files that stand for those of any.
+    """The part of a run that is of one unit; of `units.each_unit`, the names of files that stand for those of any.
 
     Attributes
     ----------
-    config : the configuration of the cycle
+    config : the configuration of the unit
     like : that of any cycle of the run, for names which all cycles have alike
     rented, blind : those of the run
     path, keys : where rules find and leave files; names of objects under the destination
@@ -50,13 +53,13 @@ class CycleRun:
         ]
 
     def of_each_member(self, paths: Sequence[str]) -> list[Any]:
-        """Return the paths of each member used as inputs of a rule, whether ``{cycle}`` or this cycle is in them.
+        """Return the paths of each member used as inputs of a rule, whether wildcards or this unit is in them.
 
         Of a member whose leads retention took, its manifest alone.
         """
-        cycle = self.config.cycle
+        cycle, model = self.config.cycle, self.config.model_folder
         return self.declared(
-            path.format(cycle=cycle, member=member)
+            path.format(model=model, cycle=cycle, member=member)
             for member in (f"{number:03d}" for number in self.used)
             for path in (paths[:1] if self._thinned(member) else paths)
         )
@@ -90,10 +93,10 @@ class CycleRun:
         """The members that stay as they are delivered, once the command line is known: told to jobs on this machine."""
         if not self._coordinates:
             remote = internals.is_remote_job(self._workflow)
-            return Kept() if remote else Kept.from_environment(self.config.cycle)
+            return Kept() if remote else Kept.from_environment(self.config.unit)
         rules, everything = internals.forced(self._workflow)
         found = Kept() if forced(rules, everything=everything) else self.delivered
-        found.tell_jobs(self.config.cycle)
+        found.tell_jobs(self.config.unit)
         return found
 
     def elsewhere(self, path: str) -> bool:
@@ -127,7 +130,14 @@ class CycleRun:
             *(path.format(member=member) for path in each for member in self.members),
             *receipts,
         }
-        return frozenset(outdated(self.config, manifests, self.bucket, receipts=receipts))
+        below = self.path.of_run("") if self.rented else ""  # the bucket of the model's, and names of the run's
+        found = outdated(
+            self.config,
+            {path.removeprefix(below) for path in manifests},
+            self.bucket,
+            receipts={path.removeprefix(below): receipt.removeprefix(below) for path, receipt in receipts.items()},
+        )
+        return frozenset(below + path for path in found)
 
     # initial states
 
@@ -157,7 +167,7 @@ class CycleRun:
         """
         told = ensemble_products.told_members()
         if told is not None:
-            return told.get(self.config.cycle, self.config.members)
+            return told.get(self.config.unit, self.config.members)
         if not (self._coordinates and second_pass.only_products()):
             return self.config.members
         there = self.bucket or self.delivered.seen

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -79,12 +79,24 @@ def examine(config: Config, role: str, files: Iterable[Path] = (), profile: str 
         checks.append(_source)
     findings: list[CheckResult] = list(_machines_get(config, files)) if rents else []
     for check in checks:
-        try:
-            findings += check(config, role)
-        except Exception as error:
-            name = getattr(check, "func", check).__name__.strip("_")  # type: ignore[union-attr]
-            findings.append(CheckResult(name, FAILURE, " ".join(f"{error}".split())[:300]))
+        of_each = [(one, list(_findings(check, one, role))) for one in config.of_each_model]
+        for place, (one, found) in enumerate(of_each):
+            # what is the same of both models is said once
+            alike = all(found == other for _, other in of_each)
+            named = f"{one.model.name}: " if one.model_folder and not alike else ""
+            if place == 0 or not alike:
+                findings += [replace(each, text=f"{named}{each.text}") for each in found]
     return findings
+
+
+def _findings(
+    check: Callable[[Config, str], Iterator[CheckResult]], config: Config, role: str
+) -> Iterator[CheckResult]:
+    try:
+        yield from check(config, role)
+    except Exception as error:
+        name = getattr(check, "func", check).__name__.strip("_")
+        yield CheckResult(name, FAILURE, " ".join(f"{error}".split())[:300])
 
 
 def _system(config: Config, role: str) -> Iterator[CheckResult]:

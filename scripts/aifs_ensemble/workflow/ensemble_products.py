@@ -20,6 +20,8 @@ from aifs_ensemble.products.statistics import choice
 from aifs_ensemble.products.submission import submission_names
 from aifs_ensemble.workflow.kept import Kept
 
+# jobs that compare the models of a run: of no unit, but of a cycle of both
+PAIRS = frozenset({"compare"})
 CUBE, EVALUATION, PAGE, PICTURES = "product_cube", "product_evaluation", "product_page", "product_pictures"
 
 

@@ -22,7 +22,8 @@ import snakemake_storage_plugin_gcs as gcs
 from snakemake_interface_storage_plugins.io import Mtime
 
 from aifs_ensemble.common.errors import WorkflowError
-from aifs_ensemble.common.names import BENCHMARKS, Keys, member_in, parse_member_name
+from aifs_ensemble.common.names import BENCHMARKS, Keys, member_in, parse_member_name, unit_name
+from aifs_ensemble.common.units import split_unit
 from aifs_ensemble.workflow import snakemake_internals as internals
 
 _FIELDS = "items(name,updated,size),nextPageToken"
@@ -44,11 +45,11 @@ class _Listing:
 
 
 class StorageProvider(gcs.StorageProvider):
-    """The plugin's provider, which also knows the `cycles` and the `prefix` before them, empty or ending in a slash."""
+    """The plugin's provider, which also knows the `units` and the `prefix` before them, empty or ending in a slash."""
 
     prefix = ""
-    cycles: frozenset[str] = frozenset()
-    # tells of a cycle's member whether it is delivered as asked for
+    units: frozenset[str] = frozenset()
+    # tells of a unit's member whether it is delivered as asked for
     delivered: Callable[[str, int], bool] | None = None
     # Snakemake's, once it has asked for an inventory
     cache: Any = None
@@ -78,13 +79,21 @@ class StorageObject(gcs.StorageObject):
 
     @property
     def _folder(self) -> str | None:
-        """The folder that is listed as a whole, a cycle's; None for another object."""
-        prefix, cycle = self.provider.prefix, self._cycle
-        return f"{prefix}{cycle}/" if cycle in self.provider.cycles and self.key.startswith(prefix) else None
+        """The folder that is listed as a whole, a unit's; None for another object."""
+        prefix, unit = self.provider.prefix, self._unit
+        return f"{prefix}{unit}/" if unit in self.provider.units and self.key.startswith(prefix) else None
 
     @property
-    def _cycle(self) -> str:
-        return str(self.key).removeprefix(self.provider.prefix).partition("/")[0]
+    def _unit(self) -> str:
+        """The unit of the object: the first part of its key, or with several models the first two."""
+        parts = 1 + max((unit.count("/") for unit in self.provider.units), default=0)
+        return "/".join(str(self.key).removeprefix(self.provider.prefix).split("/")[:parts])
+
+    @property
+    def _of_model(self) -> tuple[str, Keys]:
+        """What the keys of its model begin with, and the keys of its cycle after that."""
+        model, cycle = split_unit(self._unit)
+        return f"{self.provider.prefix}{model}/" if model else self.provider.prefix, Keys(cycle)
 
     @property
     def _together(self) -> str | None:
@@ -98,7 +107,9 @@ class StorageObject(gcs.StorageObject):
             member = member_in(self.key)
             return self.key[: self.key.rindex(member) + len(member)] if member else folder
         planning = self.provider.cache is not None and internals.is_active(self.provider.cache)
-        return folder if planning and self.key.startswith(f"{self.provider.prefix}{BENCHMARKS}/") else None
+        model = split_unit(self._unit)[0]
+        benchmarks = f"{self.provider.prefix}{unit_name(model, BENCHMARKS)}/"
+        return folder if planning and self.key.startswith(benchmarks) else None
 
     def get_inventory_parent(self) -> str | None:
         """Return the folder of which one listing tells everything, as Snakemake spells it."""
@@ -126,7 +137,7 @@ class StorageObject(gcs.StorageObject):
         """
         listed = self.client.list_blobs(self.bucket, prefix=self._folder, fields=_FIELDS)
         found = {blob.name: (blob.updated.timestamp(), blob.size) for blob in listed}
-        prefix, keys = self.provider.prefix, Keys(self._cycle)
+        prefix, keys = self._of_model
         leads = prefix + keys.folder("forecasts")
         for key, (updated, size) in found.items():
             member = parse_member_name(member_in(key) or "") if key.startswith(leads) else None
@@ -173,13 +184,14 @@ class StorageObject(gcs.StorageObject):
 
     def _is_of_delivered(self) -> bool:
         """Tell whether this is the manifest of a member that is delivered as asked for; when in doubt it is not."""
-        cycle, member = self._cycle, parse_member_name(self.key.rpartition("/")[2].removesuffix(".json"))
+        member = parse_member_name(self.key.rpartition("/")[2].removesuffix(".json"))
         if not (self._folder and self.provider.delivered and member is not None):
             return False
-        if self.key != self.provider.prefix + Keys(cycle).manifest(member):
+        prefix, keys = self._of_model
+        if self.key != prefix + keys.manifest(member):
             return False
         with suppress(WorkflowError):
-            return bool(self.provider.delivered(cycle, member))
+            return bool(self.provider.delivered(self._unit, member))
         return False
 
     def ensure_bucket_exists(self) -> None:

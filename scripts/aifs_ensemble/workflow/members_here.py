@@ -27,11 +27,13 @@ class MembersHere:
 
         As many members run at once as encoders go into the processors, and gpu_mem_mb into the cards.
         """
-        members = len(config.members) * len(config.cycles)
+        members = len(config.members) * len(config.units)
         if internals.is_remote_job(workflow):
             members = internals.jobs_asked_for(workflow, FORECAST_RULE)
         at_once = internals.cores(workflow) // config.forecast.encoders
-        wanted, memory = config.forecast.gpu_mem_mb, internals.resource_limit(workflow, "gpu_mem_mb")
+        # of two models, as many run at once as of the larger
+        wanted = max(one.forecast.gpu_mem_mb for one in config.of_each_model)
+        memory = internals.resource_limit(workflow, "gpu_mem_mb")
         if wanted and memory:
             at_once = min(at_once, memory // wanted)
         return cls(max(members, 1), max(min(at_once, members), 1))

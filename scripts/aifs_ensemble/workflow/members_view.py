@@ -36,7 +36,6 @@ from aifs_ensemble.delivery.status import (
 _ORDER = (RUNNING, STARTING, FAILED, *NOT_AS_ASKED, COMPUTED, WAITING, DELIVERED)
 _STYLES = {DELIVERED: "green", COMPUTED: "green", RUNNING: "cyan", FAILED: "red", WAITING: "dim"}
 _OTHER_COLUMNS = 44  # their width beside bar and state
-_CYCLE_COLUMN = 15
 _LOOK_SECONDS = {False: 2.0, True: 15.0}  # here, and in a bucket
 
 
@@ -97,9 +96,10 @@ class MembersView:
     def __init__(self, config: Config, *, rented: bool, spending: Callable[[], str | None]):
         self._config, self.rented, self._spending = config, rented, spending
         self._began = time.time()
-        self._looks = [_CycleLook(config.of_cycle(cycle), rented=rented) for cycle in config.cycles]
+        self._looks = [_CycleLook(one, rented=rented) for one in config.of_each_cycle]
         # of each status, in the same order
-        self._cycles = [cycle for cycle in config.cycles for _ in config.members]
+        self._cycles = [unit for unit in config.units for _ in config.members]
+        self._unit_column = max(map(len, config.units)) + 2
         self._statuses: Sequence[MemberStatus] = [one for look in self._looks for one in look.statuses]
         self._paces: dict[tuple[str, int], Progress] = {}
         self._line: str | None = None
@@ -171,7 +171,7 @@ class MembersView:
         total = sum(one.steps for one in statuses) or 1
         left = self.left()
         head = Text(no_wrap=True, overflow="ellipsis")
-        head.append(f"{name_cycles(self._config.cycles)} {self._config.model.name}", style="bold")
+        head.append(f"{name_cycles(self._config.cycles)} {' and '.join(self._config.models)}", style="bold")
         head.append(f"  {100 * self._steps_done() // total} % of leads, {duration(now - self._began)}")
         if left is not None:
             head.append(f", {duration(left)} to go")
@@ -185,7 +185,7 @@ class MembersView:
         rows = sorted(zip(self._cycles, statuses, strict=True), key=_first_of_interest)
         for cycle, status in rows[:height]:
             named = [cycle] if several else []
-            table.add_row(*named, *self._row(status, now, width - _CYCLE_COLUMN * several))
+            table.add_row(*named, *self._row(status, now, width - self._unit_column * several))
         under = summary(statuses)
         if len(rows) > height:
             under += f" ({len(rows) - height} not shown)"

@@ -64,6 +64,7 @@ def notice(
     return {
         "schema": SCHEMA,
         "cycle": config.cycle,
+        **({"model": config.model.name} if config.model_folder else {}),
         "state": state,
         "text": f"ensemble {found or f'{config.cycle}: failed'}" + (f" ({reason})" if reason else ""),
         "reason": reason or None,

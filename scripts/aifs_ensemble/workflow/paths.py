@@ -1,4 +1,4 @@
-"""Where the rules find and leave files: of one cycle, or with the wildcard ``{cycle}`` of any.
+"""Where the rules find and leave files: of one unit of a run, or with wildcards (``{cycle}``, ``{model}``) of any.
 
 Names are those of `common.names`, with the wildcard ``{member}`` as the member.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.names import benchmark_file, log_file, report_folder
+from aifs_ensemble.common.names import benchmark_file, log_file, report_folder, unit_name
 
 EACH = "{member}"
 # folders of objects at the destination that jobs deliver themselves, checksums and all
@@ -21,7 +21,8 @@ class Paths:
     """Where rules find and leave files.
 
     With `rented` machines every relative path is an object under the destination: paths are keys. On one machine they
-    are files on scratch or in the destination's folder. The configuration is that of a cycle, or of `EACH_CYCLE`.
+    are files on scratch or in the destination's folder. The configuration is that of a unit, or of `units.each_unit`.
+    Keys are relative to the destination of the run: with several models, the model's folder comes first.
     """
 
     config: Config
@@ -29,12 +30,16 @@ class Paths:
 
     def between_machines(self, key: str) -> str:
         """Return a file that one job leaves for another: on scratch, or an object where machines share no files."""
-        return key if self.rented else f"{self.config.scratch_root}/{key}"
+        return self.of_run(key) if self.rented else f"{self.config.scratch_root}/{key}"
+
+    def of_run(self, key: str) -> str:
+        """Return a key below the destination of the run for one below that of its model."""
+        return unit_name(self.config.model_folder, key)
 
     def delivered(self, key: str) -> str:
         """Return a file at the destination; of a bucket that this machine syncs to, the copy on scratch."""
         if self.rented:
-            return key
+            return self.of_run(key)
         if self.config.cloud_destination or not self.config.destination:
             return str(self.config.scratch.copy(key))
         return f"{self.config.destination}/{key}"
@@ -59,7 +64,7 @@ class Paths:
         if self.config.delivery.streaming:
             if not self.rented or self.config.delivery.layout == "blocks":
                 leads = ()
-            return [self.manifest(), *(self.config.objects.lead(EACH, lead) for lead in leads)]
+            return [self.manifest(), *(self.of_run(self.config.objects.lead(EACH, lead)) for lead in leads)]
         scratch = self.config.scratch
         return [str(scratch.manifest(EACH)), *(str(scratch.lead(EACH, lead)) for lead in leads)]
 
@@ -75,7 +80,7 @@ class Paths:
 
     @cached_property
     def _by_jobs(self) -> tuple[str, ...]:
-        return tuple(self.config.objects.folder(part) for part in _DELIVERED_BY_JOBS)
+        return tuple(self.of_run(self.config.objects.folder(part)) for part in _DELIVERED_BY_JOBS)
 
     def member_files(self) -> list[str]:
         """Return what says that each member is delivered; where leads are declared, a missing one is missed."""
@@ -83,12 +88,14 @@ class Paths:
 
     def log(self, rule: str, member: str = "") -> str:
         """Return the log of a rule's job."""
-        return log_file(self.config.cycle, rule, member)
+        return log_file(self.config.cycle, rule, member, self.config.model_folder)
 
     def report(self) -> str:
         """Return the folder of the report's pages, on this machine whatever the profile."""
-        return report_folder(self.config.cycle)
+        return report_folder(self.config.cycle, self.config.model_folder)
 
     def benchmark(self, rule: str, member: str = "") -> str:
         """Return the table of what a rule's job took."""
-        return benchmark_file(self.config.cycle, rule, member)
+        if self.rented:  # an object below the destination, where a run of the model alone leaves it
+            return self.of_run(benchmark_file(self.config.cycle, rule, member))
+        return benchmark_file(self.config.cycle, rule, member, self.config.model_folder)

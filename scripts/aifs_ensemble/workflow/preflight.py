@@ -39,12 +39,13 @@ def check_room(config: Config, here: MembersHere, *, beside_others: bool = False
     What it holds already needs no further room: where local copies stay, all of it; else, for a job `beside_others`,
     what these have of their shares.
     """
-    needed = room_needed(config, member_sizes(config), here.members, here.at_once)
+    models = config.of_each_model
+    needed = sum(room_needed(one, member_sizes(one), -(-here.members // len(models)), here.at_once) for one in models)
     held: float = 0
     if config.keep_scratch:
         held = sum(map(room_held, config.of_each_cycle))
     elif beside_others:
-        held = min(room_held(config), needed * (here.at_once - 1) / here.at_once)
+        held = min(sum(map(room_held, config.of_each_cycle)), needed * (here.at_once - 1) / here.at_once)
     system = check_scratch(config, needed, held=held)
     LOG.info(
         "scratch: %.1f GB needed for %d of %d members at once, %.1f GB free on %s",
@@ -101,13 +102,14 @@ def check_start(config: Config, rules: Collection[str], here: MembersHere) -> No
     if {*rules} - {"verify", "plan"}:
         check_scratch_folder(config)
     if {*rules} & {"forecast_member", "checkpoint_prepare", "benchmark_engine"}:
-        check_packages(config.model)
+        for one in config.of_each_model:
+            check_packages(one.model)
     delivers = "forecast_member" if config.delivery.streaming else "sync_member"
     if {*rules} & {delivers, "ensemble_manifest"}:
         check_destination(config)
         check_bucket(config)
     check_room(config, here)
-    for line in inputs_from_the_future(config):
+    for line in dict.fromkeys(line for one in config.of_each_model for line in inputs_from_the_future(one)):
         LOG.warning("%s", line)
 
 
@@ -138,8 +140,8 @@ def check_destination(config: Config, *, write: bool = True) -> None:
 def check_bucket(config: Config) -> None:
     """Raise StorageError unless the bucket of a gs:// destination answers, within a minute."""
     if config.cloud_destination:
-        first = config.of_each_cycle[0].objects
-        next(open_destination(config, within=60.0).list(first.folder("manifests")), None)
+        one = config.of_each_cycle[0]
+        next(open_destination(one, within=60.0).list(one.objects.folder("manifests")), None)
 
 
 def check_scratch_folder(config: Config, *, write: bool = True) -> None:
@@ -153,6 +155,7 @@ def check_places(config: Config) -> None:
     """Raise PlanError when bucket, images and machines are in different regions, unless that is allowed."""
     from aifs_ensemble.planning.regions import check_regions
 
-    run_bytes = round(member_sizes(config).lead) * len(config.leads) * len(config.members) * len(config.cycles)
+    leads = sum(round(member_sizes(one).lead) for one in config.of_each_model)
+    run_bytes = leads * len(config.leads) * len(config.members) * len(config.cycles)
     for mismatch in check_regions(config, run_bytes):
         LOG.warning("%s", mismatch)

@@ -63,6 +63,17 @@ def home_problem() -> str | None:
     return f"HOME: {home}, expected a folder that can be written: {problem}" if problem else None
 
 
+def models_problem(config: Config, provider: str) -> str | None:
+    """Return why a provider cannot make several models in one run: Google Batch's plugin has one image for a rule."""
+    if provider != "googlebatch":
+        return None
+    first = config.models[0]
+    return (
+        f"config: model: {' and '.join(config.models)}, expected one model on Google Batch, such as --config "
+        f"model={first} destination={config.destination}/{first}: its machines have one image for all"
+    )
+
+
 def changed(config: Config, seen: Destination | None = None) -> dict[str, float]:
     """Return when the checkpoint and the initial states changed that are there, by name, seconds since 1970.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.units import model_of
 from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.workflow import coordinator
 from aifs_ensemble.workflow import snakemake_internals as internals
@@ -54,6 +55,8 @@ def route_rules(workflow: Any, config: Config, machines: Machines) -> None:
         if machine is None:
             continue
         added: dict[str, Any] = {"provisioning": _by_attempt(workflow, config)}
+        if len(config.models) > 1 and machine == "gpu":
+            added["model"] = _model  # whose software the machine is to have
         if name == "googlebatch":
             added |= resources.resources(config, machines, machine, on_machine=rented)
         internals.add_resources(rule, added)
@@ -87,11 +90,15 @@ def _by_attempt(workflow: Any, config: Config) -> Callable[..., str]:
     return resource
 
 
+def _model(wildcards: Any) -> str:
+    return model_of(wildcards)
+
+
 def _limit_gpu_memory(workflow: Any, config: Config, machines: Machines) -> None:
     """Let as many members of a group run at once as fit in the memory of the machine's cards."""
     gpu = machines.for_class("gpu", config).gpu
     if gpu is not None:
         # what is left on each of several cards is no room for one more member
-        wanted = config.forecast.gpu_mem_mb or gpu.memory_mb
+        wanted = max(one.forecast.gpu_mem_mb for one in config.of_each_model) or gpu.memory_mb
         room = gpu.memory_mb if gpu.count == 1 else gpu.count * (gpu.memory_mb // wanted) * wanted
         internals.limit_resource(workflow, "gpu_mem_mb", room)

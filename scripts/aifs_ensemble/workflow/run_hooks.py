@@ -47,7 +47,7 @@ class RunHooks:
             if written and self._config.destination:
                 storage = open_destination(self._config, within=_LOOK_SECONDS)
                 self._told = self._missed(word, storage)
-                self._leases = [RunLease(self._config.of_cycle(cycle), storage) for cycle in written]
+                self._leases = [self._lease(self._config.of_unit(unit), storage) for unit in written]
                 atexit.register(self._give_back)
                 for lease in self._leases:
                     lease.take()
@@ -56,6 +56,11 @@ class RunHooks:
         except WorkflowError as error:
             self.refused(error)
             raise
+
+    @staticmethod
+    def _lease(config: Config, storage: Storage) -> RunLease:
+        """Return the lease of a unit: with several models, where a run of the model alone takes it."""
+        return RunLease(config, open_destination(config, within=_LOOK_SECONDS) if config.model_folder else storage)
 
     def refused(self, error: WorkflowError) -> None:
         """Tell that the run does not begin."""
@@ -69,7 +74,7 @@ class RunHooks:
         if not (self._config.notify.command or self._config.notify.url):
             return
         # of several cycles nobody knows whose product failed: each is as its manifest says
-        finished = finished or len(self._config.cycles) > 1
+        finished = finished or len(self._config.units) > 1
         for config in self._config.of_each_cycle:
             notify(config, notice(config, finished=finished, began=self._began, told=self._told), self._say)
 
@@ -80,8 +85,13 @@ class RunHooks:
     def _missed(self, word: CycleWord | None, storage: Storage) -> tuple[str, ...]:
         """Say which earlier cycles of a word were missed, as far as the destination answers."""
         lines: tuple[str, ...] = ()
+        if word is None:
+            return lines
         with suppress(WorkflowError):
-            lines = tuple(missed(word, self._config.cycle_time, storage)) if word else ()
+            for one in self._config.of_each_model:
+                there = open_destination(one, within=_LOOK_SECONDS) if one.model_folder else storage
+                told = missed(word, one.cycle_time, there)
+                lines += tuple(f"{one.model.name}: {line}" if one.model_folder else line for line in told)
         for line in lines:
             self._say(line)
         return lines

@@ -23,7 +23,7 @@ from aifs_ensemble.common.names import count_members, format_members
 from aifs_ensemble.delivery.ensemble import parse_ensemble_manifest
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.workflow import snakemake_internals as internals
-from aifs_ensemble.workflow.ensemble_products import accepted_as_short, as_told, jobs_of_ensemble
+from aifs_ensemble.workflow.ensemble_products import PAIRS, accepted_as_short, as_told, jobs_of_ensemble
 
 PRODUCTS = "products"
 # by these a run asks for products of the ensemble; another target may need a member that failed
@@ -40,12 +40,16 @@ def only_products() -> bool:
 def make_products(workflow: Any, configs: Mapping[str, Config], say: Callable[[str], None]) -> None:
     """Start the run again for the delivered members of short ensembles; say what is done, or to be done.
 
-    `configs` are those of each cycle. Call it in ``onerror``. Nothing is started for a run that was stopped, that
+    `configs` are those of each unit. Call it in ``onerror``. Nothing is started for a run that was stopped, that
     forces jobs, or that asks for files.
     """
     left = internals.rules_to_run(workflow)
     like = next(iter(configs.values()))
-    wanted = {cycle: one for cycle, one in configs.items() if one.destination and left & {*jobs_of_ensemble(one, like)}}
+    wanted = {
+        cycle: one
+        for cycle, one in configs.items()
+        if one.destination and left & {*jobs_of_ensemble(one, like), *PAIRS}
+    }
     ended = internals.ended_by_failures(workflow)
     short: dict[str, tuple[int, ...]] = {}
     for cycle, config in wanted.items():

@@ -1,6 +1,6 @@
 """The logic of the Snakefile: the run's configuration, what its rules ask for, what it says.
 
-`rules/common.smk` makes one `Run`. What is of one cycle is in `workflow.cycle_run`.
+`rules/common.smk` makes one `Run`. What is of one unit, a cycle or that of one model, is in `workflow.cycle_run`.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from typing import Any
 
 from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config, read_files
-from aifs_ensemble.common.cycles import EACH_CYCLE, EACH_DAY, cycle_of, wildcard_patterns
 from aifs_ensemble.common.errors import WorkflowError
 from aifs_ensemble.common.models import fetched_by_coordinator
-from aifs_ensemble.common.names import checkpoint_file, count_members, format_members
+from aifs_ensemble.common.names import checkpoint_file, count_members, format_members, unit_name
+from aifs_ensemble.common.overlays import gpu_environment
+from aifs_ensemble.common.units import each_unit, model_of, unit_of, unit_patterns
 from aifs_ensemble.planning.machines import load_machines
-from aifs_ensemble.planning.outstanding import Outstanding, of_jobs, outstanding, together
+from aifs_ensemble.planning.outstanding import Outstanding, of_jobs, outstanding
 from aifs_ensemble.products.statistics import choice
 from aifs_ensemble.products.submission import unmade_periods
-from aifs_ensemble.workflow import bucket, ensemble_products, preflight, refusals, routing, second_pass
+from aifs_ensemble.workflow import bucket, ensemble_products, model_pairs, preflight, refusals, routing, second_pass
 from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.cycle import settle, wait_for_sources
 from aifs_ensemble.workflow.cycle_run import CycleRun, say
 from aifs_ensemble.workflow.googlebatch.jobs import keep_jobs_at_exit
-from aifs_ensemble.workflow.groups import group_by_cycle
+from aifs_ensemble.workflow.groups import group_by_unit
 from aifs_ensemble.workflow.members_here import MembersHere
 from aifs_ensemble.workflow.paths import Paths
 from aifs_ensemble.workflow.run_hooks import RunHooks, writes
@@ -48,9 +49,11 @@ class Run:
     config, machines : the checked configuration; the machine types with the user's prices
     rented : with a profile of rented machines, every relative path of a rule is an object under the destination
     blind : without a bucket or credentials, a dry-run plans as if nothing were there
-    cycles : what is of each cycle, by cycle
-    each : names of files for the rules. Of one cycle they have it in them; of several, the wildcard ``{cycle}``.
+    cycles : what is of each unit (`common.units`), by its name: of each cycle, with several models of those of each
+    each : names of files for the rules. Of one unit they have it in them; of several, wildcards: ``{cycle}``, and with
+        several models ``{model}``.
     each_day : the same, where a name has the cycle's day alone, too: ``{date}`` and ``{time}``
+    each_model : names of files that are of a model, whatever the cycle; their logs are the first cycle's
     members : the members as the wildcard spells them
 
     Raises ConfigError for a configuration that cannot run here, StorageError for a destination that takes no files.
@@ -69,6 +72,10 @@ class Run:
         if self._coordinates and self.config.given.cycles is not None:
             # a file of cycles is this machine's, and may change while the run goes on
             internals.settle_config(workflow, config, "cycles", ",".join(self.config.cycles))
+        if self._coordinates and len(self.config.models) > 1:
+            # in words that every shell takes
+            internals.settle_config(workflow, config, "model", ",".join(self.config.models))
+            refusals.check(refusals.models_problem(self.config, routing.provider(workflow)))
         prices = self.config.cloud.prices
         # the table of prices is the coordinator's: jobs elsewhere do not have the file
         self.machines = load_machines(prices=Path(prices) if prices and self._coordinates else None)
@@ -79,26 +86,39 @@ class Run:
             preflight.check_destination(self.config, write=False)
             preflight.check_scratch_folder(self.config, write=False)
         self._told = ensemble_products.told_members()
-        self._like = self.config.of_cycle(self.config.cycles[0])
-        self.cycles = {cycle: self._of(cycle) for cycle in self.config.cycles}
+        units = self.config.units
+        self.cycles = {unit: self._of(unit) for unit in units}
         first = next(iter(self.cycles.values()))
         several = len(self.cycles) > 1
-        self.each, self.each_day = (self._of(EACH_CYCLE), self._of(EACH_DAY)) if several else (first, first)
+        self.each = self._of(each_unit(units)) if several else first
+        self.each_day = self._of(each_unit(units, day=True)) if several else first
+        self.each_model = self._of(unit_name(self.each.config.model_folder, first.config.cycle))
         self.first = first
         self.members = first.members
+        model_pairs.check_alike(tuple(self.cycles.values()))
+        self.pairs = model_pairs.Pairs(workflow, self.config, self.cycles, rented=self.rented, blind=self.blind)
 
-    def _of(self, cycle: str) -> CycleRun:
-        config = self.config.of_cycle(cycle)
-        return CycleRun(self._workflow, config, like=self._like, rented=self.rented, blind=self.blind)
+    def _of(self, unit: str) -> CycleRun:
+        config = self.config.of_unit(unit)
+        # names that all cycles of a model have alike
+        like = self.config.of_unit(self.config.units[0]) if "{" in unit else config.of_cycle(self.config.cycles[0])
+        return CycleRun(self._workflow, config, like=like, rented=self.rented, blind=self.blind)
 
     def wildcard_constraints(self) -> dict[str, str]:
         """Return what wildcards stand for: nothing outside the configuration is made by the name of its file."""
-        return {"member": "|".join(self.members), **wildcard_patterns(self.cycles)}
+        return {"member": "|".join(self.members), **unit_patterns(self.cycles)}
 
     def cycle(self, wildcards: Any) -> CycleRun:
-        """Return the cycle of a job."""
-        named = cycle_of(wildcards)
-        return self.first if named is None else self.cycles[named]
+        """Return the unit of a job; of one that names no cycle, the first of its model."""
+        return self.cycles[self._unit(wildcards)]
+
+    def _unit(self, wildcards: Any) -> str:
+        unit = unit_of(wildcards) or unit_name(model_of(wildcards), self.first.config.cycle)
+        return unit if unit in self.cycles else self.first.config.unit  # of a rule of the whole run
+
+    def by_model(self, what: Callable[[CycleRun], Any]) -> Any:
+        """Return a value of a rule that may differ by model: with several, a function of wildcards."""
+        return what(self.first) if len(self.config.models) == 1 else self.of_cycle(what)
 
     def of_cycle(self, what: Callable[[CycleRun], Any]) -> Callable[[Any], Any]:
         """Return an input function of what a job needs of its cycle."""
@@ -114,6 +134,21 @@ class Run:
         if not self._has_copies:
             return [path for cycle in cycles for path in what(cycle)]
         return lambda wildcards: [path for cycle in cycles for path in what(cycle) if not cycle.elsewhere(path)]
+
+    def compared(self) -> list[str]:
+        """Return the files that compare two models, of every cycle of which there can be some; else none.
+
+        In a second pass, those of a cycle whose members are all delivered, or are those of a short ensemble.
+        """
+        if not self.pairs.wanted:
+            return []
+        cycles = [cycle for cycle in self.config.cycles if all(map(self._may_be_compared, self.pairs.of(cycle)))]
+        return [path for cycle in cycles for path in self.pairs.outputs(cycle)]
+
+    def _may_be_compared(self, one: CycleRun) -> bool:
+        if self._told is None or one.config.unit in self._told:
+            return True
+        return all(member in one.delivered for member in one.config.members)
 
     @property
     def _has_copies(self) -> bool:
@@ -139,7 +174,8 @@ class Run:
         if not (path and self.config.delivery.streaming):
             return path
         # one file: a script is given a list for a list
-        return lambda wildcards: next(iter(self.unless_kept(path)(wildcards)), [])
+        given = path if callable(path) else lambda _: path
+        return lambda wildcards: next(iter(self.unless_kept(given(wildcards))(wildcards)), [])
 
     def unless_elsewhere(self, paths: Sequence[str]) -> Any:
         """Return paths of a cycle as inputs; of a bucket that this machine syncs to, what it has not, or copies."""
@@ -175,26 +211,40 @@ class Run:
 
     def checkpoint(self) -> Any:
         """Return the checkpoint as an input: the user's own, or where it is built or fetched."""
-        named = self.config.checkpoint
+        return self.by_model(self._checkpoint_of)
+
+    def _checkpoint_of(self, one: CycleRun) -> Any:
+        named = one.config.checkpoint
         if named and self.blind:
             return []
         if named and str(named).startswith("gs://"):
             return internals.storage_object(self._workflow, bucket.PROVIDER, named)
-        return named or self.each.path.between_machines(checkpoint_file(self.config.model.name))
+        return named or one.path.between_machines(checkpoint_file(one.config.model.name))
+
+    def checkpoint_made(self) -> str:
+        """Return where checkpoints are built or fetched; empty where every model has the user's own."""
+        if all(one.checkpoint for one in self.config.of_each_model):
+            return ""
+        return self.each_model.path.between_machines(checkpoint_file(self.each_model.config.model.name))
 
     def statistics(self) -> list[choice.Chunk]:
         """Return the jobs that make statistics over the members."""
-        return choice.chunks(self.config)
+        return choice.chunks(self.first.config)
 
     @property
-    def gpu_software(self) -> str:
-        """The environment of jobs that load the model, as a file of ``envs/`` is called."""
-        overlay = self.config.model.environment
-        return f"gpu-{overlay}" if overlay else "gpu"
+    def gpu_software(self) -> Any:
+        """The environment of jobs that load the model, by its file."""
+        return self.by_model(lambda one: f"../envs/{gpu_environment(one.config.model)}.yaml")
+
+    @property
+    def builds(self) -> bool:
+        """Whether a checkpoint is built, which takes the software of the GPU machines."""
+        return any(one.model.built for one in self.config.of_each_model)
 
     def fetches_checkpoint(self) -> bool:
         """Tell whether the coordinator fetches the checkpoint, and no rented machine."""
-        return fetched_by_coordinator(self.config.model, routing.provider(self._workflow))
+        provider = routing.provider(self._workflow)
+        return any(fetched_by_coordinator(one.model, provider) for one in self.config.of_each_model)
 
     def rules_are_read(self) -> None:
         """Give rules the machines they run on, refuse what cannot run, and announce the plan of a dry-run.
@@ -204,7 +254,7 @@ class Run:
         """
         routing.route_rules(self._workflow, self.config, self.machines)
         if len(self.cycles) > 1:
-            group_by_cycle(self._workflow, self.cycles)
+            group_by_unit(self._workflow, self.cycles)
         if self._coordinates and not (internals.is_lint(self._workflow) or internals.is_unlock()):
             for cycle in self.cycles.values():
                 preflight.check_begun(cycle.config)
@@ -214,7 +264,7 @@ class Run:
         if self._coordinates and internals.is_dry_run(self._workflow):
             self._announce_plan()
         if self._coordinates:
-            say(*unmade_periods(self.config))
+            say(*dict.fromkeys(line for one in self.config.of_each_model for line in unmade_periods(one)))
 
     def _tell_members_used(self) -> None:
         """Have all jobs know of which members products are made, and say it, where they are not all."""
@@ -232,39 +282,35 @@ class Run:
 
     def _announce_plan(self) -> None:
         """Say, in a few lines after everything else, what the run would take and cost that Snakemake has planned."""
-        from aifs_ensemble.planning.plan import plan, plan_case
-        from aifs_ensemble.planning.throughput import past_manifests
+        from aifs_ensemble.planning.plans import plans_of_run
 
         works = {
             name: outstanding(cycle.config, destination=cycle.bucket or cycle.delivered.seen)
             for name, cycle in self.cycles.items()
         }
-        given: dict[str, Any] = {
-            "profile": self.profile,
-            "runs": past_manifests(self.config.scratch_root),
-        }
-        plan(plan_case(self.config, self.machines, work=together(works), **given))  # what is wrong is said now
+        plans_of_run(self.config, self.machines, works, profile=self.profile)  # what is wrong is said now
         # jobs, and the groups of profile and command line, are known only once the rules are read
-        atexit.register(self._say_plan, works, given)
+        atexit.register(self._say_plan, works)
 
-    def _say_plan(self, works: Mapping[str, Outstanding], given: Mapping[str, Any]) -> None:
-        from aifs_ensemble.planning.plan import plan, plan_case
-        from aifs_ensemble.planning.plan_text import summary_lines
+    def _say_plan(self, works: Mapping[str, Outstanding]) -> None:
+        from aifs_ensemble.planning.plans import plans_of_run, run_lines
 
         jobs = internals.jobs_to_run(self._workflow)
         if jobs is None:
             return  # Snakemake has said what is wrong
         planned: dict[str, dict[str, set[int]]] = {name: {} for name in self.cycles}
         for rule, wildcards in jobs:
-            named = cycle_of(wildcards) or self.first.config.cycle
-            members = planned[named].setdefault(rule, set())
+            if rule in ensemble_products.PAIRS:
+                continue  # of no unit, and counted by itself
+            members = planned[self._unit(wildcards)].setdefault(rule, set())
             if "member" in wildcards:
                 members.add(int(wildcards["member"]))
         of_run = {name: of_jobs(self.cycles[name].config, work, planned[name]) for name, work in works.items()}
         group = internals.group_size(self._workflow, "members")
-        case = plan_case(self.config, self.machines, work=together(of_run), group=group, **given)
         at_once = internals.jobs_at_once(self._workflow, here=not self.rented)
-        say(*summary_lines(plan(case, at_once=at_once)))
+        found = plans_of_run(self.config, self.machines, of_run, profile=self.profile, group=group, at_once=at_once)
+        compared = sum(rule in ensemble_products.PAIRS for rule, _ in jobs)
+        say(*run_lines(found, compared=compared))
 
     @property
     def profile(self) -> str:
@@ -292,12 +338,12 @@ class Run:
         """Return what tells the pages of a report apart: their names, and of several cycles the cycle, too."""
         if len(self.cycles) == 1:
             return {"page": "{page}"}
-        return lambda wildcards, params: {"cycle": params.cycle, "page": wildcards.page}
+        return lambda wildcards, params: {"cycle": params.unit, "page": wildcards.page}
 
     def _refuse_impossible(self) -> None:
         """Refuse what no source has, from index files alone, where states are to be made; wait for it if asked to."""
         to_start = {
-            cycle_of(wildcards) or self.first.config.cycle
+            self._unit(wildcards)
             for rule, wildcards in internals.jobs_to_run(self._workflow) or ()
             if rule in ("initial_cycle", "initial_member")
         }
@@ -314,10 +360,15 @@ class Run:
             self._hooks.begin(self._word, self._written(), self._start)
 
     def _written(self) -> tuple[str, ...]:
-        """Return the cycles of which jobs to run leave something at the destination."""
+        """Return the units of which jobs to run leave something at the destination."""
         jobs = internals.jobs_to_run(self._workflow) or ()
-        found = {cycle_of(wildcards) or self.first.config.cycle for rule, wildcards in jobs if writes(rule)}
+        found = {unit for rule, wildcards in jobs if writes(rule) for unit in self._units(rule, wildcards)}
         return tuple(name for name in self.cycles if name in found)
+
+    def _units(self, rule: str, wildcards: Any) -> list[str]:
+        """Return the units that a job is of: those of both models, for a comparison."""
+        models = self.config.models if rule in ensemble_products.PAIRS else [model_of(wildcards)]
+        return [self._unit({**wildcards, "model": model}) for model in models]
 
     def _start(self) -> None:
         if self.rented:

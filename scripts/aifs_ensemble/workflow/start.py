@@ -23,7 +23,7 @@ from aifs_ensemble.workflow.preflight import check_places
 def prepare_start(workflow: Any, config: Config, seen: Mapping[str, Destination | None] | None = None) -> None:
     """Raise what a machine, or the provider, would refuse; print what a user should know of what is left running.
 
-    `seen` is what was seen of the destination when jobs were planned, by cycle.
+    `seen` is what was seen of the destination when jobs were planned, by unit.
     """
     bucket.refuse_without_bucket(config)
     _refuse_fixed_order()
@@ -36,7 +36,8 @@ def prepare_start(workflow: Any, config: Config, seen: Mapping[str, Destination 
     )
     check_places(config)
     if internals.rules_to_run(workflow) & {"checkpoint_prepare", "forecast_member"}:
-        check_listed(config.model, trust=config.trust_checkpoint)
+        for one in config.of_each_model:
+            check_listed(one.model, trust=one.trust_checkpoint)
     on_batch = routing.provider(workflow) == "googlebatch"
     lines = [*resources.start_lines(config), *batch_jobs.left_running(config)] if on_batch else left_open(config)
     for line in lines:
@@ -49,7 +50,7 @@ def prepare_start(workflow: Any, config: Config, seen: Mapping[str, Destination 
 def _changed(config: Config, seen: Mapping[str, Destination | None]) -> Iterator[dict[str, float]]:
     """Yield when checkpoint and initial states of each cycle changed, of which no time may be in the future."""
     for one in config.of_each_cycle:
-        yield refusals.changed(one, seen.get(one.cycle))
+        yield refusals.changed(one, seen.get(one.unit))
 
 
 def _refuse_fixed_order() -> None:

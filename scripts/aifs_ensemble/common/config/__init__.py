@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
+from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
@@ -21,9 +22,19 @@ from aifs_ensemble.common.cycles import check_cycle, keep_later, parse_cycles
 from aifs_ensemble.common.daily import ends_day
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
-from aifs_ensemble.common.names import CONTROL, Keys, Scratch, format_members, lead_hours, parse_cycle, parse_members
+from aifs_ensemble.common.names import (
+    CONTROL,
+    Keys,
+    Scratch,
+    format_members,
+    lead_hours,
+    parse_cycle,
+    parse_members,
+    unit_name,
+)
 from aifs_ensemble.common.parameters import bits_for, parameter_of
 from aifs_ensemble.common.text import hint
+from aifs_ensemble.common.units import split_unit
 
 _FINEST = Fraction(1, 4)  # of a coarse lead, degrees: encoders hold a few of them in memory
 OPEN_DATA_MEMBERS = 50  # perturbed members of the IFS ensemble in ECMWF's open data
@@ -98,9 +109,17 @@ class Config:
     one cycle (``cycle``, ``cycle_time``, ``scratch``, ``objects``) a configuration of several does not have: to ask
     it is a ConfigError.
 
+    ``models`` are the names of those of a run: one, or two. Two have a configuration each (``of_each_model``), with a
+    folder of its own below scratch and destination. What is of one model (``model``, ``output_variables``, and what is
+    of one cycle) a configuration of two does not have. ``of_each_cycle`` gives the configuration of each unit
+    (`common.units`), ``of_unit`` that of one by its name, ``unit``.
+
     `files` are the YAML files that `raw` was read from: an error then names file and line. Raises ConfigError, one
     line for each key that is wrong, naming it, its value and what was expected.
     """
+
+    _each_model: Mapping[str, Config]
+    leads: tuple[int, ...]
 
     def __init__(self, raw: Mapping[str, Any], files: Sequence[Path] = ()):
         try:
@@ -118,8 +137,44 @@ class Config:
             from aifs_ensemble.common.config.problems import explain
 
             raise explain(error, json.loads(text)) from None
+        if isinstance(values.model, str):
+            if values.model in values.by_model:
+                own = _with_own_keys(values, values.model)
+                values = Values.model_validate_json(json.dumps(own | {"by_model": {}}))
+            self._settle_one(values, str(values.model))
+        else:
+            self._settle_each(values, values.model)
+
+    # of one of several models: its folder below scratch and destination
+    model_folder = ""
+
+    def _settle_each(self, values: Values, models: Sequence[str]) -> None:
+        """Settle the configuration of several models: that of each, and what they have in common."""
+        _check_models(values, models)
+        cycles = _cycles(values)
+        each: dict[str, Config] = {}
+        for name in models:
+            each[name] = object.__new__(Config)
+            each[name]._settle(_keys_of_model(values, name, cycles))
+            each[name].model_folder = name
+        first = each[models[0]]
+        for name, one in each.items():
+            if one.leads != first.leads:
+                raise ConfigError(f"config: model: {name} makes other leads than {models[0]}, expected the same")
+        _check_compared(values, tuple(each.values()))
+        vars(self).update(vars(first))
+        self._each_model = each
+        self.given, self.cycles, self.model_folder = values, cycles, ""
+        self.scratch_root, self.destination = Path(values.scratch), values.destination
+        self.checkpoint: str | None = None
+        self.trust_checkpoint = values.trust_checkpoint
+        self.initial_conditions, self.forecast, self.cloud = values.initial_conditions, values.forecast, values.cloud
+
+    def _settle_one(self, values: Values, model: str) -> None:
+        """Settle the configuration of one model."""
         self.given = values
-        self.model: Model = get_model(values.model)
+        self._each_model = {}
+        self._model: Model = get_model(model)
         self.cycles = _cycles(values)
         self.members = parse_members(values.members)
         self.lead_hours = values.lead_hours
@@ -136,7 +191,7 @@ class Config:
         _check_members(self)
         if self.initial_conditions.source == "file" and not self.initial_conditions.file.path:
             raise ConfigError("config: initial_conditions.file.path is missing: source is file")
-        self.output_variables = kept_variables(self.forecast.output, self.model.delivered)
+        self._output_variables = kept_variables(self.forecast.output, self.model.delivered)
         self.daily = kept_daily(self.forecast.output, self.model.delivered, self.output_variables, self.leads)
         self.area = kept_area(self.forecast.output, self.model.grid)
         _check_variables(self)
@@ -157,12 +212,69 @@ class Config:
         found = copy(self)
         found.cycles = (cycle,)
         found.given = self.given.model_copy(update={"cycle": cycle, "cycles": None})
+        found._each_model = {name: one.of_cycle(cycle) for name, one in self._each_model.items()}
         return found
+
+    def of_model(self, name: str) -> Config:
+        """Return the configuration of one model; of `EACH_MODEL`, for names that stand for those of any model."""
+        if name in self._each_model:
+            return self._each_model[name]
+        if not (self._each_model and name):
+            return self
+        first = next(iter(self._each_model.values()))
+        found = copy(first)
+        found._model = replace(first.model, name=name)
+        found.model_folder, found.scratch_root = name, self.scratch_root / name
+        found.destination = _below(self.destination, name)
+        return found
+
+    def of_unit(self, unit: str) -> Config:
+        """Return the configuration of a unit of the run, or of the name that stands for any (`units.each_unit`)."""
+        model, cycle = split_unit(unit)
+        return self.of_model(model).of_cycle(cycle)
+
+    @property
+    def of_each_model(self) -> tuple[Config, ...]:
+        """The configuration of each model."""
+        return tuple(self._each_model.values()) or (self,)
 
     @property
     def of_each_cycle(self) -> tuple[Config, ...]:
-        """The configuration of each cycle."""
-        return tuple(map(self.of_cycle, self.cycles))
+        """The configuration of each cycle, with several models of each model and cycle."""
+        return tuple(one.of_cycle(cycle) for one in self.of_each_model for cycle in self.cycles)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models of a run."""
+        return tuple(self._each_model) or (self.model.name,)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The names of the units of a run."""
+        return tuple(one.unit for one in self.of_each_cycle)
+
+    @property
+    def unit(self) -> str:
+        """What messages call the cycle, with several models that of one of them: ``demo/20250819_0000``."""
+        return unit_name(self.model_folder, self.cycle)
+
+    @property
+    def model(self) -> Model:
+        """The model; ConfigError where there are several."""
+        self._refuse_several()
+        return self._model
+
+    @property
+    def output_variables(self) -> tuple[str, ...]:
+        """The variables that the leads hold; ConfigError where there are several models."""
+        self._refuse_several()
+        return self._output_variables
+
+    def _refuse_several(self) -> None:
+        """Raise ConfigError where there are several models, so that nothing is done for half of them."""
+        if self._each_model:
+            named = " and ".join(self._each_model)
+            raise ConfigError(f"config: model: {named}, expected one here: --model NAME, or --config model=NAME")
 
     @property
     def cycle(self) -> str:
@@ -180,11 +292,13 @@ class Config:
     @property
     def scratch(self) -> Scratch:
         """Names of the cycle's files on scratch."""
+        self._refuse_several()
         return Scratch(self.scratch_root, self.cycle)
 
     @property
     def objects(self) -> Keys:
         """Names of the cycle's objects at the destination."""
+        self._refuse_several()
         return Keys(self.cycle)
 
     def state_of(self, member: int) -> int:
@@ -244,6 +358,68 @@ class Config:
     @property
     def cloud_destination(self) -> bool:
         return (self.destination or "").startswith("gs://")
+
+
+def _check_models(values: Values, models: Sequence[str]) -> None:
+    """Raise ConfigError for a list of models that cannot be one run, or keys that say something of another model."""
+    if len(models) != 2:
+        raise ConfigError(f"config: model: {list(models)!r}, expected one or two models")
+    for name in models:
+        get_model(name)
+    for name in values.by_model:
+        if name not in models:
+            raise ConfigError(f"config: by_model: {name!r}, expected one of {' and '.join(models)}, which model names")
+    if values.checkpoint:
+        raise ConfigError(
+            f"config: checkpoint: {values.checkpoint!r}, expected null: with several models by_model has that of each"
+        )
+
+
+def _check_compared(values: Values, each: Sequence[Config]) -> None:
+    """Raise ConfigError for a variable that is not compared, because one of the models does not make it."""
+    for name in values.products.compare.variables:
+        for one in each:
+            if name not in one.model.delivered:
+                meant = hint(name, one.model.delivered, f"such as {one.model.delivered[0]}")
+                raise ConfigError(
+                    f"config: products.compare.variables: {name!r}, expected a variable that {one.model.name} makes, "
+                    f"{meant}"
+                )
+        refuse_direction("compare.variables", name)
+
+
+def _keys_of_model(values: Values, name: str, cycles: Sequence[str]) -> dict[str, Any]:
+    """Return the keys that a run of one of the models alone would be given."""
+    raw = _with_own_keys(values, name) | {"model": name, "by_model": {}}
+    if values.cycles is not None:
+        raw["cycles"] = list(cycles)
+    raw["scratch"], raw["destination"] = f"{values.scratch.rstrip('/')}/{name}", _below(values.destination, name)
+    # what both download is downloaded once
+    initial = raw["initial_conditions"]
+    initial["cache"] = initial["cache"] or str(Path(values.scratch) / "cache")
+    return raw
+
+
+def _with_own_keys(values: Values, name: str) -> dict[str, Any]:
+    """Return all keys, those of `by_model` for a model in their places."""
+    raw = values.model_dump()
+    own = values.by_model[name].model_dump() if name in values.by_model else {}
+    places = {
+        "checkpoint": raw,
+        "trust_checkpoint": raw,
+        "gpu_mem_mb": raw["forecast"],
+        "gpu_image": raw["cloud"],
+        "path": raw["initial_conditions"]["file"],
+    }
+    for key, section in places.items():
+        if own.get(key) is not None:
+            section[key] = own[key]
+    return raw
+
+
+def _below(destination: str | None, name: str) -> str | None:
+    """Return the folder of a model below a destination."""
+    return destination and f"{destination.rstrip('/')}/{name}"
 
 
 def _cycles(values: Values) -> tuple[str, ...]:

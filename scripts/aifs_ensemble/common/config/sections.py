@@ -50,6 +50,13 @@ def _cycle(value: Any) -> Any:
     return f"{text[:8]}_{text[8:]}" if re.fullmatch(r"\d{12}", text) else value
 
 
+def _models(value: Any) -> Any:
+    """Return the one model of a list of one, and a list of models with commas, which a shell takes without quotes."""
+    if isinstance(value, str) and "," in value:
+        value = [item.strip() for item in value.split(",")]
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
 def _different(items: Sequence[T]) -> Sequence[T]:
     if len(set(items)) < len(items):
         raise PydanticCustomError("twice", "an item named twice")
@@ -478,6 +485,20 @@ class Page(Section):
     """Make it: {cycle}/index.html."""
 
 
+class Compare(Section):
+    """Two models side by side, where `model` names two."""
+
+    enabled: Flag = True
+    """Compare them: {destination}/compare/{cycle}, with data, maps, scores and a page."""
+    variables: Annotated[list[str], AfterValidator(_different)] = Field(
+        default=[], json_schema_extra={"uniqueItems": True}
+    )
+    """Variables of the model whose means and spreads are compared. []: those of the coarse leads, or without any those
+    of the pictures. Of both models; one that only one of them makes is left out."""
+    every_hours: Count = 6
+    """Hours from one lead that is compared to the next."""
+
+
 class Products(Section):
     """What is made from delivered leads. Another choice here never computes a member again."""
 
@@ -493,6 +514,7 @@ class Products(Section):
     evaluation: Evaluation = Field(default={}, validate_default=True)
     pictures: Pictures = Field(default={}, validate_default=True)
     page: Page = Field(default={}, validate_default=True)
+    compare: Compare = Field(default={}, validate_default=True)
 
 
 class Report(Section):
@@ -530,11 +552,32 @@ class Notify(Section):
     coordinator alone. Nothing behind the host is ever shown."""
 
 
+class OfModel(Section):
+    """What is of one model in a run of several, in place of the key of the same name elsewhere."""
+
+    checkpoint: Annotated[Nullable[str], AfterValidator(locations.checkpoint)] = None
+    """In place of `checkpoint`: that of this model."""
+    trust_checkpoint: Nullable[Flag] = None
+    """In place of `trust_checkpoint`. null: as it says."""
+    gpu_mem_mb: Nullable[Annotated[Whole, Field(ge=0)]] = None
+    """In place of `forecast.gpu_mem_mb`. null: as it says."""
+    gpu_image: Nullable[str] = None
+    """In place of `cloud.gpu_image`: models of other packages have other images. null: as it says."""
+    path: Annotated[Nullable[str | list[str]], AfterValidator(locations.input_files("path"))] = None
+    """In place of `initial_conditions.file.path`. null: as it says."""
+
+
 class Values(Section):
     """The whole configuration as a user gives it: keys of no section, and the sections."""
 
-    model: str
-    """Entry of config/models.yaml: demo, aifs-ens-size (both untrained) or aifs-ens-1.0."""
+    model: Annotated[str | list[str], BeforeValidator(_models), AfterValidator(_different_or_all)] = Field(
+        json_schema_extra={"uniqueItems": True}
+    )
+    """Entry of config/models.yaml: demo, aifs-ens-size (both untrained) or aifs-ens-1.0. Or a list of two,
+    [demo, demo-v2]: each is made in a folder of its own, {destination}/{model}, and they are compared."""
+    by_model: dict[str, OfModel] = {}
+    """What differs between the models of a list, by model: checkpoint, trust_checkpoint, gpu_mem_mb, gpu_image, and
+    path of the initial states' file."""
     checkpoint: Annotated[Nullable[str], AfterValidator(locations.checkpoint)] = None
     """Path or gs:// URL of the checkpoint file (with rented machines the latter). null: built (untrained models) or
     fetched as the catalogue says."""

@@ -94,14 +94,19 @@ def _series(config: Config, series: Series, sizes: Mapping[str, int]) -> dict[st
         "name": series.name,
         "title": series.title,
         "kinds": [
-            {"name": kind.name, "title": kind.title, "legend": _legend(look_of(kind, series.quantity))}
+            {"name": kind.name, "title": kind.title, "legend": legend(look_of(kind, series.quantity))}
             for kind in series.kinds
         ],
         "whens": [{"name": when.name, "label": when.label, "words": when.words} for when in whens],
     }
 
 
-def _legend(look: Look) -> dict[str, Any]:
+def style() -> str:
+    """Return the style of the pages."""
+    return _TEMPLATE.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+
+
+def legend(look: Look) -> dict[str, Any]:
     """Return the colour bar, which a phone shows in letters of its own size."""
     first, count = look.shown
     return {

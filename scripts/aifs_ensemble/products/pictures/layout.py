@@ -55,10 +55,7 @@ class Layout:
 def layout(area: Area, labels: tuple[str, ...] = ("",)) -> Layout:
     """Return one large map, or a small map for each label."""
     if len(labels) == 1:
-        frame = fit(area, *_BOX)
-        left, below = (0, 0) if area.is_globe else _DEGREES
-        panel = Panel(frame, MARGIN + left, HEAD, labels[0])
-        return Layout(area, (panel,), frame.width + 2 * MARGIN + left, frame.height + HEAD + below + FOOT)
+        return layout_of_size(area, _BOX, labels[0])
     # as many columns as make the small maps largest
     frames = [_small(area, len(labels), columns) for columns in range(1, len(labels) + 1)]
     columns, frame = max(enumerate(frames, 1), key=lambda item: item[1].width)
@@ -69,6 +66,14 @@ def layout(area: Area, labels: tuple[str, ...] = ("",)) -> Layout:
     )
     rows = math.ceil(len(labels) / columns)
     return Layout(area, panels, max(2 * MARGIN + columns * across - _GAP, 600), HEAD + rows * down + FOOT)
+
+
+def layout_of_size(area: Area, box: tuple[int, int], label: str = "") -> Layout:
+    """Return one map that fits a box of so many pixels, width and height."""
+    frame = fit(area, *box)
+    left, below = (0, 0) if area.is_globe else _DEGREES
+    panel = Panel(frame, MARGIN + left, HEAD, label)
+    return Layout(area, (panel,), frame.width + 2 * MARGIN + left, frame.height + HEAD + below + FOOT)
 
 
 def _small(area: Area, count: int, columns: int) -> MapFrame:

@@ -48,6 +48,7 @@ _OF_CLASS = (10, 25, 30, 40, 50, 60, 70, 80, 90)  # of five classes; by chance 2
 _DEFAULTS = {"diverging": "RdYlBu_r", "sequential": "viridis"}
 LIGHT_GROUND, DARK_GROUND = "#f4f3ef", "#232a31"
 _CLASSES = 11
+_MOST_OF_A_SIDE = 6  # levels of a difference: their numbers stand below a small map
 MOST_LEVELS = 25  # a picture has 256 colours
 
 
@@ -94,6 +95,22 @@ class Look:
         return colors
 
 
+@dataclass(frozen=True)
+class DifferenceLook(Look):
+    """The look of a difference: the class in the middle, which holds 0, is the ground, and both sides grow from it."""
+
+    def painted(self, *, dark: bool) -> Colors:
+        """Return the colour of every class; on dark paper the largest differences are pale, else seen least."""
+        ground = rgb(DARK_GROUND if dark else LIGHT_GROUND)
+        colors = np.vstack([self.colors, ground])
+        middle = len(self.levels) // 2
+        if dark:
+            colors[:middle] = colors[:middle][::-1]
+            colors[middle + 1 : -1] = colors[middle + 1 : -1][::-1]
+        colors[middle] = ground
+        return colors
+
+
 def rgb(color: str) -> Colors:
     """Return a colour as uint8 ``(3,)``."""
     return (np.array(to_rgb(color)) * 255).round().astype(np.uint8)
@@ -121,6 +138,20 @@ def spread_look(quantity: Quantity) -> Look:
     low, high = _usual(quantity)
     levels = quantity.style.spread or _nice(0, (high - low) / 10)[1:]
     return _look("spread", levels, quantity.units.name, "max")
+
+
+def difference_look(quantity: Quantity) -> DifferenceLook:
+    """Return the look of the difference of two means: as many levels on each side, those of the spread."""
+    levels = spread_look(quantity).levels
+    if len(levels) > _MOST_OF_A_SIDE:
+        levels = levels[1::2]
+    less, more = ("dry", "water") if quantity.style.palette == "rain" else ("cold", "heat")
+    shares = np.linspace(0, 1, len(levels))
+    sides = [np.asarray(_map(palette)(shares))[:, :3] for palette in (less, more)]
+    colors = np.vstack([sides[0][::-1], sides[0][:1], sides[1]])
+    both = (*(-level for level in reversed(levels)), *levels)
+    painted = (colors * 255).round().astype(np.uint8)
+    return DifferenceLook(both, painted, bare=True, one_hue=False, label=quantity.units.name, extend="both")
 
 
 def probability_look(quantity: Quantity) -> Look:

@@ -63,13 +63,15 @@ def draw_lead_maps(config: Config, members: Mapping[int, RegularFields], folder:
         for lead, wanted in sorted(by_lead.items()):
             quantities = [series.quantity for series, _ in wanted]
             fields = list(
-                pool.map(lambda member, lead=lead, q=quantities: _read(config, member, lead, q), members.values())
+                pool.map(
+                    lambda member, lead=lead, q=quantities: read_quantities(config, member, lead, q), members.values()
+                )
             )
             for place, (series, when) in enumerate(wanted):
                 drawer.draw(series, when, np.stack([one[place] for one in fields]))
 
 
-def _read(config: Config, member: RegularFields, lead: int, quantities: Sequence[Quantity]) -> list[Array]:
+def read_quantities(config: Config, member: RegularFields, lead: int, quantities: Sequence[Quantity]) -> list[Array]:
     """Return quantities of one member at a lead: values, or the amounts of the hours before."""
     weights = [_weights(config, quantity, lead) for quantity in quantities]
     wanted: dict[int, set[str]] = {}

@@ -16,7 +16,7 @@ from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import EACH_CYCLE, format_cycles
 from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.common.names import format_members
+from aifs_ensemble.common.names import format_members, unit_name
 from aifs_ensemble.delivery.standing import undelivered
 from aifs_ensemble.forecast import settings as forecast_settings
 from aifs_ensemble.planning.machines import load_machines, machines_of
@@ -30,33 +30,35 @@ from aifs_ensemble.workflow.routing import SPOT
 def work_of(config: Config) -> dict[str, Any]:
     """Return what tells a job from one of the same targets in another run.
 
-    Targets name the member and no more; in a run of several cycles the cycle, too.
+    Targets name the member and no more; in a run of several cycles the cycle, and of several models the model, too.
     """
+    models = config.of_each_model
+    several = len(config.units) > 1
     return {
         "destination": (config.destination or "").rstrip("/"),
-        "cycle": config.cycle if len(config.cycles) == 1 else EACH_CYCLE,
-        "model": config.model.name,
-        "checkpoint": config.checkpoint,
+        "cycle": EACH_CYCLE if several else config.cycle,
+        "model": ",".join(config.models),
+        "checkpoint": config.checkpoint if len(models) == 1 else [one.checkpoint for one in models],
         "lead_hours": config.leads[-1],
-        "settings": forecast_settings.settings_digest(config),
+        "settings": ",".join(map(forecast_settings.settings_digest, models)),
         "layout": [getattr(config.delivery, key) for key in ("layout", "block_hours")],
     }
 
 
 def forecasts_of(targets: Sequence[str]) -> dict[tuple[str, int], str]:
-    """Return the targets that forecast a member, by cycle (empty in a run of one) and member."""
+    """Return the targets that forecast a member, by unit (empty in a run of one) and member."""
     found = {}
     for target in targets:
         rule, _, wildcards = target.partition(":")
         named = dict(item.split("=", 1) for item in wildcards.split(",") if "=" in item)
         if rule == FORECAST_RULE and "member" in named:
-            found[named.get("cycle", ""), int(named["member"])] = target
+            found[unit_name(named.get("model", ""), named.get("cycle", "")), int(named["member"])] = target
     return found
 
 
 def cycles_of(targets: Sequence[str]) -> set[str]:
-    """Return the cycles that targets name; none in a run of one cycle."""
-    return set(re.findall(r"[:,]cycle=([^,]+)", " ".join(targets)))
+    """Return the cycles that targets name; none in a run of one cycle and model."""
+    return set(re.findall(r"[:,]cycle=([^, ]+)", " ".join(targets)))
 
 
 def is_of(record: JobRecord, config: Config) -> bool:
@@ -92,6 +94,8 @@ class EnsembleHooks(Hooks):
     def machine(self, resources: Mapping[str, Any]) -> dict[str, Any]:
         """Return the machine of a rule's class ``gpu`` or ``cpu``; ConfigError for an unknown type or no image."""
         kind, cloud = str(resources.get("machine", "cpu")), self.config.cloud
+        if model := str(resources.get("model") or ""):  # of several
+            cloud = self.config.of_model(model).cloud
         image = getattr(cloud, f"{kind}_image")
         if not image:
             raise ConfigError(
@@ -110,7 +114,7 @@ class EnsembleHooks(Hooks):
         return regions_of_run(self.config)
 
     def title(self, targets: Sequence[str]) -> str:
-        """Return what a person calls the job, e.g. ``forecast_member 1-7``, with each cycle where there are several."""
+        """Return what a person calls the job, e.g. ``forecast_member 1-7``, with each unit where there are several."""
         by_cycle: dict[str, list[int]] = {}
         for cycle, member in sorted(forecasts_of(targets)):
             by_cycle.setdefault(cycle, []).append(member)
@@ -135,7 +139,7 @@ class EnsembleHooks(Hooks):
         forecasts = forecasts_of(targets)
         wrong: dict[tuple[str, int], str] = {}
         for cycle in {cycle for cycle, _ in forecasts}:
-            config = self.config.of_cycle(cycle) if cycle else self.config
+            config = self.config.of_unit(cycle) if cycle else self.config
             members = sorted(member for of, member in forecasts if of == cycle)
             wrong |= {(cycle, member): why for member, why in undelivered(config, members).items()}
         return {target: wrong.get(forecast, "") for forecast, target in forecasts.items()}

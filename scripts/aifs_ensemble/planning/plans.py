@@ -1,0 +1,77 @@
+"""The plans of a run: one, or with several models one each and what they come to together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.cycles import name_cycles
+from aifs_ensemble.common.text import duration, money, size
+from aifs_ensemble.common.units import split_unit
+from aifs_ensemble.planning.machines import Machines
+from aifs_ensemble.planning.outstanding import Outstanding, together
+from aifs_ensemble.planning.plan import Plan, plan, plan_case
+from aifs_ensemble.planning.plan_text import summary_lines
+from aifs_ensemble.planning.throughput import past_manifests
+
+
+def plans_of_run(
+    config: Config, machines: Machines, works: Mapping[str, Outstanding], *, at_once: int | None = None, **given: Any
+) -> list[Plan]:
+    """Return the plan of each model of a run, given what is missing of each unit (`common.units`).
+
+    `at_once` is as of `plan.plan`, the other arguments as of `plan.plan_case`.
+    """
+    found = []
+    for one in config.of_each_model:
+        own = {split_unit(unit)[1]: work for unit, work in works.items() if split_unit(unit)[0] == one.model_folder}
+        runs = past_manifests(one.scratch_root)
+        found.append(plan(plan_case(one, machines, work=together(own), runs=runs, **given), at_once=at_once))
+    return found
+
+
+def run_lines(plans: Sequence[Plan], *, compared: int = 0) -> list[str]:
+    """Return the plans in a few lines, for a dry-run: of several models the total, then each model's below its name.
+
+    `compared` is how many comparisons are made.
+    """
+    if len(plans) == 1:
+        return summary_lines(plans[0])
+    lines = list(total_lines(plans, compared=compared))
+    for one in plans:
+        lines.append(f"{one.case.config.model.name}:")
+        lines += [f"  {line}" for line in summary_lines(one)]
+    return lines
+
+
+def total_lines(plans: Sequence[Plan], *, compared: int = 0) -> Iterator[str]:
+    """Yield what the models of a run come to together."""
+    cases = [one.case for one in plans]
+    names = " and ".join(case.config.model.name for case in cases)
+    config = cases[0].config
+    todo = sum(len(case.work.to_forecast) for case in cases)
+    members = sum(len(case.config.members) * len(case.config.cycles) for case in cases)
+    deliver = sum(len(case.work.to_deliver) for case in cases)
+    head = f"plan: {names}, {name_cycles(config.cycles)}: "
+    if todo or deliver:
+        yield (
+            f"{head}{todo} of {members} members to forecast, {sum(case.work.steps for case in cases)} steps, "
+            f"{deliver} members to deliver, {size(sum(case.delivered_bytes for case in cases))}"
+        )
+    else:
+        yield f"{head}no member to forecast or deliver"
+    jobs = sum(job.count for one in plans for job in one.jobs)
+    if jobs or compared:
+        yield f"jobs: {jobs + compared}" + (f", {compared} of them to compare the models" if compared else "")
+    hours = [one.chosen.wall_hours for one in plans if one.case.work.to_forecast]
+    if len(hours) > 1:
+        both, each = duration(3600 * max(hours)), duration(3600 * sum(hours))
+        yield f"time: {both} beside each other, {each} one after the other"
+    if not cases[0].local and any(one.jobs for one in plans):
+        ways = [one.chosen for one in plans if one.jobs]
+        storage = sum(one.storage_usd_month for one in plans)
+        yield (
+            f"cost: {money(sum(way.usd for way in ways))} on demand, {money(sum(way.spot_usd for way in ways))} spot; "
+            f"storage {money(storage)} a month"
+        )

@@ -1,0 +1,1 @@
+"""Two models of one cycle side by side."""
