@@ -102,8 +102,7 @@ class Events:
         width = max(map(len, by_rule), default=0)
         for rule, jobs in by_rule.items():
             cycles = {job.cycle for job in jobs if job.cycle}
-            what = "units" if any("/" in cycle for cycle in cycles) else "cycles"
-            of = f"of {len(cycles)} {what}" if len(cycles) > 1 else "".join(cycles)
+            of = f"of {_counted(cycles)}" if len(cycles) > 1 else "".join(cycles)
             members = _ranges({job.member for job in jobs})
             yield f"{rule:{width}}  {len(jobs):4}  {' '.join(filter(None, [members, of]))}".rstrip(), ""
         if by_rule:
@@ -113,7 +112,8 @@ class Events:
         wildcards = getattr(record, "wildcards", None) or {}
         job, rule = getattr(record, "jobid", None), str(getattr(record, "rule_name", ""))
         cycle = wildcards.get("cycle") or "_".join(wildcards[name] for name in ("date", "time") if name in wildcards)
-        unit = "/".join(filter(None, [str(wildcards.get("model") or ""), str(cycle)]))
+        model = str(wildcards.get("model") or "")
+        unit = f"{model}/{cycle}" if model else str(cycle)
         self._jobs[job] = self._working[job] = Job(rule, str(wildcards.get("member", "")), unit)
         self._said.discard(job)
 
@@ -174,6 +174,14 @@ def _worst(path: Path) -> list[str]:
         return []
     wrong = [line for line in lines if " ERROR " in line or " CRITICAL " in line]
     return [line[:400] for line in (wrong or lines)[-_LOG_LINES:]]
+
+
+def _counted(units: set[str]) -> str:
+    """Return how many models and cycles there are among units such as ``demo/20250819_0000``."""
+    models = {unit.rpartition("/")[0] for unit in units} - {""}
+    cycles = {unit.rpartition("/")[2] for unit in units} - {""}
+    counts = {"models": len(models), "cycles": len(cycles)}
+    return " and ".join(f"{count} {what}" for what, count in counts.items() if count > 1)
 
 
 def _ranges(members: Iterable[str]) -> str:

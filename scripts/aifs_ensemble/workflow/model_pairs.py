@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import EACH_CYCLE
-from aifs_ensemble.common.errors import ConfigError, VerificationError
+from aifs_ensemble.common.errors import ConfigError, StorageError, VerificationError
 from aifs_ensemble.common.names import benchmark_file, log_file
+from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.products.compare.files import comparison_files, comparison_key, stamp_key
 from aifs_ensemble.products.compare.stamp import PairStamp
 from aifs_ensemble.products.evaluation.due import evaluation_due
@@ -50,7 +51,7 @@ class Pairs:
     def __init__(self, workflow: Any, config: Config, cycles: dict[str, CycleRun], *, rented: bool, blind: bool):
         self._workflow, self._cycles = workflow, cycles
         self.config, self._rented, self._blind = config, rented, blind
-        self.wanted = len(config.models) > 1 and config.products.compare.enabled and bool(config.destination)
+        self.wanted = len(config.models) > 1 and config.products.compare.enabled
 
     def of(self, cycle: str) -> list[CycleRun]:
         """Return the units of a cycle, in the order of the models."""
@@ -60,7 +61,7 @@ class Pairs:
         """Return where a job leaves a file of a comparison, as `Paths.delivered` does for those of a model."""
         if self._rented:
             return key
-        if self.config.cloud_destination:
+        if self.config.cloud_destination or not self.config.destination:
             return str(self.config.scratch_root / key)
         return f"{self.config.destination}/{key}"
 
@@ -68,14 +69,12 @@ class Pairs:
         """Return the files of a comparison, the page first."""
         return [self.path(comparison_key(cycle, name)) for name in comparison_files(self.config)]
 
-    def all_outputs(self) -> list[str]:
-        """Return the files of all comparisons of the run, none where there are none."""
-        return [path for cycle in self.config.cycles for path in self.outputs(cycle)] if self.wanted else []
-
     def log(self) -> str:
+        """Return the log of a comparison."""
         return log_file(EACH_CYCLE, "compare")
 
     def benchmark(self) -> str:
+        """Return the table of what a comparison took."""
         return benchmark_file(EACH_CYCLE, "compare")
 
     def inputs(self, wildcards: Any) -> list[Any]:
@@ -94,7 +93,7 @@ class Pairs:
     def again(self, wildcards: Any) -> list[str]:
         """Return nothing, and have the comparison made again that is of other members; see `Run.of_other_members`."""
         pair = self.of(wildcards.cycle)
-        if self._blind or not all(internals.is_coordinator(self._workflow) for _ in pair):
+        if self._blind or not internals.is_coordinator(self._workflow):
             return []
         if self._of_others(wildcards.cycle, pair):
             internals.force_job(self._workflow, self.outputs(wildcards.cycle)[0])
@@ -111,9 +110,6 @@ class Pairs:
         return stamp.differs({one.config.model.name: (one.used, one.delivered.digests) for one in pair}) is not None
 
     def _stamp(self, cycle: str) -> bytes | None:
-        from aifs_ensemble.common.errors import StorageError
-        from aifs_ensemble.common.storage import open_destination
-
         path = Path(self.path(stamp_key(cycle)))
         if not self._rented:
             return path.read_bytes() if path.is_file() else None

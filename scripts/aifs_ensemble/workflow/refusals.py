@@ -18,6 +18,7 @@ from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.files import folder_problem
 from aifs_ensemble.common.models import CATALOGUE
 from aifs_ensemble.common.names import checkpoint_file
+from aifs_ensemble.common.overlays import gpu_environment
 from aifs_ensemble.common.parameters import TABLE as PARAMETERS
 from aifs_ensemble.common.storage import open_storage, transfer_settings
 from aifs_ensemble.delivery.standing import Destination
@@ -72,6 +73,19 @@ def models_problem(config: Config, provider: str) -> str | None:
         f"config: model: {' and '.join(config.models)}, expected one model on Google Batch, such as --config "
         f"model={first} destination={config.destination}/{first}: its machines have one image for all"
     )
+
+
+def images_problem(config: Config) -> str | None:
+    """Return why an image cannot be that of both models: each has packages of its own."""
+    first, *others = config.of_each_model
+    for other in others:
+        differ = other.model.environment != first.model.environment
+        if differ and other.cloud.gpu_image == first.cloud.gpu_image:
+            return (
+                f"config: by_model.{other.model.name}.gpu_image: {other.cloud.gpu_image!r} as for {first.model.name}, "
+                f"expected an image of {gpu_environment(other.model)}, and one of {gpu_environment(first.model)}"
+            )
+    return None
 
 
 def changed(config: Config, seen: Destination | None = None) -> dict[str, float]:

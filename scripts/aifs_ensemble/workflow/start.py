@@ -32,6 +32,7 @@ def prepare_start(workflow: Any, config: Config, seen: Mapping[str, Destination 
         refusals.checkout_problem(here),
         refusals.outside(internals.config_files(workflow), here),
         refusals.home_problem(),
+        refusals.images_problem(config),
         *(refusals.time_problem(found, time.time()) for found in _changed(config, seen or {})),
     )
     check_places(config)

@@ -144,7 +144,7 @@ def difference_look(quantity: Quantity) -> DifferenceLook:
     """Return the look of the difference of two means: as many levels on each side, those of the spread."""
     levels = spread_look(quantity).levels
     if len(levels) > _MOST_OF_A_SIDE:
-        levels = levels[1::2]
+        levels = levels[::2]
     less, more = ("dry", "water") if quantity.style.palette == "rain" else ("cold", "heat")
     shares = np.linspace(0, 1, len(levels))
     sides = [np.asarray(_map(palette)(shares))[:, :3] for palette in (less, more)]
