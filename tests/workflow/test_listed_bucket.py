@@ -49,7 +49,7 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
         settings = StorageProviderSettings(project="test")
         provider = StorageProvider(local_prefix=tmp_path, logger=None, settings=settings)
-        provider.prefix, provider.cycles = "p/", frozenset({CYCLE})
+        provider.prefix, provider.units = "p/", frozenset({CYCLE})
         made = Bucket(open_storage("gs://ensembles/p"), provider, proxy)
         if request.param == "faults":
             proxy.schedule.rate, proxy.schedule.kinds = 0.2, ("status", "reset")
@@ -139,6 +139,30 @@ def test_the_manifest_of_a_delivered_member_is_not_removed_because_another_faile
         bucket.storage.put_bytes(b"{}", key)
         bucket.object(key, retrieve=True).remove()
     assert [key for key in keys if bucket.storage.stat(key)] == [KEYS.manifest(1)]
+
+
+def test_models_of_a_run_have_folders_of_their_own(bucket: Bucket) -> None:
+    """Two listings tell what both have; a manifest of the one says nothing of the other."""
+    bucket.provider.units = frozenset({f"demo/{CYCLE}", f"demo-v2/{CYCLE}"})
+    bucket.provider.delivered = lambda unit, member: unit == f"demo/{CYCLE}"
+    keys = {model: [f"{model}/{key}" for key in (KEYS.lead(1, 6), KEYS.manifest(1))] for model in ("demo", "demo-v2")}
+    for key in (key for each in keys.values() for key in each):
+        bucket.storage.put_bytes(b"{}", key)
+    cache = IOCache(10)
+    bucket.requests()
+    for model in keys:
+        asyncio.run(bucket.object(f"{model}/{KEYS.manifest(2)}").inventory(cache))
+    assert bucket.requests() == 2 or not calm(bucket)
+    assert len(cache.exists_in_storage) == 4
+    assert bucket.object(f"{CYCLE}/manifests/member001.json").get_inventory_parent() is None
+    assert bucket.object(f"compare/{CYCLE}/index.html").get_inventory_parent() is None
+    for model in keys:
+        bucket.object(f"{model}/{KEYS.manifest(1)}", retrieve=True).remove()
+    assert bucket.storage.stat(f"demo/{KEYS.manifest(1)}") and not bucket.storage.stat(f"demo-v2/{KEYS.manifest(1)}")
+    benchmark = f"demo/logs/benchmarks/forecast_member/{CYCLE}/member001.tsv"
+    bucket.requests()
+    assert not any(bucket.object(name, retrieve=True).exists() for name in (benchmark, benchmark.replace("001", "002")))
+    assert bucket.requests() == 1 or not calm(bucket)
 
 
 def test_what_a_job_delivers_is_never_removed_and_the_rest_is(bucket: Bucket) -> None:

@@ -108,6 +108,18 @@ def test_objects_of_the_future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert refusals.time_problem(changed, time.time() - 3600)
 
 
+@pytest.mark.parametrize(
+    ("own", "image", "refused"),
+    [({}, "mine-gpu", True), ({}, "gcr.io/mine/gpu", False), ({"gpu_image": "mine-v2"}, "mine-gpu", False)],
+)
+def test_a_software_environment_is_of_one_model(tmp_path: Path, own: dict, image: str, refused: bool) -> None:
+    """A container image has the packages of every model."""
+    keys = {"model": ["demo", "demo-v2"], "by_model": {"demo-v2": own}, "cloud": {"gpu_image": image}}
+    problem = refusals.images_problem(make_config(tmp_path / "scratch", str(tmp_path / "results"), **keys))
+    assert ("by_model.demo-v2.gpu_image: 'mine-gpu' as for demo, expected" in (problem or "")) == refused
+    assert refusals.images_problem(make_config(tmp_path / "scratch", str(tmp_path / "results"))) is None
+
+
 def test_the_first_problem_is_raised() -> None:
     refusals.check(None, None)
     with pytest.raises(ConfigError, match="second"):

@@ -65,25 +65,26 @@ def home_problem() -> str | None:
 
 
 def models_problem(config: Config, provider: str) -> str | None:
-    """Return why a provider cannot make several models in one run: Google Batch's plugin has one image for a rule."""
+    """Return why a provider does not make several models in one run: on Google Batch nobody tried it."""
     if provider != "googlebatch":
         return None
     first = config.models[0]
     return (
         f"config: model: {' and '.join(config.models)}, expected one model on Google Batch, such as --config "
-        f"model={first} destination={config.destination}/{first}: its machines have one image for all"
+        f"model={first} destination={config.destination}/{first}: the profiles local and coiled-gpu make several"
     )
 
 
 def images_problem(config: Config) -> str | None:
-    """Return why an image cannot be that of both models: each has packages of its own."""
+    """Return why a software environment of Coiled cannot be that of both models; a container image has all overlays."""
     first, *others = config.of_each_model
+    named = first.cloud.gpu_image or ""
     for other in others:
         differ = other.model.environment != first.model.environment
-        if differ and other.cloud.gpu_image == first.cloud.gpu_image:
+        if differ and other.cloud.gpu_image == named and "/" not in named:
             return (
-                f"config: by_model.{other.model.name}.gpu_image: {other.cloud.gpu_image!r} as for {first.model.name}, "
-                f"expected an image of {gpu_environment(other.model)}, and one of {gpu_environment(first.model)}"
+                f"config: by_model.{other.model.name}.gpu_image: {named!r} as for {first.model.name}, expected the "
+                f"environment {gpu_environment(other.model)}, or a container image, which serves all models"
             )
     return None
 

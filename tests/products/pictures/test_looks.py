@@ -19,6 +19,7 @@ from aifs_ensemble.products.pictures.layout import layout
 from aifs_ensemble.products.pictures.looks import (
     MOST_LEVELS,
     class_look,
+    difference_look,
     line_distance,
     probability_look,
     spread_look,
@@ -43,6 +44,22 @@ def test_every_variable_has_levels_that_grow_and_colors_that_differ(variable: st
             assert colors.shape == (len(look.levels) + 2, 3)
             assert (np.abs(np.diff(colors[1:-1], axis=0)).max(axis=1) >= 4).all()
     assert line_distance(quantity) > 0
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_differences_grow_from_the_ground_on_both_sides(variable: str) -> None:
+    look = difference_look(quantity_of(variable))
+    half = len(look.levels) // 2
+    assert look.levels == tuple(-level for level in reversed(look.levels)) and 2 <= half <= 6
+    assert (np.diff(look.levels) > 0).all()
+    pixels = np.array([-1e9, look.levels[0] * 0.999, 0, look.levels[-1] * 1.001, np.nan], "f4")
+    assert list(look.classes(pixels)) == [0, 1, half, 2 * half, 2 * half + 1]
+    for dark in (True, False):
+        colors = look.painted(dark=dark).astype(int)
+        assert (colors[half] == colors[-1]).all(), "no difference is the ground"
+        away = np.abs(colors[:-1] - colors[half]).sum(axis=1)
+        for side in (away[half::-1], away[half:]):
+            assert (np.diff(side) > 0).all(), "the larger, the further from the ground"
 
 
 @pytest.mark.parametrize(

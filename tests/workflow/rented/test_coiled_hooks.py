@@ -63,6 +63,27 @@ def test_refused(case, monkeypatch) -> None:
         made(monkeypatch, **changes).machine({"machine": "gpu"})
 
 
+BOTH = {"model": ["demo", "demo-v2"], "by_model": {"demo-v2": {"gpu_image": "registry/v2"}}}
+OF_BOTH = [f"forecast_member:cycle=20250819_0000,member=00{n},model={model}" for model in BOTH["model"] for n in (1, 2)]
+
+
+def test_two_models_have_machines_with_their_software(monkeypatch) -> None:
+    found = made(monkeypatch, **BOTH)
+    for model, image in (("demo", "registry/gpu"), ("demo-v2", "registry/v2"), ("", "registry/gpu")):
+        assert found.machine({"machine": "gpu", "model": model})["image"] == image
+    assert found.machine({"machine": "cpu", "model": "demo-v2"})["image"] == "registry/etl"
+
+
+def test_jobs_of_two_models_are_told_apart(monkeypatch) -> None:
+    found = made(monkeypatch, **BOTH)
+    assert found.title(OF_BOTH[:2]) == "forecast_member demo/20250819_0000 1-2"
+    one = made(monkeypatch, model="demo").work()
+    assert found.work()["model"] == "demo,demo-v2" and found.work() != one
+    wrong = {"demo": {}, "demo-v2": {2: "short"}}
+    monkeypatch.setattr(hooks, "undelivered", lambda config, members: wrong[config.model.name])
+    assert found.judge(OF_BOTH) == {**dict.fromkeys(OF_BOTH[:3], ""), OF_BOTH[3]: "short"}
+
+
 def test_jobs_have_names(monkeypatch) -> None:
     found = made(monkeypatch)
     assert found.title(TARGETS[:2]) == "forecast_member 1-2"

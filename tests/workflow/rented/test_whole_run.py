@@ -147,3 +147,28 @@ def test_cycles_share_machines_and_one_that_fails_takes_none_with_it(whole: Proj
     assert not any(made(coiled, one, since=before) for one in config.of_each_cycle[::2])
     code, output = whole.run(*arguments)
     assert code == 0 and "Nothing to be done" in output, output
+
+
+def test_two_models_have_machines_of_their_own(whole: Project, coiled: CoiledServer) -> None:
+    """Each in its folder of the bucket, then compared; a second run finds all of it, and one of a model alone, too."""
+    products = {"coarse": {"enabled": True, "variables": ["2t"]}, "page": {"enabled": True}}
+    settings = {"members": "1", "lead_hours": 6, "delivery": {"streaming": True}, "products": products}
+    config = whole.configure(model=["demo", "demo-v2"], destination=f"gs://{BUCKET}/both", **settings)
+    code, output = whole.run(*ARGUMENTS)
+    assert code == 0, output
+    for one in config.of_each_model:
+        assert undelivered(one, one.members) == {}
+    titles = [cluster.title for cluster in forecasts(coiled, since=0)]
+    assert sorted(title.rpartition(" ")[0].rpartition(" ")[2] for title in titles) == [
+        f"demo-v2/{config.cycle}", f"demo/{config.cycle}",
+    ]  # fmt: skip
+    storage = open_destination(config)
+    page = storage.get_bytes(f"compare/{config.cycle}/index.html").decode()
+    assert f"../../demo-v2/{config.cycle}/index.html" in page
+    stamp = json.loads(storage.get_bytes(f"compare/{config.cycle}/stamp.json"))
+    assert set(stamp["models"]) == {"demo", "demo-v2"}
+    before = len(coiled.clusters)
+    for model, folder in ((["demo", "demo-v2"], "both"), ("demo-v2", "both/demo-v2")):
+        whole.configure(model=model, destination=f"gs://{BUCKET}/{folder}", **settings)
+        code, output = whole.run(*ARGUMENTS)
+        assert code == 0 and "Nothing to be done" in output and len(coiled.clusters) == before, output

@@ -386,6 +386,11 @@ def _check_compared(values: Values, each: Sequence[Config]) -> None:
                     f"{meant}"
                 )
         refuse_direction("compare.variables", name)
+    held = set(each[0].output_variables).intersection(*(one.output_variables for one in each[1:]))
+    if values.products.compare.enabled and not held:
+        raise ConfigError(
+            "config: products.compare.enabled: true, expected false: the leads of both models hold no field alike"
+        )
 
 
 def _keys_of_model(values: Values, name: str, cycles: Sequence[str]) -> dict[str, Any]:
