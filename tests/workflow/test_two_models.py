@@ -34,6 +34,7 @@ PRODUCTS = {
 def both(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Two members of 12 hours of each model. Don't change it: copy it."""
     project = Project.copy(tmp_path_factory.mktemp("both") / "project", **KEYS, products=PRODUCTS)
+    project.run("--until", "ensemble_manifest", "--config", BOTH)  # each of these takes minutes on a busy machine
     project.said = project.run("--config", BOTH)  # type: ignore[attr-defined]
     return project
 
@@ -60,6 +61,7 @@ def test_each_is_as_a_run_of_it_alone_makes_it(both: Project, tmp_path: Path, mo
         tmp_path / "alone", **KEYS, products=PRODUCTS, model=model, scratch=f"scratch/{model}",
         destination=f"results/{model}",
     )  # fmt: skip
+    alone.run("--until", "ensemble_manifest")
     alone.run()
     places = [project.folder / "results" / model / CYCLE for project in (alone, both)]
     parts = ("forecasts", "coarse", "products/maps", "1p5deg_nc")

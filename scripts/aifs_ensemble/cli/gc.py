@@ -6,6 +6,7 @@ import argparse
 import sys
 from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.cli._common import (
@@ -69,10 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if args.cycles and not args.plan:
         raise ConfigError(f"--cycles: {args.cycles!r}, expected it with --plan alone")
     if args.plan:
-        for one in config.of_each_model:
-            if one.model_folder and not args.json:
-                print(f"{one.model.name}:")
-            _retention(args, one, open_destination(one))
+        _retention_of_each(args, config)
         return 0
     members = parse_members(args.finished, config.ensemble_size) if args.finished else ()
     run_each_cycle(args, config, lambda one, tell: _collect(args, one, open_destination(one), members, tell))
@@ -110,7 +108,33 @@ def _collect(
         print(f"{found}; --delete removes them" if orphans else f"{found} at {storage.url}")
 
 
-def _retention(args: argparse.Namespace, config: Config, storage: Storage) -> int:
+def _retention_of_each(args: argparse.Namespace, config: Config) -> None:
+    """Do what ``--plan`` says of each model; what fails of one keeps none from it."""
+    from aifs_ensemble.common.errors import WorkflowError
+    from aifs_ensemble.common.storage import open_destination
+
+    facts: dict[str, dict[str, object]] = {}
+    failed: list[WorkflowError] = []
+    for one in config.of_each_model:
+        name = one.model.name
+        if one.model_folder and not args.json:
+            print(f"{name}:", flush=True)
+        try:
+            _retention(args, one, open_destination(one), partial(facts.__setitem__, name))
+        except WorkflowError as error:
+            failed.append(error)
+            if len(config.models) > 1:
+                print(f"error: {name}: {error}", file=sys.stderr, flush=True)
+    if args.json and facts:
+        print_json({"models": facts} if len(config.models) > 1 else next(iter(facts.values())))
+    if failed:
+        raise max(failed, key=lambda error: error.exit_code)
+
+
+def _retention(
+    args: argparse.Namespace, config: Config, storage: Storage, tell: Callable[[dict[str, object]], None]
+) -> None:
+    """Show what goes of a model's old cycles, remove it with --delete, and tell it as facts."""
     from aifs_ensemble.common.cycles import each_cycle
     from aifs_ensemble.delivery.cycles_there import choose_cycles, cycles_at
     from aifs_ensemble.delivery.lease import alone
@@ -139,13 +163,11 @@ def _retention(args: argparse.Namespace, config: Config, storage: Storage) -> in
             going = [plan for plan in plans if plan.removals and not plan.left]
             each_cycle(going, remove, lambda line: print(f"error: {line}", file=sys.stderr, flush=True))
     finally:
-        if args.json:
-            print_json(_plan_json(config, plans, machines, now) | {"removed": gone})
-        elif args.delete:
+        tell(_plan_json(config, plans, machines, now) | {"removed": gone})
+        if args.delete and not args.json:
             print(f"{gone} objects removed")
-        elif any(plan.goes for plan in plans):
+        elif not args.json and any(plan.goes for plan in plans):
             print("--delete removes it")
-    return 0
 
 
 def _print_plan(

@@ -64,6 +64,11 @@ class CyclePlan:
     listed: Mapping[str, ObjectInfo] = field(default_factory=dict, repr=False)
 
     @property
+    def unit(self) -> str:
+        """What messages call it: the cycle."""
+        return self.cycle
+
+    @property
     def goes(self) -> int:
         """Bytes that a removal would free."""
         return 0 if self.left else sum(removal.bytes for removal in self.removals)

@@ -7,6 +7,7 @@ from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import name_cycles
+from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.text import duration, money, size
 from aifs_ensemble.common.units import split_unit
 from aifs_ensemble.planning.machines import Machines
@@ -16,18 +17,31 @@ from aifs_ensemble.planning.plan_text import summary_lines
 from aifs_ensemble.planning.throughput import past_manifests
 
 
+def runs_of_models(config: Config) -> dict[str, Sequence[MemberManifest]]:
+    """Return the manifests of past members that correct the speeds of each model."""
+    return {one.model.name: past_manifests(one.scratch_root) for one in config.of_each_model}
+
+
 def plans_of_run(
-    config: Config, machines: Machines, works: Mapping[str, Outstanding], *, at_once: int | None = None, **given: Any
+    config: Config,
+    machines: Machines,
+    works: Mapping[str, Outstanding],
+    *,
+    runs: Mapping[str, Sequence[MemberManifest]] | None = None,
+    at_once: int | None = None,
+    **given: Any,
 ) -> list[Plan]:
     """Return the plan of each model of a run, given what is missing of each unit (`common.units`).
 
-    `at_once` is as of `plan.plan`, the other arguments as of `plan.plan_case`.
+    `runs` are those of `runs_of_models`, `at_once` is as of `plan.plan`, and the other arguments as of
+    `plan.plan_case`.
     """
+    runs = runs_of_models(config) if runs is None else runs
     found = []
     for one in config.of_each_model:
         own = {split_unit(unit)[1]: work for unit, work in works.items() if split_unit(unit)[0] == one.model_folder}
-        runs = past_manifests(one.scratch_root)
-        found.append(plan(plan_case(one, machines, work=together(own), runs=runs, **given), at_once=at_once))
+        case = plan_case(one, machines, work=together(own), runs=runs[one.model.name], **given)
+        found.append(plan(case, at_once=at_once))
     return found
 
 

@@ -87,6 +87,8 @@ class Run:
             preflight.check_scratch_folder(self.config, write=False)
         self._told = ensemble_products.told_members()
         units = self.config.units
+        # by its folder: the configuration of any cycle of a model, one object for all that have names alike
+        self._like = {one.model_folder: one.of_cycle(one.cycles[0]) for one in self.config.of_each_model}
         self.cycles = {unit: self._of(unit) for unit in units}
         first = next(iter(self.cycles.values()))
         several = len(self.cycles) > 1
@@ -100,8 +102,7 @@ class Run:
 
     def _of(self, unit: str) -> CycleRun:
         config = self.config.of_unit(unit)
-        # names that all cycles of a model have alike
-        like = self.config.of_unit(self.config.units[0]) if "{" in unit else config.of_cycle(self.config.cycles[0])
+        like = self._like.get(config.model_folder) or next(iter(self._like.values()))
         return CycleRun(self._workflow, config, like=like, rented=self.rented, blind=self.blind)
 
     def wildcard_constraints(self) -> dict[str, str]:
@@ -282,17 +283,18 @@ class Run:
 
     def _announce_plan(self) -> None:
         """Say, in a few lines after everything else, what the run would take and cost that Snakemake has planned."""
-        from aifs_ensemble.planning.plans import plans_of_run
+        from aifs_ensemble.planning.plans import plans_of_run, runs_of_models
 
         works = {
             name: outstanding(cycle.config, destination=cycle.bucket or cycle.delivered.seen)
             for name, cycle in self.cycles.items()
         }
-        plans_of_run(self.config, self.machines, works, profile=self.profile)  # what is wrong is said now
+        given: dict[str, Any] = {"profile": self.profile, "runs": runs_of_models(self.config)}
+        plans_of_run(self.config, self.machines, works, **given)  # what is wrong is said now
         # jobs, and the groups of profile and command line, are known only once the rules are read
-        atexit.register(self._say_plan, works)
+        atexit.register(self._say_plan, works, given)
 
-    def _say_plan(self, works: Mapping[str, Outstanding]) -> None:
+    def _say_plan(self, works: Mapping[str, Outstanding], given: Mapping[str, Any]) -> None:
         from aifs_ensemble.planning.plans import plans_of_run, run_lines
 
         jobs = internals.jobs_to_run(self._workflow)
@@ -308,7 +310,7 @@ class Run:
         of_run = {name: of_jobs(self.cycles[name].config, work, planned[name]) for name, work in works.items()}
         group = internals.group_size(self._workflow, "members")
         at_once = internals.jobs_at_once(self._workflow, here=not self.rented)
-        found = plans_of_run(self.config, self.machines, of_run, profile=self.profile, group=group, at_once=at_once)
+        found = plans_of_run(self.config, self.machines, of_run, group=group, at_once=at_once, **given)
         compared = sum(rule in ensemble_products.PAIRS for rule, _ in jobs)
         say(*run_lines(found, compared=compared))
 
