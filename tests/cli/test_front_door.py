@@ -80,8 +80,8 @@ def parsers(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, a
 
 
 EVERY = dict(parsers(build_parser(COMMANDS), ""))
-# of other things, whose metavar says of which
-OTHERS = {"--output", "--deadline"}
+# of other things, whose metavar says of which; of a checkpoint, the model that it has to fit
+OTHERS = {"--output", "--deadline", "--model"}
 
 
 def test_the_same_option_is_said_in_the_same_words() -> None:

@@ -17,9 +17,12 @@ from aifs_ensemble.common.manifest import FileRecord, LeadRecord
 
 
 def wants_member_index(config: Config) -> bool:
-    """Tell whether products are asked for that read leads, and these are there as such."""
-    products = config.products
-    sections = (getattr(products, name) for name in type(products).model_fields if name != "coarse")
+    """Tell whether products are asked for that read leads, and these are there as such.
+
+    A comparison of two models does not count: each is delivered as a run of it alone delivers it.
+    """
+    products, others = config.products, ("coarse", "compare")
+    sections = (getattr(products, name) for name in type(products).model_fields if name not in others)
     return config.delivery.layout != "blocks" and any(getattr(section, "enabled", False) for section in sections)
 
 
