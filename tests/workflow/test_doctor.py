@@ -142,7 +142,7 @@ def test_a_checkpoint_of_another_digest(root, tmp_path, monkeypatch):
     listed = dict(get_model("demo").checkpoint) | {"sha256": hashlib.sha256(b"weights").hexdigest()}
     config = read_files(root / "config" / "config.yaml") | {"checkpoint": str(own), "scratch": str(tmp_path)}
     made = Config(config)
-    monkeypatch.setattr(made, "model", replace(made.model, checkpoint=listed))
+    monkeypatch.setattr(made, "_model", replace(made.model, checkpoint=listed))
     for content, state in ((b"weights", "ok"), (b"others", "failure")):
         own.write_bytes(content)
         found = {one.name: one for one in examine(made, "coordinator", profile="local")}["checkpoint"]

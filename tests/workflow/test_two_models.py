@@ -34,7 +34,8 @@ PRODUCTS = {
 def both(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Two members of 12 hours of each model. Don't change it: copy it."""
     project = Project.copy(tmp_path_factory.mktemp("both") / "project", **KEYS, products=PRODUCTS)
-    project.run("--until", "ensemble_manifest", "--config", BOTH)  # each of these takes minutes on a busy machine
+    for rule in ("initial_members", "forecast_member", "ensemble_manifest"):  # each takes minutes on a busy machine
+        project.run("--until", rule, "--config", BOTH)
     project.said = project.run("--config", BOTH)  # type: ignore[attr-defined]
     return project
 
