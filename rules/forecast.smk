@@ -18,7 +18,9 @@ rule forecast_member:
     threads: CONFIG.forecast.encoders
     resources:
         machine="gpu",
-        mem_mb=RUN.by_model(lambda one: 12000 if one.config.model.grid == "N320" else 2000),
+        mem_mb=RUN.by_model(
+            lambda one: 12000 if one.config.model.grid == "N320" else 2000
+        ),
         gpu_mem_mb=RUN.by_model(lambda one: one.config.forecast.gpu_mem_mb),
         runtime=120,
     script:

@@ -16,7 +16,7 @@ from workflow.dry_runs import dry_run
 from workflow.project import CYCLE, Project
 from workflow.test_cycles import GROUPS, jobs
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.timeout(900)]  # whichever comes first waits for the runs
 MODELS = ("demo", "demo-v2")
 BOTH = "model=[demo,demo-v2]"
 KEYS = {"members": "1-2", "lead_hours": 12, "forecast": {"restart_hours": 6, "encoders": 1}}
@@ -54,7 +54,6 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("model", MODELS)
 def test_each_is_as_a_run_of_it_alone_makes_it(both: Project, tmp_path: Path, model: str) -> None:
     """The same files with the same bytes; the run alone finds nothing to do in the folder of the run of both."""
@@ -118,7 +117,6 @@ def test_the_comparison_is_of_the_products_of_both(both: Project) -> None:
         assert f'href="{link}"' in page and (results / "compare" / CYCLE / link).is_file()
 
 
-@pytest.mark.timeout(900)
 def test_a_lost_member_of_one_makes_that_and_the_comparison_again(both: Project, tmp_path: Path) -> None:
     project = Project.of(both, tmp_path / "project")
     model, member = "demo-v2", "member002"
@@ -185,7 +183,6 @@ def test_commands_know_both(both: Project, tmp_path: Path) -> None:
     assert said.returncode == 2 and "--model: 'demo-v3', expected one of the configuration's: demo and" in said.stderr
 
 
-@pytest.mark.timeout(900)
 def test_what_fails_of_one_leaves_the_other(tmp_path: Path) -> None:
     """A file in the way of one. The next run makes what is missing, and the comparison."""
     project = Project.copy(tmp_path / "project", **{**KEYS, "members": "1", "lead_hours": 6}, model="demo,demo-v2")
