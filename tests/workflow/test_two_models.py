@@ -200,6 +200,29 @@ def test_what_fails_of_one_leaves_the_other(tmp_path: Path) -> None:
     assert (project.folder / "results" / "compare" / CYCLE / "index.html").is_file()
 
 
+def test_a_short_ensemble_of_one_is_compared_with_the_other(tmp_path: Path) -> None:
+    """In the second pass of the run in which a member of one failed; the other model is left as it is."""
+    keys = {**KEYS, "lead_hours": 6, "min_members": 1, "model": list(MODELS), "products": {"page": {"enabled": True}}}
+    project = Project.copy(tmp_path / "project", **keys)
+    obstacle = project.folder / "scratch" / "demo-v2" / CYCLE / "work" / "member002"
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("in the way")
+    for rule in ("initial_members", "forecast_member"):  # each takes minutes on a busy machine
+        project.snakemake("--until", rule)
+    said = project.snakemake()
+    assert project.code == 1, said[-3000:]
+    assert f"demo-v2/{CYCLE}: products of the ensemble are made now, short: without members 2" in said
+    results = project.folder / "results"
+    stamp = json.loads((results / "compare" / CYCLE / "stamp.json").read_text())["models"]
+    assert {model: list(one["members"]) for model, one in stamp.items()} == {"demo": ["1", "2"], "demo-v2": ["1"]}
+    assert "demo-v2: Short ensemble: without member 2" in (results / "compare" / CYCLE / "index.html").read_text()
+    obstacle.unlink()
+    found = jobs(project.run())
+    assert found["forecast_member"] == [{"model": "demo-v2", "cycle": CYCLE, "member": "002"}]
+    stamp = json.loads((results / "compare" / CYCLE / "stamp.json").read_text())["models"]
+    assert list(stamp["demo-v2"]["members"]) == ["1", "2"]
+
+
 def test_a_dry_run_has_totals_and_a_plan_of_each(tmp_path: Path) -> None:
     project = Project.copy(tmp_path / "project", **KEYS, cycle=None, cycles=[CYCLE, "20250826_0000"])
     said = dry_run(project.folder, "--config", BOTH)

@@ -73,7 +73,7 @@ def make_products(workflow: Any, configs: Mapping[str, Config], say: Callable[[s
         say(f"{cycle}: products of the ensemble {how}: without members {missing}")
     if not goes_on:
         say(f"by this command: {command}")
-    elif _run_again(short, [*configs]):
+    elif _run_again(short, [*dict.fromkeys(one.cycle for one in configs.values())]):
         say(f"products of the ensemble were not made; again: {command}")
 
 
