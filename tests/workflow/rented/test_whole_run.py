@@ -158,10 +158,10 @@ def test_two_models_have_machines_of_their_own(whole: Project, coiled: CoiledSer
     assert code == 0, output
     for one in config.of_each_model:
         assert undelivered(one, one.members) == {}
-    titles = [cluster.title for cluster in forecasts(coiled, since=0)]
-    assert sorted(title.rpartition(" ")[0].rpartition(" ")[2] for title in titles) == [
-        f"demo-v2/{config.cycle}", f"demo/{config.cycle}",
-    ]  # fmt: skip
+    titles = sorted(cluster.title for cluster in forecasts(coiled, since=0))
+    assert len(titles) == 2 and all(
+        f" {model}/{config.cycle} 1" in title for model, title in zip(("demo-v2", "demo"), titles, strict=True)
+    ), titles
     storage = open_destination(config)
     page = storage.get_bytes(f"compare/{config.cycle}/index.html").decode()
     assert f"../../demo-v2/{config.cycle}/index.html" in page
