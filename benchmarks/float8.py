@@ -1,16 +1,19 @@
-"""What float8 would bring: the model's products in float16 and in float8 e4m3 with a scale per row, on a GPU.
+"""What 8 bits bring: the model's products in float16, in float8 e4m3 with a scale per row, and in int8, on a GPU.
 
-    python benchmarks/float8.py        a card with float8 (Hopper or later), a minute
+    python benchmarks/float8.py        a card with float8 (Ada, Hopper or later), a minute
 
 Products have the shapes of AIFS ENS v1's processor (40,320 rows) and of a tenth of its decoder (54,208 rows). A float8
 product is torch's ``_scaled_mm``; what it costs to make its inputs is measured beside it. Errors are those of one
-product of random numbers against float64, norm of the difference over norm. Window attention follows, and dense
+product of random numbers against float64, norm of the difference over norm. An int8 product is torch's ``_int_mm``,
+which gives int32; with its scales, in one compiled kernel more, it gives float16. Window attention follows, and dense
 attention over the same window for what the card does at best.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import triton
@@ -35,7 +38,18 @@ LARGEST = 448.0  # of e4m3
 
 def milliseconds(function: Callable[[], object]) -> float:
     """Return the median of many runs."""
-    return float(triton.testing.do_bench(function, warmup=100, rep=400, return_mode="median"))
+    return float(triton.testing.do_bench(function, warmup=50, rep=150, return_mode="median"))
+
+
+def rounded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``x (row, column)`` in int8 and its scales ``(row, 1)``."""
+    scale = (x.float().abs().amax(-1, keepdim=True) / 127).clamp_min(1e-12)
+    return (x.float() / scale).round().to(torch.int8), scale
+
+
+@torch.compile(dynamic=False)
+def rescaled(sums: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    return (sums.float() * rows * columns).half()
 
 
 def quantised(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,7 +80,11 @@ def product(name: str, rows: int, inputs: int, outputs: int) -> str:
         first = eight()
         assert all(torch.equal(first, eight()) for _ in range(10)), f"{name}: float8 products do not repeat"
         line += f"   {milliseconds(eight):7.3f} ms {error(first[:512], right):8.1e}"
-    return line
+    (xi, xi_scale), (wi, wi_scale) = rounded(x), rounded(w)
+    whole = lambda: torch._int_mm(xi, wi.t())  # noqa: E731
+    with_scales = lambda: rescaled(whole(), xi_scale, wi_scale.t())  # noqa: E731
+    line += f"   {milliseconds(whole):7.3f} ms   {milliseconds(with_scales):7.3f} ms"
+    return f"{line} {error(with_scales()[:512], right):8.1e}"
 
 
 def attention() -> list[str]:
@@ -100,14 +118,22 @@ def main() -> None:
         raise SystemExit("a card with float8 is needed: Hopper, Ada or later")
     torch.manual_seed(0)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    print(f"{'product':24s} {'float16':>10s} {'error':>8s}   {'float8':>10s} {'error':>8s}   {'exact sums':>10s}")
+    print(
+        f"{'product':24s} {'float16':>10s} {'error':>8s}   {'float8':>10s} {'error':>8s}   {'exact sums':>10s} "
+        f"{'error':>8s}   {'int8':>10s}   {'+ scales':>10s} {'error':>8s}"
+    )
     for name, shape in SHAPES.items():
         print(product(name, *shape))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+    from aifs_ensemble.model.float8 import gelu_to_float8, to_float8
+
     quantise = torch.compile(quantised, dynamic=False)
     for rows, columns in ((PROCESSOR, 1024), (PROCESSOR, 4096), (DECODER, 4096)):
         x = torch.randn(rows, columns, device="cuda", dtype=torch.float16)
-        made, copied = milliseconds(lambda x=x: quantise(x)), milliseconds(x.clone)  # type: ignore[misc]
-        print(f"to float8, {rows} x {columns}: {made:.3f} ms; a copy: {copied:.3f} ms")
+        ways = {"compiled": lambda x=x: quantise(x), "ours": lambda x=x: to_float8(x),  # type: ignore[misc]
+                "ours with GELU": lambda x=x: gelu_to_float8(x, "fused"), "a copy": x.clone}  # type: ignore[misc]  # fmt: skip
+        told = ", ".join(f"{name} {milliseconds(way):.3f} ms" for name, way in ways.items())
+        print(f"to float8, {rows} x {columns}: {told}")
     print("\n".join(attention()))
 
 

@@ -29,6 +29,15 @@ engine-2-graph, engine-3-graph   the same with CUDA graphs
 engine-coarse, engine-3-coarse   the whole job that also makes coarse leads of all variables at 1.5 degrees
 precisions          the forward pass by precision, compilation and chunks: seconds and peak memory: GPU only
 anemoi-serial, anemoi-parallel   anemoi-inference with GribFileOutput, and with ParallelOutput and 8 writers
+
+What --modes must name:
+forward-fp8, engine-fp8-cold, engine-fp8, engine-fp8-graph, engine-fp8-killed
+                    as those without fp8, in forecast.precision fp8: GPU only
+float8-layers       the forward pass in 16 bits and with more and more kinds of layers in float8: GPU only
+float8-products     one step with a single product in float8, a model of middle size on the grid of --model: GPU only
+rollout-32, rollout-16, rollout-fp8, rollout-16-other            a rollout each, the last with another member's noise
+drift-precisions    those four compared after 1, 12 and 132 steps
+ensemble-precisions ten members in each precision, a model of middle size: spread, mean and CRPS
 """
 
 from __future__ import annotations
@@ -54,6 +63,7 @@ from aifs_ensemble.common.models import get_model
 from aifs_ensemble.common.overlays import use_packages
 from engine.forward import drift, forward, precisions, self_check
 from engine.job import engine, job
+from engine.precision import drift_precisions, ensemble_precisions, float8_layers, float8_products, rollout
 from engine.profiled import profile
 from engine.reference import anemoi
 from engine.report import same_bytes, table
@@ -68,9 +78,16 @@ MODES = (
     "anemoi-serial", "anemoi-parallel",
     "precisions", "drift", "profile", "profile-own", "self-check",
 )  # fmt: skip
+NAMED_ONLY = (
+    "forward-fp8", "engine-fp8-cold", "engine-fp8", "engine-fp8-graph", "engine-fp8-killed",
+    "float8-layers", "float8-products",
+    "rollout-32", "rollout-16", "rollout-fp8", "rollout-16-other", "drift-precisions", "ensemble-precisions",
+)  # fmt: skip
 GPU_ONLY = {
     "forward", "forward-untruncated", "forward-flex", "forward-graph", "drift", "profile", "profile-own", "precisions",
     "forward-compiled", "forward-compiled-deterministic", "self-check",
+    "forward-fp8", "engine-fp8-cold", "engine-fp8", "engine-fp8-graph", "engine-fp8-killed",
+    "float8-layers", "float8-products", "rollout-fp8",
 }  # fmt: skip
 
 
@@ -78,8 +95,16 @@ def run_mode(args: argparse.Namespace, mode: str) -> dict[str, Any]:
     use_packages(get_model(args.model))
     alone = {"drift": drift, "precisions": precisions, "profile": profile, "self-check": self_check}
     alone["profile-own"] = partial(profile, own="the benchmark asks for it")
+    alone |= {
+        "float8-layers": float8_layers, "float8-products": float8_products, "drift-precisions": drift_precisions,
+        "ensemble-precisions": ensemble_precisions,
+    }  # fmt: skip
     if mode in alone:
         return alone[mode](args)
+    if mode.startswith("rollout"):
+        return rollout(args, kind=mode)
+    if "fp8" in mode:
+        args.precision = "fp8"
     if mode.startswith("forward"):
         return forward(args, kind=mode)
     return engine(args, kind=mode) if mode.startswith("engine") else anemoi(args, kind=mode)
@@ -91,13 +116,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="instead of one that is built")
     parser.add_argument("--scratch", type=Path, default=Path("scratch/benchmark"))
     parser.add_argument("--device", choices=("cuda", "cpu"), help="cuda where there is a GPU")
-    parser.add_argument("--precision", choices=("16", "bf16", "32"), help="16 on a GPU, 32 on the CPU")
+    parser.add_argument("--precision", choices=("16", "bf16", "fp8", "32"), help="16 on a GPU, 32 on the CPU")
     parser.add_argument("--steps", type=int, default=132)
     parser.add_argument("--reference-steps", type=int, default=10, help="steps of the anemoi-inference modes")
     parser.add_argument("--repeats", type=int, default=10, help="forward passes timed")
     parser.add_argument("--encoders", type=int, default=max(1, min(14, (os.cpu_count() or 2) - 2)))
     parser.add_argument("--chunks", type=int, default=10)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--modes", nargs="+", choices=(*MODES, *NAMED_ONLY), default=list(MODES))
     parser.add_argument("--mode-seconds", type=float, default=600, help="a mode that takes longer is given up")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--job", type=int, help=argparse.SUPPRESS)
@@ -165,7 +190,7 @@ def main() -> None:
         print(f"{mode} ({time.perf_counter() - start:.0f} s): {line[7:900]}", file=sys.stderr, flush=True)
         if args.out:
             args.out.write_text(json.dumps(results, indent=1) + "\n")
-    print("\n".join(table(results, MODES)))
+    print("\n".join(table(results, (*MODES, *NAMED_ONLY))))
     print(same_bytes(results["modes"]))
     failed = [mode for mode, found in results["modes"].items() if "failed" in found]
     if failed:

@@ -23,8 +23,17 @@ os.environ["TRITON_INTERPRET"] = "0"  # kernels that are interpreted cannot be c
 import torch
 import triton
 import triton.language as tl
-from aifs_ensemble.model import conditional_norm, graph_attention, truncation
-from aifs_ensemble.model.launches import Capability, Launch, conditioned_norm, over_edges, shared_bytes, sparse_rows
+from aifs_ensemble.model import conditional_norm, float8, graph_attention, truncation
+from aifs_ensemble.model.launches import (
+    Capability,
+    Launch,
+    conditioned_norm,
+    over_edges,
+    shared_bytes,
+    sparse_rows,
+    to_float8,
+)
+from aifs_ensemble.model.numerics import FLOAT8_CAPABILITY
 from aifs_ensemble.planning.machines import load_machines
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -50,7 +59,7 @@ class Resources:
 
 
 def compiled(
-    kernel: Any, types: Mapping[str, str], constants: Mapping[str, int], card: Capability, warps: int, **options: int
+    kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], card: Capability, warps: int, **options: int
 ) -> Any:
     """Compile a kernel for a card; pointers and strides are multiples of 16, as torch's are."""
     names = [parameter.name for parameter in kernel.params]
@@ -124,16 +133,25 @@ def kernels(card: Capability, size: str) -> Iterator[tuple[str, Launch, Any]]:
         launch,
         compiled(graph_attention._attend_kernel, types, constants, card, launch.warps),
     )
-    types = dict.fromkeys(("x", "delta", "total", "normal"), "*fp16") | {"noise": "*fp32", "weights": "*fp32"}
+    types = dict.fromkeys(("x", "delta", "total", "normal"), "*fp16")
+    types |= dict.fromkeys(("noise", "weights", "scales"), "*fp32")
     launch = conditioned_norm(card, power(channels), power(noise))
     constants = {"CHANNELS": channels, "WIDTH": power(channels), "NOISE": noise, "FEW": power(noise),
-                 "ROWS": launch.rows}  # fmt: skip
+                 "ROWS": launch.rows, "FLOAT8": False}  # fmt: skip
     types |= {"count": "i32", "eps": "fp32"}
     yield (
         "conditioned norm",
         launch,
         compiled(conditional_norm._add_norm_kernel, types, constants, card, launch.warps),
     )
+    if card >= FLOAT8_CAPABILITY:
+        types, constants = types | {"normal": "*fp8e4nv"}, constants | {"FLOAT8": True}
+        yield (
+            "conditioned norm, to float8",
+            launch,
+            compiled(conditional_norm._add_norm_kernel, types, constants, card, launch.warps),
+        )
+        yield from rows_to_float8(card, channels)
     types = dict.fromkeys(("fields", "weight", "out"), "*fp32") | dict.fromkeys(("row", "source"), "*i32")
     types |= {"columns": "*i64", "count": "i32", "stride": "i32"}
     launch = sparse_rows()
@@ -141,6 +159,20 @@ def kernels(card: Capability, size: str) -> Iterator[tuple[str, Launch, Any]]:
     yield "sparse rows", launch, compiled(truncation._multiply_kernel, types, constants, card, launch.warps)
     if size != "widest":
         yield "window attention, stand-in", *window_attention(card, graph_attention.padded(width))
+
+
+def rows_to_float8(card: Capability, channels: int) -> Iterator[tuple[str, Launch, Any]]:
+    """Yield the kernels that quantise: a layer norm of the channels, and the GELU of four times as many."""
+    types = {"x": "*fp16", "values": "*fp8e4nv", "stride": "i32", "eps": "fp32"}
+    types |= dict.fromkeys(("weight", "bias", "scales"), "*fp32")
+    for name, columns, norm, gelu in (
+        ("norm, to float8", channels, True, ""),
+        ("GELU, to float8", 4 * channels, False, "fused"),
+    ):
+        width = triton.next_power_of_2(columns)
+        launch = to_float8(width)
+        constants = {"COLUMNS": columns, "WIDTH": width, "NORM": norm, "WEIGHT": norm, "BIAS": norm, "GELU": gelu}
+        yield name, launch, compiled(float8._to_float8_kernel, types, constants, card, launch.warps)
 
 
 def resources() -> Iterator[Resources]:

@@ -168,7 +168,9 @@ CONFIGS = [
     setting("number for a section", ("forecast: 5", "expected object"), forecast=5),
     setting("not a whole step", ("lead_hours: 7", "a multiple of 6"), lead_hours=7),
     setting("beyond the last lead", ("lead_hours: 966", "at most 960"), lead_hours=966),
-    setting("none of the choices", ("forecast.precision: '64'", "one of 16, bf16, 32"), forecast={"precision": "64"}),
+    setting(
+        "none of the choices", ("forecast.precision: '64'", "one of 16, bf16, fp8, 32"), forecast={"precision": "64"}
+    ),
     setting("cycle of another form", ("cycle: '2025-08-19'", "expected YYYYMMDD_HHMM"), cycle="2025-08-19"),
     setting("cycle on no such day", ("cycle: '20250230_0000'", "expected YYYYMMDD_HHMM"), cycle="20250230_0000"),
     setting(

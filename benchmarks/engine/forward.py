@@ -23,7 +23,7 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
     args.cuda_graph = kind == "forward-graph"
     if kind.startswith("forward-compiled"):
         args.chunks = 1  # chunks of unequal sizes would be compiled one by one, up to torch's limit
-    ours = kind in ("forward", "forward-graph", "forward-untruncated", "forward-flex")
+    ours = kind in ("forward", "forward-graph", "forward-untruncated", "forward-flex", "forward-fp8")
     own = "the benchmark asks for it" if kind == "forward-own" else ""
     compiled, truncated = ours or bool(own), kind != "forward-untruncated"
     if kind == "forward-flex":
@@ -36,7 +36,7 @@ def forward(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
         for part in ("encoder", "processor", "decoder"):
             setattr(inner, part, torch.compile(getattr(inner, part), dynamic=False))
     launched, first = timed(model.forward, model.device, 1)
-    if kind in ("forward", "forward-graph"):  # gives the model's own parts back, and records the graph
+    if kind in ("forward", "forward-graph", "forward-fp8"):  # gives the model's own parts back, and records the graph
         model.loaded.stepper.warm_up(model.rollout.inputs)
     timed(model.forward, model.device, 2)
     if model.device.type == "cuda":

@@ -41,7 +41,7 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
 
     members = next((int(part) for part in kind.split("-") if part.isdigit()), 1)
     cache = args.scratch / "inductor"
-    if kind == "engine-cold":
+    if kind.endswith("-cold"):
         shutil.rmtree(cache, ignore_errors=True)
     config = configuration(args)
     made = [
@@ -51,8 +51,8 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
     encoders = ["--encoders", str(max(1, args.encoders // members))]
-    command = [sys.executable, str(COMMAND), *args.passed, *encoders, "--job"]
-    if kind == "engine-killed":
+    command = [sys.executable, str(COMMAND), *args.passed, *encoders, "--precision", args.precision, "--job"]
+    if kind.endswith("-killed"):
         killed_halfway([*command, "1"], environment, config.scratch.work(1) / "journal.jsonl", args.steps)
     words = (("streaming", "streaming"), ("cuda-graph", "graph"), ("coarse", "coarse"))
     special = [f"--{word}" for word, mode in words if mode in kind]
@@ -63,7 +63,7 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
         raise SystemExit(f"{kind}: a job failed")
     wall = time.perf_counter() - start
     manifests = [read_member_manifest(config.scratch.manifest(m)) for m in config.members[:members]]
-    timings = manifests[0].timings
+    timings, acceleration = manifests[0].timings, manifests[0].acceleration
     recorded = manifests[0].attempts[-1].get("cuda_graph")
     if "graph" in kind and args.device == "cuda" and not recorded:
         raise SystemExit(f"{kind}: cuda_graph {recorded} in the manifest, expected True")
@@ -81,6 +81,8 @@ def engine(args: argparse.Namespace, *, kind: str) -> dict[str, Any]:
         "startup_seconds": wall - timings["steps"] - timings["drain"] if members == 1 else None,
         "drain_seconds": timings["drain"],
         "timings": timings,
+        "precision": manifests[0].settings["precision"],
+        "acceleration": acceleration,
         "steps": manifests[0].step_seconds,
         "crc32c": [lead.grib.crc32c for lead in manifests[0].leads],
         "bytes": size,

@@ -7,16 +7,23 @@ from typing import Any
 
 
 def same_bytes(modes: dict[str, Any]) -> str:
-    """Return which modes made the same files of member 1, byte for byte; ValueError naming those that did not."""
-    made = {mode: found["crc32c"] for mode, found in modes.items() if "crc32c" in found}
-    different = [mode for mode, crc32c in made.items() if crc32c != next(iter(made.values()))]
-    if different:
-        raise ValueError(f"member 1 differs between {next(iter(made))} and {', '.join(different)}")
-    return (
-        f"member 1 is the same to the byte in {', '.join(made)}"
-        if len(made) > 1
-        else "fewer than two modes made members"
-    )
+    """Return which modes of one precision made the same files of member 1, byte for byte.
+
+    ValueError naming those that did not.
+    """
+    lines = []
+    for precision in sorted({found.get("precision", "") for found in modes.values() if "crc32c" in found}):
+        made = {
+            mode: found["crc32c"]
+            for mode, found in modes.items()
+            if "crc32c" in found and found.get("precision", "") == precision
+        }
+        different = [mode for mode, crc32c in made.items() if crc32c != next(iter(made.values()))]
+        if different:
+            raise ValueError(f"member 1 differs between {next(iter(made))} and {', '.join(different)}")
+        if len(made) > 1:
+            lines.append(f"member 1 is the same to the byte in {', '.join(made)}")
+    return "\n".join(lines) or "fewer than two modes made members"
 
 
 def table(results: dict[str, Any], modes: Sequence[str]) -> list[str]:

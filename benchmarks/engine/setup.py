@@ -25,6 +25,7 @@ def configuration(args: argparse.Namespace, **over: Any) -> Config:
     raw = read_files(ROOT / "config" / "config.yaml")
     raw |= {"model": args.model, "members": "1-3", "lead_hours": 6 * args.steps, "cycle": CYCLE}
     raw |= {"scratch": str(args.scratch), "destination": str(args.scratch / "delivered")}
+    raw |= {"trust_checkpoint": args.checkpoint is not None}
     raw["forecast"] = {
         "device": args.device, "precision": args.precision, "compile": args.device == "cuda",
         "encoders": args.encoders, "chunks": args.chunks, "restart_hours": 72, "progress": False,

@@ -143,6 +143,21 @@ initial_conditions:
         ("# mine\nlead_hours: 7\n", 2, "lead_hours: 7, expected integer, at least 6"),
         ("forecast:\n  device: cpu\n  precision: 64\n", 3, "forecast.precision: '64', expected one of"),
         ("forecast: {chunks: 0}\n", 1, "forecast.chunks: 0, expected integer, at least 1"),
+        (
+            "forecast: {precision: fp8}\n",
+            1,
+            "forecast.precision: fp8 with compile: false, expected 16, bf16 or 32: only",
+        ),
+        (
+            "forecast:\n  compile: true\n  precision: fp8\n  device: cpu\n",
+            3,
+            "forecast.precision: fp8 with device: cpu, expected",
+        ),
+        (
+            "forecast: {compile: true, accelerate: false, precision: fp8}\n",
+            1,
+            "forecast.precision: fp8 with accelerate: false,",
+        ),
         ("forecast:\n  encoder: 2\n", 2, "unknown key 'forecast.encoder', did you mean 'forecast.encoders'?"),
         ("memebrs: 1-3\n", 1, "unknown key 'memebrs', did you mean 'members'?"),
         ("delivery:\n\n  layout: block\n", 3, "delivery.layout: 'block', expected one of leads, blocks, both"),

@@ -21,13 +21,23 @@ pytest.importorskip("triton", reason="no Triton on this platform")
 
 import torch
 from aifs_ensemble.common.acceleration import why_not_accelerated
-from aifs_ensemble.common.errors import PassChangedError, StoppedError
+from aifs_ensemble.common.errors import ConfigError, PassChangedError, StoppedError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.forecast import engine
 from aifs_ensemble.forecast.request import ForecastRequest, read_initial
 from aifs_ensemble.forecast.run import run_forecast
-from aifs_ensemble.model import accelerated, conditional_norm, forms, graph_attention, numerics, passes, supported
+from aifs_ensemble.model import (
+    accelerated,
+    conditional_norm,
+    float8,
+    forms,
+    graph_attention,
+    numerics,
+    passes,
+    stepper,
+    supported,
+)
 from aifs_ensemble.model.check_records import CheckRecords, check_key
 from aifs_ensemble.model.checkpoint.build import build_checkpoint, is_newer
 from aifs_ensemble.model.checkpoint.load import load_model
@@ -323,3 +333,82 @@ def test_a_checkpoint_is_checked_without_a_forecast(
     else:
         assert found["self_check"]["passed"] == (breaks is None)
         assert set(found["seconds"]) == {"own", "own, compiled" if breaks else "accelerated"}
+
+
+# float8, which no other pass has
+
+
+@pytest.fixture
+def float8_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in float8 on this processor, emulated, what they read being quantised by plain torch."""
+
+    def add_norm_to_float8(*args: Any) -> tuple[torch.Tensor, float8.Quantised]:
+        total, normal = conditional_norm.reference(*args)
+        return total, float8.reference(normal)
+
+    def norm_to_float8(x: torch.Tensor, *norm: Any) -> float8.Quantised:
+        return float8.reference(torch.nn.functional.layer_norm(x, x.shape[-1:], *norm))
+
+    monkeypatch.setitem(numerics.ACCELERATED, "cpu", ("32", "fp8"))
+    monkeypatch.setitem(passes.PRODUCTS, "fp8", torch.float32)
+    monkeypatch.setitem(stepper._AUTOCAST, "fp8", None)
+    monkeypatch.setattr(stepper, "why_no_float8", lambda _: "")
+    monkeypatch.setattr(float8, "to_float8", float8.reference)
+    monkeypatch.setattr(accelerated, "add_norm_to_float8", add_norm_to_float8)
+    monkeypatch.setattr(accelerated, "norm_to_float8", norm_to_float8)
+    gelu = torch.nn.functional.gelu
+    monkeypatch.setattr(accelerated, "gelu_to_float8", lambda x, _: float8.reference(gelu(x, approximate="tanh")))
+
+
+@pytest.mark.usefixtures("float8_here")
+def test_a_job_in_float8_gives_its_own_bytes_again_also_resumed(
+    request_for: Callable[..., ForecastRequest], plain: dict[str, bytes]
+) -> None:
+    request = request_for(leads=(6, 12, 18), precision="fp8")
+    manifest = run_forecast(request)
+    assert manifest.settings["precision"] == "fp8" and manifest.acceleration["accelerated"]
+    check = manifest.acceleration["self_check"]
+    # measured of this model: a hundredth to a tenth in the worst variable; without float8 it would be 1e-3
+    assert check["precision"] == "fp8" and 5e-3 < check["largest"] < check["threshold"] == 0.3
+    made = content(request)
+    assert made.keys() == plain.keys() and all(made[name] != plain[name] for name in made if name.endswith(".grib2"))
+    other = request_for("other", leads=(6, 12, 18), precision="fp8")
+    stopped(other)
+    run_forecast(other)
+    assert content(other) == made
+
+
+@pytest.mark.usefixtures("float8_here")
+@pytest.mark.parametrize(
+    ("breaks", "reason"),
+    [
+        (too_many_attributes, r"encoder with \d+ edge attributes, expected at most 2; .*"),
+        (another_version, r"anemoi-models 0\.9\.3 is installed, .*"),
+        (no_memory, r"OutOfMemoryError: CUDA out of memory\. Tried to allocate 9 GiB\."),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_without_the_accelerated_pass_a_job_in_float8_is_refused(
+    request_for: Callable[..., ForecastRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    breaks: Callable[[pytest.MonkeyPatch], None],
+    reason: str,
+) -> None:
+    request = request_for(precision="fp8")
+    with monkeypatch.context() as broken:
+        breaks(broken)
+        with pytest.raises(ConfigError, match=rf"^forecast\.precision: fp8, expected 16, .*\({reason}\)$"):
+            run_forecast(request)
+    assert not request.forecasts.exists()
+    manifest = run_forecast(request)  # nothing is broken any more
+    assert manifest.acceleration["accelerated"] and "pass" not in manifest.settings
+
+
+def test_a_processor_refuses_float8_before_anything_is_loaded(
+    request_for: Callable[..., ForecastRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(numerics.ACCELERATED, "cpu")
+    monkeypatch.setattr(engine, "load", lambda *_: pytest.fail("loaded"))
+    for settings, reason in (({}, "the device is cpu"), ({"compile": False}, "forecast.compile is false")):
+        with pytest.raises(ConfigError, match=rf"^forecast\.precision: fp8, expected 16, bf16 or 32: .*\({reason}\)$"):
+            run_forecast(request_for(precision="fp8", **settings))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aifs_ensemble.common.acceleration import Acceleration
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import PlanError
 from aifs_ensemble.common.gpu import Card
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.model import forms
@@ -129,3 +130,16 @@ def test_settings_without_an_accelerated_pass_are_planned_as_before(
 ) -> None:
     usual, off = (planned(config(tmp_path, accelerate=on, **forecast), machines) for on in (True, False))
     assert not told(usual) and usual.chosen == off.chosen
+
+
+def test_float8_is_refused_where_members_would_not_be_accelerated(tmp_path: Path, machines: Machines) -> None:
+    cfg = Config(config(tmp_path, precision="fp8").to_dict() | {"cloud": {"gpu": "a3-highgpu-1g"}})
+    planned(cfg, machines).check()
+    fell_back = replace(made(cfg, "2026-01-02", FELL_BACK, precision="fp8"), device="NVIDIA H100 80GB HBM3")
+    with pytest.raises(PlanError, match=r"^plan: forecast\.precision: fp8, expected 16, bf16 or 32: .*\(it differs\)$"):
+        planned(cfg, machines, replace(fell_back, step_seconds=(), machine={})).check()
+
+
+def test_float8_is_refused_on_a_card_that_has_none(tmp_path: Path, machines: Machines) -> None:
+    with pytest.raises(PlanError, match=r"fp8, the A100-40GB does not multiply in float8, expected 16, bf16 or 32"):
+        planned(config(tmp_path, precision="fp8"), machines).check()

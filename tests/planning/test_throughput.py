@@ -17,6 +17,7 @@ from aifs_ensemble.planning.machines import Machines
 from aifs_ensemble.planning.outstanding import everything
 from aifs_ensemble.planning.plan import plan, plan_case
 from aifs_ensemble.planning.runs import read_run
+from aifs_ensemble.planning.speeds import Speed
 from aifs_ensemble.planning.tables import against_baseline
 from aifs_ensemble.planning.throughput import (
     TABLE,
@@ -70,6 +71,18 @@ def test_other_cards_are_scaled_by_arithmetic_and_bandwidth(machines: Machines, 
 def test_settings_that_were_not_measured_are_named(machines: Machines, throughput: Throughput) -> None:
     found = throughput.speed("aifs-ens-1.0", machines.gpu_specs["L4"], "bf16", compiled=True, deterministic=True)
     assert "measured with precision 16" in found.source
+
+
+def test_float8_has_figures_of_its_own_and_lends_them_to_no_other(machines: Machines, throughput: Throughput) -> None:
+    def speed(card: str, precision: str) -> Speed:
+        return throughput.speed("aifs-ens-1.0", machines.gpu_specs[card], precision, True, True)
+
+    eight, half = speed("H200", "fp8"), speed("H200", "16")
+    assert eight.forward_seconds < half.forward_seconds and eight.step_seconds <= half.step_seconds
+    # nearer by its speed is the same card in 16 bits
+    assert "estimated from H200" in speed("H100-80GB", "fp8").source
+    assert speed("L4", "16").source == "estimated from H100-80GB by arithmetic and bandwidth"
+    assert "fp8" not in speed("L40S", "bf16").source
 
 
 def test_an_unknown_model_still_gets_an_estimate(throughput: Throughput) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aifs_ensemble.cli._common import add_json_argument, check_output, print_json
-from aifs_ensemble.common.errors import CheckpointError
+from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.names import checkpoint_file
 from aifs_ensemble.common.text import foreign, printable
 
@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--trust", action="store_true", help="take it although its digest is not the one listed")
     check.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), help="make a step by both forward passes there, compare and time"
+    )
+    check.add_argument(
+        "--precision", choices=("16", "bf16", "fp8"), help="of that step on a GPU, by default 16; the CPU takes 32"
     )
 
     register = actions.add_parser(
@@ -126,11 +129,13 @@ def _check(args: argparse.Namespace) -> int:
     from aifs_ensemble.cli._checkpoint_check import by_card, print_report
     from aifs_ensemble.model.checkpoint.check import examine
 
+    if args.precision and not args.device:
+        raise ConfigError("--precision: without --device, expected both: nothing is computed")
     report = examine(args.path, name=args.model, trust=args.trust)
     if args.device:
         from aifs_ensemble.model.checkpoint.on_device import tell_passes
 
-        tell_passes(report, args.device)
+        tell_passes(report, args.device, args.precision)
     print_report(report, by_card(report), as_json=args.json)
     return CheckpointError.exit_code if report.problems else 0
 

@@ -96,6 +96,7 @@ class PassChoice:
     def _give_up(self, acceleration: Acceleration) -> None:
         """End this try: its remains hold the card's memory, and the other pass makes a member of other bytes."""
         self.made(acceleration)
+        self._request.settings.refuse(acceleration.reason)
         raise PassChangedError(self._where, acceleration.reason)
 
     def _stopped(self) -> bool:

@@ -13,12 +13,13 @@ autocast, from the same weights:
 - one transformer block is compiled and used for all layers;
 - the whole of it can be recorded as a CUDA graph, which the host then starts with one call instead of a thousand.
 
-Weights are held in the precision of the products. Sums, norms and softmax are in float32.
+Weights are held in the precision of the products. Sums, norms and softmax are in float32. Products may be in float8
+where `float8` says so, layer by layer: what they read then comes quantised out of the kernel before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,9 +30,10 @@ from torch.nn import functional as F
 
 from aifs_ensemble.model import graph_attention as ga
 from aifs_ensemble.model.attention import WindowAttention, window_attention
-from aifs_ensemble.model.conditional_norm import add_norm, pack
+from aifs_ensemble.model.conditional_norm import add_norm, add_norm_to_float8, pack
 from aifs_ensemble.model.cuda_graph import RecordedPass
 from aifs_ensemble.model.determinism import places_written_once
+from aifs_ensemble.model.float8 import Float8Linear, Quantised, check_names, gelu_to_float8, norm_to_float8
 from aifs_ensemble.model.forms import network_class
 from aifs_ensemble.model.network import Network, NotAcceleratedError
 from aifs_ensemble.model.supported import reasons_against
@@ -50,13 +52,27 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
-    @classmethod
-    def of(cls, dtype: torch.dtype, *layers: Any, pad_inputs: int = 0) -> Linear:
+
+@dataclass(frozen=True)
+class Products:
+    """Makes linear layers: in 16 bits, in the type `dtype`, or in float8 where their name is in `float8`."""
+
+    dtype: torch.dtype
+    float8: Collection[str] = ()
+
+    def __call__(self, name: str, *layers: Any, pad_inputs: int = 0) -> Linear | Float8Linear:
         """Stack layers that read the same input into one, its inputs padded with zeros."""
         weight = torch.cat([layer.weight for layer in layers]).detach()
         biases = [torch.zeros_like(x.weight[:, 0]) if x.bias is None else x.bias for x in layers]
-        bias = None if all(x.bias is None for x in layers) else torch.cat(biases).detach().to(dtype)
-        return cls(F.pad(weight, (0, pad_inputs)).to(dtype).contiguous(), bias)
+        bias = None if all(x.bias is None for x in layers) else torch.cat(biases).detach()
+        weight = F.pad(weight, (0, pad_inputs))
+        if name in self.float8:
+            return Float8Linear.of(self.dtype, weight, bias, name)
+        return Linear(weight.to(self.dtype).contiguous(), None if bias is None else bias.to(self.dtype))
+
+    def mlp(self, name: str, sequence: Any) -> Mlp:
+        """Return the layers of an anemoi-models MLP: linear, GELU, linear."""
+        return Mlp(self(name, sequence[0]), self(name, sequence[2]))
 
 
 @dataclass
@@ -69,6 +85,12 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias, self.eps).to(x.dtype)
+
+    def into(self, layer: Linear | Float8Linear, x: Tensor) -> Tensor:
+        """Return what `layer` makes of the norm of `x`."""
+        if isinstance(layer, Float8Linear):
+            return layer(norm_to_float8(x, self.weight, self.bias, self.eps))
+        return layer(self(x))
 
     @classmethod
     def of(cls, layer: Any) -> Norm:
@@ -92,13 +114,25 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, gelu: str) -> Tensor:
     return _linear_gelu(x, weight, bias) if gelu == "fused" else F.gelu(F.linear(x, weight, bias))
 
 
-def _mlp(x: Tensor, up: Linear, down: Linear, gelu: str) -> Tensor:
-    assert up.bias is not None
-    return down(linear_gelu(x, up.weight, up.bias, gelu))
+@dataclass
+class Mlp:
+    """A linear layer, GELU, and another one, both of the same kind."""
 
+    up: Linear | Float8Linear
+    down: Linear | Float8Linear
 
-def _mlp_layers(sequence: Any, dtype: torch.dtype) -> tuple[Linear, Linear]:
-    return Linear.of(dtype, sequence[0]), Linear.of(dtype, sequence[2])
+    def __call__(self, x: Tensor | Quantised, gelu: str) -> Tensor:
+        """Return ``(rows, channels)`` of `x`, which is in the form that `up` reads."""
+        if isinstance(self.up, Float8Linear) and isinstance(self.down, Float8Linear):
+            return self.down(gelu_to_float8(self.up(x), gelu))
+        assert self.up.bias is not None and isinstance(x, Tensor)
+        return self.down(linear_gelu(x, self.up.weight, self.up.bias, gelu))
+
+    def of_norm(self, norm: Norm, x: Tensor, gelu: str) -> Tensor:
+        """Return ``(rows, channels)`` of the norm of `x`."""
+        if isinstance(self.up, Float8Linear):
+            return self(norm_to_float8(x, norm.weight, norm.bias, norm.eps), gelu)
+        return self(norm(x), gelu)
 
 
 class _Edges:
@@ -129,15 +163,15 @@ class _Edges:
 
 
 class _Encoder:
-    def __init__(self, network: Network, dtype: torch.dtype, pad: int, gelu: str):
-        self.gelu = gelu
+    def __init__(self, network: Network, linear: Products, pad: int, gelu: str):
+        self.gelu, dtype = gelu, linear.dtype
         mapper, block = network.encoder, network.encoder.proc
-        self.embed = Linear.of(dtype, mapper.emb_nodes_src, pad_inputs=pad)
+        self.embed = linear("encoder.embedding", mapper.emb_nodes_src, pad_inputs=pad)
         self.norm_source = Norm.of(block.layer_norm_attention_src)
-        self.key_value = Linear.of(dtype, block.lin_key, block.lin_value)
-        self.projection = Linear.of(dtype, block.projection)
+        self.key_value = linear("encoder.key_value", block.lin_key, block.lin_value)
+        self.projection = linear("encoder.projection", block.projection)
         self.norm_mlp = Norm.of(block.layer_norm_mlp_dst)
-        self.up, self.down = _mlp_layers(block.node_dst_mlp, dtype)
+        self.mlp = linear.mlp("encoder.mlp", block.node_dst_mlp)
         nodes = network.hidden
         self.edges = _Edges(network, mapper, nodes.shape[0], dtype)
         # hidden nodes enter the encoder with fixed attributes: their part of the block is a constant
@@ -149,92 +183,111 @@ class _Encoder:
 
     def rows(self, x: Tensor) -> Tensor:
         """Keys and values ``(nodes, 2 channels)`` of data nodes ``x (nodes, inputs)``."""
-        return self.key_value(self.norm_source(self.embed(x)))
+        return self.norm_source.into(self.key_value, self.embed(x))
 
     def gather(self, key_value: Tensor) -> Tensor:
         """The latent state ``(hidden nodes, channels)``."""
         out = self.projection(self.edges.attend(self.query, key_value, self.edges.row, self.self_part)) + self.skip
-        return _mlp(self.norm_mlp(out), self.up, self.down, self.gelu) + out
+        return self.mlp.of_norm(self.norm_mlp, out, self.gelu) + out
 
 
 class _Decoder:
-    def __init__(self, network: Network, dtype: torch.dtype, pad: int, gelu: str):
+    def __init__(self, network: Network, linear: Products, pad: int, gelu: str):
         self.gelu = gelu
         mapper, block = network.decoder, network.decoder.proc
         self.norm_source = Norm.of(block.layer_norm_attention_src)
-        self.key_value = Linear.of(dtype, block.lin_key, block.lin_value)
-        self.embed = Linear.of(dtype, mapper.emb_nodes_dst, pad_inputs=pad)
+        self.key_value = linear("decoder.key_value", block.lin_key, block.lin_value)
+        self.embed = linear("decoder.embedding", mapper.emb_nodes_dst, pad_inputs=pad)
         self.norm = Norm.of(block.layer_norm_attention_dest)
-        self.query_self = Linear.of(dtype, block.lin_query, block.lin_self)
-        self.projection = Linear.of(dtype, block.projection)
+        self.query_self = linear("decoder.query_self", block.lin_query, block.lin_self)
+        self.projection = linear("decoder.projection", block.projection)
         self.norm_mlp = Norm.of(block.layer_norm_mlp_dst)
-        self.up, self.down = _mlp_layers(block.node_dst_mlp, dtype)
+        self.mlp = linear.mlp("decoder.mlp", block.node_dst_mlp)
         self.norm_out = Norm.of(mapper.node_data_extractor[0])
-        self.extract = Linear.of(dtype, mapper.node_data_extractor[1])
-        self.edges = _Edges(network, mapper, network.points, dtype)
+        self.extract = linear("decoder.extraction", mapper.node_data_extractor[1])
+        self.edges = _Edges(network, mapper, network.points, linear.dtype)
 
     def sources(self, latent: Tensor) -> Tensor:
         """Keys and values ``(hidden nodes, 2 channels)``."""
-        return self.key_value(self.norm_source(latent))
+        return self.norm_source.into(self.key_value, latent)
 
     def rows(self, x: Tensor, key_value: Tensor, row: Tensor) -> Tensor:
         """Output ``(nodes, outputs)`` of data nodes ``x (nodes, inputs)`` with their part of `row`."""
         embedded = self.embed(x)
-        query, self_part = self.query_self(self.norm(embedded)).chunk(2, -1)
+        query, self_part = self.norm.into(self.query_self, embedded).chunk(2, -1)
         out = self.projection(self.edges.attend(query, key_value, row, self_part)) + embedded
-        out = _mlp(self.norm_mlp(out), self.up, self.down, self.gelu) + out
-        return self.extract(self.norm_out(out))
+        out = self.mlp.of_norm(self.norm_mlp, out, self.gelu) + out
+        return self.norm_out.into(self.extract, out)
 
 
-class _Processor:
-    """The transformer layers; weights are arguments of one function, so that it is compiled once."""
+@dataclass
+class _Layer:
+    """A transformer layer: its products, norms of queries and keys (weight, bias, weight, bias), and its other norm."""
 
-    def __init__(self, network: Network, dtype: torch.dtype, attention: Callable[..., Tensor], gelu: str):
-        blocks = network.layers
-        first = blocks[0].attention
-        self.heads, self.width, self.attention, self.gelu = first.num_heads, first.head_dim, attention, gelu
-        self.eps = blocks[0].layer_norm_attention.norm.eps
-        self.qk_eps = first.q_norm.eps if first.qk_norm else None
-        self.layers = [self._weights(network, block, dtype) for block in blocks]
-        entries = [pack(b.layer_norm_attention.scale, b.layer_norm_attention.bias) for b in blocks]
-        # each layer ends with the norm that the next one starts with
-        self.first_norm = entries[0]
-        self.next_norms = [*entries[1:], torch.zeros_like(entries[0])]
+    qkv: Linear | Float8Linear
+    qk_norms: tuple[Tensor | None, ...]
+    projection: Linear | Float8Linear
+    norm: Tensor
+    mlp: Mlp
 
-    @staticmethod
-    def _weights(network: Network, block: Any, dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+    @classmethod
+    def of(cls, network: Network, block: Any, linear: Products) -> _Layer:
         attention = block.attention
         qk: tuple[Tensor | None, ...] = (None, None, None, None)
         if attention.qk_norm:
             norms = (attention.q_norm, attention.k_norm)
             qk = tuple(None if x is None else x.detach().float() for n in norms for x in (n.weight, n.bias))
-        up, down = _mlp_layers(block.mlp, dtype)
-        projection = Linear.of(dtype, attention.projection)
-        qkv = torch.cat([layer.weight for layer in network.query_key_value(block)]).detach().to(dtype).contiguous()
-        norm = pack(block.layer_norm_mlp.scale, block.layer_norm_mlp.bias)
-        return (qkv, *qk, projection.weight, projection.bias, norm, up.weight, up.bias, down.weight, down.bias)
+        return cls(
+            linear("processor.qkv", *network.query_key_value(block)),
+            qk,
+            linear("processor.projection", attention.projection),
+            pack(block.layer_norm_mlp.scale, block.layer_norm_mlp.bias),
+            linear.mlp("processor.mlp", block.mlp),
+        )
 
-    def block(self, x: Tensor, normal: Tensor, noise: Tensor, next_norm: Tensor, qkv: Tensor,
-              q_w: Tensor | None, q_b: Tensor | None, k_w: Tensor | None, k_b: Tensor | None,
-              proj_w: Tensor, proj_b: Tensor, norm: Tensor,
-              up_w: Tensor, up_b: Tensor, down_w: Tensor, down_b: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """One layer: from ``x (nodes, channels)`` and its norm to the next layer's."""
+
+class _Processor:
+    """The transformer layers; a layer is an argument of one function, so that it is compiled once."""
+
+    def __init__(self, network: Network, linear: Products, attention: Callable[..., Tensor], gelu: str):
+        blocks = network.layers
+        first = blocks[0].attention
+        self.heads, self.width, self.attention, self.gelu = first.num_heads, first.head_dim, attention, gelu
+        self.eps = blocks[0].layer_norm_attention.norm.eps
+        self.qk_eps = first.q_norm.eps if first.qk_norm else None
+        self.layers = [_Layer.of(network, block, linear) for block in blocks]
+        entries = [pack(b.layer_norm_attention.scale, b.layer_norm_attention.bias) for b in blocks]
+        # each layer ends with the norm that the next one starts with
+        self.first_norm = entries[0]
+        self.next_norms = [*entries[1:], torch.zeros_like(entries[0])]
+
+    def block(
+        self, x: Tensor, normal: Tensor | Quantised, noise: Tensor, next_norm: Tensor, layer: _Layer
+    ) -> tuple[Tensor, Tensor | Quantised]:
+        """One layer: from ``x (nodes, channels)`` and its norm to the next layer's, each norm as it is read."""
         nodes = x.shape[0]
-        query, key, value = F.linear(normal, qkv).view(nodes, 3, self.heads, self.width).unbind(1)
+        query, key, value = layer.qkv(normal).view(nodes, 3, self.heads, self.width).unbind(1)  # type: ignore[arg-type]
         if self.qk_eps is not None:
+            q_w, q_b, k_w, k_b = layer.qk_norms
             query = F.layer_norm(query.float(), (self.width,), q_w, q_b, self.qk_eps).to(x.dtype)
             key = F.layer_norm(key.float(), (self.width,), k_w, k_b, self.qk_eps).to(x.dtype)
         mixed = self.attention(*(part.permute(1, 0, 2)[None] for part in (query, key, value)))[0]
-        delta = F.linear(mixed.permute(1, 0, 2).reshape(nodes, -1), proj_w, proj_b)
-        x, normal = add_norm(x, delta, noise, norm, self.eps)
-        delta = F.linear(linear_gelu(normal, up_w, up_b, self.gelu), down_w, down_b)
-        return add_norm(x, delta, noise, next_norm, self.eps)
+        delta = layer.projection(mixed.permute(1, 0, 2).reshape(nodes, -1))
+        x, normal = self.sum_and_norm(x, delta, noise, layer.norm, layer.mlp.up)
+        return self.sum_and_norm(x, layer.mlp(normal, self.gelu), noise, next_norm, layer.qkv)
 
-    def __call__(self, block: Callable[..., tuple[Tensor, Tensor]], x: Tensor, noise: Tensor) -> Tensor:
+    def sum_and_norm(
+        self, x: Tensor, delta: Tensor, noise: Tensor, norm: Tensor, reader: Linear | Float8Linear
+    ) -> tuple[Tensor, Tensor | Quantised]:
+        """Return ``x + delta`` and its norm in the form that `reader` takes."""
+        into = add_norm_to_float8 if isinstance(reader, Float8Linear) else add_norm
+        return into(x, delta, noise, norm, self.eps)
+
+    def __call__(self, block: Callable[..., tuple[Tensor, Tensor | Quantised]], x: Tensor, noise: Tensor) -> Tensor:
         """Run all layers through `block`, which is this object's `block`, compiled or not."""
-        x, normal = add_norm(x, torch.zeros_like(x), noise, self.first_norm, self.eps)
-        for weights, next_norm in zip(self.layers, self.next_norms, strict=True):
-            x, normal = block(x, normal, noise, next_norm, *weights)
+        x, normal = self.sum_and_norm(x, torch.zeros_like(x), noise, self.first_norm, self.layers[0].qkv)
+        for layer, next_norm in zip(self.layers, self.next_norms, strict=True):
+            x, normal = block(x, normal, noise, next_norm, layer)
         return x
 
 
@@ -249,6 +302,7 @@ class AcceleratedForward:
     chunks : parts in which the decoder goes through the data grid, or the next number that divides it
     gelu : ``exact`` (erf, as the model has it) or ``fused`` into the product (tanh form)
     compiled : use torch.compile for the parts
+    float8 : names of the products that are in float8 (`float8.PRODUCTS` lists them), the others being in `dtype`
 
     Raises
     ------
@@ -264,16 +318,19 @@ class AcceleratedForward:
         compiled: bool = True,
         gelu: str = "fused",
         attention: WindowAttention | None = None,
+        float8: Collection[str] = (),
     ):
         reasons = reasons_against(model) + ([] if ga.HAS_TRITON else ["no Triton here"])
         if reasons:
             raise NotAcceleratedError("; ".join(reasons))
+        check_names(float8)
+        linear = Products(dtype, float8)
         network, self.dtype = network_class()(model), dtype
         self.places = network.places
         self.inputs = self.places.inputs
         pad = -self.inputs % 16
         with torch.no_grad(), torch.autocast("cuda", enabled=False):
-            self.encoder, self.decoder = _Encoder(network, dtype, pad, gelu), _Decoder(network, dtype, pad, gelu)
+            self.encoder, self.decoder = _Encoder(network, linear, pad, gelu), _Decoder(network, linear, pad, gelu)
             data, self.hidden = network.data, network.hidden
         self.nodes = data.shape[0]
         # parts of one size, so that one compiled function serves them all
@@ -295,7 +352,7 @@ class AcceleratedForward:
             self.hidden.shape[0], heads.window_size, data.device, dtype, heads.num_heads, heads.head_dim
         )
         self.attention = attention.name
-        self.processor = _Processor(network, dtype, attention.attend, gelu)
+        self.processor = _Processor(network, linear, attention.attend, gelu)
         self.bounds = [self.nodes * i // self.chunks for i in range(self.chunks + 1)]
         wrap: Callable[[Any], Any] = lambda function: function  # noqa: E731
         if compiled:

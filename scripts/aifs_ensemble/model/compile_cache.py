@@ -37,8 +37,8 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _VARIABLES = (CACHE_VARIABLE, "TRITON_CACHE_DIR")
 # Modules beside this one whose sources decide what is compiled: `accelerated` with what it imports from here.
 KERNELS = (
-    "accelerated", "attention", "banded_attention", "conditional_norm", "cuda_graph", "forms", "graph_attention",
-    "launches", "network", "network_0_11", "network_0_6", "supported", "truncation",
+    "accelerated", "attention", "banded_attention", "conditional_norm", "cuda_graph", "float8", "forms",
+    "graph_attention", "launches", "network", "network_0_11", "network_0_6", "supported", "truncation",
 )  # fmt: skip
 _PATIENCE_SECONDS = 60.0
 # Beside what was taken from the destination: which object, for the manifests of the members that ran it.

@@ -84,6 +84,11 @@ def conditioned_norm(card: Capability, width: int, noise: int) -> Launch:
     return Launch(16, 4 if most is None or width * noise <= most else 8)
 
 
+def to_float8(width: int) -> Launch:
+    """Return the launch of the kernel that quantises rows of `width` numbers, a power of two: a row a program."""
+    return Launch(1, max(1, min(8, width // 256)))
+
+
 def sparse_rows() -> Launch:
     """Return the launch of a sparse product by rows, which takes 125 registers a thread at most, on all cards."""
     return Launch(16, 4)

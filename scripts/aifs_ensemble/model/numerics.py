@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 # Where there is an accelerated pass: kinds of device, and the precisions of products there.
-ACCELERATED = {"cuda": ("16", "bf16")}
+ACCELERATED = {"cuda": ("16", "bf16", "fp8")}
+# Precisions that no other pass has: a member is not made without them in place of what was asked for.
+ONLY_ACCELERATED = ("fp8",)
+# The compute capability from which cards multiply float8: Ada has 8.9, Hopper 9.0.
+FLOAT8_CAPABILITY = (8, 9)
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class Numerics:
 
     Attributes
     ----------
-    precision : ``16``, ``bf16`` or ``32``, the autocast type of the forward pass
+    precision : ``16``, ``bf16`` or ``32``, the autocast type of the forward pass; or ``fp8``, float8 products beside 16
     compile : compile the forward pass
     deterministic : ask torch for algorithms that give the same bits every time
     chunks : pieces in which mappers work, to save memory
@@ -46,3 +54,33 @@ class Numerics:
         if self.precision not in ACCELERATED[device]:
             return f"forecast.precision is {self.precision}"
         return ""
+
+    def refusal(self, reason: str) -> str:
+        """Return what is told where the accelerated pass cannot be used for a reason and no other has the precision.
+
+        Empty for precisions that the model's own pass has, and without a reason.
+        """
+        if not reason or self.precision not in ONLY_ACCELERATED:
+            return ""
+        return (
+            f"forecast.precision: {self.precision}, expected 16, bf16 or 32: only the accelerated forward pass "
+            f"computes in float8, and it cannot be used ({reason})"
+        )
+
+    def refuse(self, reason: str) -> None:
+        """Raise ConfigError with the `refusal`, if there is one."""
+        if told := self.refusal(reason):
+            raise ConfigError(told)
+
+
+def why_no_float8(device: torch.device) -> str:
+    """Return why a device cannot multiply float8, empty where it can."""
+    if device.type != "cuda":
+        return f"the device is {device.type}"
+    import torch
+
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= FLOAT8_CAPABILITY:
+        return ""
+    has, needs = (".".join(map(str, one)) for one in (capability, FLOAT8_CAPABILITY))
+    return f"{torch.cuda.get_device_name(device)} has compute capability {has}, float8 needs {needs}"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from aifs_ensemble.common.acceleration import Acceleration
-from aifs_ensemble.model import known_classes
+from aifs_ensemble.model import float8, known_classes
 from aifs_ensemble.model.check_records import CheckRecords
 from aifs_ensemble.model.forms import installed_version, network_class, unknown_version
 from aifs_ensemble.model.network import NotAcceleratedError
@@ -26,7 +26,7 @@ from aifs_ensemble.model.self_check import CHUNKS, PeakMemory, SelfCheck, compar
 
 LOG = logging.getLogger(__name__)
 PARTS = ("encoder", "processor", "decoder")
-PRODUCTS = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32}
+PRODUCTS = {"16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float16, "32": torch.float32}
 
 Step = Callable[[], torch.Tensor]
 Measure = Callable[[Step], None]
@@ -106,6 +106,7 @@ class Passes:
                     PRODUCTS[self._numerics.precision],
                     chunks=self._numerics.chunks,
                     compiled=self._device.type == "cuda",
+                    float8=float8.PRODUCTS if self._numerics.precision == "fp8" else (),
                 )
                 self._entrance.forward = accelerated
             except NotAcceleratedError as error:

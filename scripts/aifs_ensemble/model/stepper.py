@@ -19,13 +19,14 @@ from aifs_ensemble.model.determinism import set_deterministic
 from aifs_ensemble.model.edges import choose_edges
 from aifs_ensemble.model.imputers import without_waits
 from aifs_ensemble.model.noise import seed_device
-from aifs_ensemble.model.numerics import Numerics
+from aifs_ensemble.model.numerics import Numerics, why_no_float8
 from aifs_ensemble.model.passes import FallBack, Passes
 from aifs_ensemble.model.projection import with_ordered_sums
 from aifs_ensemble.model.self_check import SelfCheck
 from aifs_ensemble.model.truncation import HAS_TRITON
 
-_AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, "32": None}
+# what is not a product in float8 is as with 16
+_AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float16, "32": None}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -110,6 +111,8 @@ class Stepper:
     numerics : settings that decide the numbers; `compile` compiles encoder, processor and decoder with torch.compile
     cuda_graph : let `warm_up` record the accelerated pass as a CUDA graph
     own, known, on_fall_back : of `passes.Passes`, which decides whether steps are accelerated
+
+    Raises ConfigError for float8 on a device that has none.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class Stepper:
         known: SelfCheck | None = None,
         on_fall_back: FallBack | None = None,
     ):
+        numerics.refuse(why_no_float8(device))
         self.device = device
         self._cuda_graph = cuda_graph
         self.model: Any = model.to(device).eval()

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aifs_ensemble.delivery.scratch import MB, MemberSizes, reserve, room_needed
+from aifs_ensemble.model.numerics import FLOAT8_CAPABILITY
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.costs import GB, CpuStage, Rented, costs_by_category, cpu_stage, hourly
 from aifs_ensemble.planning.grid_sizes import grid_points
@@ -114,7 +115,7 @@ def estimate(case: Case, machine: MachineType, vms: int, *, draws: int = 200) ->
         scratch_peak_bytes=peak,
         scratch_bytes=room,
     )
-    return replace(found, problem=_problem(case, machine, found, longest))
+    return replace(found, problem=_no_float8(case, machine) or _problem(case, machine, found, longest))
 
 
 def _on_spot(
@@ -167,6 +168,14 @@ def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tu
     room = machine.scratch_gb * GB - reserve(machine.scratch_gb * GB)
     budget = config.delivery.scratch_budget_mb
     return peak, min(room, budget * MB) if budget else room
+
+
+def _no_float8(case: Case, machine: MachineType) -> str | None:
+    """Return why a machine cannot multiply in float8, where that is asked for."""
+    if case.config.forecast.precision != "fp8" or (machine.gpu and machine.gpu.capability >= FLOAT8_CAPABILITY):
+        return None
+    what = f"the {machine.gpu.name} does not multiply in float8" if machine.gpu else f"{machine.name} has no GPU"
+    return f"forecast.precision: fp8, {what}, expected 16, bf16 or 32, or a card of Ada or Hopper (H100, H200, L4)"
 
 
 def _problem(case: Case, machine: MachineType, found: Estimate, longest: float) -> str | None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from aifs_ensemble.cli import main
 from aifs_ensemble.cli._checkpoint_check import by_card
-from aifs_ensemble.common.errors import CheckpointError
+from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.model.checkpoint.anatomy import anatomy, anatomy_configured, octahedral
 from aifs_ensemble.model.checkpoint.archive import read_archive
@@ -270,6 +270,13 @@ def test_a_step_on_this_machine(report: Report) -> None:
     told = report.facts["passes"]
     assert told["own pass"].endswith(" s a step") and float(told["own pass"].split()[0]) > 0
     assert told["used"].startswith("accelerated: no, because ") and told["difference"] == "not compared"
+
+
+def test_a_precision_that_this_machine_has_not_is_refused(report: Report) -> None:
+    for precision in ("16", "fp8"):
+        with pytest.raises(ConfigError, match=rf"^--precision: {precision}, expected none on a CPU: "):
+            tell_passes(report, "cpu", precision)
+    assert main(["checkpoint", "check", "no.ckpt", "--precision", "fp8"]) == ConfigError.exit_code
 
 
 def test_seconds_by_card_are_the_tables(throughput: Throughput) -> None:

@@ -194,6 +194,7 @@ class Config:
         self._output_variables = kept_variables(self.forecast.output, self.model.delivered)
         self.daily = kept_daily(self.forecast.output, self.model.delivered, self.output_variables, self.leads)
         self.area = kept_area(self.forecast.output, self.model.grid)
+        _check_precision(self)
         _check_variables(self)
         _check_products(self)
         check_kept(self)
@@ -455,6 +456,20 @@ def _check_members(config: Config) -> None:
             f"config: members: {format_members(beyond)} are not in ECMWF's open data, which has the control and 1-"
             f"{OPEN_DATA_MEMBERS}; initial_conditions.members_per_state: {needed} starts several from the same state"
         )
+
+
+def _check_precision(config: Config) -> None:
+    """Raise ConfigError for float8 without what alone computes in it: the accelerated pass, on a GPU."""
+    forecast = config.forecast
+    if forecast.precision != "fp8":
+        return
+    for key, right in (("compile", (True,)), ("accelerate", (True,)), ("device", ("auto", "cuda"))):
+        if (value := getattr(forecast, key)) not in right:
+            told = str(value).lower()
+            raise ConfigError(
+                f"config: forecast.precision: fp8 with {key}: {told}, expected 16, bf16 or 32: only the accelerated "
+                "forward pass on a GPU computes in float8"
+            )
 
 
 def _check_variables(config: Config) -> None:

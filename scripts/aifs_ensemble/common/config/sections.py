@@ -172,8 +172,12 @@ class Forecast(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where a GPU is visible, else cpu."""
-    precision: Annotated[Literal["16", "bf16", "32"], BeforeValidator(lambda v: str(v) if type(v) is int else v)] = "32"
-    """Autocast precision of the forward pass."""
+    precision: Annotated[
+        Literal["16", "bf16", "fp8", "32"], BeforeValidator(lambda v: str(v) if type(v) is int else v)
+    ] = "32"
+    """Autocast precision of the forward pass. fp8: its products in float8, the rest as with 16. Only on a GPU that has
+    it (Hopper, Ada or later), in the accelerated pass, and refused elsewhere. What it does to a trained model cannot be
+    known here: untrained, it moves the mean of an ensemble. Compare one with an ensemble of 16 before any use."""
     compile: Flag = False
     """Compile the model's parts with torch.compile; costs time at the start of the first member on a machine."""
     deterministic: Flag = True
