@@ -59,8 +59,8 @@ forecast: install ## run the embedded default, 4 members x 72 h, into results/
 	$(BIN)/snakemake --profile local
 
 test: install-test ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
-	AIFS_TEST_MODEL=demo-v2 $(BIN)/python -m pytest -n 2 --dist loadfile -m "models and not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	AIFS_TEST_MODEL=demo-v2 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "models and not long"
 
 test-long: install-test ## the campaigns that take long
 	$(BIN)/python -m pytest -m long

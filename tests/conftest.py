@@ -22,7 +22,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real runs of snakemake first: whichever process is free at the end then has short tests left."""
+    """Real runs of snakemake first: whichever process is free at the end then has short tests left.
+
+    It takes `--no-loadscope-reorder`: xdist would start with the files of many tests.
+    """
     items.sort(key=lambda item: "/workflow/" not in item.path.as_posix())
 
 

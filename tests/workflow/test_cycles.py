@@ -222,6 +222,7 @@ def of_json(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_a_second_pass_is_for_the_cycle_that_is_short(tmp_path: Path) -> None:
     """Its products say so, and those of the other, which were made in the first, are not made again.
 

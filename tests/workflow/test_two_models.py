@@ -200,6 +200,7 @@ def test_what_fails_of_one_leaves_the_other(tmp_path: Path) -> None:
     assert (project.folder / "results" / "compare" / CYCLE / "index.html").is_file()
 
 
+@pytest.mark.long
 def test_a_short_ensemble_of_one_is_compared_with_the_other(tmp_path: Path) -> None:
     """In the second pass of the run in which a member of one failed; the other model is left as it is."""
     keys = {**KEYS, "lead_hours": 6, "min_members": 1, "model": list(MODELS), "products": {"page": {"enabled": True}}}
