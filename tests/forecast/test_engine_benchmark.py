@@ -12,6 +12,7 @@ import pytest
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_it_runs_side_by_side_and_compares_the_bytes(tmp_path: Path, root: Path) -> None:
     modes = ("forward-eager", "engine", "engine-2")
     command = [

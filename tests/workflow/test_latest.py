@@ -112,6 +112,7 @@ def test_a_run_without_a_destination_asks_nobody(checkout: Project, tmp_path: Pa
             assert "config: destination is not set, expected a folder or gs://BUCKET[/PREFIX]" in said
 
 
+@pytest.mark.long
 def test_a_run_of_words_makes_the_cycles_that_they_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

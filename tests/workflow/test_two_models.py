@@ -54,7 +54,7 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [pytest.param(MODELS[0], marks=pytest.mark.long), MODELS[1]])
 def test_each_is_as_a_run_of_it_alone_makes_it(both: Project, tmp_path: Path, model: str) -> None:
     """The same files with the same bytes; the run alone finds nothing to do in the folder of the run of both."""
     alone = Project.copy(
@@ -183,6 +183,7 @@ def test_commands_know_both(both: Project, tmp_path: Path) -> None:
     assert said.returncode == 2 and "--model: 'demo-v3', expected one of the configuration's: demo and" in said.stderr
 
 
+@pytest.mark.long
 def test_what_fails_of_one_leaves_the_other(tmp_path: Path) -> None:
     """A file in the way of one. The next run makes what is missing, and the comparison."""
     project = Project.copy(tmp_path / "project", **{**KEYS, "members": "1", "lead_hours": 6}, model="demo,demo-v2")

@@ -109,7 +109,8 @@ def test_a_checkpoint_is_fetched_by_the_coordinator(whole, batch, tmp_path, monk
     assert_hidden(SECRET, output, batch, whole.folder)
 
 
-@pytest.mark.parametrize("key", ["cycle=latest-00z-1d", pytest.param("cycles=[latest-00z-1d]", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("key", ["cycle=latest-00z-1d", "cycles=[latest-00z-1d]"])
 def test_a_word_for_the_cycle_is_told_to_jobs_as_a_cycle(whole, batch, key):
     """Found once, here; every job has it on its command line, and the ensemble is complete at its own place."""
     destination = f"gs://ensembles/{uuid.uuid4().hex}"
