@@ -361,6 +361,7 @@ def float8_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("float8_here")
+@pytest.mark.long
 def test_a_job_in_float8_gives_its_own_bytes_again_also_resumed(
     request_for: Callable[..., ForecastRequest], plain: dict[str, bytes]
 ) -> None:

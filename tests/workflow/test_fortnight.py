@@ -133,6 +133,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path / "schedule", ignore_errors=True)
 
 
+@pytest.mark.long
 def test_two_days(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The second day's cycle is late: that day's run says so and makes nothing again; the evening's run makes it.
 

@@ -54,7 +54,8 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("model", [pytest.param(MODELS[0], marks=pytest.mark.long), MODELS[1]])
+@pytest.mark.long
+@pytest.mark.parametrize("model", MODELS)
 def test_each_is_as_a_run_of_it_alone_makes_it(both: Project, tmp_path: Path, model: str) -> None:
     """The same files with the same bytes; the run alone finds nothing to do in the folder of the run of both."""
     alone = Project.copy(

@@ -34,6 +34,7 @@ def checkout(project: Project) -> Project:
     return project
 
 
+@pytest.mark.long
 def test_rented_machines_are_measured(
     checkout: Project,
     coiled: CoiledServer,
