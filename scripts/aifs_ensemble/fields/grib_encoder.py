@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import eccodes
@@ -185,7 +185,7 @@ class OutputSpec:
         parts = [part for variable in self.variables for part in parts_of(variable)]
         return self.variables if parts == list(self.variables) else tuple(sorted(parts))
 
-    @property
+    @cached_property
     def fields(self) -> tuple[LeadField, ...]:
         """The fields of a lead that ends a day, in their order."""
         return (*map(LeadField, self.variables), *self.daily)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import netCDF4
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from aifs_ensemble.common.config import Config
@@ -77,6 +80,17 @@ def hours_since(config: Config) -> str:
     return f"hours since {config.cycle_time:%Y-%m-%d %H:%M:%S}"
 
 
+@contextmanager
+def _written(path: Path) -> Iterator[str]:
+    """Give a path that becomes `path` once it is whole; StorageError where netCDF cannot write it."""
+    with atomic_writer(path) as file:
+        # netCDF writes to a path of its own
+        try:
+            yield file.name
+        except RuntimeError as error:  # all that netCDF says of a disk without room
+            raise StorageError(f"{path}: cannot be written ({error}); is the disk full?") from None
+
+
 def write_netcdf(data: xr.Dataset, path: Path, unlimited: tuple[str, ...] = ()) -> None:
     """Write a data set atomically, float32 variables compressed; StorageError where it cannot be written."""
     encoding = {
@@ -84,9 +98,71 @@ def write_netcdf(data: xr.Dataset, path: Path, unlimited: tuple[str, ...] = ()) 
         for name in data.data_vars
         if data[name].dtype == np.float32
     }
-    with atomic_writer(path) as file:
-        # netCDF writes to a path of its own
-        try:
-            data.to_netcdf(file.name, engine="netcdf4", encoding=encoding, unlimited_dims=list(unlimited))
-        except RuntimeError as error:  # all that netCDF says of a disk without room
-            raise StorageError(f"{path}: cannot be written ({error}); is the disk full?") from None
+    with _written(path) as name:
+        data.to_netcdf(name, engine="netcdf4", encoding=encoding, unlimited_dims=list(unlimited))
+
+
+@contextmanager
+def lead_by_lead(path: Path, leads: Sequence[int], attributes: Mapping[str, str]) -> Iterator[LeadByLead]:
+    """Write a file atomically whose values are put lead by lead: the whole of it is never in memory.
+
+    Raises StorageError where it cannot be written.
+    """
+    with _written(path) as name, netCDF4.Dataset(name, "w") as data:
+        data.setncatts(dict(attributes))
+        data.createDimension("time", None)
+        yield LeadByLead(data, leads)
+
+
+class LeadByLead:
+    """A file that is being written; see `lead_by_lead`. Its first dimension is the time, `leads` in hours."""
+
+    def __init__(self, data: netCDF4.Dataset, leads: Sequence[int]) -> None:
+        self.data, self._leads = data, list(leads)
+
+    def put(self, name: str, lead: int, values: npt.ArrayLike) -> None:
+        """Store a field at one lead, ``(row, column)`` or with the dimensions before these that it was made with."""
+        self.data[name][self._leads.index(lead)] = values
+
+    def coordinate(self, name: str, values: npt.ArrayLike, about: Mapping[str, str]) -> None:
+        """Make a dimension with its values."""
+        found = np.asarray(values, "f8")
+        self.data.createDimension(name, len(found))
+        self.along(name, (name,), found, about)
+
+    def along(self, name: str, dimensions: tuple[str, ...], values: npt.ArrayLike, about: Mapping[str, str]) -> None:
+        """Make a variable of float64 along dimensions that there are."""
+        variable = self.data.createVariable(name, "f8", dimensions)
+        variable.setncatts(dict(about))
+        variable[:] = np.asarray(values, "f8")
+
+    def grid(self, grid: RegularGrid) -> None:
+        """Make the dimensions of a regular grid."""
+        for name, (_, values, about) in latitude_longitude(grid).items():
+            self.coordinate(name, values, about)
+
+    def times(self, config: Config, window: int = 0) -> None:
+        """Describe the one axis of time; of amounts over `window` hours with bounds."""
+        about = {"standard_name": "time", "long_name": "valid time", "axis": "T", "calendar": "proleptic_gregorian"}
+        about |= {"units": hours_since(config)} | ({"bounds": "time_bnds"} if window else {})
+        self.along("time", ("time",), self._leads, about)
+        lead_about = {"long_name": "lead time", "standard_name": "forecast_period", "units": "hours"}
+        self.along("leadtime", ("time",), self._leads, lead_about)
+        if window:
+            self.data.createDimension("bnds", 2)
+            self.along("time_bnds", ("time", "bnds"), [[lead - window, lead] for lead in self._leads], {})
+
+    def field(self, name: str, extra: tuple[str, ...], about: Mapping[str, str]) -> None:
+        """Make a field ``(time, *extra, latitude, longitude)`` of float32, a chunk for each map."""
+        space = ("latitude", "longitude")
+        variable = self.data.createVariable(
+            name,
+            "f4",
+            ("time", *extra, *space),
+            zlib=True,
+            complevel=1,
+            shuffle=True,
+            chunksizes=(1, *(1 for _ in extra), *(len(self.data.dimensions[one]) for one in space)),
+            fill_value=np.float32(np.nan),
+        )
+        variable.setncatts({**about, "coordinates": "leadtime"})

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,11 @@ def word_of(raw: Mapping[str, Any], files: Sequence[Path] = ()) -> CycleWord | N
         raise with_place(error, raw, files) from None
 
 
+def _config_of(raw: Mapping[str, Any], files: Sequence[Path], cycle: str) -> Config:
+    """Return the configuration with one cycle in place of words."""
+    return Config({**raw, "cycle": cycle, "cycles": None}, files)
+
+
 def find_cycle(
     word: CycleWord,
     raw: Mapping[str, Any],
@@ -48,10 +54,7 @@ def find_cycle(
 
     Raises InputError or DownloadError, one line, where there is none or nobody answers; ConfigError for the other keys.
     """
-
-    def config_of(cycle: str) -> Config:
-        return Config({**raw, "cycle": cycle, "cycles": None}, files)
-
+    config_of = partial(_config_of, raw, files)
     begun = config_of(cycle_name(next(word.newest_first(clock.now()))))
     if meaning == "begun":
         return cycle_name(begun.cycle_time - word.offset)
@@ -81,10 +84,7 @@ def find_cycles(
     `words` are those of `words_of`. A cycle that is so much before the newest one may lack inputs: it is one of
     several, and the run says so. Raises as `find_cycle` does, and ConfigError for cycles that cannot be.
     """
-
-    def config_of(cycle: str) -> Config:
-        return Config({**raw, "cycle": cycle, "cycles": None}, files)
-
+    config_of = partial(_config_of, raw, files)
     now = clock.now()
     begun = {word: next(word.newest_first(now)) - word.offset for word in words}
     like = config_of(cycle_name(next(iter(begun.values()))))

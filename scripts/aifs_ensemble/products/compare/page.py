@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -15,7 +13,7 @@ from aifs_ensemble.products.compare.fields import Ensemble
 from aifs_ensemble.products.compare.files import DATA, DIFFERENCE, SCORES, TABLE
 from aifs_ensemble.products.compare.maps import looks_of
 from aifs_ensemble.products.compare.tables import DIFFERENCES, SIDE_BY_SIDE, Row
-from aifs_ensemble.products.page.write import legend, style
+from aifs_ensemble.products.page.frame import framed, legend
 from aifs_ensemble.products.pictures.catalogue import areas_of, lead_series
 from aifs_ensemble.products.wording import cycle_words, ensemble_words, warnings
 
@@ -33,7 +31,6 @@ def comparison_page(
     """Return the page as HTML; `folder` has the files that it names."""
     config, names = pair[0].config, [one.config.model.name for one in pair]
     said = [f"{one.config.model.name}: {ensemble_words(one.config, one.numbers)}" for one in pair]
-    links = "".join(_link(one.config) for one in pair)
     warned = [
         f"{one.config.model.name}: {text}"
         for one in pair
@@ -47,18 +44,14 @@ def comparison_page(
         "scores": _rows(SIDE_BY_SIDE, scores),
     }
     parts = {
-        "STYLE": style(),
         "TITLE": escape(f"{names[0]} and {names[1]}, {cycle_words(config)}"),
         "FIRST": escape(names[0]),
         "SECOND": escape(names[1]),
         "SAID": escape("; ".join(said)),
-        "WARNED": "".join(f"<p class=warned role=alert>{escape(text)}.</p>" for text in warned),
-        "LINKS": links,
+        "LINKS": "".join(_link(one.config) for one in pair),
         "FILES": "".join(_file(folder, name) for name in _FILES),
-        # no text of a name may end the script
-        "DATA": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
-    return re.sub(r"\[\[([A-Z]+)\]\]", lambda match: parts[match[1]], _TEMPLATE.read_text(encoding="utf-8"))
+    return framed(_TEMPLATE, parts, data, warned=warned)
 
 
 def _link(config: Config) -> str:

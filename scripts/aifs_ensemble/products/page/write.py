@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,9 +14,10 @@ from aifs_ensemble.common.names import parse_member_name, place_label
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.text import size
 from aifs_ensemble.products.page.downloads import Download, downloads, themed_figures
+from aifs_ensemble.products.page.frame import framed, legend
 from aifs_ensemble.products.pictures.catalogue import Series, areas_of, lead_series, map_file, period_series
-from aifs_ensemble.products.pictures.looks import Look, look_of
-from aifs_ensemble.products.wording import cycle_words, ensemble_words, number_words, warnings
+from aifs_ensemble.products.pictures.looks import look_of
+from aifs_ensemble.products.wording import cycle_words, ensemble_words, warnings
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 Summary = tuple[Sequence[tuple[str, str]], Sequence[Sequence[str]]]
@@ -47,17 +46,13 @@ def page(config: Config, sizes: Mapping[str, int], summary: Summary = ((), ())) 
     if not members:
         raise InputError(f"{config.destination}/{config.cycle}: no member is delivered, nothing to show")
     warned = warnings(config, members, untrained=config.model.untrained)
-    data = _data(config, sizes)
     parts = {
         "TITLE": escape(f"Ensemble forecast, {cycle_words(config)}"),
         "SAID": escape(f"{ensemble_words(config, members)}, model {config.model.name}, {config.lead_hours} hours"),
-        "WARNED": "".join(f"<p class=warned role=alert>{escape(text)}.</p>" for text in warned),
         "DOWNLOADS": "\n".join(_download(config, one) for one in downloads(sizes)),
         "ACCOUNT": _account(summary),
-        # no text of a file's name may end the script
-        "DATA": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
-    return re.sub(r"\[\[([A-Z]+)\]\]", lambda match: parts[match[1]], _TEMPLATE.read_text(encoding="utf-8"))
+    return framed(_TEMPLATE, parts, _data(config, sizes), warned=warned)
 
 
 def _data(config: Config, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -98,25 +93,6 @@ def _series(config: Config, series: Series, sizes: Mapping[str, int]) -> dict[st
             for kind in series.kinds
         ],
         "whens": [{"name": when.name, "label": when.label, "words": when.words} for when in whens],
-    }
-
-
-def style() -> str:
-    """Return the style of the pages."""
-    return _TEMPLATE.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
-
-
-def legend(look: Look) -> dict[str, Any]:
-    """Return the colour bar, which a phone shows in letters of its own size."""
-    first, count = look.shown
-    return {
-        "unit": look.label,
-        "levels": [number_words(level) for level in look.levels],
-        "below": look.extend == "both",
-        **{
-            name: [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in look.painted(dark=dark)[first:][:count]]
-            for name, dark in (("light", False), ("dark", True))
-        },
     }
 
 

@@ -15,6 +15,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import write_bytes
 from aifs_ensemble.common.names import format_members, index_file
 from aifs_ensemble.fields.grib_index import index_bytes
+from aifs_ensemble.products.netcdf import LeadByLead
 from aifs_ensemble.products.quantile_classes import ensemble_attributes
 from aifs_ensemble.products.statistics.choice import (
     MEAN,
@@ -31,7 +32,7 @@ from aifs_ensemble.products.statistics.formulas import mean_and_spread, probabil
 from aifs_ensemble.products.statistics.members import MembersFields
 from aifs_ensemble.products.statistics.messages import MessageMaker
 from aifs_ensemble.products.statistics.named_thresholds import named_thresholds
-from aifs_ensemble.products.statistics.netcdf_file import StatisticsFile, statistics_file, thresholds_of
+from aifs_ensemble.products.statistics.netcdf_file import statistics_file, thresholds_of
 
 Field = npt.NDArray[np.float32]
 Message = tuple[bytes, dict[str, Any]]
@@ -71,7 +72,7 @@ def write_statistics(
 
 
 def _lead(
-    config: Config, fields: MembersFields, maker: MessageMaker, netcdf: Mapping[int, StatisticsFile], lead: int
+    config: Config, fields: MembersFields, maker: MessageMaker, netcdf: Mapping[int, LeadByLead], lead: int
 ) -> dict[tuple[str, int], list[Message]]:
     """Put the statistics of one lead into the NetCDF files, and return their messages by kind and window."""
     messages: dict[tuple[str, int], list[Message]] = {}
@@ -85,7 +86,7 @@ def _lead(
 
 
 def _one(
-    config: Config, maker: MessageMaker, file: StatisticsFile, name: str, lead: int, window: int, values: Field
+    config: Config, maker: MessageMaker, file: LeadByLead, name: str, lead: int, window: int, values: Field
 ) -> list[tuple[str, Message]]:
     """Put the statistics of one variable, ``(member, row, column)``, into a NetCDF file; return their messages."""
     made = []
