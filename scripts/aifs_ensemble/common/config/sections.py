@@ -185,7 +185,7 @@ class Forecast(Section):
     chunks: Whole = Field(default=1, ge=1)
     """Chunks of the mapper computation in encoder and decoder of the model: more chunks, less GPU memory, slower."""
     accelerate: Flag = True
-    """With compile on a GPU in half precision: take the accelerated forward pass where it knows the model and computes
+    """With compile on a GPU, in 16, bf16 or fp8: take the accelerated forward pass where it knows the model and computes
     the same. false: the model's own pass, slower and larger."""
     cuda_graph: Flag = False
     """With compile on a GPU: record the compiled forward pass as a CUDA graph and start it with one call a step, which
@@ -577,8 +577,9 @@ class Values(Section):
     model: Annotated[str | list[str], BeforeValidator(_models), AfterValidator(_different_or_all)] = Field(
         json_schema_extra={"uniqueItems": True}
     )
-    """Entry of config/models.yaml: demo, aifs-ens-size (both untrained) or aifs-ens-1.0. Or a list of two,
-    [demo, demo-v2]: each is made in a folder of its own, {destination}/{model}, and they are compared."""
+    """Entry of config/models.yaml: aifs-ens-1.0, aifs-ens-2.0, or the untrained demo, demo-v2, aifs-ens-size and
+    aifs-ens-2-size. Or a list of two, [demo, demo-v2]: each is made in a folder of its own, {destination}/{model}, and
+    they are compared."""
     by_model: dict[str, OfModel] = {}
     """What differs between the models of a list, by model: checkpoint, trust_checkpoint, gpu_mem_mb, gpu_image, and
     path of the initial states' file."""
