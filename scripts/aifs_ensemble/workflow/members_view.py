@@ -36,6 +36,7 @@ from aifs_ensemble.delivery.status import (
 _ORDER = (RUNNING, STARTING, FAILED, *NOT_AS_ASKED, COMPUTED, WAITING, DELIVERED)
 _STYLES = {DELIVERED: "green", COMPUTED: "green", RUNNING: "cyan", FAILED: "red", WAITING: "dim"}
 _OTHER_COLUMNS = 44  # their width beside bar and state
+_SHORTEST_BAR, _STATE = 4, len("delivered")  # the least that both have, beside the name of a model
 _LOOK_SECONDS = {False: 2.0, True: 15.0}  # here, and in a bucket
 
 
@@ -199,8 +200,8 @@ class MembersView:
         text = status.text(now) if not running else " ".join(filter(None, [status.state, status.note]))
         if width >= 120 and (where := status.job or status.host) and running:
             text += f" on {where}"
-        bar = 12 if width < 120 else 30
-        text = text[: max(width - bar - _OTHER_COLUMNS, 8)]  # the other columns keep theirs
+        bar = 30 if width >= 120 else min(12, max(width - _OTHER_COLUMNS - _STATE, _SHORTEST_BAR))
+        text = text[: max(width - bar - _OTHER_COLUMNS, _STATE)]  # the other columns keep theirs
         return (
             str(status.member),
             ProgressBar(total=max(status.steps, 1), completed=status.step, width=bar),

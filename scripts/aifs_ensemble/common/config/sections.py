@@ -185,8 +185,8 @@ class Forecast(Section):
     chunks: Whole = Field(default=1, ge=1)
     """Chunks of the mapper computation in encoder and decoder of the model: more chunks, less GPU memory, slower."""
     accelerate: Flag = True
-    """With compile on a GPU, in 16, bf16 or fp8: take the accelerated forward pass where it knows the model and computes
-    the same. false: the model's own pass, slower and larger."""
+    """With compile on a GPU, in 16, bf16 or fp8: take the accelerated forward pass where it knows the model and
+    computes the same. false: the model's own pass, slower and larger."""
     cuda_graph: Flag = False
     """With compile on a GPU: record the compiled forward pass as a CUDA graph and start it with one call a step, which
     spares the host most of its work. On an H100: 2 GB less a member, 1 % faster, the same bytes."""
