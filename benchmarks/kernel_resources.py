@@ -1,8 +1,8 @@
 """What the kernels of the accelerated pass take of each card: compiled for it, and read from the binary.
 
 No card is needed: Triton brings the compiler. Sizes are those of AIFS ENS v1 and v2, and the widest that kernels take.
-Window attention is torch's kernel, which cannot be compiled without a card: a plain one with the tiles and stages that
-torch chooses for the card stands in for it.
+Window attention on Hopper is our own kernel, compiled for each width of heads that it takes. Elsewhere it is torch's,
+which cannot be compiled without a card: a plain one with the tiles and stages that torch chooses stands in for it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ os.environ["TRITON_INTERPRET"] = "0"  # kernels that are interpreted cannot be c
 import torch
 import triton
 import triton.language as tl
-from aifs_ensemble.model import conditional_norm, float8, graph_attention, truncation
+from aifs_ensemble.model import banded_attention, conditional_norm, float8, graph_attention, truncation
 from aifs_ensemble.model.launches import (
+    HOPPER,
     Capability,
     Launch,
     conditioned_norm,
@@ -59,11 +60,17 @@ class Resources:
 
 
 def compiled(
-    kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], card: Capability, warps: int, **options: int
+    kernel: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    card: Capability,
+    warps: int,
+    multiples: Collection[str] = _STRIDES,
+    **options: int,
 ) -> Any:
-    """Compile a kernel for a card; pointers and strides are multiples of 16, as torch's are."""
+    """Compile a kernel for a card; pointers, and the numbers called `multiples`, are multiples of 16."""
     names = [parameter.name for parameter in kernel.params]
-    aligned = [name for name, kind in types.items() if kind.startswith("*") or name in _STRIDES]
+    aligned = [name for name, kind in types.items() if kind.startswith("*") or name in multiples]
     source = ASTSource(
         kernel,
         {name: "constexpr" if name in constants else types[name] for name in names},
@@ -105,6 +112,28 @@ def window_attention(card: Capability, width: int) -> tuple[Launch, Any]:
     types = dict.fromkeys(("query", "key", "value", "out"), "*fp16") | {"blocks": "i32", "scale": "fp32"}
     constants = {"ROWS": rows, "COLUMNS": columns, "WIDTH": width}
     return Launch(rows, warps), compiled(_tiles, types, constants, card, warps, num_stages=stages)
+
+
+def banded(width: int, dtype: str, aligned: bool) -> tuple[Launch, Any]:
+    """Return the launch of our window attention on Hopper, and the kernel, compiled.
+
+    Parameters
+    ----------
+    width : channels of a head
+    dtype : of all tensors, ``fp16`` or ``bf16``
+    aligned : whether the number of nodes is a multiple of 16, which Triton compiles for
+    """
+    using, kernel = banded_attention.tiles(width), banded_attention._banded_kernel
+    head, tail = banded_attention.parts(width)
+    types = {"out": f"*{dtype}", "nodes": "i32", "log2_scale": "fp32"}
+    for name, rows in (("query", using.rows), ("key", using.keys), ("value", using.keys)):
+        types[name] = f"tensordesc<{dtype}[{rows}, {head}]>"
+        types[f"{name}_tail"] = f"tensordesc<{dtype}[{rows}, {tail or head}]>"
+    constants = {"HEADS": 16, "HEAD": head, "TAIL": tail, "WINDOW": 1120, "BLOCKS": using.blocks,
+                 "ROWS": using.rows, "KEYS": using.keys, "STAGES": using.stages}  # fmt: skip
+    multiples = ("nodes",) if aligned else ()
+    made = compiled(kernel, types, constants, HOPPER, using.warps, multiples, num_stages=using.stages)
+    return Launch(using.blocks * using.rows, using.warps), made
 
 
 def usage(binary: bytes) -> tuple[int, int]:
@@ -181,11 +210,19 @@ def resources() -> Iterator[Resources]:
     for size in SIZES:
         for card in cards:
             for name, launch, made in kernels(card, size):
-                registers, spilled = usage(made.asm["cubin"])
-                shared = made.metadata.shared
-                yield Resources(
-                    name, size, card, launch.rows, launch.warps, shared, shared_bytes(card), registers, spilled
-                )
+                yield taken(name, size, card, launch, made)
+    for width in banded_attention.WIDTHS:
+        for dtype in ("fp16", "bf16"):
+            for aligned in (True, False):
+                size = f"heads of {width}, {dtype}, {'16 n' if aligned else 'any'} nodes"
+                yield taken("banded attention", size, HOPPER, *banded(width, dtype, aligned))
+
+
+def taken(kernel: str, size: str, card: Capability, launch: Launch, made: Any) -> Resources:
+    """Return what a compiled kernel takes of a card."""
+    registers, spilled = usage(made.asm["cubin"])
+    shared, limit = made.metadata.shared, shared_bytes(card)
+    return Resources(kernel, size, card, launch.rows, launch.warps, shared, limit, registers, spilled)
 
 
 def main() -> None:

@@ -47,6 +47,12 @@ def tiles(width: int) -> Tiles:
     return Tiles(2, 64, 64, 4, 3) if width in (16, 32, 64) else Tiles(1, 128, 64, 8, 2)
 
 
+def parts(width: int) -> tuple[int, int]:
+    """Return the two parts in which heads go through the products, powers of two: 64 and 32 of 96, 64 and 0 of 64."""
+    head = 1 << (width.bit_length() - 1)
+    return head, width - head
+
+
 def reason_against(capability: Capability | None, dtype: torch.dtype, width: int) -> str:
     """Return why the kernel does not serve, empty where it does; no capability is a device without CUDA.
 
@@ -152,8 +158,7 @@ if HAS_TRITON:
         blocks: int, rows: int, keys: int, warps: int, stages: int,
     ) -> Tensor:  # fmt: skip
         nodes, heads, width = query.shape
-        head = 1 << (width.bit_length() - 1)
-        tail = width - head
+        head, tail = parts(width)
         out = torch.empty((nodes, heads, width), dtype=query.dtype, device=query.device)
         _banded_kernel[(triton.cdiv(nodes, blocks * rows), heads)](
             *_descriptors(_readable(query), rows, head, tail),
