@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,17 +32,20 @@ _SAID_ELSEWHERE = (
 
 
 class Job(NamedTuple):
-    """A job as it is told of: member and cycle are empty without one, and in a run of one cycle and model.
-
-    In a run of several models the model comes before the cycle.
-    """
+    """A job as it is told of: member, cycle and model are empty without one, cycle and model in a run of one, too."""
 
     rule: str
     member: str = ""
     cycle: str = ""
+    model: str = ""
+
+    @property
+    def unit(self) -> str:
+        """The model before the cycle, or the one of them that it has."""
+        return "/".join(filter(None, [self.model, self.cycle]))
 
     def __str__(self) -> str:
-        return " ".join(filter(None, [self.cycle, f"member {int(self.member)}" if self.member else ""]))
+        return " ".join(filter(None, [self.unit, f"member {int(self.member)}" if self.member else ""]))
 
 
 class Events:
@@ -85,7 +88,7 @@ class Events:
         by_rule: dict[tuple[str, str], list[str]] = {}
         for job in self._working.values():
             if job.rule != "forecast_member":
-                by_rule.setdefault((job.rule, job.cycle), []).append(job.member)
+                by_rule.setdefault((job.rule, job.unit), []).append(job.member)
         return ", ".join(
             " ".join(filter(None, [*which, _ranges(members)])) for which, members in sorted(by_rule.items())
         )
@@ -101,8 +104,8 @@ class Events:
                 by_rule.setdefault(job.rule, []).append(job)
         width = max(map(len, by_rule), default=0)
         for rule, jobs in by_rule.items():
-            cycles = {job.cycle for job in jobs if job.cycle}
-            of = f"of {_counted(cycles)}" if len(cycles) > 1 else "".join(cycles)
+            units = {job.unit for job in jobs if job.unit}
+            of = f"of {_counted(jobs)}" if len(units) > 1 else "".join(units)
             members = _ranges({job.member for job in jobs})
             yield f"{rule:{width}}  {len(jobs):4}  {' '.join(filter(None, [members, of]))}".rstrip(), ""
         if by_rule:
@@ -112,9 +115,8 @@ class Events:
         wildcards = getattr(record, "wildcards", None) or {}
         job, rule = getattr(record, "jobid", None), str(getattr(record, "rule_name", ""))
         cycle = wildcards.get("cycle") or "_".join(wildcards[name] for name in ("date", "time") if name in wildcards)
-        model = str(wildcards.get("model") or "")
-        unit = f"{model}/{cycle}" if model else str(cycle)
-        self._jobs[job] = self._working[job] = Job(rule, str(wildcards.get("member", "")), unit)
+        member, model = str(wildcards.get("member", "")), str(wildcards.get("model") or "")
+        self._jobs[job] = self._working[job] = Job(rule, member, str(cycle), model)
         self._said.discard(job)
 
     def _run(self, stats: dict[str, int]) -> Iterator[Line]:
@@ -176,11 +178,9 @@ def _worst(path: Path) -> list[str]:
     return [line[:400] for line in (wrong or lines)[-_LOG_LINES:]]
 
 
-def _counted(units: set[str]) -> str:
-    """Return how many models and cycles there are among units such as ``demo/20250819_0000``."""
-    models = {unit.rpartition("/")[0] for unit in units} - {""}
-    cycles = {unit.rpartition("/")[2] for unit in units} - {""}
-    counts = {"models": len(models), "cycles": len(cycles)}
+def _counted(jobs: Sequence[Job]) -> str:
+    """Return how many models and cycles jobs are of."""
+    counts = {"models": len({job.model for job in jobs} - {""}), "cycles": len({job.cycle for job in jobs} - {""})}
     return " and ".join(f"{count} {what}" for what, count in counts.items() if count > 1)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.delivery.standing import DELIVERED
 from aifs_ensemble.delivery.status import RUNNING, STARTING, WAITING, MemberStatus
 from aifs_ensemble.workflow.members_view import MembersView
 from delivery.members import make_config, publish_lead
@@ -149,6 +150,24 @@ def test_jobs_of_several_cycles_are_told_apart() -> None:
     assert line[9:] == "20250819_0000 member 2: forecast_member failed"
 
 
+def test_a_job_of_a_model_without_a_cycle_is_called_by_the_model() -> None:
+    events, planned = Events(dryrun=False), Events(dryrun=True)
+    for job, model in enumerate(("demo", "demo-v2")):
+        event = record("job_info", jobid=job, rule_name="checkpoint_prepare", wildcards={"model": model})
+        list(events.lines(event))
+        list(planned.lines(event))
+    assert events.at_work() == "checkpoint_prepare demo, checkpoint_prepare demo-v2"
+    ((line, _),) = events.lines(record("job_error", jobid=1))
+    assert line[9:] == "demo-v2: checkpoint_prepare failed"
+    event = {"model": "demo-v2", "cycle": "20250819_0000", "member": "002"}
+    list(planned.lines(record("job_info", jobid=2, rule_name="forecast_member", wildcards=event)))
+    assert [" ".join(line.split()) for line, _ in planned.last()] == [
+        "checkpoint_prepare 2 of 2 models",
+        "forecast_member 1 2 demo-v2/20250819_0000",
+        "this was a dry-run: nothing was made",
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -259,3 +278,25 @@ def test_the_table_of_several_cycles_names_them(tmp_path: Path) -> None:
         assert lines[0].startswith(f"{cycles[0]}, {cycles[1]} demo")
         assert [line.split()[0] for line in lines[2:8]] == sorted(cycles * 3) and "6 members: " in lines[8]
         assert [line for line in lines if re.match(rf"{cycles[1]} +2 .* 1/4", line)], lines
+
+
+def test_the_table_of_two_models_has_room_for_all_that_members_do(tmp_path: Path) -> None:
+    """At 80 columns, beside the longest names: the bar gives way to them."""
+    models = ["aifs-ens-1.0", "aifs-ens-2.0"]
+    config = make_config(tmp_path / "scratch", str(tmp_path / "out"), model=models, members="1", lead_hours=792)
+    view = MembersView(config, rented=False, spending=lambda: None)
+    view.stop()
+    view._thread.join()
+    running = MemberStatus(1, RUNNING, step=12, steps=132, step_seconds=20.27)
+    view._statuses = [MemberStatus(1, DELIVERED, step=132, steps=132), running]
+    console = Console(width=80, height=24, record=True, force_terminal=True)
+    console.print(view.shown(80, 20))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    first, second = config.units
+    # without the bar, whose line is of other letters
+    assert [re.findall(r"[\w./-]+", line) for line in lines[1:4]] == [
+        ["cycle", "member", "leads", "s/step", "to", "go", "state"],
+        [second, "1", "12/132", "20.27", "41", "min", "running"],
+        [first, "1", "132/132", "delivered"],
+    ], lines
