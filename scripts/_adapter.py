@@ -31,7 +31,7 @@ def rule(snakemake: Any) -> Iterator[Config]:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         remove_leftovers_of(Path(path) for path in snakemake.output)
-        config, unit = Config(snakemake.config), unit_of(snakemake.wildcards)
+        config, unit = of_run(snakemake), unit_of(snakemake.wildcards)
         yield config.of_model(model_of(snakemake.wildcards)) if unit is None else config.of_unit(unit)
     except WorkflowError as error:
         logging.error("%s", error)  # noqa: TRY400 - one line, no traceback
@@ -68,6 +68,11 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -
         logging.error("%s", told)
         return
     logging.critical("uncaught %s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+
+
+def of_run(snakemake: Any) -> Config:
+    """Return the configuration of the run, of all its units."""
+    return Config(snakemake.config)
 
 
 def member(snakemake: Any) -> int:

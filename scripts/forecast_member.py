@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from _adapter import member, rule
+from _adapter import member, of_run, rule
 from aifs_ensemble.workflow.member_job import run_member
 
 with rule(snakemake) as config:
@@ -12,4 +12,5 @@ with rule(snakemake) as config:
         initial_state=Path(snakemake.input.state),
         checkpoint=Path(snakemake.input.checkpoint),
         manifest=Path(snakemake.output[0]),
+        run=of_run(snakemake),
     )

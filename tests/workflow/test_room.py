@@ -14,9 +14,10 @@ from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError, PlanError
 from aifs_ensemble.delivery import scratch
-from aifs_ensemble.delivery.scratch import FileSystem
+from aifs_ensemble.delivery.scratch import FileSystem, MemberSizes
 from aifs_ensemble.planning import plan as planning
 from aifs_ensemble.planning.machines import load_machines
+from aifs_ensemble.workflow import preflight
 from aifs_ensemble.workflow.members_here import MembersHere
 from aifs_ensemble.workflow.preflight import check_room
 from delivery.members import make_config
@@ -46,10 +47,10 @@ def config_of(folder: Path, *, streaming: bool, keep: bool, threads: int, member
     )
 
 
-def snakemake_on(machine: Any, config: Config, targets: int) -> SimpleNamespace:
+def snakemake_on(machine: Any, targets: int, **wildcards: str) -> SimpleNamespace:
     """What a rented machine's Snakemake knows when it starts the first of its jobs."""
-    members = [SimpleNamespace(rulename="forecast_member", wildcards={}) for _ in range(targets)]
-    others = [SimpleNamespace(rulename="initial_member", wildcards={})]
+    members = [SimpleNamespace(rulename="forecast_member", wildcards_dict=wildcards) for _ in range(targets)]
+    others = [SimpleNamespace(rulename="initial_member", wildcards_dict={})]
     return SimpleNamespace(
         remote_exec=True,
         cores=machine.vcpus,
@@ -69,7 +70,7 @@ def planned(config: Config, profile: str) -> tuple[float, int]:
 def refused(config: Config, here: MembersHere, *, beside_others: bool) -> float:
     """GB that the check of a start or a job says are needed."""
     with pytest.raises(PlanError, match=r"scratch_budget_mb: 1, expected at least \d+$") as caught:
-        check_room(config, here, beside_others=beside_others)
+        check_room(config, here, config if beside_others else None)
     return int(str(caught.value).rpartition(" ")[2]) / 1000
 
 
@@ -88,7 +89,7 @@ def test_plan_start_and_job_say_the_same(
         return  # such a job has nothing to wait for room with: it takes what the start found
     machine = load_machines().for_class("gpu", config)
     gigabytes, at_once = planned(config, "coiled-gpu")
-    MembersHere.of(snakemake_on(machine, config, min(GROUP, len(config.members))), config).tell_jobs()
+    MembersHere.of(snakemake_on(machine, min(GROUP, len(config.members))), config).tell_jobs()
     here = MembersHere.from_environment()
     assert here == MembersHere(min(GROUP, len(config.members)), at_once)
     assert refused(config, here, beside_others=True) == pytest.approx(gigabytes, abs=0.06)
@@ -114,10 +115,10 @@ def test_what_the_others_hold_counts_for_them_and_not_for_the_job(
         disk = FileSystem("/", "ext4", 0, int(share * needed / 3))
         monkeypatch.setattr(scratch, "file_system", lambda *_, disk=disk: disk)
         if fits:
-            check_room(config, MembersHere(7, 3), beside_others=True)
+            check_room(config, MembersHere(7, 3), config)
         else:
             with pytest.raises(PlanError, match="to give on /"):
-                check_room(config, MembersHere(7, 3), beside_others=True)
+                check_room(config, MembersHere(7, 3), config)
 
 
 def test_local_copies_that_stay_are_those_of_the_machine_and_not_of_the_ensemble(tmp_path: Path) -> None:
@@ -128,18 +129,113 @@ def test_local_copies_that_stay_are_those_of_the_machine_and_not_of_the_ensemble
     )
 
 
+def two_models(
+    folder: Path, *, streaming: bool, keep: bool = False, budget: float | None = None, **over: Any
+) -> Config:
+    return make_config(
+        folder / "scratch", str(folder / "out"), model=["demo", "demo-v2"], members="1-3", lead_hours=792,
+        keep_scratch=keep, forecast={"encoders": 1, "gpu_mem_mb": 1000, "device": "cpu"},
+        delivery={"streaming": streaming, "threads": 4, "scratch_budget_mb": budget}, **over,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MB: leads of 10 and 20, restart states of 1 and 2, initial states of 2 and 4."""
+    of = {"demo": MemberSizes(10e6, 1e6, 2e6), "demo-v2": MemberSizes(20e6, 2e6, 4e6)}
+    monkeypatch.setattr(preflight, "member_sizes", lambda config: of[config.model.name])
+
+
+HERE = MembersHere(6, 2, ("demo", "demo-v2"))
+
+
+@pytest.mark.usefixtures("sizes")
+@pytest.mark.parametrize(
+    ("streaming", "keep", "at_once", "megabytes"),
+    [
+        # eight leads, three restart states and an initial state of each of the two that run, the larger ones
+        (True, False, 2, 2 * (8 * 20 + 3 * 2 + 4)),
+        # all three of the larger, and one of the other
+        (True, False, 4, 3 * (8 * 20 + 3 * 2 + 4) + 1 * (8 * 10 + 3 * 1 + 2)),
+        # 132 leads of every member, and the states of those that run
+        (True, True, 2, 3 * 132 * 20 + 3 * 132 * 10 + 2 * (3 * 2 + 4)),
+        # two that run and two that wait for their delivery: three of the larger and one of the other
+        (False, False, 2, 3 * 132 * 20 + 132 * 10 + 2 * (3 * 2 + 4)),
+    ],
+    ids=["streaming", "more at once", "kept", "delivered afterwards"],
+)
+def test_two_models_hold_together_what_runs_at_once(
+    tmp_path: Path, streaming: bool, keep: bool, at_once: int, megabytes: float
+) -> None:
+    """Three members of each model: as many run at once as the machine takes, not as many of each."""
+    config = two_models(tmp_path, streaming=streaming, keep=keep, budget=1)
+    here = MembersHere(6, at_once, config.models)
+    assert refused(config, here, beside_others=False) == megabytes / 1000
+
+
+@pytest.mark.usefixtures("sizes")
+def test_a_job_asks_for_its_own_room_and_for_that_of_any_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the 170 MB beside it 100 are there, of the other model: 70 are missing, and its own 85."""
+    config = two_models(tmp_path, streaming=True)
+    first, second = config.of_each_cycle
+    held = {first.unit: 0, second.unit: 100 * 10**6}
+    monkeypatch.setattr(preflight, "room_held", lambda one: held[one.unit])
+    for own, needed in ((first, 85 + 70), (second, 170 + 70)):
+        for more in (1, -1):
+            disk = FileSystem("/", "ext4", 0, needed * 10**6 + more)
+            monkeypatch.setattr(scratch, "file_system", lambda *_, disk=disk: disk)
+            if more > 0:
+                check_room(config, HERE, own)
+            else:
+                with pytest.raises(PlanError, match="to give on /"):
+                    check_room(config, HERE, own)
+
+
+@pytest.mark.usefixtures("sizes")
+@pytest.mark.parametrize("own", ["demo/20250819_0000", "demo-v2/20250819_0000"])
+def test_copies_that_stay_of_another_unit_are_there_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str
+) -> None:
+    """The last member of a run with local copies finds all that is done before it, whatever the model or the cycle."""
+    config = two_models(tmp_path, streaming=True, keep=True)
+    whole = 3 * 132 * 20 + 3 * 132 * 10 + 2 * (3 * 2 + 4)
+    monkeypatch.setattr(preflight, "room_held", lambda _one: whole / 2 * 10**6)
+    monkeypatch.setattr(scratch, "file_system", lambda *_: FileSystem("/", "ext4", 0, 0))
+    check_room(config, HERE, config.of_unit(own))
+
+
+def test_a_group_on_a_rented_machine_is_of_its_own_model(tmp_path: Path) -> None:
+    """As many members run at once as of its model fit the card, and room is asked for no other."""
+    by_model = {"demo": {"gpu_mem_mb": 20000}, "demo-v2": {"gpu_mem_mb": 40000}}
+    config = two_models(tmp_path, streaming=True, by_model=by_model)
+    machine = SimpleNamespace(vcpus=12, gpu=SimpleNamespace(memory_mb=80000))
+    for model, at_once in (("demo", 4), ("demo-v2", 2)):
+        MembersHere.of(snakemake_on(machine, GROUP, model=model), config).tell_jobs()
+        assert MembersHere.from_environment() == MembersHere(GROUP, at_once, (model,))
+
+
+def test_models_share_a_budget_and_what_is_taken_of_it(tmp_path: Path) -> None:
+    config = two_models(tmp_path, streaming=True, budget=1)
+    first, second = map(scratch.ScratchBudget.of, config.of_each_cycle)
+    (tmp_path / "scratch/demo").mkdir(parents=True)
+    (tmp_path / "scratch/demo/lead").write_bytes(bytes(900_000))
+    assert [budget.short(150_000) for budget in (first, second)] == [50_000] * 2
+
+
 def test_a_budget_of_mb_is_of_a_million_bytes_in_plan_and_job(tmp_path: Path) -> None:
     """Of the same 2.4 GB budget the job had 2.5 GB."""
     make = {"streaming": True, "keep": False, "threads": 8, "members": "1"}
     needed = refused(config_of(tmp_path, **make), MembersHere(), beside_others=True)
     enough, short = (config_of(tmp_path, **make, budget=1000 * needed + more) for more in (1, -1))
-    check_room(enough, MembersHere(), beside_others=True)
+    check_room(enough, MembersHere(), enough)
     with pytest.raises(PlanError, match="scratch_budget_mb"):
-        check_room(short, MembersHere(), beside_others=True)
+        check_room(short, MembersHere(), short)
     assert scratch.ScratchBudget.of(enough).limit == int((1000 * needed + 1) * 1e6)
 
 
-@pytest.mark.parametrize("text", ["", "7", "7 x", "1 2 3"])
+@pytest.mark.parametrize("text", ["", "7", "7 x", "1 2 3", "1 2 demo 3"])
 def test_a_variable_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(environment.MEMBERS_HERE, text)
     with pytest.raises(ConfigError, match=f"{environment.MEMBERS_HERE}: .*expected two numbers"):

@@ -125,11 +125,11 @@ rule c:
 """
 
 
-def test_a_process_knows_how_many_jobs_of_a_rule_it_was_started_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_knows_the_jobs_of_a_rule_that_it_was_started_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(LIBRARY))
     command = ["-c1", "--mode", "remote", "--target-jobs", "c:n=1", "c:n=2", "--nolock", "--allowed-rules", "c", "-F"]
-    assert run(ASKED, *command)[0] == {"c": 2, "a": 0}
-    assert run(ASKED, "-n", "c_1.txt")[0] == {"c": 0, "a": 0}
+    assert run(ASKED, *command)[0] == {"c": [{"n": "1"}, {"n": "2"}], "a": []}
+    assert run(ASKED, "-n", "c_1.txt")[0] == {"c": [], "a": []}
 
 
 CLASH = """

@@ -17,7 +17,8 @@ delivered as asked for
 container's own layer has the room
 that was rented for scratch
 `MEMBERS_HERE`: members that this     the process that starts a machine's jobs     the job's check of room on scratch
-machine makes, and how many at once
+machine makes, how many at once, and
+of which models
 `OVERLAYS`: the folder with the       the user, where it is not beside the         every process that loads a model
 packages of families of models        packages of Python
 `USED`: the members that products     a run whose ensemble is short, or that       its second pass, and all its jobs

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from pathlib import Path
 
 from aifs_ensemble.common import environment
@@ -177,25 +178,52 @@ def room_needed(
     asked for. Otherwise, or where local copies stay, members are there whole.
     """
     running = min(at_once, members)
-    member = len(config.leads)
-    if config.keep_scratch:
-        leads = members * member
-    elif config.delivery.streaming:
-        leads = running * min(member, config.delivery.threads + WAITING_LEADS)
-    elif rented:
-        leads = members * member
-    else:
-        # as many wait for their delivery, which goes before further forecasts (the priority of rule sync_member)
-        leads = min(members, 2 * running) * member
+    there, leads = _there(config, members, running, rented=rented)
+    leads *= there
     if to_make is not None:
         leads = min(leads, to_make)
-    restarts = (config.forecast.restarts_kept + 1) * sizes.restart
-    return leads * sizes.lead + running * (sizes.state + restarts)
+    return leads * sizes.lead + running * _while_it_runs(config, sizes)
+
+
+def room_of_models(each: Sequence[tuple[Config, MemberSizes, int]], at_once: int) -> float:
+    """Return what `room_needed` does, of a machine that makes members of several models and delivers them itself.
+
+    `each` has how many members of a model that machine makes. Of all models together `at_once` run at the same time:
+    any may be among them, so that those count which hold most.
+    """
+    members = sum(count for *_, count in each)
+    running, there = min(at_once, members), 0
+    of_leads: list[float] = []
+    of_running: list[float] = []
+    for config, sizes, count in each:
+        there, leads = _there(config, members, running)  # as many of either model: the keys are those of both
+        of_leads += [leads * sizes.lead] * count
+        of_running += [_while_it_runs(config, sizes)] * count
+    return sum(nlargest(there, of_leads)) + sum(nlargest(running, of_running))
+
+
+def _there(config: Config, members: int, running: int, *, rented: bool = False) -> tuple[int, int]:
+    """Return how many members have leads on scratch at the same time, and how many leads each has."""
+    member = len(config.leads)
+    if config.keep_scratch:
+        return members, member
+    if config.delivery.streaming:
+        return running, min(member, config.delivery.threads + WAITING_LEADS)
+    # here as many wait for their delivery, which goes before further forecasts (the priority of rule sync_member)
+    return members if rented else min(members, 2 * running), member
+
+
+def _while_it_runs(config: Config, sizes: MemberSizes) -> float:
+    """Return the bytes that a member has beside its leads, as long as it runs."""
+    return sizes.state + (config.forecast.restarts_kept + 1) * sizes.restart
 
 
 @dataclass(frozen=True)
 class ScratchBudget:
-    """The room a run may take below its scratch folder: a number of bytes, or (None) what is free less a reserve."""
+    """The room a run may take below its scratch folder: a number of bytes, or (None) what is free less a reserve.
+
+    Both models of a run share it.
+    """
 
     root: Path
     limit: int | None
@@ -204,7 +232,8 @@ class ScratchBudget:
     def of(cls, config: Config) -> ScratchBudget:
         """Return the budget that a configuration sets."""
         limit = config.delivery.scratch_budget_mb
-        return cls(config.scratch_root, None if limit is None else int(limit * MB))
+        root = config.scratch_root.parent if config.model_folder else config.scratch_root
+        return cls(root, None if limit is None else int(limit * MB))
 
     def short(self, more: int) -> int:
         """Return how many bytes are wanting for `more` bytes, 0 when there is room."""

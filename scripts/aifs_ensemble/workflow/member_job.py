@@ -23,8 +23,18 @@ from aifs_ensemble.workflow.members_here import MembersHere
 from aifs_ensemble.workflow.preflight import check_room
 
 
-def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: Path, manifest: Path) -> MemberManifest:
+def run_member(
+    config: Config,
+    member: int,
+    *,
+    initial_state: Path,
+    checkpoint: Path,
+    manifest: Path,
+    run: Config | None = None,
+) -> MemberManifest:
     """Run one member's forecast, or find that it is done, and leave its manifest at `manifest`.
+
+    `run` is the configuration of the run, whose other units may share the machine.
 
     Where the configuration says that the job delivers (``delivery.streaming``), what the destination
     already has counts as done, and the manifest appears only once everything is delivered.
@@ -38,7 +48,7 @@ def run_member(config: Config, member: int, *, initial_state: Path, checkpoint: 
         observers = listeners(config, member)
         try:
             if config.delivery.streaming:
-                check_room(config, here, beside_others=True)
+                check_room(run or config, here, own=config)
                 restore_member(config, member)
             for observer in observers:
                 stack.enter_context(observer)

@@ -16,7 +16,7 @@ from aifs_ensemble.common.files import folder_problem
 from aifs_ensemble.common.overlays import check_packages
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.text import duration
-from aifs_ensemble.delivery.scratch import MemberSizes, check_scratch, coarse_values, room_held, room_needed
+from aifs_ensemble.delivery.scratch import MemberSizes, check_scratch, coarse_values, room_held, room_of_models
 from aifs_ensemble.planning.grid_sizes import grid_points
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.throughput import load_throughput
@@ -33,19 +33,24 @@ def member_sizes(config: Config) -> MemberSizes:
     return MemberSizes.of(config, points, size.bytes_per_value, size.restart_mb, coarse_values(config))
 
 
-def check_room(config: Config, here: MembersHere, *, beside_others: bool = False) -> None:
+def check_room(config: Config, here: MembersHere, own: Config | None = None) -> None:
     """Raise PlanError unless scratch has room for what this machine will hold of the run.
 
-    What it holds already needs no further room: where local copies stay, all of it; else, for a job `beside_others`,
-    what these have of their shares.
+    What it holds already needs no further room: where local copies stay, all of it; else, for the job of a member of
+    `own`, what the members beside it have of their shares. `config` is that of the run, `own` that of a unit.
     """
-    models = config.of_each_model
-    needed = sum(room_needed(one, member_sizes(one), -(-here.members // len(models)), here.at_once) for one in models)
-    held: float = 0
+    names = here.models or (own or config).models
+    models = [one for one in config.of_each_model if one.model.name in names]
+    each = [(one, member_sizes(one), -(-here.members // len(models))) for one in models]
+    needed, held = room_of_models(each, here.at_once), 0.0
     if config.keep_scratch:
         held = sum(map(room_held, config.of_each_cycle))
-    elif beside_others:
-        held = min(sum(map(room_held, config.of_each_cycle)), needed * (here.at_once - 1) / here.at_once)
+    elif own is not None:
+        name = own.model.name
+        others = [(one, sizes, count - (one.model.name == name)) for one, sizes, count in each]
+        beside = room_of_models(others, here.at_once - 1)
+        needed = room_of_models([(own, member_sizes(own), 1)], 1) + beside
+        held = min(sum(map(room_held, config.of_each_cycle)), beside)
     system = check_scratch(config, needed, held=held)
     LOG.info(
         "scratch: %.1f GB needed for %d of %d members at once, %.1f GB free on %s",

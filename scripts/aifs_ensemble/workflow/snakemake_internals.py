@@ -284,12 +284,12 @@ def keep_going(workflow: Any) -> None:
         workflow.scheduler.keepgoing = True
 
 
-def jobs_asked_for(workflow: Any, rule: str) -> int:
-    """Return how many jobs of a rule this process was started for; in a job on another machine.
+def jobs_asked_for(workflow: Any, rule: str) -> list[Mapping[str, str]]:
+    """Return the wildcards of each job of a rule that this process was started for; in a job on another machine.
 
     Leans on `DAGSettings.target_jobs` (9.27.1), which is ``--target-jobs``.
     """
-    return sum(target.rulename == rule for target in workflow.dag_settings.target_jobs)
+    return [target.wildcards_dict for target in workflow.dag_settings.target_jobs if target.rulename == rule]
 
 
 def force_job(workflow: Any, output: str) -> None:
