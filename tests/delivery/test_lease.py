@@ -167,6 +167,18 @@ def other_run(config: Config, storage: Storage) -> RunLease:
     return lease
 
 
+def in_forty_days() -> type[datetime]:
+    """A clock that stands there."""
+    then = datetime.now(UTC) + timedelta(days=40)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return then
+
+    return Clock
+
+
 BUSY, FREE = "20250103_0000", "20250110_0000"
 CHANGES = {
     "gc": ["gc", "--delete", "--older-hours", "0"],
@@ -185,14 +197,7 @@ def test_commands_that_change_a_cycle_leave_one_that_a_run_makes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One line says who has it; nothing of it changes, here or there, and the other cycle goes on."""
-    in_forty_days = datetime.now(UTC) + timedelta(days=40)
-
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
-            return in_forty_days
-
-    monkeypatch.setattr("aifs_ensemble.cli.gc.datetime", Clock)
+    monkeypatch.setattr("aifs_ensemble.cli.gc.datetime", in_forty_days())
     rules = {"all": {"what": ["leads", "restarts"], "days": 30}}
     both = make_config(tmp_path / "scratch", destination, cycle=None, cycles=[BUSY, FREE], keep=rules)
     storage = open_destination(both)
@@ -221,7 +226,8 @@ def test_commands_that_change_a_cycle_leave_one_that_a_run_makes(
 
     lease.give_back()
     storage.delete(both.of_cycle(BUSY).objects.run)
-    assert main([*CHANGES[command], "--configfile", str(file), "--json"]) in (0, VerificationError.exit_code)
+    code = VerificationError.exit_code if command == "verify --mend" else 0
+    assert main([*CHANGES[command], "--configfile", str(file), "--json"]) == code
     assert everything(BUSY) != before[BUSY] and f"{BUSY}/run.json" not in everything(BUSY)
 
 
@@ -231,7 +237,8 @@ def test_who_changes_a_cycle_that_is_not_there_writes_nothing(
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps({key: value for key, value in config.to_dict().items() if value is not None}))
-    main([*CHANGES[command], "--configfile", str(file)])
+    code = {"gc": 0, "verify --mend": VerificationError.exit_code}[command]
+    assert main([*CHANGES[command], "--configfile", str(file)]) == code
     assert CYCLE not in set(storage.folders())
 
 
@@ -252,6 +259,47 @@ def test_where_nothing_can_be_written_a_command_still_asks(
     rewritten(storage)
     with pytest.raises(OtherRunError, match=r"another run makes it \(elsewhere:"), alone(config, read_only):
         raise AssertionError("not refused")
+
+
+def test_a_command_asks_once_whether_another_has_the_cycle(
+    config: Config, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.put_bytes(b"there", f"{CYCLE}/manifest.json")
+    asked: list[str] = []
+    stat = storage.stat
+    monkeypatch.setattr(storage, "stat", lambda key: (asked.append(key), stat(key))[1])
+    run = RunLease(config, storage)
+    run.take()
+    of_run = list(asked)
+    run.give_back()
+    asked.clear()
+    with alone(config, storage):
+        assert asked == of_run and KEY in asked
+
+
+def test_what_fails_of_one_of_two_models_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By model and cycle, with the exit code of what failed; the other model's cycle goes."""
+    monkeypatch.chdir(tmp_path)
+    rules = {"all": {"what": ["leads"], "days": 30}}
+    both = make_config(tmp_path / "scratch", str(tmp_path / "out"), model=["demo", "demo-v2"], cycle=BUSY, keep=rules)
+    for config in both.of_each_cycle:
+        make_member(config, 1)
+        deliver_member(config, 1)
+    free, busy = both.of_each_cycle
+    storage = open_destination(busy)
+    other_run(busy, storage)
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps({key: value for key, value in both.to_dict().items() if value is not None}))
+    monkeypatch.setattr("aifs_ensemble.cli.gc.datetime", in_forty_days())
+    command = ["gc", "--delete", "--plan", "--cycles", BUSY, "--older-hours", "0", "--configfile", str(file)]
+    assert main(command) == OtherRunError.exit_code
+    failed, closing = capsys.readouterr().err.splitlines()
+    assert failed.startswith(f"error: demo-v2: demo-v2/{BUSY}: another run makes it (elsewhere:")
+    assert closing == "error: 1 of 2 models: demo-v2: see above"
+    leads = [config.objects.lead(1, 6) for config in (free, busy)]
+    assert open_destination(free).stat(leads[0]) is None and storage.stat(leads[1]) is not None
 
 
 def test_a_command_keeps_runs_out_while_it_works(config: Config, storage: Storage) -> None:

@@ -110,25 +110,26 @@ def _collect(
 
 def _retention_of_each(args: argparse.Namespace, config: Config) -> None:
     """Do what ``--plan`` says of each model; what fails of one keeps none from it."""
-    from aifs_ensemble.common.errors import WorkflowError
+    from aifs_ensemble.common.cycles import each_of
     from aifs_ensemble.common.storage import open_destination
 
     facts: dict[str, dict[str, object]] = {}
-    failed: list[WorkflowError] = []
-    for one in config.of_each_model:
+
+    def of_model(one: Config) -> None:
         name = one.model.name
         if one.model_folder and not args.json:
             print(f"{name}:", flush=True)
-        try:
-            _retention(args, one, open_destination(one), partial(facts.__setitem__, name))
-        except WorkflowError as error:
-            failed.append(error)
-            if len(config.models) > 1:
-                print(f"error: {name}: {error}", file=sys.stderr, flush=True)
-    if args.json and facts:
-        print_json({"models": facts} if len(config.models) > 1 else next(iter(facts.values())))
-    if failed:
-        raise max(failed, key=lambda error: error.exit_code)
+        _retention(args, one, open_destination(one), partial(facts.__setitem__, name))
+
+    try:
+        each_of({one.model.name: one for one in config.of_each_model}, of_model, _say_error, what="models")
+    finally:
+        if args.json and facts:
+            print_json({"models": facts} if len(config.models) > 1 else next(iter(facts.values())))
+
+
+def _say_error(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr, flush=True)
 
 
 def _retention(
@@ -161,7 +162,7 @@ def _retention(
     try:
         if args.delete:
             going = [plan for plan in plans if plan.removals and not plan.left]
-            each_cycle(going, remove, lambda line: print(f"error: {line}", file=sys.stderr, flush=True))
+            each_cycle(going, remove, _say_error)
     finally:
         tell(_plan_json(config, plans, machines, now) | {"removed": gone})
         if args.delete and not args.json:

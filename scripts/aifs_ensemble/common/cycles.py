@@ -21,6 +21,7 @@ from aifs_ensemble.common.names import STEP_HOURS, cycle_name, parse_cycle
 EACH_CYCLE = "{cycle}"
 EACH_DAY = "{date}_{time}"
 C = TypeVar("C", bound="OfCycle")
+T = TypeVar("T")
 MOST_CYCLES = 10_000  # a slip in a year would otherwise fill the memory
 _EXPECTED = (
     "expected cycles such as 20250819_0000 or latest, a range such as 20250101_0000..20251225_0000 every 7d, or a file "
@@ -55,24 +56,31 @@ class OfCycle(Protocol):
 
 
 def each_cycle(each: Sequence[C], do: Callable[[C], None], said: Callable[[str], None]) -> None:
-    """Do something of each cycle, whatever becomes of the others.
+    """Do something of each cycle, whatever becomes of the others: see `each_of`."""
+    each_of({one.unit: one for one in each}, do, said)
 
-    `said` is told each error of several as it comes. At the end a WorkflowError names these cycles, with the highest
-    exit code among them; the error of one alone is raised as it is.
+
+def each_of(
+    each: Mapping[str, T], do: Callable[[T], None], said: Callable[[str], None], *, what: str = "cycles"
+) -> None:
+    """Do something of each of several, by their names, whatever becomes of the others; `what` says what they are.
+
+    `said` is told each error of several as it comes. At the end a WorkflowError names those that failed, with the
+    highest exit code among them; the error of one alone is raised as it is.
     """
     if len(each) == 1:
-        do(each[0])
+        do(*each.values())
         return
     failed: dict[str, WorkflowError] = {}
-    for one in each:
+    for name, one in each.items():
         try:
             do(one)
         except WorkflowError as error:
-            failed[one.unit] = error
-            told = f"{one.unit}: "
+            failed[name] = error
+            told = f"{name}: "
             said(f"{told}{str(error).removeprefix(told)}")
     if failed:
-        whole = WorkflowError(f"{len(failed)} of {len(each)} cycles: {name_cycles(tuple(failed))}: see above")
+        whole = WorkflowError(f"{len(failed)} of {len(each)} {what}: {name_cycles(tuple(failed))}: see above")
         whole.exit_code = max(error.exit_code for error in failed.values())
         raise whole
 

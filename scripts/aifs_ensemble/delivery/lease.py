@@ -67,7 +67,7 @@ class RunLease:
     """
 
     def __init__(self, config: Config, storage: Storage):
-        self._cycle, self._key, self._storage = config.cycle, config.objects.run, storage
+        self._unit, self._key, self._storage = config.unit, config.objects.run, storage
         now = clock.now().strftime(_TIME)
         self._holder = Holder(
             SCHEMA, uuid.uuid4().hex, platform.node(), _numbering(), _process(os.getpid()), str(Path.cwd()), now, now
@@ -78,13 +78,13 @@ class RunLease:
     def held(self) -> str | None:
         """Return in words who has it, None where nobody has."""
         try:
-            self._check_free()
+            self.left_behind()
         except OtherRunError as error:
             return str(error)
         return None
 
-    def _check_free(self) -> ObjectInfo | None:
-        """Return what a run left behind, or None; OtherRunError while another run has it."""
+    def left_behind(self) -> ObjectInfo | None:
+        """Return what a run left behind, None where there is nothing; OtherRunError while another run has it."""
         found = self._storage.stat(self._key)
         if found is not None and (other := self._look()) is not None:
             self._refuse_held(other, found)
@@ -92,7 +92,10 @@ class RunLease:
 
     def take(self) -> None:
         """Have the lease from now on; OtherRunError, one line, while another run has it."""
-        found = self._check_free()
+        self.take_from(self.left_behind())
+
+    def take_from(self, found: ObjectInfo | None) -> None:
+        """Have the lease in place of what `left_behind` found, as `take` does; asks nothing of it again."""
         try:
             self._there = self._storage.put_bytes(self._content(), self._key, replacing=found)
         except ConflictError:
@@ -115,7 +118,7 @@ class RunLease:
             self._there = self._storage.put_bytes(self._content(), self._key, replacing=self._there)
         except ConflictError:
             self._there = None
-            LOG.warning("%s: another run makes %s now", self._storage.address(self._key), self._cycle)
+            LOG.warning("%s: another run makes %s now", self._storage.address(self._key), self._unit)
         except StorageError as error:
             LOG.warning("%s: not refreshed (%s)", self._storage.address(self._key), error)
         return self._there is not None
@@ -151,7 +154,7 @@ class RunLease:
             f"{foreign(other.host)}:{foreign(other.folder)}, begun at {foreign(other.started)}" if other else "unknown"
         )
         return (
-            f"{self._cycle}: another run makes it ({who}, {when}), expected one at a time; if it is gone, remove "
+            f"{self._unit}: another run makes it ({who}, {when}), expected one at a time; if it is gone, remove "
             f"{self._storage.address(self._key)}, or wait {duration(STALE_SECONDS)} from then"
         )
 
@@ -165,10 +168,9 @@ def alone(config: Config, storage: Storage) -> Iterator[None]:
     """
     lease = RunLease(config, storage)
     if next(storage.list(f"{config.cycle}/"), None) is not None:
-        if (said := lease.held()) is not None:
-            raise OtherRunError(said)
+        found = lease.left_behind()
         with suppress(StorageError):
-            lease.take()
+            lease.take_from(found)
     try:
         yield
     finally:

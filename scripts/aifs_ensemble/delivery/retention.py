@@ -18,7 +18,7 @@ from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.config.sections import KeepRule
 from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.manifest import parse_member_manifest
-from aifs_ensemble.common.names import Keys, file_name, member_in, parse_cycle, parse_member_name
+from aifs_ensemble.common.names import Keys, file_name, member_in, parse_cycle, parse_member_name, unit_name
 from aifs_ensemble.common.storage import MissingError, ObjectInfo, Storage
 from aifs_ensemble.delivery.ensemble import EnsembleManifest, parse_ensemble_manifest
 from aifs_ensemble.delivery.removed import COARSE, LEADS, Removal, RemovalRecord, parse_removals, removal_bytes
@@ -54,6 +54,7 @@ class CyclePlan:
     bytes : of everything that is there of it
     removals : what the rules let go
     left : why nothing is removed although the rules would, empty where it is
+    model : that of several whose cycle it is, else empty
     """
 
     cycle: str
@@ -62,11 +63,12 @@ class CyclePlan:
     removals: tuple[CycleRemoval, ...] = ()
     left: str = ""
     listed: Mapping[str, ObjectInfo] = field(default_factory=dict, repr=False)
+    model: str = ""
 
     @property
     def unit(self) -> str:
-        """What messages call it: the cycle."""
-        return self.cycle
+        """What messages call it: the cycle, with several models that of one of them."""
+        return unit_name(self.model, self.cycle)
 
     @property
     def goes(self) -> int:
@@ -130,7 +132,7 @@ def _plan(config: Config, storage: Storage, cycle: str, *, named: bool, now: dat
             left = f"something of it is younger than {young.total_seconds() / 3600:g} h"
         elif not named:
             left = _incomplete(storage, keys, listed)
-    return CyclePlan(cycle, since, size, removals, left, listed)
+    return CyclePlan(cycle, since, size, removals, left, listed, config.model_folder)
 
 
 def _removals(
