@@ -36,7 +36,11 @@ def test_what_names_two_models(given: Any) -> None:
 @pytest.mark.parametrize("given", ["demo", ["demo"]])
 def test_one_model_is_what_it_was(given: Any) -> None:
     found = config(model=given)
-    assert found.to_dict() == config(model="demo").to_dict()
+    kept = found.to_dict()
+    assert (kept["model"], kept["by_model"]) == ("demo", {})
+    plain = ("cycle", "members", "lead_hours", "scratch", "destination")
+    assert {key: kept[key] for key in plain} == {key: RAW[key] for key in plain}
+    assert found.initial_conditions.cache is None, "the cache is on scratch"
     assert (found.models, found.units, found.unit) == (("demo",), (CYCLE,), CYCLE)
     assert (str(found.scratch_root), found.destination, found.model_folder) == ("made", "there", "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import io
 import json
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from typing import Any
 import pytest
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import PlanError
+from aifs_ensemble.common.text import money
 from aifs_ensemble.planning.choice import choose, ranked
 from aifs_ensemble.planning.estimates import Estimate, estimate
 from aifs_ensemble.planning.machines import Machines
-from aifs_ensemble.planning.outstanding import everything, together
+from aifs_ensemble.planning.outstanding import everything, outstanding, together
 from aifs_ensemble.planning.plan import Plan, default_profile, plan, plan_case
 from aifs_ensemble.planning.plan_text import plan_dict, summary_lines
+from aifs_ensemble.planning.plans import full_text, plans_dict, plans_of_run, print_plan, run_lines
 from aifs_ensemble.planning.regions import usable_regions
 from aifs_ensemble.planning.speeds import Speed
 from aifs_ensemble.planning.throughput import OutputSize, Throughput
@@ -500,6 +503,36 @@ def test_nothing_missing_costs_nothing(operational: Config, frozen: tuple[Machin
     assert found.chosen.usd == 0
     assert found.jobs == ()
     assert "nothing to compute" in summary_lines(found)[0]
+
+
+def two_models(scratch: Path, **over: Any) -> Config:
+    return synthetic.config(scratch, model=["aifs-ens-1.0", "aifs-ens-2.0"], **over)
+
+
+def test_all_plans_are_shown_before_one_is_refused(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    config = two_models(tmp_path, delivery={"scratch_budget_mb": 500})
+    with pytest.raises(PlanError, match=r"delivery\.scratch_budget_mb leaves 0\.5 GB"):
+        print_plan(config, file=shown)
+    lines = shown.getvalue().splitlines()
+    for name in config.models:
+        after = lines[lines.index(f"{name}:") :]
+        assert after[1].startswith(f"plan: {config.cycles[0]}: 50 of 50 members to forecast")
+    assert sum(line.startswith("error: scratch peak") for line in lines) == 2
+    assert lines[0].startswith("plan: aifs-ens-1.0 and aifs-ens-2.0, ") and "100 of 100 members to forecast" in lines[0]
+
+
+def test_totals_are_the_same_as_text_and_as_values(tmp_path: Path, frozen: tuple[Machines, Throughput]) -> None:
+    config = two_models(tmp_path)
+    works = {one.unit: outstanding(one) for one in config.of_each_cycle}
+    found = plans_of_run(config, frozen[0], works)
+    usd, spot_usd = (sum(getattr(one.chosen, name) for one in found) for name in ("usd", "spot_usd"))
+    values = plans_dict(found)
+    assert (values["usd"], values["spot_usd"]) == (usd, spot_usd) and usd > spot_usd > 0
+    assert [one["chosen"]["usd"] for one in values["models"].values()] == [one.chosen.usd for one in found]
+    (line,) = (line for line in run_lines(found) if line.startswith("cost: "))
+    assert line.startswith(f"cost: {money(usd)} on demand, {money(spot_usd)} spot; ")
+    assert line in list(full_text(found))
 
 
 def test_local_plans_are_free_and_name_this_machine(frozen: tuple[Machines, Throughput], tmp_path: Path) -> None:

@@ -103,11 +103,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _of_models(args: argparse.Namespace, config: Config) -> int:
     """Print the plan of each of several models, and what they come to together."""
-    from aifs_ensemble.planning.choice import ranked
     from aifs_ensemble.planning.machines import machines_of
     from aifs_ensemble.planning.outstanding import outstanding
-    from aifs_ensemble.planning.plan_text import full_lines, plan_dict
-    from aifs_ensemble.planning.plans import plans_of_run, total_lines
+    from aifs_ensemble.planning.plans import full_text, plans_dict, plans_of_run
 
     if args.deadline is not None or args.budget is not None:
         raise ConfigError(f"--deadline, --budget: of one model alone, expected --model {config.models[0]} too")
@@ -115,13 +113,9 @@ def _of_models(args: argparse.Namespace, config: Config) -> int:
     given = {"profile": plan_profile(args), "group": members_group(args), "bucket_region": args.bucket_region}
     found = plans_of_run(config, machines_of(config), works, **given)
     if args.json:
-        each = {one.case.config.model.name: plan_dict(one, ranked(one.case)) for one in found}
-        totals = {"usd": sum(one.chosen.usd for one in found), "spot_usd": sum(one.chosen.spot_usd for one in found)}
-        print_json({"models": each, **totals})
+        print_json(plans_dict(found))
     else:
-        print("\n".join(total_lines(found)))
-        for one in found:
-            print("\n".join(["", f"{one.case.config.model.name}:", *full_lines(one, ranked(one.case), args.rows)]))
+        print("\n".join(full_text(found, args.rows)))
     for one in found:
         one.check()
     return 0

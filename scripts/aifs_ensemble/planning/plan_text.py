@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import name_cycles
 from aifs_ensemble.common.names import count_members, format_members
 from aifs_ensemble.common.text import duration, money, size, table
 from aifs_ensemble.planning.case import Case
-from aifs_ensemble.planning.choice import ranked
 from aifs_ensemble.planning.costs import product_seconds, product_usd
 from aifs_ensemble.planning.estimates import Estimate
-from aifs_ensemble.planning.machines import machines_of
 from aifs_ensemble.planning.outstanding import Outstanding
-from aifs_ensemble.planning.plan import Plan, plan, plan_case
+from aifs_ensemble.planning.plan import Plan
 from aifs_ensemble.planning.preemption import Spread
-
-
-def print_plan(config: Config, file: TextIO = sys.stdout) -> None:
-    """Print the plan of a configuration, of several models one each; PlanError, after printing, when it is refused."""
-    for one in config.of_each_model:
-        found = plan(plan_case(one, machines_of(one)))
-        lines = full_lines(found, ranked(found.case))
-        print("\n".join([f"{one.model.name}:", *lines] if one.model_folder else lines), file=file)
-        found.check()
 
 
 def summary_lines(plan: Plan) -> list[str]:

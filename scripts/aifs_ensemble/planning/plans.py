@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TextIO
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import name_cycles
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.text import duration, money, size
 from aifs_ensemble.common.units import split_unit
-from aifs_ensemble.planning.machines import Machines
+from aifs_ensemble.planning.choice import ranked
+from aifs_ensemble.planning.machines import Machines, machines_of
 from aifs_ensemble.planning.outstanding import Outstanding, together
 from aifs_ensemble.planning.plan import Plan, plan, plan_case
-from aifs_ensemble.planning.plan_text import summary_lines
+from aifs_ensemble.planning.plan_text import full_lines, plan_dict, summary_lines
 from aifs_ensemble.planning.throughput import past_manifests
 
 
@@ -43,6 +46,47 @@ def plans_of_run(
         case = plan_case(one, machines, work=together(own), runs=runs[one.model.name], **given)
         found.append(plan(case, at_once=at_once))
     return found
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the models of a run cost together, in USD: on demand, on spot machines, and the bucket's a month."""
+
+    usd: float
+    spot_usd: float
+    storage_usd_month: float
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan]) -> Totals:
+        """Return the totals of plans; one without a job costs nothing but what it has in the bucket."""
+        ways = [one.chosen for one in plans if one.jobs]
+        usd, spot_usd = sum(way.usd for way in ways), sum(way.spot_usd for way in ways)
+        return cls(usd, spot_usd, sum(one.storage_usd_month for one in plans))
+
+
+def print_plan(config: Config, file: TextIO = sys.stdout) -> None:
+    """Print the plans of a configuration; PlanError, after printing all of them, when one is refused."""
+    plans = [plan(plan_case(one, machines_of(one))) for one in config.of_each_model]
+    print("\n".join(full_text(plans)), file=file)
+    for one in plans:
+        one.check()
+
+
+def full_text(plans: Sequence[Plan], rows: int = 12) -> Iterator[str]:
+    """Yield `plan_text.full_lines` of a plan; of several, what they come to and then each below its model's name."""
+    if len(plans) > 1:
+        yield from total_lines(plans)
+    for one in plans:
+        if len(plans) > 1:
+            yield from ("", f"{one.case.config.model.name}:")
+        yield from full_lines(one, ranked(one.case), rows)
+
+
+def plans_dict(plans: Sequence[Plan]) -> dict[str, Any]:
+    """Return the plans of several models, and what they come to, as JSON-compatible values."""
+    each = {one.case.config.model.name: plan_dict(one, ranked(one.case)) for one in plans}
+    totals = Totals.of(plans)
+    return {"models": each, "usd": totals.usd, "spot_usd": totals.spot_usd}
 
 
 def run_lines(plans: Sequence[Plan], *, compared: int = 0) -> list[str]:
@@ -83,9 +127,8 @@ def total_lines(plans: Sequence[Plan], *, compared: int = 0) -> Iterator[str]:
         both, each = duration(3600 * max(hours)), duration(3600 * sum(hours))
         yield f"time: {both} beside each other, {each} one after the other"
     if not cases[0].local and any(one.jobs for one in plans):
-        ways = [one.chosen for one in plans if one.jobs]
-        storage = sum(one.storage_usd_month for one in plans)
+        totals = Totals.of(plans)
         yield (
-            f"cost: {money(sum(way.usd for way in ways))} on demand, {money(sum(way.spot_usd for way in ways))} spot; "
-            f"storage {money(storage)} a month"
+            f"cost: {money(totals.usd)} on demand, {money(totals.spot_usd)} spot; "
+            f"storage {money(totals.storage_usd_month)} a month"
         )
