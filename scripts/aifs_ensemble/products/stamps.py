@@ -6,7 +6,7 @@ its record after its products, so that an interrupted one has that of the produc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -49,13 +49,17 @@ class Stamp:
             raise VerificationError(f"{name}: not the members of a product")
         return cls({int(member): digest for member, digest in digests.items()})
 
-    def content(self) -> dict[str, dict[str, str]]:
+    def to_dict(self) -> dict[str, dict[str, str]]:
         """Return it as JSON-compatible values."""
         return {"members": {str(member): digest for member, digest in self.digests.items()}}
 
+    def content(self) -> bytes:
+        """Return it as JSON."""
+        return json_bytes(self.to_dict())
+
     def leave(self, config: Config, job: str, storage: Storage | None = None) -> None:
         """Store it at the destination, and of a bucket a copy on scratch, by which later runs here know it."""
-        key, data = config.objects.stamp(job), json_bytes(self.content())
+        key, data = config.objects.stamp(job), self.content()
         (storage or open_destination(config)).put_bytes(data, key, overwrite=True)
         if config.cloud_destination:
             write_bytes(config.scratch.copy(key), data)
@@ -69,3 +73,17 @@ class Stamp:
             return f"made of members {format_members(self.digests)}, asked for are {format_members(members)}"
         other = [member for member in members if digests.get(member, self.digests[member]) != self.digests[member]]
         return f"members {format_members(other)} are others than it was made of" if other else None
+
+
+def why_again(stamp: bytes | None, differs: Callable[[bytes], str | None]) -> str | None:
+    """Return why products are made again, None when their `stamp` says that they are as asked for.
+
+    `differs` reads it and says why it is of other members. Without a stamp the members are not known, and products
+    stay; one that cannot be read is a reason.
+    """
+    if stamp is None:
+        return None
+    try:
+        return differs(stamp)
+    except VerificationError as error:
+        return str(error)

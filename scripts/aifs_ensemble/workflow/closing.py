@@ -66,10 +66,10 @@ def _named(text: str, any_unit: str, units: list[str]) -> str:
 
 def _compared(config: Config) -> str | None:
     """Return where two models are compared; None where they are not."""
-    if len(config.models) == 1 or not config.products.compare.enabled or not config.destination:
-        return None
-    from aifs_ensemble.products.compare.files import PAGE, comparison_key
+    from aifs_ensemble.products.compare.files import PAGE, comparison_key, is_compared
 
+    if not (is_compared(config) and config.destination):
+        return None
     pages = [f"{config.destination}/{comparison_key(cycle, PAGE)}" for cycle in config.cycles]
     more = f" and {len(pages) - 1} others" if len(pages) > 1 else ""
     how = "" if config.cloud_destination else "open "

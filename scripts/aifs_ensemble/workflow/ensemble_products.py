@@ -9,13 +9,13 @@ from functools import cache
 
 from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import ConfigError, VerificationError
+from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import format_members, parse_members
 from aifs_ensemble.delivery.ensemble import EnsembleManifest, needs_writing, parse_ensemble_manifest
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.products.cube.record import record_problems
 from aifs_ensemble.products.evaluation.due import evaluation_due, evaluation_files
-from aifs_ensemble.products.stamps import Stamp
+from aifs_ensemble.products.stamps import Stamp, why_again
 from aifs_ensemble.products.statistics import choice
 from aifs_ensemble.products.submission import submission_names
 from aifs_ensemble.workflow.kept import Kept
@@ -122,18 +122,15 @@ class MadeBefore:
         return self._there.content(key) if self._there else None
 
     def why_again(self, job: str) -> str | None:
-        """Return why a job makes again what is there: of other members, or incomplete; None when it is as asked for.
-
-        Without a stamp the members are not known, and products stay.
-        """
+        """Return why a job makes again what is there: of other members, or incomplete; None when it is as asked for."""
         keys = self._config.objects
-        stamp, record = self._found[keys.stamp(job)], self._found[keys.cube]
-        if stamp is not None:
-            try:
-                if why := Stamp.read(stamp, keys.stamp(job)).differs(self._members, self._kept.digests):
-                    return why
-            except VerificationError as error:
-                return str(error)
+        stamp, record = keys.stamp(job), self._found[keys.cube]
+
+        def differs(data: bytes) -> str | None:
+            return Stamp.read(data, stamp).differs(self._members, self._kept.digests)
+
+        if why := why_again(self._found[stamp], differs):
+            return why
         if job == CUBE and record is not None and self._there is not None:
             return next(iter(record_problems(self._config, record, self._there.listed)), None)
         return None

@@ -86,14 +86,14 @@ class StorageObject(gcs.StorageObject):
     @property
     def _unit(self) -> str:
         """The unit of the object: the first part of its key, or with several models the first two."""
-        parts = 1 + max((unit.count("/") for unit in self.provider.units), default=0)
+        parts = 1 + next(iter(self.provider.units), "").count("/")  # all units of a run are of one form
         return "/".join(str(self.key).removeprefix(self.provider.prefix).split("/")[:parts])
 
     @property
     def _of_model(self) -> tuple[str, Keys]:
         """What the keys of its model begin with, and the keys of its cycle after that."""
         model, cycle = split_unit(self._unit)
-        return f"{self.provider.prefix}{model}/" if model else self.provider.prefix, Keys(cycle)
+        return f"{self.provider.prefix}{unit_name(model, '')}", Keys(cycle)
 
     @property
     def _together(self) -> str | None:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import EACH_CYCLE
-from aifs_ensemble.common.errors import ConfigError, StorageError, VerificationError
-from aifs_ensemble.common.names import benchmark_file, log_file
+from aifs_ensemble.common.errors import ConfigError, StorageError
+from aifs_ensemble.common.names import benchmark_file, log_file, unit_name
 from aifs_ensemble.common.storage import open_destination
-from aifs_ensemble.products.compare.files import comparison_files, comparison_key, stamp_key
+from aifs_ensemble.products.compare.files import comparison_files, comparison_key, is_compared, stamp_key
 from aifs_ensemble.products.compare.stamp import PairStamp
 from aifs_ensemble.products.evaluation.due import evaluation_due
+from aifs_ensemble.products.stamps import why_again
 from aifs_ensemble.workflow import snakemake_internals as internals
+from aifs_ensemble.workflow.paths import delivered_here
 
 if TYPE_CHECKING:
     from aifs_ensemble.workflow.cycle_run import CycleRun
@@ -51,19 +53,15 @@ class Pairs:
     def __init__(self, workflow: Any, config: Config, cycles: dict[str, CycleRun], *, rented: bool, blind: bool):
         self._workflow, self._cycles = workflow, cycles
         self.config, self._rented, self._blind = config, rented, blind
-        self.wanted = len(config.models) > 1 and config.products.compare.enabled
+        self.wanted = is_compared(config)
 
     def of(self, cycle: str) -> list[CycleRun]:
         """Return the units of a cycle, in the order of the models."""
-        return [self._cycles[f"{model}/{cycle}"] for model in self.config.models]
+        return [self._cycles[unit_name(model, cycle)] for model in self.config.models]
 
     def path(self, key: str) -> str:
         """Return where a job leaves a file of a comparison, as `Paths.delivered` does for those of a model."""
-        if self._rented:
-            return key
-        if self.config.cloud_destination or not self.config.destination:
-            return str(self.config.scratch_root / key)
-        return f"{self.config.destination}/{key}"
+        return key if self._rented else delivered_here(self.config, key, self.config.scratch_root.joinpath)
 
     def outputs(self, cycle: str = EACH_CYCLE) -> list[str]:
         """Return the files of a comparison, the page first."""
@@ -95,26 +93,20 @@ class Pairs:
         pair = self.of(wildcards.cycle)
         if self._blind or not internals.is_coordinator(self._workflow):
             return []
-        if self._of_others(wildcards.cycle, pair):
+        key = stamp_key(wildcards.cycle)
+
+        def differs(data: bytes) -> str | None:
+            asked = {one.config.model.name: (one.used, one.delivered.digests) for one in pair}
+            return PairStamp.read(data, key).differs(asked)
+
+        if why_again(self._content(key), differs):
             internals.force_job(self._workflow, self.outputs(wildcards.cycle)[0])
         return []
 
-    def _of_others(self, cycle: str, pair: Sequence[CycleRun]) -> bool:
-        data = self._stamp(cycle)
-        if data is None:
-            return False
-        try:
-            stamp = PairStamp.read(data, stamp_key(cycle))
-        except VerificationError:
-            return True
-        return stamp.differs({one.config.model.name: (one.used, one.delivered.digests) for one in pair}) is not None
-
-    def _stamp(self, cycle: str) -> bytes | None:
-        path = Path(self.path(stamp_key(cycle)))
+    def _content(self, key: str) -> bytes | None:
+        path = Path(self.path(key))
         if not self._rented:
             return path.read_bytes() if path.is_file() else None
-        with suppress(StorageError):
-            storage = open_destination(self.config, within=20.0)
-            if storage.stat(stamp_key(cycle)) is not None:
-                return storage.get_bytes(stamp_key(cycle))
+        with suppress(StorageError):  # one that is missing, too
+            return open_destination(self.config, within=20.0).get_bytes(key)
         return None

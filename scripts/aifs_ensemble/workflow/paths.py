@@ -5,8 +5,10 @@ Names are those of `common.names`, with the wildcard ``{member}`` as the member.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.names import benchmark_file, log_file, report_folder, unit_name
@@ -40,9 +42,7 @@ class Paths:
         """Return a file at the destination; of a bucket that this machine syncs to, the copy on scratch."""
         if self.rented:
             return self.of_run(key)
-        if self.config.cloud_destination or not self.config.destination:
-            return str(self.config.scratch.copy(key))
-        return f"{self.config.destination}/{key}"
+        return delivered_here(self.config, key, self.config.scratch.copy)
 
     def receipt(self, member: str) -> str:
         """Return what says how a member is delivered: at the destination, or the copy on scratch of a bucket's."""
@@ -99,3 +99,10 @@ class Paths:
         if self.rented:  # an object below the destination, where a run of the model alone leaves it
             return self.of_run(benchmark_file(self.config.cycle, rule, member))
         return benchmark_file(self.config.cycle, rule, member, self.config.model_folder)
+
+
+def delivered_here(config: Config, key: str, copy: Callable[[str], Path]) -> str:
+    """Return a file in the destination's folder; of a bucket that this machine syncs to, its `copy` on scratch."""
+    if config.cloud_destination or not config.destination:
+        return str(copy(key))
+    return f"{config.destination}/{key}"

@@ -17,6 +17,11 @@ PAGE, DATA, TABLE, SCORES = "index.html", "compare.nc", "differences.csv", "scor
 DIFFERENCE = "difference"
 
 
+def is_compared(config: Config) -> bool:
+    """Tell whether the models of a run are compared: two, unless that is left out."""
+    return len(config.models) > 1 and config.products.compare.enabled
+
+
 def comparison_key(cycle: str, name: str) -> str:
     """Return where a file of a comparison is, relative to the destination of the run."""
     return f"{FOLDER}/{cycle}/{name}"

@@ -34,7 +34,7 @@ class PairStamp:
 
     def content(self) -> bytes:
         """Return it as JSON."""
-        return json_bytes({"models": {model: stamp.content() for model, stamp in self.models.items()}})
+        return json_bytes({"models": {model: stamp.to_dict() for model, stamp in self.models.items()}})
 
     def differs(self, asked: Mapping[str, tuple[Sequence[int], Mapping[int, str]]]) -> str | None:
         """Return why a comparison is made again, None when it is of what is asked for.
