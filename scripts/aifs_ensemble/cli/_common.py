@@ -134,11 +134,14 @@ def config_from(args: argparse.Namespace, cycle: Meaning = "inputs") -> Config:
     `cycle` says what a word for the cycle means: with ``inputs`` the newest that can be forecast, with ``there`` the
     newest that the destination or scratch has something of, with ``begun`` that of the clock, where no cycle is needed.
     """
+    return _config_of(args, *_given(args), cycle)
+
+
+def _config_of(args: argparse.Namespace, raw: dict[str, Any], files: list[Path], cycle: Meaning) -> Config:
     from aifs_ensemble.common.config import Config
     from aifs_ensemble.common.cycles import has_words, name_cycles
     from aifs_ensemble.common.errors import ConfigError
 
-    raw, files = _given(args)
     if has_words(raw):
         from aifs_ensemble.workflow.cycle import named
 
@@ -162,7 +165,7 @@ def words_and_config(args: argparse.Namespace) -> tuple[list[CycleWord], Config]
 
     raw, files = _given(args)
     word = word_of(raw, files)
-    return [word] if word else [*words_of(raw.get("cycles"))], config_from(args, "begun")
+    return [word] if word else [*words_of(raw.get("cycles"))], _config_of(args, raw, files, "begun")
 
 
 def _given(args: argparse.Namespace) -> tuple[dict[str, Any], list[Path]]:

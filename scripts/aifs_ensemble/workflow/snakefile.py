@@ -94,7 +94,8 @@ class Run:
         several = len(self.cycles) > 1
         self.each = self._of(each_unit(units)) if several else first
         self.each_day = self._of(each_unit(units, day=True)) if several else first
-        self.each_model = self._of(unit_name(self.each.config.model_folder, first.config.cycle))
+        of_model = unit_name(self.each.config.model_folder, first.config.cycle)
+        self.each_model = self.cycles.get(of_model) or self._of(of_model)
         self.first = first
         self.members = first.members
         model_pairs.check_alike(tuple(self.cycles.values()))
