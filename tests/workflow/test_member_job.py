@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import CheckpointError, PlanError, StorageError, WorkflowError
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.delivery.member import deliver_member
+from aifs_ensemble.delivery.scratch import MemberSizes
 from aifs_ensemble.delivery.status import read_statuses
 from aifs_ensemble.workflow.member_job import listeners, run_member
 from aifs_ensemble.workflow.members_here import MembersHere
@@ -55,6 +57,22 @@ def test_too_little_room_is_told(config: Config) -> None:
     tight = Config({**config.to_dict(), "delivery": {**config.delivery.model_dump(), "scratch_budget_mb": 1e-6}})
     state, error = status_after(tight, PlanError)
     assert state == "failed" and "scratch_budget_mb" in error
+
+
+def test_a_member_asks_for_the_room_of_the_other_model_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MB: four leads, three restart states and an initial state of each model; one of each runs."""
+    sizes = {"demo": MemberSizes(10e6, 1e6, 2e6), "demo-v2": MemberSizes(20e6, 2e6, 4e6)}
+    monkeypatch.setattr("aifs_ensemble.workflow.preflight.member_sizes", lambda config: sizes[config.model.name])
+    monkeypatch.setenv(environment.MEMBERS_HERE, "2 2 demo demo-v2")
+    both = make_config(
+        tmp_path / "scratch", str(tmp_path / "out"), model=["demo", "demo-v2"], members="1",
+        forecast={"device": "cpu"}, delivery={"streaming": True, "scratch_budget_mb": 1},
+    )  # fmt: skip
+    paths = {name: tmp_path / name for name in ("initial_state", "checkpoint", "manifest")}
+    with pytest.raises(PlanError, match=r"expected at least 135$"):
+        run_member(both.of_each_cycle[0], 1, **paths, run=both)
 
 
 def test_a_forecast_that_fails_is_told_once(config: Config, caplog: pytest.LogCaptureFixture) -> None:
