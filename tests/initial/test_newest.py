@@ -162,6 +162,37 @@ def test_files_that_say_nothing_of_the_cycle_are_refused(make_config: Make) -> N
         )
 
 
+def files_of_two_models(make_config: Make, **paths: str) -> Callable[[str], Config]:
+    """Return what makes the configuration of two models, each with its own file of initial states."""
+
+    def configured(cycle: str) -> Config:
+        own = {name.replace("_", "-"): {"path": path} for name, path in paths.items()}
+        return Config({**make_config(cycle, source="file", file={"path": "all.grib"}).to_dict(),
+                       "model": ["demo", "demo-v2"], "by_model": own})  # fmt: skip
+
+    return configured
+
+
+def test_files_of_two_models(make_config: Make, tmp_path: Path) -> None:
+    """The newest cycle of which both have their files, by the names of each."""
+    for name in ("one_20250818_1200", "two_20250818_1200", "one_20250819_0000"):
+        (tmp_path / f"{name}.grib").touch()
+    configured = files_of_two_models(
+        make_config, demo=f"{tmp_path}/one_{{cycle}}.grib", demo_v2=f"{tmp_path}/two_{{cycle}}.grib"
+    )
+    found = newest_with_inputs(parse_word("latest"), configured, Availability(), NOW)
+    assert found.cycle == "20250818_1200"
+    assert found.lacking["20250819_0000"] == f"demo-v2: no file {tmp_path}/two_20250819_0000.grib"
+
+
+@pytest.mark.parametrize("silent", ["demo", "demo-v2"])
+def test_files_of_one_of_two_models_that_say_nothing_of_the_cycle_are_refused(make_config: Make, silent: str) -> None:
+    paths = {name.replace("-", "_"): "all.grib" if name == silent else "{cycle}.grib" for name in ("demo", "demo-v2")}
+    line = rf"initial_conditions.file.path: \['all.grib'\] of {silent}, expected {{cycle}} in it for latest$"
+    with pytest.raises(ConfigError, match=line):
+        newest_with_inputs(parse_word("latest"), files_of_two_models(make_config, **paths), Availability(), NOW)
+
+
 class Time:
     """A clock that goes on by waiting alone, and does something at times."""
 

@@ -98,7 +98,8 @@ def newest_with_inputs(
     for time in word.newest_first(now):
         config = config_of(cycle_name(time))
         if config.initial_conditions.source == "file":
-            _check_named(config, word)
+            for one in config.of_each_model:
+                _check_named(one, word)
         hours = config.initial_conditions.wait_hours
         if (due(config, time) - now).total_seconds() > 3600 * (hours if word.is_series else 0):
             lacking[config.cycle] = "not due yet"
@@ -164,10 +165,12 @@ def _absent_files(config: Config) -> str:
 def _check_named(config: Config, word: CycleWord) -> None:
     """Raise ConfigError for files whose names say nothing of the cycle: those of any would do."""
     source = FileSource(config)
-    if not all("{cycle" in pattern for pattern in [*source.patterns, *source.control]):
-        raise ConfigError(
-            f"config: initial_conditions.file.path: {source.patterns}, expected {{cycle}} in it for {word.text}"
-        )
+    for key, patterns in (("path", source.patterns), ("control", source.control)):
+        if not all("{cycle" in pattern for pattern in patterns):
+            of_model = f" of {config.model.name}" if config.model_folder else ""
+            raise ConfigError(
+                f"config: initial_conditions.file.{key}: {patterns}{of_model}, expected {{cycle}} in it for {word.text}"
+            )
 
 
 def _first(names: Iterable[str]) -> str:
