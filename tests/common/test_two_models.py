@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aifs_ensemble.common.config import Config, merge
+from aifs_ensemble.common.config.compared import compared_variables
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import benchmark_file, benchmarks_folder, log_file, report_folder
 from aifs_ensemble.common.units import each_unit, split_unit, unit_of, unit_patterns
@@ -128,8 +129,83 @@ def test_what_is_refused(over: dict[str, Any], said: str) -> None:
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["model", "output_variables", "scratch", "objects"])
+EUROPE = {"output": {"area": "europe"}}
+COARSE = {"coarse": {"enabled": True}}
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({"forecast": EUROPE}, "products.compare: needs 10u of the whole globe, of which forecast.output.area is a"),
+        ({"forecast": EUROPE}, "in products.coarse, on 1.5x1.5 by linear interpolation, or products.compare.enabled: "),
+        (
+            {"forecast": EUROPE, "products": {"coarse": {"enabled": True, "grid": "3x3"}}},
+            "products.compare: needs 100u of the whole globe",
+        ),
+        (
+            {"forecast": EUROPE, "products": {**COARSE, "interpolation": {"2t": "nearest-neighbour"},
+                                              "coarse": {"enabled": True, "method": {"default": "linear"}}}},
+            "products.compare: needs 2t of the whole globe, of which forecast.output.area is a part; expected it in "
+            "products.coarse, on 1.5x1.5 by nearest-neighbour interpolation",
+        ),
+        (
+            {"forecast": EUROPE, "products": {"coarse": {"enabled": True, "variables": ["2t"]},
+                                              "compare": {"variables": ["2t", "msl"]}}},
+            "products.compare.variables: needs msl of the whole globe",
+        ),
+        (
+            {"forecast": {"output": {"variables": ["2t"]}}, "products": {"compare": {"variables": ["msl"]}}},
+            "products.compare.variables: needs msl, which forecast.output.variables leaves out",
+        ),
+        (
+            {"forecast": {"output": {"variables": ["2t"]}}, "products": {"compare": {"variables": ["2t", "msl"]}}},
+            "products.compare.variables: needs msl, which forecast.output.variables leaves out",
+        ),
+        (
+            {"model": ["demo-v2", "aifs-ens-2-size"], "forecast": {"output": {"variables": ["mwd"]}}},
+            "products.compare.enabled: true, expected false: the leads of both models hold no field alike that has a",
+        ),
+    ],
+)  # fmt: skip
+def test_a_comparison_of_what_the_leads_will_not_hold_is_refused(over: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config(**over)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+    merge(over, {"products": {"compare": {"enabled": False}}})
+    assert config(**over).models
+
+
+def test_what_is_compared() -> None:
+    def compared(**over: Any) -> list[str]:
+        return compared_variables(config(**over).of_each_model)
+
+    assert compared() == ["10u", "10v", "2t", "msl", "tp"], "the variables of the pictures, in the model's order"
+    assert compared(products={"coarse": {"enabled": True, "variables": ["t_500", "2t"]}}) == ["2t", "t_500"]
+    assert compared(products={"compare": {"variables": ["tp", "2t"]}}) == ["2t", "tp"]
+    assert compared(forecast={"output": {"variables": ["t"], "levels": [500]}}) == ["t_500"], "nothing of the pictures"
+    some = {"forecast": EUROPE, "products": {**COARSE, "compare": {"variables": ["2t"]}}}
+    assert compared(**some) == ["2t"] and config(**some).area == (72.0, -25.0, 33.0, 45.0)
+
+
+def test_nothing_of_one_model_is_taken_for_both() -> None:
+    """What a configuration of two models has besides that of each does not hang on which of them is the first."""
+    over: dict[str, Any] = {"forecast": {"output": {"daily": {"t": ["max"], "2t": ["mean"]}}}, "products": COARSE}
+    over["lead_hours"] = 24
+    found, turned = config(**over), config(**over, model=list(reversed(BOTH)))
+    one, other = found.of_each_model
+    assert one.daily != other.daily and one.coarse_variables != other.coarse_variables
+    apart = {"given", "_each_model"}
+    assert {key: value for key, value in vars(found).items() if key not in apart} == {
+        key: value for key, value in vars(turned).items() if key not in apart
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model", "output_variables", "daily", "coarse_variables", "lead_fields", "report_field", "steps", "scratch",
+     "objects"],
+)  # fmt: skip
 def test_what_is_of_one_model_is_not_asked_of_two(name: str) -> None:
     """No command does half of the work unseen."""
     with pytest.raises(ConfigError, match="model: demo and demo-v2, expected one here: --model NAME"):
-        getattr(config(), name)
+        getattr(config(products=COARSE), name)

@@ -14,12 +14,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from aifs_ensemble.common.areas import Box
+from aifs_ensemble.common.config.compared import check_compared
 from aifs_ensemble.common.config.ensemble_products import check_cube, check_statistics, refuse_direction
 from aifs_ensemble.common.config.output import check_kept, kept_area, kept_daily, kept_leads, kept_variables
 from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.cycles import check_cycle, keep_later, parse_cycles
-from aifs_ensemble.common.daily import ends_day
+from aifs_ensemble.common.daily import LeadField, ends_day
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.common.names import (
@@ -110,9 +112,9 @@ class Config:
     it is a ConfigError.
 
     ``models`` are the names of those of a run: one, or two. Two have a configuration each (``of_each_model``), with a
-    folder of its own below scratch and destination. What is of one model (``model``, ``output_variables``, and what is
-    of one cycle) a configuration of two does not have. ``of_each_cycle`` gives the configuration of each unit
-    (`common.units`), ``of_unit`` that of one by its name, ``unit``.
+    folder of its own below scratch and destination. What is of one model (``model``, ``output_variables``, ``daily``,
+    and what is of one cycle) a configuration of two does not have. ``of_each_cycle`` gives the configuration of each
+    unit (`common.units`), ``of_unit`` that of one by its name, ``unit``.
 
     `files` are the YAML files that `raw` was read from: an error then names file and line. Raises ConfigError, one
     line for each key that is wrong, naming it, its value and what was expected.
@@ -120,6 +122,7 @@ class Config:
 
     _each_model: Mapping[str, Config]
     leads: tuple[int, ...]
+    area: Box | None
 
     def __init__(self, raw: Mapping[str, Any], files: Sequence[Path] = ()):
         try:
@@ -151,34 +154,28 @@ class Config:
     def _settle_each(self, values: Values, models: Sequence[str]) -> None:
         """Settle the configuration of several models: that of each, and what they have in common."""
         _check_models(values, models)
-        cycles = _cycles(values)
+        self._settle_shared(values)
         each: dict[str, Config] = {}
         for name in models:
             each[name] = object.__new__(Config)
-            each[name]._settle(_keys_of_model(values, name, cycles))
+            each[name]._settle(_keys_of_model(values, name, self.cycles))
             each[name].model_folder = name
         first = each[models[0]]
         for name, one in each.items():
             if one.leads != first.leads:
                 raise ConfigError(f"config: model: {name} makes other leads than {models[0]}, expected the same")
-        _check_compared(values, tuple(each.values()))
-        vars(self).update(vars(first))
+        check_compared(tuple(each.values()))
         self._each_model = each
-        self.given, self.cycles, self.model_folder = values, cycles, ""
-        self.scratch_root, self.destination = Path(values.scratch), values.destination
-        self.checkpoint: str | None = None
-        self.trust_checkpoint = values.trust_checkpoint
-        self.initial_conditions, self.forecast, self.cloud = values.initial_conditions, values.forecast, values.cloud
+        # both have the same leads, and an area is the same of any grid
+        self.leads, self.area = first.leads, first.area
 
-    def _settle_one(self, values: Values, model: str) -> None:
-        """Settle the configuration of one model."""
+    def _settle_shared(self, values: Values) -> None:
+        """Settle what is the same of all models of a run."""
         self.given = values
         self._each_model = {}
-        self._model: Model = get_model(model)
         self.cycles = _cycles(values)
         self.members = parse_members(values.members)
         self.lead_hours = values.lead_hours
-        self.leads = kept_leads(values.forecast.output, lead_hours(values.lead_hours, self.model.timestep_hours))
         self.scratch_root = Path(values.scratch)
         self.ensemble_size = values.ensemble_size
         self.min_members = len(self.members) if values.min_members is None else values.min_members
@@ -188,11 +185,17 @@ class Config:
         self.initial_conditions, self.forecast = values.initial_conditions, values.forecast
         self.delivery, self.keep, self.cloud = values.delivery, values.keep, values.cloud
         self.products, self.report, self.notify = values.products, values.report, values.notify
+
+    def _settle_one(self, values: Values, model: str) -> None:
+        """Settle the configuration of one model."""
+        self._model: Model = get_model(model)
+        self._settle_shared(values)
+        self.leads = kept_leads(values.forecast.output, lead_hours(values.lead_hours, self.model.timestep_hours))
         _check_members(self)
         if self.initial_conditions.source == "file" and not self.initial_conditions.file.path:
             raise ConfigError("config: initial_conditions.file.path is missing: source is file")
         self._output_variables = kept_variables(self.forecast.output, self.model.delivered)
-        self.daily = kept_daily(self.forecast.output, self.model.delivered, self.output_variables, self.leads)
+        self._daily = kept_daily(self.forecast.output, self.model.delivered, self.output_variables, self.leads)
         self.area = kept_area(self.forecast.output, self.model.grid)
         _check_precision(self)
         _check_variables(self)
@@ -270,6 +273,12 @@ class Config:
         """The variables that the leads hold; ConfigError where there are several models."""
         self._refuse_several()
         return self._output_variables
+
+    @property
+    def daily(self) -> tuple[LeadField, ...]:
+        """The daily statistics that the leads hold; ConfigError where there are several models."""
+        self._refuse_several()
+        return self._daily
 
     def _refuse_several(self) -> None:
         """Raise ConfigError where there are several models, so that nothing is done for half of them."""
@@ -373,24 +382,6 @@ def _check_models(values: Values, models: Sequence[str]) -> None:
     if values.checkpoint:
         raise ConfigError(
             f"config: checkpoint: {values.checkpoint!r}, expected null: with several models by_model has that of each"
-        )
-
-
-def _check_compared(values: Values, each: Sequence[Config]) -> None:
-    """Raise ConfigError for a variable that is not compared, because one of the models does not make it."""
-    for name in values.products.compare.variables:
-        for one in each:
-            if name not in one.model.delivered:
-                meant = hint(name, one.model.delivered, f"such as {one.model.delivered[0]}")
-                raise ConfigError(
-                    f"config: products.compare.variables: {name!r}, expected a variable that {one.model.name} makes, "
-                    f"{meant}"
-                )
-        refuse_direction("compare.variables", name)
-    held = set(each[0].output_variables).intersection(*(one.output_variables for one in each[1:]))
-    if values.products.compare.enabled and not held:
-        raise ConfigError(
-            "config: products.compare.enabled: true, expected false: the leads of both models hold no field alike"
         )
 
 

@@ -168,16 +168,24 @@ def _check_area(config: Config) -> None:
                 f"config: products.{what}: needs leads of the whole globe, of which {_OUT}.area is a part"
             )
     for need in _needs(config):
-        if need.key.startswith("coarse"):
-            continue
-        for variable in sources(need.variable):
-            way = products.interpolation.get(variable, "linear")
-            made = config.coarse_grid == products.grid and variable in config.coarse_variables
-            if not made or config.coarse_methods.get(variable, config.coarse_methods["default"]) != way:
-                raise ConfigError(
-                    f"config: products.{need.key}: needs {variable} of the whole globe, of which {_OUT}.area is a "
-                    f"part; expected it in products.coarse, on {products.grid} by {way} interpolation"
-                )
+        if not need.key.startswith("coarse"):
+            for variable in sources(need.variable):
+                refuse_part(config, need.key, variable)
+
+
+def refuse_part(config: Config, key: str, variable: str, otherwise: str = "") -> None:
+    """Raise ConfigError unless coarse leads hold a variable of the globe as products of part of it read it.
+
+    `key` is the product's; `otherwise` says what else would be right.
+    """
+    products = config.products
+    way = products.interpolation.get(variable, "linear")
+    made = config.coarse_grid == products.grid and variable in config.coarse_variables
+    if not made or config.coarse_methods.get(variable, config.coarse_methods["default"]) != way:
+        raise ConfigError(
+            f"config: products.{key}: needs {variable} of the whole globe, of which {_OUT}.area is a part; expected "
+            f"it in products.coarse, on {products.grid} by {way} interpolation{otherwise}"
+        )
 
 
 def _needs(config: Config) -> Iterator[_Need]:

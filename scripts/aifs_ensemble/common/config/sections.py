@@ -497,8 +497,8 @@ class Compare(Section):
     variables: Annotated[list[str], AfterValidator(_different)] = Field(
         default=[], json_schema_extra={"uniqueItems": True}
     )
-    """Variables of the model whose means and spreads are compared. []: those of the coarse leads, or without any those
-    of the pictures. Of both models; one that only one of them makes is left out."""
+    """Variables of both models' leads whose means and spreads are compared. []: those of the coarse leads, or without
+    any those of the pictures, as far as both models' leads hold them."""
     every_hours: Count = 6
     """Hours from one lead that is compared to the next."""
 

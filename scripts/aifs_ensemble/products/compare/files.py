@@ -6,7 +6,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.parameters import is_direction
 
 if TYPE_CHECKING:
     from aifs_ensemble.common.areas import Area
@@ -63,17 +62,3 @@ def compared_leads(config: Config) -> list[int]:
     """Return the leads in hours that are compared, those of ``products.compare.every_hours``, or else the last."""
     every = config.products.compare.every_hours
     return [lead for lead in config.leads if lead % every == 0] or [config.leads[-1]]
-
-
-def compared_variables(config: Config) -> list[str]:
-    """Return the variables that are compared, in the order of the first model: those that both make."""
-    first, second = config.of_each_model
-    wanted = config.products.compare.variables or first.coarse_variables or _of_pictures(first)
-    both = [name for name in first.output_variables if name in second.output_variables and not is_direction(name)]
-    return [name for name in both if name in wanted] or both[:1]
-
-
-def _of_pictures(config: Config) -> list[str]:
-    from aifs_ensemble.common.wind_speed import sources
-
-    return [source for name in config.products.pictures.variables for source in sources(name)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.config.compared import compared_variables
 from aifs_ensemble.common.files import write_bytes
 from aifs_ensemble.common.names import format_members
 from aifs_ensemble.common.storage import open_destination
@@ -19,7 +20,6 @@ from aifs_ensemble.products.compare.files import (
     SCORES,
     TABLE,
     compared_leads,
-    compared_variables,
     comparison_files,
     comparison_key,
     stamp_key,
@@ -49,7 +49,7 @@ def write_comparison(config: Config, folder: Path, members: Sequence[Sequence[in
     """
     first, second = (one.of_cycle(config.cycle) for one in config.of_each_model)
     stamp = PairStamp.now((first, second), members)
-    variables, leads = compared_variables(config), compared_leads(config)
+    variables, leads = compared_variables(config.of_each_model), compared_leads(config)
     pictures = config.products.pictures.enabled
     drawn = [source for series in lead_series(first) for source in series.quantity.sources] if pictures else []
     sources = list(dict.fromkeys([*variables, *drawn]))
