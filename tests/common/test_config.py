@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ GOOD: dict[str, Any] = {
 # none of these is a text that stands for a number, a truth or null, which Config takes for it and an editor does not
 VALUES = [
     None, True, 0, 1, -1, 6, 7, 65, 192, 198, 960, 966, 0.5, -0.5, "", "x", "auto", "bf16", "leads", "2t", [], ["a"],
-    ["sp", "sp"], [1], {}, {"a": 1}, {"t": 12}, {"t": 4}, {"a": "b"}, {"source": "file"},
+    ["sp", "sp"], [1], [2], {}, {"a": 1}, {"t": 12}, {"t": 4}, {"a": "b"}, {"source": "file"},
     {"source": "idealised", "x": 1},
 ]  # fmt: skip
 
@@ -119,6 +120,30 @@ def test_a_configuration_is_the_same_after_a_journey_as_json(files: tuple[str, .
     assert Config(content).to_dict() == config.to_dict()
     assert set(content) == set(json_schema()["properties"])
     assert yaml.safe_load(yaml.safe_dump(config.to_dict())) == content
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("forecast.output.area", [19, 21, -12, 53]),
+        ("forecast.output.area", [19, 21.5, -12, 53]),
+        ("forecast.output.area", "europe"),
+        ("delivery.scratch_budget_mb", 900),
+        ("delivery.deadline_seconds", 900),
+        ("products.evaluation.areas", {"a": [19, 21, -12, 53]}),
+        ("products.statistics.at_least", {"tp": [1, 2.5]}),
+        ("products.statistics.quantiles", [0, 1]),
+        ("products.pictures.places", {"Nairobi": [-1, 37]}),
+    ],
+)
+def test_whole_numbers_stay_what_they_are_without_a_warning(key: str, value: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found: Any = Config(config_of(key, value)).to_dict()
+        for part in key.split("."):
+            found = found[part]
+        # 900 is not 900.0, which a comparison of values would not tell
+        assert json.dumps(value).strip("{}") in json.dumps(found)
 
 
 def test_texts_on_the_command_line_stay_texts_where_nothing_else_goes() -> None:

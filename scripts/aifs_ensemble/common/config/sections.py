@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from aifs_ensemble.common import locations
@@ -70,8 +70,11 @@ def _different_or_all(items: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(lambda value: _whole(_number(value)))]
 Count = Annotated[int, Field(ge=1), BeforeValidator(lambda value: _whole(_number(value)))]
 Bits = Annotated[int, Field(ge=8, le=24), BeforeValidator(lambda value: _whole(_number(value)))]
-Number = Annotated[float, WrapValidator(_as_given)]
-Positive = Annotated[float, Field(gt=0), WrapValidator(_as_given)]
+# of a union pydantic's own serializer takes 900 for no number, and warns
+_shown = PlainSerializer(lambda value: value)
+Number = Annotated[float, WrapValidator(_as_given), _shown]
+Positive = Annotated[float, Field(gt=0), WrapValidator(_as_given), _shown]
+Share = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_given), _shown]
 Flag = Annotated[bool, BeforeValidator(_truth)]
 Nullable = Annotated[T | None, BeforeValidator(lambda value: None if value == "null" else value)]
 
@@ -394,7 +397,7 @@ class Statistics(Section):
     """Thresholds by variable, in units of GRIB: probability that a value is at or above each. Amounts: in a window."""
     below: dict[str, Annotated[list[Number], AfterValidator(_different)]] = {"2t": [273.15]}
     """Thresholds by variable, in units of GRIB: probability that a value is below each."""
-    quantiles: Annotated[list[Annotated[Number, Field(ge=0, le=1)]], AfterValidator(_different)] = Field(
+    quantiles: Annotated[list[Share], AfterValidator(_different)] = Field(
         default=[0.1, 0.25, 0.5, 0.75, 0.9], json_schema_extra={"uniqueItems": True}
     )
     """Quantiles over the members, as shares of them, in the NetCDF files."""
