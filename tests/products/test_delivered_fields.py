@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import numpy as np
 import pytest
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.manifest import write_member_manifest
 from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.fields.grib_index import read_fields
 from aifs_ensemble.products.delivered_fields import DeliveredFields
+from delivery.members import finish_member, make_config
+from fields.members import write_member
 
-from products.conftest import make_ensemble, true_fields
+from products.conftest import make_ensemble, spec_of, true_fields
 
 ASKED = ["2t", "tp", "t_500", "stl1", "tcc"]
 
@@ -93,3 +98,27 @@ def test_a_member_that_is_not_delivered_is_refused(ensemble: Config, tmp_path: P
     open_destination(config).delete(config.objects.lead(1, 12))
     with pytest.raises(InputError, match=r"member001\.json: damaged: .*h012\.grib2: missing, expected a delivered"):
         DeliveredFields(config, 1)
+
+
+def test_a_member_of_another_area_is_refused(tmp_path: Path, weights_cache: Path) -> None:
+    """Neither cut nor read as if it were the globe: one line says which area it has, and which is asked for."""
+
+    def of(area: Any) -> Config:
+        return make_config(
+            tmp_path / "scratch", str(tmp_path / "to"), members="1",
+            forecast={"output": {"variables": ["2t"], "every_hours": 24, "area": area}},
+            initial_conditions={"source": "idealised", "cache": str(weights_cache)},
+        )  # fmt: skip
+
+    europe = of("europe")
+    leads = europe.scratch.work(1) / "leads"
+    leads.mkdir(parents=True)
+    spec = replace(spec_of(europe, 1), variables=("2t",), selected=True, area=europe.area)
+    made = finish_member(europe, 1, write_member(spec, leads, europe.leads))
+    settings = {"output": ["2t"], "area": list(europe.area or ())}
+    write_member_manifest(europe.scratch.manifest(1), replace(made, settings=settings))
+    deliver_member(europe, 1)
+    assert np.isfinite(DeliveredFields(europe, 1).read(24, ["2t"])["2t"]).any()
+    for area, text in (("africa", "38/-20/-36/55"), ([72, -25, 33, 44], "72/-25/33/44"), (None, "the globe")):
+        with pytest.raises(InputError, match=rf"leads of 72/-25/33/45, not of {text} \(forecast\.output\.area\)"):
+            DeliveredFields(of(area), 1)
