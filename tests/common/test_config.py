@@ -281,6 +281,74 @@ def test_one_wrong_key_is_one_line(tmp_path: Path) -> None:
     assert line == "config.yaml:7: forecast.chunks: 0, expected integer, at least 1"
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        # lists of a wrong length, and what they name twice
+        ("products.pictures.areas", [], ": [], expected array, of string, at least one, each once"),
+        ("products.pictures.areas", ["a", "a"], ": ['a', 'a'], expected array, of string, at least one, each once"),
+        ("products.compare.variables", ["2t", "2t"], ": ['2t', '2t'], expected array, of string, each once"),
+        ("products.statistics.at_least", {"tp": [1, 1]}, ".tp: [1, 1], expected array, of number, each once"),
+        ("products.pictures.own_areas", {"a": [1, 2, 3]}, ".a: [1, 2, 3], expected array, of number, 4 of them"),
+        ("products.evaluation.areas", {}, ": {}, expected object, at least one"),
+        # names and texts of another form
+        ("products.evaluation.areas", {"A b": [1, 0, 0, 1]}, ": 'A b', expected names of the form ^[a-z0-9-]+$"),
+        ("keep", {"A": {"what": ["leads"], "days": 1}}, ": 'A', expected names of the form ^[a-z0-9-]+$"),
+        ("products.grid", "1.5", r": '1.5', expected string, of the form ^\d+(\.\d+)?x\d+(\.\d+)?$"),
+        ("cloud.secrets", ["a b"], ": ['a b'], expected array, of string, of the form ^[A-Za-z_][A-Za-z0-9_]*$"),
+        # grids and areas that there are none of
+        ("products.grid", "7x1", ": 7x1, expected 0.01 degrees or more that divide 180"),
+        ("products.grid", "0x0", ": 0x0, expected 0.01 degrees or more that divide 180"),
+        ("products.grid", "1x0.001", ": 1x0.001, expected 0.01 degrees or more that divide 180"),
+        ("forecast.output.area", [19, 170, -12, -170], ": [19, 170, -12, -170], expected [north, west, south, east] in "
+         "degrees, west below east and south below north; across the date line east is 190"),
+        ("forecast.output.area", [-12, 21, 19, 53], ": [-12, 21, 19, 53], expected [north, west, south, east] in "
+         "degrees, west below east and south below north"),
+        ("products.evaluation", {"areas": {"a": [-12, 21, 19, 53]}}, ".areas.a: [-12, 21, 19, 53], expected north, "
+         "west, south and east in degrees, south below north"),
+        ("products.evaluation", {"areas": {"a": [1.4, 1, 0.1, 2]}, "enabled": True}, ".areas.a: [1.4, 1, 0.1, 2], "
+         "expected an area with a point of products.grid, 1.5x1.5"),
+        ("products.evaluation", {"areas": {"a": [2, 0.1, 0, 1.4]}, "enabled": True}, ".areas.a: [2, 0.1, 0, 1.4], "
+         "expected an area with a point of products.grid, 1.5x1.5"),
+        # what is of one model
+        ("by_model", {"dem": {}}, ": 'dem' is not in models.yaml, did you mean 'demo'?"),
+        ("by_model", {"demo": {"gpu_mem_mb": -1}}, ".demo.gpu_mem_mb: -1, expected integer or null, at least 0"),
+        ("by_model", {"demo": {"path": []}}, ".demo.path: [], expected a GRIB file or several, or null"),
+        ("by_model", {"demo": {"path": ["a", ""]}}, ".demo.path: ['a', ''], expected the name of a file in each item"),
+        ("by_model", {"demo-v2": {"path": "$NONE_SUCH/a"}}, ".demo-v2.path: '$NONE_SUCH/a', expected the environment "
+         "variable NONE_SUCH to be set"),
+        ("by_model", {"demo": {"checkpoint": "s3://a"}}, ".demo.checkpoint: 's3://a', expected a file or gs://bucket/"
+         "object"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_one_line(key: str, value: Any, said: str) -> None:
+    raw = config_of(key, value)
+    if isinstance(value, dict) and key == "products.evaluation.areas":
+        raw["products"]["evaluation"]["areas"] = value
+    with pytest.raises(ConfigError) as refused:
+        Config(raw)
+    assert str(refused.value) == f"config: {key}{said}"
+
+
+def test_areas_that_have_a_point() -> None:
+    areas = {
+        "a": [1.5, 1.5, 1.4, 1.5], "across": [10, 359, -10, 1], "date-line": [9, 170, 0, -170],
+        "pole": [90, 3, 89.9, 3],
+    }  # fmt: skip
+    assert Config(config_of("products.evaluation", {"enabled": True, "areas": areas})).products.evaluation.enabled
+    # nothing reads them
+    assert Config(config_of("products.evaluation", {"areas": {"a": [1.4, 1, 0.1, 2]}}))
+
+
+def test_a_model_with_dots_in_its_name_has_a_line_too(tmp_path: Path) -> None:
+    own = "members: 1\nby_model:\n  aifs-ens-1.0:\n    gpu_mem_mb: -1\nlead_hour: 6\n"
+    assert wrong(tmp_path, f"{own}{RIGHT}".replace("demo", "aifs-ens-1.0")) == [
+        "2 keys are wrong:",
+        "config.yaml:5: unknown key 'lead_hour', did you mean 'lead_hours'?",
+        "config.yaml:4: by_model.aifs-ens-1.0.gpu_mem_mb: -1, expected integer or null, at least 0",
+    ]
+
+
 def test_yaml_that_is_broken_names_file_and_line(tmp_path: Path) -> None:
     (line,) = wrong(tmp_path, "members: [1\nx: ]\n")
     assert line == "config.yaml:2: not valid YAML (expected ',' or ']', but got ':', while parsing a flow sequence)"

@@ -117,6 +117,16 @@ def test_what_differs_by_model() -> None:
         ({"model": []}, "expected one or two models"),
         ({"model": "demo,"}, "is not in models.yaml"),
         ({"checkpoint": "/my.ckpt"}, "config: checkpoint: '/my.ckpt', expected null: with several models by_model"),
+        ({"model": ["demo", "demo"]}, "model: ['demo', 'demo'], expected string or array, of string, each once"),
+        (
+            {"initial_conditions": {"source": "file"}, "by_model": {"demo": {"path": "a.grib"}}},
+            "initial_conditions.file.path is missing: source is file, and by_model.demo-v2 has no path",
+        ),
+        ({"products": {"compare": {"every_hours": 7}}}, "compare.every_hours: 7, expected integer, at least 6, a "),
+        (
+            {"products": {"evaluation": {"areas": {"a": [1.4, 1, 0.1, 2]}}}},
+            "products.evaluation.areas.a: [1.4, 1, 0.1, 2], expected an area with a point of products.grid, 1.5x1.5",
+        ),
         ({"by_model": {"demo-v3": {}}}, "config: by_model: 'demo-v3', expected one of demo and demo-v2"),
         ({"by_model": {"demo": {"seed": 1}}}, "config: unknown key 'by_model.demo.seed'"),
         ({"products": {"compare": {"variables": ["swh"]}}}, "compare.variables: 'swh', expected a variable that demo"),

@@ -66,10 +66,11 @@ def areas_named(names: Sequence[str], own: Mapping[str, Sequence[float]], where:
 def own_area(name: str, box: Sequence[float], key: str) -> Area:
     """Return the area of a box ``[north, west, south, east]``; ConfigError, naming the key, for one that is none."""
     north, west, south, east = box if len(box) == 4 else (nan,) * 4
+    across = f"; across the date line east is {east + 360:g}" if -180 <= east < 0 < west <= 180 else ""
     if not (-360 <= west < east <= min(west + 360, 540) and -90 <= south < north <= 90):
         raise ConfigError(
             f"config: {key}: {list(box)}, expected [north, west, south, east] in degrees, "
-            "west below east and south below north"
+            f"west below east and south below north{across}"
         )
     return Area(name, name.replace("-", " ").capitalize(), west, east, south, north)
 

@@ -80,22 +80,23 @@ def destination(text: str | None) -> str | None:
     return full
 
 
-def checkpoint(text: str | None) -> str | None:
+def checkpoint(text: str | None, key: str = "checkpoint") -> str | None:
     """Return the checkpoint's place expanded; ConfigError unless it is a file or ``gs://bucket/object``."""
     if text is None:
         return None
-    full, expected = expand(text, "checkpoint"), "a file or gs://bucket/object"
-    check_destination(full, "checkpoint", expected)
+    full, expected = expand(text, key), "a file or gs://bucket/object"
+    check_destination(full, key, expected)
     if full.startswith("gs://") and not full.removeprefix("gs://").partition("/")[2]:
-        raise ConfigError(f"config: checkpoint: {full!r}, expected {expected}")
+        raise ConfigError(f"config: {key}: {full!r}, expected {expected}")
     return full
 
 
 def input_files(key: str) -> Callable[[T], T]:
-    """Return what expands the path or paths of the user's GRIB under the key of section ``file``; None stays."""
-    key = f"initial_conditions.file.{key}"
+    """Return what expands the path or paths of the user's GRIB that a key names; None and no text stay."""
 
     def check(path: Any) -> Any:
+        if isinstance(path, list) and not all(path):
+            raise ConfigError(f"config: {key}: {path!r}, expected the name of a file in each item")
         return [expand(item, key) for item in path] if isinstance(path, list) else path and expand(path, key)
 
     return check

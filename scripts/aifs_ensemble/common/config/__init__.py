@@ -16,7 +16,12 @@ from pydantic import ValidationError
 
 from aifs_ensemble.common.areas import Box
 from aifs_ensemble.common.config.compared import check_compared
-from aifs_ensemble.common.config.ensemble_products import check_cube, check_statistics, refuse_direction
+from aifs_ensemble.common.config.ensemble_products import (
+    check_areas,
+    check_cube,
+    check_statistics,
+    refuse_direction,
+)
 from aifs_ensemble.common.config.output import check_kept, kept_area, kept_daily, kept_leads, kept_variables
 from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
@@ -39,6 +44,7 @@ from aifs_ensemble.common.text import hint
 from aifs_ensemble.common.units import split_unit
 
 _FINEST = Fraction(1, 4)  # of a coarse lead, degrees: encoders hold a few of them in memory
+_FINEST_PRODUCT = 0.01  # of the products' grid, degrees: as of `fields.grids`
 OPEN_DATA_MEMBERS = 50  # perturbed members of the IFS ensemble in ECMWF's open data
 
 
@@ -141,6 +147,7 @@ class Config:
 
             raise explain(error, json.loads(text)) from None
         if isinstance(values.model, str):
+            _check_known(values)
             if values.model in values.by_model:
                 own = _with_own_keys(values, values.model)
                 values = Values.model_validate_json(json.dumps(own | {"by_model": {}}))
@@ -370,6 +377,15 @@ class Config:
         return (self.destination or "").startswith("gs://")
 
 
+def _check_known(values: Values) -> None:
+    """Raise ConfigError for keys that say something of a model which there is not."""
+    for name in values.by_model:
+        try:
+            get_model(name)
+        except ConfigError as error:
+            raise ConfigError(f"config: by_model: {str(error).removeprefix('model: ')}") from None
+
+
 def _check_models(values: Values, models: Sequence[str]) -> None:
     """Raise ConfigError for a list of models that cannot be one run, or keys that say something of another model."""
     if len(models) != 2:
@@ -379,6 +395,13 @@ def _check_models(values: Values, models: Sequence[str]) -> None:
     for name in values.by_model:
         if name not in models:
             raise ConfigError(f"config: by_model: {name!r}, expected one of {' and '.join(models)}, which model names")
+    initial = values.initial_conditions
+    if initial.source == "file" and not initial.file.path:
+        for name in models:
+            if name not in values.by_model or not values.by_model[name].path:
+                raise ConfigError(
+                    f"config: initial_conditions.file.path is missing: source is file, and by_model.{name} has no path"
+                )
     if values.checkpoint:
         raise ConfigError(
             f"config: checkpoint: {values.checkpoint!r}, expected null: with several models by_model has that of each"
@@ -476,6 +499,7 @@ def _check_variables(config: Config) -> None:
 
 def _check_products(config: Config) -> None:
     """Raise ConfigError for a product that cannot be made from what the forecasts will hold."""
+    _check_grid(config)
     _check_evaluation(config)
     products, weekly = config.products, config.products.weekly
     check_statistics(config)
@@ -494,6 +518,17 @@ def _check_products(config: Config) -> None:
             meant = hint(variable, config.model.delivered, f"such as {config.model.delivered[0]}")
             raise ConfigError(
                 f"config: products.{key}: {variable!r}, expected a variable that {config.model.name} makes, {meant}"
+            )
+
+
+def _check_grid(config: Config) -> None:
+    """Raise ConfigError for a grid of the products that is none."""
+    grid = config.products.grid
+    for degrees in map(float, grid.split("x")):
+        count = round(180 / degrees) if degrees >= _FINEST_PRODUCT else 0
+        if not count or abs(count * degrees - 180) > 1e-9:
+            raise ConfigError(
+                f"config: products.grid: {grid}, expected {_FINEST_PRODUCT} degrees or more that divide 180"
             )
 
 
@@ -563,4 +598,8 @@ def _check_evaluation(config: Config) -> None:
     for name, bounds in evaluation.areas.items():
         north, west, south, east = bounds
         if not (-90 <= south < north <= 90 and -360 <= west <= 360 and -360 <= east <= 360):
-            raise ConfigError(f"{where}.areas.{name}: {bounds}, expected north, west, south and east in degrees")
+            raise ConfigError(
+                f"{where}.areas.{name}: {bounds}, expected north, west, south and east in degrees, south below north"
+            )
+    if evaluation.enabled:
+        check_areas(config)

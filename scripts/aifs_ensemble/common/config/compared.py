@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from aifs_ensemble.common.config.ensemble_products import refuse_direction
+from aifs_ensemble.common.config.ensemble_products import check_areas, refuse_direction
 from aifs_ensemble.common.config.output import refuse_part
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.parameters import is_direction
@@ -50,6 +50,7 @@ def check_compared(each: Sequence[Config]) -> None:
             raise ConfigError(
                 f"config: products.compare.variables: needs {name}, which forecast.output.variables leaves out"
             )
+    check_areas(each[0])
     variables = compared_variables(each)
     if not variables:
         raise ConfigError(

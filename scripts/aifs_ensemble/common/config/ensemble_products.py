@@ -45,6 +45,20 @@ def refuse_direction(key: str, name: str) -> None:
         raise ConfigError(f"config: products.{key}: {name!r}: a direction has no mean, expected another variable")
 
 
+def check_areas(config: Config) -> None:
+    """Raise ConfigError for an area of scores and comparisons that has no point of the products' grid."""
+    grid = config.products.grid
+    columns, rows = (round(180 / float(degrees)) for degrees in grid.split("x"))
+    for name, (north, west, south, east) in config.products.evaluation.areas.items():
+        width = east - west if east >= west else east - west + 360
+        in_row = any((column * (180 / columns) - west) % 360 <= width for column in range(2 * columns))
+        if not in_row or not any(south <= 90 - row * (180 / rows) <= north for row in range(rows + 1)):
+            raise ConfigError(
+                f"config: products.evaluation.areas.{name}: {[north, west, south, east]}, expected an area "
+                f"with a point of products.grid, {grid}"
+            )
+
+
 def check_cube(config: Config) -> None:
     """Raise ConfigError for a cube of what the model does not make."""
     if config.products.cube.enabled:

@@ -70,7 +70,7 @@ def all_problems(
 
 def _leave_to_default(raw: dict[str, Any], key: str) -> bool:
     """Take a key out of a configuration, or give it a right value where it has no default; tell whether it changed."""
-    *above, last = key.split(".")
+    *above, last = _names(key, raw)
     part: Any = raw
     for name in above:
         part = part.get(name) if isinstance(part, dict) else None
@@ -80,6 +80,18 @@ def _leave_to_default(raw: dict[str, Any], key: str) -> bool:
         part[last] = _NEEDED[key]
         return True
     return part.pop(last, None) is not None
+
+
+def _names(key: str, raw: Any) -> list[str]:
+    """Return the names that a key consists of; one that the user gave may have dots, such as a model's."""
+    parts, found = key.split("."), []
+    while parts:
+        ends = range(1, len(parts) + 1)
+        end = next((end for end in ends if isinstance(raw, Mapping) and ".".join(parts[:end]) in raw), 1)
+        name, parts = ".".join(parts[:end]), parts[end:]
+        found.append(name)
+        raw = raw.get(name) if isinstance(raw, Mapping) else None
+    return found
 
 
 def explain(error: ValidationError, raw: Mapping[str, Any]) -> ConfigError:
@@ -93,13 +105,30 @@ def explain(error: ValidationError, raw: Mapping[str, Any]) -> ConfigError:
         named_by_user = above and above not in dict(keys())  # a section that stands under a name of the user's
         meant = text.hint(place[-1], node.get("properties", {})) if named_by_user else nearest(key)
         return ConfigError(f"config: unknown key {key!r}, {meant}")
+    if place[-1] == "[key]":
+        key, _, node = _value(place[:-2], raw)
+        form = next(iter(node["patternProperties"]))
+        return ConfigError(f"config: {key}: {place[-2]!r}, expected names of the form {form}")
     key, value, node = _value(place, raw)
     if kind == "missing":
         return ConfigError(f"config: {key} is missing: {node.get('description', expected(node))}")
     if not isinstance(value, list | dict):
         value = first["input"]
     finite = ", finite" if isinstance(value, float) and not math.isfinite(value) else ""
-    return ConfigError(f"config: {key}: {value!r}, expected {expected(node)}{finite}")
+    limits = [*_limits(node), *(["each once"] if kind == "twice" or node.get("uniqueItems") else [])]
+    return ConfigError(f"config: {key}: {value!r}, expected {', '.join([expected(node), *limits])}{finite}")
+
+
+def _limits(node: Mapping[str, Any]) -> list[str]:
+    """Return in words how many items a key takes, and of which form its texts are."""
+    of_items = node.get("items", {})
+    least, most = (node.get(f"{end}Items") for end in ("min", "max"))
+    found = [f"of the form {one['pattern']}" for one in (node, of_items) if "pattern" in one]
+    if least and least == most:
+        found.append(f"{least} of them")
+    elif least or node.get("minProperties"):
+        found.append("at least one")
+    return found
 
 
 def _value(place: Sequence[int | str], raw: Any) -> tuple[str, Any, Mapping[str, Any]]:
@@ -143,13 +172,14 @@ def locate(key: str, raw: Mapping[str, Any], files: Sequence[Path]) -> str | Non
 
     None for a key that is in no file, and for one that the command line has set to something else.
     """
+    names = _names(key, raw)
     value: Any = raw
-    for part in key.split("."):
+    for part in names:
         value = value.get(part) if isinstance(value, Mapping) else None
     for path in reversed(files):
         node: yaml.Node | None = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         line = 0
-        for part in key.split("."):
+        for part in names:
             pairs = node.value if isinstance(node, yaml.MappingNode) else []
             name, node = next(((name, item) for name, item in pairs if name.value == part), (None, None))
             line = name.start_mark.line + 1 if name is not None else 0

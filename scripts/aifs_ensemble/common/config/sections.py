@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from aifs_ensemble.common import locations
+from aifs_ensemble.common.errors import ConfigError
 
 # a block at the destination is put together from at most 32 objects in one call, six hours each
 MOST_BLOCK_HOURS = 32 * 6
@@ -69,6 +70,7 @@ def _different_or_all(items: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(lambda value: _whole(_number(value)))]
 Count = Annotated[int, Field(ge=1), BeforeValidator(lambda value: _whole(_number(value)))]
+NotNegative = Annotated[int, Field(ge=0), BeforeValidator(lambda value: _whole(_number(value)))]
 Bits = Annotated[int, Field(ge=8, le=24), BeforeValidator(lambda value: _whole(_number(value)))]
 # of a union pydantic's own serializer takes 900 for no number, and warns
 _shown = PlainSerializer(lambda value: value)
@@ -104,10 +106,12 @@ class EcmwfOpenData(Section):
 class FileSettings(Section):
     """A GRIB file of the user's."""
 
-    path: Annotated[str | list[str], AfterValidator(locations.input_files("path"))] = ""
+    path: Annotated[str | list[str], AfterValidator(locations.input_files("initial_conditions.file.path"))] = ""
     """GRIB file or files with both times; {member}, {member:03d} and {cycle} are filled in. Needed with source:
     file."""
-    control: Annotated[Nullable[str | list[str]], AfterValidator(locations.input_files("control"))] = None
+    control: Annotated[
+        Nullable[str | list[str]], AfterValidator(locations.input_files("initial_conditions.file.control"))
+    ] = None
     """GRIB file or files of the control, member 0. null: as the path says, with member 0 filled in."""
 
 
@@ -502,7 +506,7 @@ class Compare(Section):
     )
     """Variables of both models' leads whose means and spreads are compared. []: those of the coarse leads, or without
     any those of the pictures, as far as both models' leads hold them."""
-    every_hours: Count = 6
+    every_hours: Whole = Field(default=6, ge=6, multiple_of=6)
     """Hours from one lead that is compared to the next."""
 
 
@@ -562,16 +566,29 @@ class Notify(Section):
 class OfModel(Section):
     """What is of one model in a run of several, in place of the key of the same name elsewhere."""
 
-    checkpoint: Annotated[Nullable[str], AfterValidator(locations.checkpoint)] = None
+    checkpoint: Nullable[str] = None
     """In place of `checkpoint`: that of this model."""
     trust_checkpoint: Nullable[Flag] = None
     """In place of `trust_checkpoint`. null: as it says."""
-    gpu_mem_mb: Nullable[Annotated[Whole, Field(ge=0)]] = None
+    gpu_mem_mb: Nullable[NotNegative] = None
     """In place of `forecast.gpu_mem_mb`. null: as it says."""
     gpu_image: Nullable[str] = None
     """In place of `cloud.gpu_image`: models of other packages have other images. null: as it says."""
-    path: Annotated[Nullable[str | list[str]], AfterValidator(locations.input_files("path"))] = None
+    path: Nullable[str | list[str]] = None
     """In place of `initial_conditions.file.path`. null: as it says."""
+
+
+def _own_places(by_model: dict[str, OfModel]) -> dict[str, OfModel]:
+    """Return what is of each model with its files' places expanded; ConfigError, naming the model, for what is none."""
+    found = {}
+    for name, own in by_model.items():
+        key = f"by_model.{name}"
+        checkpoint = locations.checkpoint(own.checkpoint, f"{key}.checkpoint")
+        path = locations.input_files(f"{key}.path")(own.path)
+        if path is not None and not path:
+            raise ConfigError(f"config: {key}.path: {path!r}, expected a GRIB file or several, or null")
+        found[name] = own.model_copy(update={"checkpoint": checkpoint, "path": path})
+    return found
 
 
 class Values(Section):
@@ -583,7 +600,7 @@ class Values(Section):
     """Entry of config/models.yaml: aifs-ens-1.0, aifs-ens-2.0, or the untrained demo, demo-v2, aifs-ens-size and
     aifs-ens-2-size. Or a list of two, [demo, demo-v2]: each is made in a folder of its own, {destination}/{model}, and
     they are compared."""
-    by_model: dict[str, OfModel] = {}
+    by_model: Annotated[dict[str, OfModel], AfterValidator(_own_places)] = {}
     """What differs between the models of a list, by model: checkpoint, trust_checkpoint, gpu_mem_mb, gpu_image, and
     path of the initial states' file."""
     checkpoint: Annotated[Nullable[str], AfterValidator(locations.checkpoint)] = None
