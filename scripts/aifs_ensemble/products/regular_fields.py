@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.manifest import CoarseRecord
-from aifs_ensemble.common.storage import MissingError, Storage
+from aifs_ensemble.common.storage import MissingError, Storage, open_destination
 from aifs_ensemble.delivery.removed import COARSE
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.interpolation import weights_name
 from aifs_ensemble.products.delivered_fields import DeliveredFields, Field
 from aifs_ensemble.products.indexed_fields import IndexedFields
+from aifs_ensemble.products.parallel import readers
 from aifs_ensemble.products.regular_grid import RegularGrid
 
 LOG = logging.getLogger(__name__)
@@ -85,3 +87,13 @@ class RegularFields:
             LOG.warning("%s; the lead itself is read", " ".join(str(error).split()))
             return {}
         return {variable: field.reshape(self.grid.shape) for variable, field in fields.items()}
+
+
+def fields_of_members(
+    config: Config, members: Sequence[int], variables: Sequence[str], storage: Storage | None = None
+) -> tuple[RegularFields, ...]:
+    """Return what reads each of several members, in their order; InputError for one that is not delivered."""
+    storage = storage or open_destination(config)
+    first = RegularFields(config, members[0], variables, storage)  # makes the weights that all share
+    with ThreadPoolExecutor(readers(config)) as pool:
+        return first, *pool.map(lambda member: RegularFields(config, member, variables, storage), members[1:])

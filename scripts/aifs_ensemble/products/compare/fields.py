@@ -12,7 +12,7 @@ import numpy.typing as npt
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.products.evaluation import scores
 from aifs_ensemble.products.parallel import readers
-from aifs_ensemble.products.regular_fields import RegularFields
+from aifs_ensemble.products.regular_fields import RegularFields, fields_of_members
 
 Field = npt.NDArray[np.float64]
 
@@ -27,10 +27,7 @@ class Ensemble:
     @classmethod
     def of(cls, config: Config, members: Sequence[int], sources: Sequence[str]) -> Ensemble:
         """Return them by their numbers, to read `sources`; InputError for a member that is not delivered."""
-        first = RegularFields(config, members[0], sources)  # makes the weights that all share
-        with ThreadPoolExecutor(readers(config)) as pool:
-            rest = pool.map(lambda member: RegularFields(config, member, sources), members[1:])
-            return cls(config, (first, *rest))
+        return cls(config, fields_of_members(config, members, sources))
 
     @property
     def numbers(self) -> list[int]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-
-import numpy as np
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.common.storage import open_destination
+from aifs_ensemble.products.csv_tables import csv_number
 from aifs_ensemble.products.evaluation.due import TABLE
 
 FIGURES = ("mean_difference", "rms_difference", "first_spread", "second_spread", "spread_ratio")
@@ -27,7 +25,7 @@ def difference_row(config: Config, variable: str, area: str, lead: int, figures:
     """Return a row of `DIFFERENCES`; a figure that is not known is empty."""
     about = {"variable": variable, "units": parameter_of(variable).cf_units, "area": area, "lead_hours": str(lead)}
     valid = config.cycle_time + timedelta(hours=lead)
-    return about | {"valid_time": f"{valid:%Y-%m-%dT%H:%MZ}"} | {key: _text(figures[key]) for key in FIGURES}
+    return about | {"valid_time": f"{valid:%Y-%m-%dT%H:%MZ}"} | {key: csv_number(figures[key]) for key in FIGURES}
 
 
 def scores_at(config: Config) -> list[Row] | None:
@@ -51,24 +49,10 @@ def side_by_side(first: Sequence[Row] | None, second: Sequence[Row] | None) -> l
         for score in SCORES:
             if (one := row.get(score)) and (two := other.get(score)):
                 about = {key: row.get(key) or "" for key in _OF_SCORE}
-                difference = _text(float(two) - float(one))
+                difference = csv_number(float(two) - float(one))
                 found.append(about | {"score": score, "first": one, "second": two, "difference": difference})
     return found
 
 
 def _named(row: Row) -> tuple[str, ...]:
     return tuple(row.get(key) or "" for key in ("variable", "area", "lead_hours", "period"))
-
-
-def table(columns: Sequence[str], rows: Iterable[Row], about: Sequence[str]) -> bytes:
-    """Return rows as CSV below comments."""
-    text = io.StringIO()
-    text.write("".join(f"# {line}\n" for line in about))
-    lines = csv.DictWriter(text, columns, lineterminator="\n")
-    lines.writeheader()
-    lines.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _text(value: float) -> str:
-    return f"{value:.6g}" if np.isfinite(value) else ""

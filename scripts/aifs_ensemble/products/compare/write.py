@@ -27,8 +27,9 @@ from aifs_ensemble.products.compare.files import (
 from aifs_ensemble.products.compare.maps import PairMaps
 from aifs_ensemble.products.compare.page import comparison_page
 from aifs_ensemble.products.compare.stamp import PairStamp
-from aifs_ensemble.products.compare.tables import DIFFERENCES, SIDE_BY_SIDE, Row, difference_row, scores_at, table
+from aifs_ensemble.products.compare.tables import DIFFERENCES, SIDE_BY_SIDE, Row, difference_row, scores_at
 from aifs_ensemble.products.compare.tables import side_by_side as scores_of_both
+from aifs_ensemble.products.csv_tables import csv_table
 from aifs_ensemble.products.evaluation.scores import area_weights
 from aifs_ensemble.products.pictures.catalogue import lead_series
 from aifs_ensemble.products.regular_grid import RegularGrid
@@ -58,9 +59,9 @@ def write_comparison(config: Config, folder: Path, members: Sequence[Sequence[in
     about = _about(pair)
     differences = _write_data(pair, folder / DATA, variables, leads, about)
     comments = [about["title"], about["source"], f"first: {first.model.name}", f"second: {second.model.name}"]
-    write_bytes(folder / TABLE, table(DIFFERENCES, differences, comments))
+    write_bytes(folder / TABLE, csv_table(DIFFERENCES, differences, comments).encode())
     scores = scores_of_both(scores_at(first), scores_at(second))
-    write_bytes(folder / SCORES, table(SIDE_BY_SIDE, scores, comments))
+    write_bytes(folder / SCORES, csv_table(SIDE_BY_SIDE, scores, comments).encode())
     if pictures:
         PairMaps(pair, folder).draw_all()
     write_bytes(folder / PAGE, comparison_page(pair, folder, differences, scores).encode())

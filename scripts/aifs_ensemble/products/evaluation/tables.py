@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import xarray as xr
 from aifs_ensemble.common import themes
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.files import write_bytes
+from aifs_ensemble.products.csv_tables import csv_number, csv_table
 from aifs_ensemble.products.evaluation import figures
 from aifs_ensemble.products.evaluation.due import DATA, KINDS, TABLE, figure_name
 from aifs_ensemble.products.evaluation.evaluate import SCORES, evaluate
@@ -40,22 +40,22 @@ def _names(data: xr.Dataset) -> list[str]:
 
 def table(config: Config, data: xr.Dataset) -> str:
     """Return the scores as CSV, a row for each variable, area and lead, then one for each week's skill."""
-    text = io.StringIO()
-    for line in (data.attrs["title"], data.attrs["source"], data.attrs["ensemble"], data.attrs["analysis"]):
-        text.write(f"# {line}\n")
+    about = [data.attrs[key] for key in ("title", "source", "ensemble", "analysis")]
     for key in ("without_analysis", "without_observation"):
-        text.write("".join(f"# {key}: {line}\n" for line in data.attrs.get(key, "").splitlines()))
-    rows = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    rows.writeheader()
+        about += [f"{key}: {line}" for line in data.attrs.get(key, "").splitlines()]
+    return csv_table(COLUMNS, _rows(config, data), about)
+
+
+def _rows(config: Config, data: xr.Dataset) -> Iterator[dict[str, object]]:
     for name in _names(data):
         for area in data["area"].to_numpy():
             for lead in data["lead"].to_numpy():
                 one = data.sel(variable=name, area=area, lead=lead)
-                found = {score: _number(one[score].item()) for score in SCORES}
+                found = {score: csv_number(one[score].item()) for score in SCORES}
                 if found["crps"]:
                     valid = config.cycle_time + timedelta(hours=int(lead))
                     units = str(one["units"].item())
-                    rows.writerow(
+                    yield (
                         {"variable": name, "units": units, "area": area, "lead_hours": int(lead)}
                         | {"valid_time": f"{valid:%Y-%m-%dT%H:%MZ}"}
                         | found
@@ -65,9 +65,4 @@ def table(config: Config, data: xr.Dataset) -> str:
             skill = data["rpss"][place]
             if np.isfinite(skill):
                 named = {"variable": skill["week_variable"].item(), "area": skill["area"].item()}
-                rows.writerow({**named, "period": skill["period"].item(), "rpss": _number(skill.item()), "units": "1"})
-    return text.getvalue()
-
-
-def _number(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.6g}"
+                yield {**named, "period": skill["period"].item(), "rpss": csv_number(skill.item()), "units": "1"}

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.periods import weights_of_leads
-from aifs_ensemble.common.storage import Storage, open_destination
+from aifs_ensemble.common.storage import Storage
 from aifs_ensemble.common.wind_speed import sources
 from aifs_ensemble.products.parallel import readers
-from aifs_ensemble.products.regular_fields import RegularFields
+from aifs_ensemble.products.regular_fields import RegularFields, fields_of_members
 from aifs_ensemble.products.statistics.choice import INSTANT
 from aifs_ensemble.products.statistics.formulas import speed
 
@@ -33,16 +33,12 @@ class MembersFields:
     """
 
     def __init__(self, config: Config, members: Sequence[int], storage: Storage | None = None) -> None:
-        storage = storage or open_destination(config)
         wanted = dict.fromkeys(source for name in config.products.statistics.variables for source in sources(name))
         self._config, self.members = config, tuple(members)
+        self._fields = fields_of_members(config, members, tuple(wanted), storage)
         self._pool = ThreadPoolExecutor(readers(config))
-        one, *others = self.members
-        first = RegularFields(config, one, tuple(wanted), storage)  # makes the weights that all share
-        rest = self._pool.map(lambda member: RegularFields(config, member, tuple(wanted), storage), others)
-        self._fields = [first, *rest]
         self.digests = tuple(fields.digest for fields in self._fields)
-        self.grid = first.grid
+        self.grid = self._fields[0].grid
 
     def __enter__(self) -> MembersFields:
         return self
