@@ -191,6 +191,22 @@ def test_a_member_that_is_not_delivered_is_an_error_and_nothing_is_written(pair:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(("content", "said"), [(b"crps\nmuch\n", "'much'"), (b"crps\n\xff\n", "decode byte 0xff")])
+def test_a_table_that_has_no_scores_is_an_error_and_nothing_is_written(
+    pair: Config, tmp_path: Path, content: bytes, said: str
+) -> None:
+    second = pair.of_each_model[1]
+    path = Path(str(second.destination)) / second.objects.evaluation("scores.csv")
+    kept = path.read_bytes()
+    try:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"^[^\n]*scores\.csv: [^\n]*{said}[^\n]*, expected a table of scores"):
+            write_comparison(pair, tmp_path / "none", [pair.members, pair.members])
+    finally:
+        path.write_bytes(kept)
+    assert not (tmp_path / "none").exists()
+
+
 def test_short_ensembles_are_compared_and_say_so(pair: Config, compared: Path, tmp_path: Path) -> None:
     kept = (compared / "stamp.json").read_bytes()
     try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.products.csv_tables import csv_number
@@ -29,12 +30,24 @@ def difference_row(config: Config, variable: str, area: str, lead: int, figures:
 
 
 def scores_at(config: Config) -> list[Row] | None:
-    """Return the rows of a model's table of scores at its destination, None where it has none."""
+    """Return the rows of a model's table of scores at its destination, None where it has none.
+
+    Raises InputError, naming the table, for one that no evaluation wrote.
+    """
     storage, key = open_destination(config), config.objects.evaluation(TABLE)
     if storage.stat(key) is None:
         return None
-    lines = storage.get_bytes(key).decode().splitlines()
-    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    try:
+        lines = storage.get_bytes(key).decode().splitlines()
+        rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+        for row in rows:
+            for score in SCORES:
+                float(row.get(score) or 0)
+    except (ValueError, csv.Error) as error:
+        raise InputError(
+            f"{storage.address(key)}: {error}, expected a table of scores; evaluate makes it again"
+        ) from None
+    return rows
 
 
 def side_by_side(first: Sequence[Row] | None, second: Sequence[Row] | None) -> list[Row]:

@@ -46,7 +46,8 @@ def write_comparison(config: Config, folder: Path, members: Sequence[Sequence[in
     config : that of a run of two models, of one cycle
     members : those of each model that are used
 
-    Raises InputError for a member that is not delivered, StorageError where the destination does not answer.
+    Raises InputError for a member that is not delivered and for a table that has no scores, StorageError where the
+    destination does not answer.
     """
     first, second = (one.of_cycle(config.cycle) for one in config.of_each_model)
     stamp = PairStamp.now((first, second), members)
@@ -55,12 +56,12 @@ def write_comparison(config: Config, folder: Path, members: Sequence[Sequence[in
     drawn = [source for series in lead_series(first) for source in series.quantity.sources] if pictures else []
     sources = list(dict.fromkeys([*variables, *drawn]))
     pair = (Ensemble.of(first, members[0], sources), Ensemble.of(second, members[1], sources))
+    scores = scores_of_both(scores_at(first), scores_at(second))
     folder.mkdir(parents=True, exist_ok=True)
     about = _about(pair)
     differences = _write_data(pair, folder / DATA, variables, leads, about)
     comments = [about["title"], about["source"], f"first: {first.model.name}", f"second: {second.model.name}"]
     write_bytes(folder / TABLE, csv_table(DIFFERENCES, differences, comments).encode())
-    scores = scores_of_both(scores_at(first), scores_at(second))
     write_bytes(folder / SCORES, csv_table(SIDE_BY_SIDE, scores, comments).encode())
     if pictures:
         PairMaps(pair, folder).draw_all()
