@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from aifs_ensemble.common.areas import PRESETS, Box
-from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.errors import ConfigError, EncodingError
 from aifs_ensemble.fields.area import cut_of
 from aifs_ensemble.fields.ccsds import pack_with_eccodes, read_values
 from aifs_ensemble.fields.field_decoder import FieldDecoder
@@ -80,6 +80,49 @@ def test_the_bytes_are_those_of_eccodes_where_the_area_has_the_extremes() -> Non
     field[first], field[second] = 100, 400
     message = bytes(encoder.encode("2t", 12, field))
     assert message == pack_with_eccodes(encoder.header("2t", 12), cut.of(field), encoder.spec.bits["2t"])
+
+
+def odd_fields() -> dict[str, npt.NDArray[np.float32]]:
+    """Fields that ecCodes packs in its own ways: extremes below GRIB's smallest numbers, or hardly apart."""
+    common = np.random.default_rng(5).random(GRID.points).astype(np.float32)
+    near, beyond = np.float32(2.0**-90), np.nextafter(np.float32(2.0**-90), np.float32(1))
+    fields = {
+        "one tiny": common + 1,
+        "one tiny below zero": common + 1,
+        "all tiny": common * np.float32(1e-35),
+        "all tiny below zero": common * np.float32(-1e-35),
+        "none normal": common * np.float32(1e-40),
+        "two values": np.where(common > 0.5, near, beyond),
+    }
+    fields["one tiny"][0], fields["one tiny below zero"][0] = 1e-39, -1e-39
+    return fields
+
+
+@pytest.mark.parametrize("bits", [8, 16, 24])
+@pytest.mark.parametrize("name", odd_fields())
+def test_what_eccodes_packs_in_its_own_ways_is_that_of_the_whole_too(name: str, bits: int) -> None:
+    """To the bit, whether or not the extremes are in the area; where they are, all bytes are those of ecCodes."""
+    packing = {"bits": {"swh": bits}}
+    encoders = [FieldEncoder(make_spec(["swh"], model="demo-v2", area=box, **packing)) for box in (None, EUROPE)]
+    cut, field = cut_of("N32", EUROPE), odd_fields()[name]
+    for gap in (False, True):
+        if gap:
+            field[np.abs(GRID.latitudes) < 40] = np.nan
+        whole, part = (bytes(encoder.encode("swh", 12, field)) for encoder in encoders)
+        assert whole == pack_with_eccodes(encoders[0].header("swh", 12), field, bits)
+        found, expected = decoded(part)[0], cut.of(decoded(whole)[0])
+        np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32))
+        ours = FieldDecoder(cut.grid.points).decode(part, "a part")
+        np.testing.assert_array_equal(ours.view(np.int32), found.view(np.int32))
+    there = np.flatnonzero(inside(EUROPE) & np.isfinite(field))[:2]
+    field[there] = np.nanmin(field), np.nanmax(field)
+    part = bytes(encoders[1].encode("swh", 12, field))
+    assert part == pack_with_eccodes(encoders[1].header("swh", 12), cut.of(field), bits)
+
+
+def test_eccodes_alone_cannot_pack_an_area() -> None:
+    with pytest.raises(EncodingError, match="native: False with an area, expected libaec: ecCodes packs a part by"):
+        FieldEncoder(make_spec(["2t"], area=EUROPE), native=False)
 
 
 @pytest.mark.parametrize("value", [7.5, np.nan])

@@ -14,6 +14,7 @@ import math
 import struct
 import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import eccodes
 import numpy as np
@@ -116,13 +117,38 @@ def pack_with_eccodes(header: bytes, values: npt.NDArray[np.float32], bits: int)
         eccodes.codes_release(handle)
 
 
-def _spread(values: npt.NDArray[np.float32], present: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
-    """Return a field of the values that are present, NaN elsewhere."""
-    if present is None:
-        return values
-    field = np.full(present.size, np.nan, np.float32)
-    field[present] = values
-    return field
+class _Scaling(NamedTuple):
+    """GRIB's ``value * 10**decimal = reference + 2**binary * integer``, of integers of `bits`; none of a constant."""
+
+    reference: float
+    binary: int
+    decimal: int
+    bits: int
+
+    @classmethod
+    def of(cls, low: float, high: float, bits: int) -> _Scaling:
+        """Return that of a field by its extremes, as ecCodes chooses it where it has no need of ways of its own."""
+        return cls(low, binary_scale(low, high, bits), 0, bits) if high > low else cls(low, 0, 0, 0)
+
+    @classmethod
+    def of_eccodes(cls, header: bytes, points: int, low: float, high: float, bits: int) -> _Scaling:
+        """Return that of any field by its extremes: ecCodes packs a field of `points` values that has the same."""
+        field = np.full(points, low, np.float32)
+        field[-1] = high
+        message = pack_with_eccodes(header, field, bits)
+        at = next(offset for number, offset, _ in sections(message) if number == 5)
+        reference, binary, decimal, width = struct.unpack_from(">fHHB", message, at + 11)
+        return cls(reference, _signed(binary), _signed(decimal), width)
+
+
+def _signed(octets: int) -> int:
+    """Return a number of two octets of GRIB, whose first bit is its sign."""
+    return -(octets & 0x7FFF) if octets & 0x8000 else octets
+
+
+def _octets(number: int) -> int:
+    """Return a number as two octets of GRIB hold it."""
+    return abs(number) | (0x8000 if number < 0 else 0)
 
 
 class CcsdsPacker:
@@ -157,25 +183,29 @@ class CcsdsPacker:
         they are packed as. `present`, ``(point,)``, says which points of the grid they are, None for all.
         """
         if high > low and (high - low < _SMALLEST_SPAN or 0 < abs(low) < _SMALLEST_NORMAL):
-            return memoryview(pack_with_eccodes(header, _spread(values, present), bits))
+            if present is None:
+                return memoryview(pack_with_eccodes(header, values, bits))
+            # left to itself ecCodes would take the extremes of the values that are kept
+            scaling = _Scaling.of_eccodes(header, present.size, low, high, bits)
+        else:
+            scaling = _Scaling.of(low, high, bits)
         at = {number: (offset, length) for number, offset, length in sections(header)}
-        start, scale = at[7][0], 0
+        start = at[7][0]
         self._out[:start] = np.frombuffer(header, np.uint8, start)
         if present is not None:
             start = self._write_bitmap(at[6][0], present)
             struct.pack_into(">I", self._out.data, at[5][0] + 5, values.size)
         size = 0
-        if high > low:
-            scale = binary_scale(low, high, bits)
+        if scaling.bits:
             options = struct.unpack_from(">BBH", header, at[5][0] + 21)
-            size = self._compress(self._quantise(values, low, scale, bits), bits, start + 5, options)
+            size = self._compress(self._quantise(values, scaling), scaling.bits, start + 5, options)
         view = self._out.data
         struct.pack_into(">IB", view, start, size + 5, 7)
         end = start + 5 + size
         view[end : end + 4] = _END
         struct.pack_into(">Q", view, 8, end + 4)
-        signed = abs(scale) | (0x8000 if scale < 0 else 0)
-        struct.pack_into(">fHHB", view, at[5][0] + 11, low, signed, 0, bits if size else 0)
+        binary, decimal = _octets(scaling.binary), _octets(scaling.decimal)
+        struct.pack_into(">fHHB", view, at[5][0] + 11, scaling.reference, binary, decimal, scaling.bits)
         return view[: end + 4]
 
     def _write_bitmap(self, offset: int, present: npt.NDArray[np.bool_]) -> int:
@@ -185,15 +215,20 @@ class CcsdsPacker:
         self._out[offset + 6 : offset + 6 + bitmap.size] = bitmap
         return offset + 6 + bitmap.size
 
-    def _quantise(self, values: npt.NDArray[np.float32], reference: float, scale: int, bits: int) -> npt.NDArray:
+    def _quantise(self, values: npt.NDArray[np.float32], scaling: _Scaling) -> npt.NDArray:
         """Return the integers of the packing, in float64 arithmetic and rounded as ecCodes does."""
+        bits = scaling.bits
         kind = np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32
         integers = self._integers.view(kind)[: values.size]
-        factor = math.ldexp(1.0, -scale)
+        tens, factor = 10.0**scaling.decimal, math.ldexp(1.0, -scaling.binary)
         for first in range(0, values.size, _CHUNK):
             part = values[first : first + _CHUNK]
             scratch = self._scratch[: part.size]
-            np.subtract(part, reference, out=scratch, dtype=np.float64)
+            if scaling.decimal:
+                np.multiply(part, tens, out=scratch, dtype=np.float64)
+                scratch -= scaling.reference
+            else:
+                np.subtract(part, scaling.reference, out=scratch, dtype=np.float64)
             scratch *= factor
             scratch += 0.5
             np.copyto(integers[first : first + _CHUNK], scratch, casting="unsafe")

@@ -332,6 +332,8 @@ class FieldEncoder:
     """
 
     def __init__(self, spec: OutputSpec, *, native: bool | None = None):
+        if spec.area is not None and native is False:
+            raise EncodingError("native: False with an area, expected libaec: ecCodes packs a part by its own extremes")
         self.spec = spec
         self._handles: dict[LeadField, int] = {}
         self._cut = None if spec.area is None else cut_of(spec.grid, spec.area)
@@ -402,19 +404,27 @@ class FieldEncoder:
                 raise NotFiniteError(f"{where}: {count} of {values.size} values not finite")
         header, bits = header or self.header(variable, lead, statistic), self.spec.bits[variable]
         if self._cut is not None:
-            return self._encode_area(self._cut, header, values, bits)
+            return self._encode_area(self._cut, header, values, (low, high) if whole else None, bits)
         if self._packer is None or not whole:
             return pack_with_eccodes(header, values, bits)
         return self._packer.pack(header, values, float(low), float(high), bits)
 
-    def _encode_area(self, cut: Cut, header: bytes, values: npt.NDArray[np.float32], bits: int) -> bytes | memoryview:
+    def _encode_area(
+        self,
+        cut: Cut,
+        header: bytes,
+        values: npt.NDArray[np.float32],
+        extremes: tuple[np.float32, np.float32] | None,
+        bits: int,
+    ) -> bytes | memoryview:
+        """Return the message of an area's rows; `extremes` are those of all values, None where some are missing."""
         assert self._packer is not None
         rows = cut.of(values)
         present = ~np.isnan(rows)
         if not present.any():
             return pack_with_eccodes(header, rows, bits)
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        return self._packer.pack(header, rows[present], low, high, bits, present)
+        low, high = extremes or (np.nanmin(values), np.nanmax(values))
+        return self._packer.pack(header, rows[present], float(low), float(high), bits, present)
 
     def close(self) -> None:
         """Release the handles."""
