@@ -36,16 +36,18 @@ def pass_with(model: Loaded, float8: Collection[str], *, compiled: bool = True) 
     """While it lasts steps take an accelerated pass of these products in float8, the others in float16."""
     import torch
     from aifs_ensemble.model.accelerated import AcceleratedForward
+    from aifs_ensemble.model.forms import network_class
 
     interface = model.loaded.stepper.model
-    own = interface.forward
-    interface.forward = AcceleratedForward(
+    entrance = network_class().entrance(interface)
+    own = entrance.forward
+    entrance.forward = AcceleratedForward(
         interface.model, torch.float16, chunks=model.request.settings.chunks, compiled=compiled, float8=float8
     )
     try:
         yield
     finally:
-        interface.forward = own
+        entrance.forward = own
 
 
 def own_forward(model: Loaded, precision: str) -> Any:

@@ -59,14 +59,19 @@ def checkpoint_path(args: argparse.Namespace) -> Path:
 
 @contextmanager
 def untruncated() -> Iterator[None]:
-    """While it lasts a model is loaded without the matrices of its truncation."""
+    """While it lasts a model is loaded without the truncation of its skip connection."""
     from aifs_ensemble.model.checkpoint import load
 
     loading = load.load_model
 
     def whole(*args: Any, **keys: Any) -> Any:
         interface = loading(*args, **keys)
-        interface.model.A_down = interface.model.A_up = None
+        if hasattr(interface.model, "residual"):  # in anemoi-models 0.11 a part of the network
+            from anemoi.models.layers.residual import SkipConnection
+
+            interface.model.residual = SkipConnection()
+        else:
+            interface.model.A_down = interface.model.A_up = None
         return interface
 
     load.load_model = whole
