@@ -68,6 +68,28 @@ def test_missing_values_of_statistics_are_missing(tmp_path: Path) -> None:
     assert check_messages(path, found, {}) == [] and check_index(path, found) == []
 
 
+def test_the_index_is_checked_by_what_is_expected_of_a_lead(tmp_path: Path) -> None:
+    """An amount of a day is indexed by its period, one since the start by its end; what the entry says decides not."""
+    since = dataclasses.replace(make_spec(["tp"]), daily=(LeadField("2t", "max"),))
+    of_day = dataclasses.replace(make_spec(["2t"]), daily=(LeadField("tp", "sum"),))
+    for spec, step, other in ((since, "24", "0-24"), (of_day, "0-24", "24")):
+        with EncoderPool(spec, tmp_path, 1) as pool:
+            slot = pool.acquire(120)
+            slot.array[:] = 1
+            pool.submit(slot, 24)
+            [record] = pool.drain()
+        path, index = tmp_path / record.grib.name, tmp_path / record.index.name
+        assert check_lead(path, spec, 24) == []
+        lines = index.read_text().splitlines()
+        place = next(number for number, line in enumerate(lines) if '"param": "tp"' in line)
+        assert f'"step": "{step}"' in lines[place]
+        lines[place] = lines[place].replace(f'"step": "{step}"', f'"step": "{other}"')
+        index.write_text("".join(f"{line}\n" for line in lines))
+        told = f"{index}: line {place + 1}: step is '{other}', expected '{step}'"
+        assert check_lead(path, spec, 24) == [told]
+        assert check_index(path, list(messages(path))) == []  # nobody knows of which kind it should be
+
+
 def test_readers_of_products_do_not_take_a_statistic_for_the_field(tmp_path: Path) -> None:
     """A day's rain has GRIB's name of the rain since the start, where leads do not hold that one."""
     spec = dataclasses.replace(make_spec(["2t"]), daily=(LeadField("tp", "sum"), LeadField("2t", "max")))

@@ -10,8 +10,12 @@ import eccodes
 import numpy as np
 import pytest
 from aifs_ensemble.cli import main
+from aifs_ensemble.common.areas import PRESETS, Box
 from aifs_ensemble.common.names import index_file, lead_file
+from aifs_ensemble.fields.area import cut_of
 from aifs_ensemble.fields.grib_check import check_lead, check_messages, messages
+from aifs_ensemble.fields.grib_encoder import FieldEncoder
+from aifs_ensemble.fields.grids import grid_coordinates
 
 from fields.members import CYCLE, FEW, make_spec, write_member
 
@@ -116,6 +120,41 @@ def test_check_of_any_grib(ensemble: Path) -> None:
         f"{path}: {found[0].name}: stream is 'enfo', expected 'oper'"
     ]
     assert check_messages(path, [], {}) == [f"{path}: no GRIB message"]
+
+
+@pytest.mark.parametrize(
+    ("box", "latitudes", "told"),
+    [
+        (None, (90, -90), "6114 of 6114 values are missing, expected 0 to 6113"),
+        (None, (90, -80), None),
+        (PRESETS["europe"].box, (90, -90), None),
+        (PRESETS["europe"].box, (0, -90), None),
+    ],
+    ids=["all", "nearly all", "all of an area", "none of an area"],
+)
+def test_not_all_values_of_the_globe_are_missing(
+    box: Box | None, latitudes: tuple[int, int], told: str | None, tmp_path: Path
+) -> None:
+    spec = make_spec(["swh"], model="demo-v2", area=box)
+    north, south = latitudes
+    where = grid_coordinates("N32").latitudes
+    field = np.where((where <= north) & (where >= south), np.nan, 1).astype(np.float32)
+    path = tmp_path / lead_file(CYCLE, 3, 12)
+    path.write_bytes(FieldEncoder(spec).encode("swh", 12, field))
+    wrong = check_lead(path, spec, 12, data=path.read_bytes())
+    assert wrong == ([f"{path}: swh: {told}"] if told else [])
+
+
+def test_an_area_lacks_what_is_outside_of_it(tmp_path: Path) -> None:
+    """A wave field with values in a neighbour's place: the same rows, and fewer are missing than must be."""
+    narrow, wide = (make_spec(["swh"], model="demo-v2", area=(72.0, -25.0, 33.0, east)) for east in (40.0, 45.0))
+    path = tmp_path / lead_file(CYCLE, 3, 12)
+    path.write_bytes(FieldEncoder(wide).encode("swh", 12, np.ones(6114, np.float32)))
+    assert check_lead(path, wide, 12, data=path.read_bytes()) == []
+    [line] = check_lead(path, narrow, 12, data=path.read_bytes())
+    least, points = cut_of("N32", narrow.area).outside, cut_of("N32", narrow.area).grid.points
+    found = cut_of("N32", wide.area).outside
+    assert line == f"{path}: swh: {found} of {points} values are missing, expected {least} to {points}"
 
 
 def test_twice_the_same_field_is_found(lead: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 DAY = 24  # hours
 MEAN, MAX, MIN, SUM = STATISTICS = ("mean", "max", "min", "sum")
+T = TypeVar("T")
 
 
 class LeadField(NamedTuple):
@@ -19,9 +20,12 @@ class LeadField(NamedTuple):
         return f"daily {self.statistic} of {self.variable}" if self.statistic else self.variable
 
 
-def ends_day(lead: int) -> bool:
-    """Tell whether a lead in hours ends a day, counted from the start of the forecast."""
-    return lead % DAY == 0
+def fields_at(lead: int, variables: Sequence[T], daily: Sequence[T]) -> tuple[T, ...]:
+    """Return the fields of a lead in hours: variables, and the daily statistics if the lead ends a day.
+
+    Days are counted from the start of the forecast.
+    """
+    return (*variables, *daily) if lead % DAY == 0 else tuple(variables)
 
 
 def lead_fields(pairs: Sequence[Any]) -> tuple[LeadField, ...]:

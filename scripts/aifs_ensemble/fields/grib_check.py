@@ -191,8 +191,14 @@ def _different(path: Path, name: str, message: Message, expected: Mapping[str, A
     ]
 
 
-def check_index(path: Path, found: Sequence[Message], content: bytes | None = None) -> list[str]:
-    """Return where the index beside a GRIB file (or with the bytes `content`) and the messages found there differ."""
+def check_index(
+    path: Path, found: Sequence[Message], content: bytes | None = None, daily: Sequence[bool] | None = None
+) -> list[str]:
+    """Return where the index beside a GRIB file (or with the bytes `content`) and the messages found there differ.
+
+    `daily` says which of the messages should be statistics of a day, where that is known. Else each tells by itself,
+    and an amount may be either.
+    """
     index = path.with_name(index_file(path.name))
     try:
         entries = read_index(index) if content is None else parse_index(content, index)
@@ -200,16 +206,20 @@ def check_index(path: Path, found: Sequence[Message], content: bytes | None = No
         return [str(error)]
     if len(entries) != len(found):
         return [f"{index}: {len(entries)} entries, expected the {len(found)} messages of {path.name}"]
-    wrong: list[str] = []
-    for number, (entry, message) in enumerate(zip(entries, found, strict=True), 1):
-        # of an amount the period does not tell whether it is that of a day or of the lead
-        daily = message.keys["stepType"] not in ("instant", "accum") or entry.get("step") == message.keys["stepRange"]
-        wrong.extend(
-            f"{index}: line {number}: {key} is {entry.get(key)!r}, expected {value!r}"
-            for key, value in _indexed(message, daily=daily).items()
-            if entry.get(key) != value
-        )
-    return wrong
+    if daily is None:
+        pairs = zip(entries, found, strict=True)
+        daily = [_looks_daily(message, entry) for entry, message in pairs]
+    return [
+        f"{index}: line {number}: {key} is {entry.get(key)!r}, expected {value!r}"
+        for number, (entry, message, of_day) in enumerate(zip(entries, found, daily, strict=True), 1)
+        for key, value in _indexed(message, daily=of_day).items()
+        if entry.get(key) != value
+    ]
+
+
+def _looks_daily(message: Message, entry: Entry) -> bool:
+    """Return whether message and entry are those of a statistic of a day; of an amount only the entry may tell."""
+    return message.keys["stepType"] not in ("instant", "accum") or entry.get("step") == message.keys["stepRange"]
 
 
 def _indexed(message: Message, *, daily: bool) -> Entry:
@@ -262,21 +272,37 @@ def check_lead(
     former = former_keys(spec)
     if found and former and all(message.keys[key] == value for message in found for key, value in former.items()):
         shared |= former  # such members vouch for themselves
-    wrong = check_messages(path, found, shared)
+    wrong, fields = check_messages(path, found, shared), spec.fields_at(lead)
     steps = {message.keys["endStep"] for message in found}
     if lead not in steps:
         wrong.append(f"{path}: step {lead} missing")
     wrong += [f"{path}: step {step} not expected" for step in sorted(steps - {lead})]
     if data is None or index is not None:
-        wrong += check_index(path, found, index)
+        daily = [bool(field.statistic) for field in fields] if len(found) == len(fields) else None
+        wrong += check_index(path, found, index, daily)
     if wrong:
         return wrong
-    fields = spec.fields_at(lead)
     if len(found) != len(fields):
         return [f"{path}: {len(found)} messages, expected {len(fields)}"]
     for field, message in zip(fields, found, strict=True):
         wrong += _different(path, str(field), message, _expected(spec, field, lead))
+        if field.variable in spec.missing:
+            wrong += _too_few_or_many(path, spec, field, message)
     return wrong
+
+
+def _too_few_or_many(path: Path, spec: OutputSpec, field: LeadField, message: Message) -> list[str]:
+    """Return whether more values are missing than may be, or fewer than must be.
+
+    How many the model misses, only its input says. So what is known are bounds: on the globe there are some values,
+    for nothing is missing on sea and land alike. An area may have none, and lacks what is outside of it.
+    """
+    missing, points = message.keys["numberOfMissing"], message.keys["numberOfDataPoints"]
+    least = 0 if spec.area is None else cut_of(spec.grid, spec.area).outside
+    most = points - 1 if spec.area is None else points
+    if least <= missing <= most:
+        return []
+    return [f"{path}: {field}: {missing} of {points} values are missing, expected {least} to {most}"]
 
 
 def _expected(spec: OutputSpec, field: LeadField, lead: int) -> dict[str, Any]:

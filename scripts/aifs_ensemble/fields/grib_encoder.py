@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.areas import Box
-from aifs_ensemble.common.daily import DAY, MAX, MEAN, MIN, SUM, LeadField, ends_day, lead_fields
+from aifs_ensemble.common.daily import DAY, MAX, MEAN, MIN, SUM, LeadField, fields_at, lead_fields
 from aifs_ensemble.common.errors import EncodingError, NotFiniteError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.common.names import CONTROL, parse_cycle
@@ -192,7 +192,7 @@ class OutputSpec:
 
     def fields_at(self, lead: int) -> tuple[LeadField, ...]:
         """Return the fields of a lead in hours, in their order."""
-        return self.fields if ends_day(lead) else self.fields[: len(self.variables)]
+        return fields_at(lead, self.fields[: len(self.variables)], self.daily)
 
     @property
     def cycle_time(self) -> datetime:

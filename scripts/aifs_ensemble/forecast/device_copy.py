@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from aifs_ensemble.common.daily import LeadField, ends_day
+from aifs_ensemble.common.daily import LeadField, fields_at
 from aifs_ensemble.common.errors import NotFiniteError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.fields.encoder_pool import EncoderPool, Slot
@@ -66,10 +66,11 @@ class FieldTransfer:
     ):
         self._pool = pool
         self._rollout = rollout
-        self._plain, self._fields = len(rows), (*map(LeadField, rows), *daily)
+        self._plain, self._daily = tuple(map(LeadField, rows)), tuple(daily)
+        self._fields = (*self._plain, *self._daily)
         self._where = where
         self._device = device = rollout.inputs.device
-        by_rows = {n: [field.variable for field in self._fields[:n]] for n in (self._plain, len(self._fields))}
+        by_rows = {len(fields): [field.variable for field in fields] for fields in (self._plain, self._fields)}
         self._sound = {n: SoundFields(model, names, rollout.places, device) for n, names in by_rows.items()}
         self._tickets: deque[_Ticket] = deque()
         self.waited = self.watched = 0.0
@@ -108,7 +109,7 @@ class FieldTransfer:
         self._tickets.append(_Ticket(lead, seconds, slot, self._sound[rows](fields, self._rollout.newest)))
 
     def _rows(self, lead: int) -> int:
-        return len(self._fields) if ends_day(lead) else self._plain
+        return len(fields_at(lead, self._plain, self._daily))
 
     def _send_from_gpu(self, lead: int, output: torch.Tensor, seconds: Callable[[], float], slot: Slot) -> _Ticket:
         rows = self._rows(lead)

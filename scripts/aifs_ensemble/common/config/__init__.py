@@ -26,7 +26,7 @@ from aifs_ensemble.common.config.output import check_kept, kept_area, kept_daily
 from aifs_ensemble.common.config.picture_checks import check_pictures
 from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.cycles import check_cycle, keep_later, parse_cycles
-from aifs_ensemble.common.daily import LeadField, ends_day
+from aifs_ensemble.common.daily import LeadField, fields_at
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.models import Model, get_model
 from aifs_ensemble.common.names import (
@@ -331,7 +331,7 @@ class Config:
     @property
     def lead_fields(self) -> float:
         """Fields of a lead, on average over the leads: those that end a day have daily statistics too."""
-        days = len(self.daily) * sum(map(ends_day, self.leads)) / len(self.leads)
+        days = sum(len(fields_at(lead, (), self.daily)) for lead in self.leads) / len(self.leads)
         return len(self.output_variables) + days if days else len(self.output_variables)
 
     @property

@@ -7,7 +7,7 @@ from math import cos, radians
 from typing import TYPE_CHECKING, NamedTuple
 
 from aifs_ensemble.common.areas import Box, one_area
-from aifs_ensemble.common.daily import DAY, MAX, MEAN, MIN, STATISTICS, SUM, LeadField, ends_day
+from aifs_ensemble.common.daily import DAY, MAX, MEAN, MIN, STATISTICS, SUM, LeadField, fields_at
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import lead_name
 from aifs_ensemble.common.parameters import is_direction, parameter_of, split_variable
@@ -71,10 +71,11 @@ def kept_daily(
                 _check_daily(key, variable, statistic, kept=variable in variables)
             asked.setdefault(variable, set()).update(statistics)
     found = tuple(LeadField(name, one) for name in made for one in STATISTICS if one in asked.get(name, ()))
-    if found and not any(map(ends_day, leads)):
+    if found and not any(fields_at(lead, (), found) for lead in leads):
         raise ConfigError(f"{_KEY}.daily: no lead ends a day, expected some of 24 h, 48 h ... (leads, every_hours)")
+    plain = tuple(map(LeadField, variables))
     for lead in leads:
-        if not variables and not ends_day(lead):
+        if not fields_at(lead, plain, found):
             raise ConfigError(
                 f"{_KEY}: nothing is left of {lead_name(lead)}, expected every_hours: {DAY}, or variables"
             )
