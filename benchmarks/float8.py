@@ -19,7 +19,12 @@ import torch
 import triton
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from aifs_ensemble.model.attention import flex_window
+from aifs_ensemble.model.float8 import gelu_to_float8, reference, to_float8
+from aifs_ensemble.model.numerics import why_no_float8
 
 PROCESSOR, DECODER = 40_320, 54_208
 SHAPES = {
@@ -33,7 +38,6 @@ SHAPES = {
     "decoder: MLP, down": (DECODER, 4096, 1024),
 }
 HEADS, WIDTH, WINDOW = 16, 64, 1120
-LARGEST = 448.0  # of e4m3
 
 
 def milliseconds(function: Callable[[], object]) -> float:
@@ -52,12 +56,6 @@ def rescaled(sums: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> t
     return (sums.float() * rows * columns).half()
 
 
-def quantised(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``x (row, column)`` in float8 and its scales ``(row, 1)``."""
-    scale = (x.float().abs().amax(-1, keepdim=True) / LARGEST).clamp_min(1e-12)
-    return (x.float() / scale).to(torch.float8_e4m3fn), scale
-
-
 def error(found: torch.Tensor, right: torch.Tensor) -> float:
     return float((found.double() - right).norm() / right.norm())
 
@@ -67,7 +65,7 @@ def product(name: str, rows: int, inputs: int, outputs: int) -> str:
     x = torch.randn(rows, inputs, device="cuda", dtype=torch.float16)
     w = torch.randn(outputs, inputs, device="cuda", dtype=torch.float16) / inputs**0.5
     right = x[:512].double() @ w.double().t()
-    (x8, x_scale), (w8, w_scale) = quantised(x), quantised(w)
+    (x8, x_scale), (w8, w_scale) = reference(x), reference(w)
     half = milliseconds(lambda: F.linear(x, w))
     line = f"{name:24s} {half:7.3f} ms {error(F.linear(x, w)[:512], right):8.1e}"
     for fast in (True, False):
@@ -91,12 +89,9 @@ def attention() -> list[str]:
     """Return lines about attention within the window, and about dense blocks that hold it."""
     shape = (1, HEADS, PROCESSOR, WIDTH)
     query, key, value = (torch.randn(shape, device="cuda", dtype=torch.float16) for _ in range(3))
-    mask = create_block_mask(
-        lambda _b, _h, i, j: (i - j).abs() <= WINDOW, None, None, PROCESSOR, PROCESSOR, device="cuda"
-    )
-    windowed = torch.compile(flex_attention, dynamic=False)
+    windowed = torch.compile(flex_window(PROCESSOR, WINDOW, query.device), dynamic=False)
     useful = 4 * HEADS * PROCESSOR * (2 * WINDOW + 1) * WIDTH
-    took = milliseconds(lambda: windowed(query, key, value, block_mask=mask))
+    took = milliseconds(lambda: windowed(query, key, value))
     lines = [f"FlexAttention, window {WINDOW}: {took:.3f} ms, {useful / took / 1e9:.0f} TFLOP/s"]
     for block in (1120, 2240):
         number, keys = PROCESSOR // block, block + 2 * WINDOW
@@ -114,8 +109,8 @@ def attention() -> list[str]:
 
 
 def main() -> None:
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
-        raise SystemExit("a card with float8 is needed: Hopper, Ada or later")
+    if reason := why_no_float8(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")):
+        raise SystemExit(f"a card with float8 is needed, Hopper, Ada or later: {reason}")
     torch.manual_seed(0)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     print(
@@ -124,10 +119,7 @@ def main() -> None:
     )
     for name, shape in SHAPES.items():
         print(product(name, *shape))
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-    from aifs_ensemble.model.float8 import gelu_to_float8, to_float8
-
-    quantise = torch.compile(quantised, dynamic=False)
+    quantise = torch.compile(reference, dynamic=False)
     for rows, columns in ((PROCESSOR, 1024), (PROCESSOR, 4096), (DECODER, 4096)):
         x = torch.randn(rows, columns, device="cuda", dtype=torch.float16)
         ways = {"compiled": lambda x=x: quantise(x), "ours": lambda x=x: to_float8(x),  # type: ignore[misc]

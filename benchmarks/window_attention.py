@@ -155,17 +155,10 @@ def inputs(width: int) -> tuple[Any, Any, Any]:
 def error(found: Any, q: Any, k: Any, v: Any) -> float:
     """Return the largest error of slices at both ends and in the middle, against float32."""
     import torch
+    from aifs_ensemble.model import banded_attention
 
     torch.backends.cuda.matmul.allow_tf32 = False
-    worst = 0.0
-    for first in (0, NODES // 2 - 77, NODES - SLICE):
-        last = first + SLICE
-        low, high = max(0, first - WINDOW), min(NODES, last + WINDOW)
-        rows, keys = torch.arange(first, last, device="cuda"), torch.arange(low, high, device="cuda")
-        score = torch.einsum("ihd,jhd->hij", q[first:last].float(), k[low:high].float()) * q.shape[-1] ** -0.5
-        score.masked_fill_((rows[:, None] - keys[None]).abs() > WINDOW, -math.inf)
-        right = torch.einsum("hij,jhd->ihd", score.softmax(-1), v[low:high].float())
-        worst = max(worst, float((found[first:last].float() - right).norm() / right.norm()))
+    worst = banded_attention.largest_error(found, q, k, v, WINDOW, SLICE)
     return worst if math.isfinite(float(found.float().sum())) else math.inf
 
 
@@ -227,20 +220,16 @@ def sustained(name: str, width: int, seconds: float) -> dict[str, Any]:
 def small(width: int) -> dict[str, Any]:
     """Return the largest error of the project's kernel for a width, at sizes of every relation to tiles and window."""
     import torch
-    from aifs_ensemble.model.banded_attention import attend
+    from aifs_ensemble.model.banded_attention import attend, largest_error
 
     worst, place = 0.0, ""
     for dtype in (torch.float16, torch.bfloat16):
         for nodes, window in ((1, 5), (127, 5), (128, 128), (129, 1120), (1000, 1120), (2500, 512), (2501, 1120)):
             torch.manual_seed(nodes)
             q, k, v = torch.randn(nodes, 3, 2, width, device="cuda").to(dtype).unbind(1)
-            place_of = torch.arange(nodes, device="cuda")
-            score = torch.einsum("ihd,jhd->hij", q.float(), k.float()) * width**-0.5
-            score.masked_fill_((place_of[:, None] - place_of[None]).abs() > window, -math.inf)
-            right = torch.einsum("hij,jhd->ihd", score.softmax(-1), v.float())
             found = attend(q, k, v, window)
-            off = float((found.float() - right).norm() / right.norm())
-            off = off if math.isfinite(off) and torch.equal(found, attend(q, k, v, window)) else math.inf
+            off = largest_error(found, q, k, v, window, nodes)
+            off = off if torch.equal(found, attend(q, k, v, window)) else math.inf
             if off * (0.125 if dtype is torch.bfloat16 else 1) > worst:
                 worst, place = off * (0.125 if dtype is torch.bfloat16 else 1), f"{nodes} {window} {dtype}"
     return {"worst": worst, "where": place}

@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from engine.setup import Loaded, timed
+from engine.setup import Loaded, deviations, rms, timed
 
 REPEATED = 5  # calls whose bytes are compared with those of the timed ones
 
@@ -139,9 +139,7 @@ def drift(args: argparse.Namespace) -> dict[str, Any]:
         start = torch.from_numpy(model.initial.fields[-1].copy())
         rows = [model.request.model.inputs.index(name) for name in model.request.model.prognostic]
         start = start[rows].t().to(model.device)
-        std = torch.as_tensor(model.loaded.stepper.model.statistics["stdev"])
-        names = model.loaded.stepper.model.data_indices.data.input.name_to_index
-        scale = std[[names[name] for name in model.request.model.prognostic]].float().to(model.device)
+        scale = deviations(model)
         del model
         gc.collect()
         torch.cuda.empty_cache()
@@ -149,10 +147,7 @@ def drift(args: argparse.Namespace) -> dict[str, Any]:
     for step in wanted:
         eager, ours, other = (fields[step][:, places] for fields in kept.values())
 
-        def rms(difference: Any) -> float:
-            return float((difference / scale).square().mean().sqrt())
-
-        apart, change, spread = rms(ours - eager), rms(eager - start), rms(other - ours)
+        apart, change, spread = (rms(difference / scale) for difference in (ours - eager, eager - start, other - ours))
         found[f"steps_{step}"] = {
             "of_change": apart / change,
             "of_spread": apart / spread,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.setup import Loaded, timed
+from engine.setup import Loaded, deviations, rms, timed
 
 # Kinds of layers, each with those of the line before.
 KINDS = ("16 bits", "processor: MLP", "+ processor: all", "+ mappers", "+ what stays in 16 bits, where it can")
@@ -68,20 +68,6 @@ def _apart(model: Loaded, found: Any, right: Any) -> float:
     before = model.rollout.newest[:, list(model.loaded.places.prognostic_in)]
     change = (right[:, places] - before) / scale
     return rms((found[:, places] - right[:, places]) / scale) / rms(change)
-
-
-def rms(values: Any) -> float:
-    return float(values.double().square().mean().sqrt())
-
-
-def deviations(model: Loaded) -> Any:
-    """Return the standard deviations of the prognostic variables, ``(variable,)``, on the model's device."""
-    import torch
-
-    interface = model.loaded.stepper.model
-    names = interface.data_indices.data.input.name_to_index
-    std = torch.as_tensor(interface.statistics["stdev"])
-    return std[[names[name] for name in model.request.model.prognostic]].float().to(model.device)
 
 
 def float8_layers(args: argparse.Namespace) -> dict[str, Any]:

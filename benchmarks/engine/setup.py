@@ -118,6 +118,21 @@ class Loaded:
         return self.loaded.stepper.forward(self.rollout.inputs, first=False, seed=self.request.seed(2))
 
 
+def rms(values: Any) -> float:
+    """Return the root mean square of a tensor, its squares summed in float64."""
+    return float(values.double().square().mean().sqrt())
+
+
+def deviations(model: Loaded) -> Any:
+    """Return the standard deviations of the prognostic variables, ``(variable,)``, on the model's device."""
+    import torch
+
+    interface = model.loaded.stepper.model
+    names = interface.data_indices.data.input.name_to_index
+    std = torch.as_tensor(interface.statistics["stdev"])
+    return std[[names[name] for name in model.request.model.prognostic]].float().to(model.device)
+
+
 def timed(work: Callable[[], Any], device: Any, repeats: int) -> tuple[Any, float]:
     """Return the result and the median seconds of `work`, the device's own time where it has a clock."""
     import torch

@@ -214,18 +214,23 @@ def trial(nodes: int, heads: int, width: int, window: int, dtype: torch.dtype, d
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             numbers = torch.randn((nodes, 3, heads, width), generator=generator, device=device)
             query, key, value = numbers.to(dtype).unbind(1)
-            off = _error(attend(query, key, value, window), query, key, value, window)
+            off = largest_error(attend(query, key, value, window), query, key, value, window)
     except Exception as error:  # whatever a compiler or a card has against it
         return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:300]
     return "" if off < _TOO_FAR else f"it is {off:.1e} off plain products, expected less than {_TOO_FAR:.0e}"
 
 
-def _error(found: Tensor, query: Tensor, key: Tensor, value: Tensor, window: int) -> float:
-    """Return the largest error of rows at both ends and in the middle: norm of the difference over norm."""
+def largest_error(
+    found: Tensor, query: Tensor, key: Tensor, value: Tensor, window: int, rows_tried: int = _ROWS_TRIED
+) -> float:
+    """Return the largest error of rows at both ends and in the middle: norm of the difference over norm.
+
+    `found` is compared with plain products in float32. The error is infinite where a row is not finite.
+    """
     nodes = len(query)
     place, worst = torch.arange(nodes, device=query.device), 0.0
-    for first in (0, max(0, nodes // 2 - _ROWS_TRIED // 2), max(0, nodes - _ROWS_TRIED)):
-        rows = place[first : first + _ROWS_TRIED]
+    for first in (0, max(0, nodes // 2 - rows_tried // 2), max(0, nodes - rows_tried)):
+        rows = place[first : first + rows_tried]
         score = torch.einsum("ihd,jhd->hij", query[rows].float(), key.float()) * query.shape[-1] ** -0.5
         score.masked_fill_((rows[:, None] - place).abs() > window, -math.inf)
         right = torch.einsum("hij,jhd->ihd", score.softmax(-1), value.float())
