@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from aifs_ensemble.common.acceleration import Acceleration, why_not_accelerated
-from aifs_ensemble.model import forms, known_classes
+from aifs_ensemble.model import forms, known_classes, self_check
 from aifs_ensemble.model.forms import network_class
 from aifs_ensemble.model.self_check import THRESHOLDS, SelfCheck, compare_passes
 from tested import MODEL
@@ -197,3 +197,22 @@ def test_a_source_is_told_by_what_it_does() -> None:
 def test_only_known_versions_are_accelerated(version: str, known: bool) -> None:
     reason = forms.unknown_version(version)
     assert (reason == "") == known and (known or (version in reason and "0.5, 0.6 and 0.11" in reason))
+
+
+@pytest.mark.parametrize(
+    ("form", "channels", "measured", "parameters"), [("0.6", 1024, 26.4e9, 0), ("0.11", 1536, 9.3e9, 539.7e6)]
+)
+def test_room_for_both_is_at_least_what_was_measured(
+    form: str, channels: int, measured: float, parameters: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On H100 and H200, N320 (docs/performance.md); weights in float32 and float16 are on the card before the step."""
+    held, nodes = 6 * parameters, 542_080
+    model = SimpleNamespace(
+        node_attributes=SimpleNamespace(num_nodes={"data": nodes}), _graph_name_data="data", num_channels=channels
+    )
+    monkeypatch.setattr(self_check, "form_of", lambda _: form)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    for free, fits in ((measured - held, False), (1.5 * measured, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (int(free), 0))
+        told = self_check.no_room_for_both(SimpleNamespace(model=model), torch.device("cuda"))
+        assert (told == "") == fits and (fits or told.startswith("the model's own pass needs about "))
