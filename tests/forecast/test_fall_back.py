@@ -340,7 +340,7 @@ def test_a_checkpoint_is_checked_without_a_forecast(
 
 @pytest.fixture
 def float8_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products in float8 on this processor, emulated, what they read being quantised by plain torch."""
+    """Put emulated products in float8 in this processor's pass; plain torch quantises what they read."""
 
     def add_norm_to_float8(*args: Any) -> tuple[torch.Tensor, float8.Quantised]:
         total, normal = conditional_norm.reference(*args)
@@ -350,7 +350,7 @@ def float8_here(monkeypatch: pytest.MonkeyPatch) -> None:
         return float8.reference(torch.nn.functional.layer_norm(x, x.shape[-1:], *norm))
 
     monkeypatch.setitem(numerics.ACCELERATED, "cpu", ("32", "fp8"))
-    monkeypatch.setitem(passes.PRODUCTS, "fp8", torch.float32)
+    monkeypatch.setitem(passes.PRODUCT_TYPES, "fp8", torch.float32)
     monkeypatch.setitem(stepper._AUTOCAST, "fp8", None)
     monkeypatch.setattr(stepper, "why_no_float8", lambda _: "")
     monkeypatch.setattr(float8, "to_float8", float8.reference)

@@ -6,7 +6,6 @@ What a GPU's conversion, product and compiler do is not checked here: benchmarks
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ pytest.importorskip("triton", reason="no Triton on this platform")
 
 import torch
 from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.model import accelerated, conditional_norm, float8
+from aifs_ensemble.model import accelerated, conditional_norm, float8, launches
 from aifs_ensemble.model.compile_cache import KERNELS
 from aifs_ensemble.model.network import NotAcceleratedError
 from aifs_ensemble.model.numerics import Numerics, why_no_float8
@@ -222,13 +221,13 @@ def test_every_product_has_a_name_and_no_other(interface: Any) -> None:
 def test_a_device_without_it_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, device: str, capability: Any, told: str
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(launches, "capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A card")
-    place = SimpleNamespace(type=device)
-    assert why_no_float8(place) == told  # type: ignore[arg-type]
+    place = torch.device(device)
+    assert why_no_float8(place) == told
     if told:
         with pytest.raises(ConfigError, match=rf"^forecast\.precision: fp8, expected 16, bf16 or 32: .*\({told}\)$"):
-            Stepper(torch.nn.Identity(), place, FP8)  # type: ignore[arg-type]
+            Stepper(torch.nn.Identity(), place, FP8)
 
 
 def test_other_precisions_are_never_refused() -> None:

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# The precision whose products are in float8: no other pass has it, and members that ask for it are made with no other.
+FLOAT8 = "fp8"
+
 
 @dataclass(frozen=True)
 class Acceleration:

@@ -47,9 +47,10 @@ class Cut:
 
 @cache
 def cut_of(name: str, box: Box) -> Cut:
-    """Return what an area, north, west, south and east in degrees, takes of a grid; ConfigError where that is nothing.
+    """Return what leads of an area, north, west, south and east in degrees, hold of the grid `name`.
 
-    Of all rows but the first or the last the whole is taken: ecCodes calls those global, and places them a row off.
+    Where the first row alone would be left out, or the last one, it is taken too: ecCodes calls such rows global, and
+    places them a row off. Raises ConfigError for an area that no point lies in.
     """
     grid = grid_coordinates(name)
     north, west, south, east = box

@@ -22,12 +22,15 @@ class DailyFields:
 
     Parameters
     ----------
-    fields : statistics of outputs of the model, in the order of the rows of a slot
-    places : places of the model's variables
+    fields : statistics of outputs of the model, in the order in which `gather` writes them
+    model : whose steps a day is made of
+    places : where the model's variables are in its output
+    device : of `values`
 
     Attributes
     ----------
-    values : float32 ``(statistic, value)``: sums, largest and smallest values of the day so far
+    values : float32 ``(statistic, value)`` of the day so far, means, amounts, largest and smallest values one kind
+        after another; a mean is kept as the sum of its steps
     """
 
     def __init__(self, fields: Sequence[LeadField], model: Model, places: TensorPlaces, device: torch.device):

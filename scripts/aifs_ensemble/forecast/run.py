@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from aifs_ensemble.common.acceleration import FLOAT8
 from aifs_ensemble.common.errors import CheckpointError, DiskFullError, PassChangedError
 from aifs_ensemble.common.files import digest
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
@@ -31,7 +32,6 @@ from aifs_ensemble.forecast.timings import Timings
 from aifs_ensemble.forecast.work_folder import KnownFile, WorkFolder
 from aifs_ensemble.model.checkpoint.digest import checkpoint_digest
 from aifs_ensemble.model.forms import unknown_version
-from aifs_ensemble.model.numerics import ONLY_ACCELERATED
 
 
 def run_forecast(request: ForecastRequest, observers: Sequence[Observer] = ()) -> MemberManifest:
@@ -118,21 +118,15 @@ def _restarts(request: ForecastRequest, work: WorkFolder, settings: Mapping[str,
 def _with_pass(request: ForecastRequest, work: WorkFolder, device: str) -> ForecastRequest:
     """Return the request with the forward pass that a member keeps to once it was made with it, or had to take it."""
     settings = request.settings
-    if reason := settings.not_accelerated(device):
-        settings.refuse(reason)
+    turned_off = settings.not_accelerated(device)
+    planned = unknown_version(request.model.anemoi_models) if request.accelerate else "forecast.accelerate is false"
+    settings.refuse(turned_off or planned)
+    if turned_off or settings.precision == FLOAT8:  # what kept an earlier attempt from float8 may have passed
         return request
-    if not request.accelerate:
-        settings.refuse("forecast.accelerate is false")
-        return replace(request, own_pass="forecast.accelerate is false")
-    if reason := unknown_version(request.model.anemoi_models):
-        settings.refuse(reason)
-        return replace(request, own_pass=reason)
-    if settings.precision in ONLY_ACCELERATED:  # what kept an earlier attempt from it may have passed
-        return request
-    gave_up = work.gave_up_acceleration()
-    if not gave_up and (work.recorded_settings() or {}).get("pass") == "own":
-        gave_up = "the member began with it"
-    return replace(request, own_pass=gave_up)
+    own = planned or work.gave_up_acceleration()
+    if not own and (work.recorded_settings() or {}).get("pass") == "own":
+        own = "the member began with it"
+    return replace(request, own_pass=own)
 
 
 @contextmanager

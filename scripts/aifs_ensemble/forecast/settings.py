@@ -120,13 +120,14 @@ def _output_differences(config: Config, manifest: MemberManifest) -> list[str]:
         more = f" and {len(lacking) - 1} more variables" if len(lacking) > 1 else ""
         return [f"no {lacking[0]}{more} in its leads (forecast.output)"]
     area = area_of(manifest)
+    other_area = f"leads of {_box(area)}, not of {_box(config.area)} (forecast.output.area)"
     if area not in (None, config.area):
-        return [f"leads of {_box(area)}, not of {_box(config.area)} (forecast.output.area)"]
+        return [other_area]
     if set(config.leads) - {record.lead for record in manifest.leads}:
         if made != asked:
             return [f"{len(made)} variables in its leads, not {len(asked)} (forecast.output), and lacks leads"]
         if area != config.area:
-            return [f"leads of {_box(area)}, not of {_box(config.area)} (forecast.output.area), and lacks leads"]
+            return [f"{other_area}, and lacks leads"]
         if days != wanted:
             return [f"{len(days)} daily statistics in its leads, not {len(wanted)} (forecast.output), and lacks leads"]
     return []

@@ -86,11 +86,15 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias, self.eps).to(x.dtype)
 
+    def read_by(self, layer: Linear | Float8Linear, x: Tensor) -> Tensor | Quantised:
+        """Return the norm of `x` in the form that `layer` reads."""
+        if isinstance(layer, Float8Linear):
+            return norm_to_float8(x, self.weight, self.bias, self.eps)
+        return self(x)
+
     def into(self, layer: Linear | Float8Linear, x: Tensor) -> Tensor:
         """Return what `layer` makes of the norm of `x`."""
-        if isinstance(layer, Float8Linear):
-            return layer(norm_to_float8(x, self.weight, self.bias, self.eps))
-        return layer(self(x))
+        return layer(self.read_by(layer, x))  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, layer: Any) -> Norm:
@@ -130,9 +134,7 @@ class Mlp:
 
     def of_norm(self, norm: Norm, x: Tensor, gelu: str) -> Tensor:
         """Return ``(rows, channels)`` of the norm of `x`."""
-        if isinstance(self.up, Float8Linear):
-            return self(norm_to_float8(x, norm.weight, norm.bias, norm.eps), gelu)
-        return self(norm(x), gelu)
+        return self(norm.read_by(self.up, x), gelu)
 
 
 class _Edges:
@@ -222,10 +224,10 @@ class _Decoder:
 
 @dataclass
 class _Layer:
-    """A transformer layer: its products, norms of queries and keys (weight, bias, weight, bias), and its other norm."""
+    """A transformer layer: its products, norms of queries and of keys where it has them, and its other norm."""
 
     qkv: Linear | Float8Linear
-    qk_norms: tuple[Tensor | None, ...]
+    qk_norms: tuple[Norm, Norm] | None
     projection: Linear | Float8Linear
     norm: Tensor
     mlp: Mlp
@@ -233,13 +235,9 @@ class _Layer:
     @classmethod
     def of(cls, network: Network, block: Any, linear: Products) -> _Layer:
         attention = block.attention
-        qk: tuple[Tensor | None, ...] = (None, None, None, None)
-        if attention.qk_norm:
-            norms = (attention.q_norm, attention.k_norm)
-            qk = tuple(None if x is None else x.detach().float() for n in norms for x in (n.weight, n.bias))
         return cls(
             linear("processor.qkv", *network.query_key_value(block)),
-            qk,
+            (Norm.of(attention.q_norm), Norm.of(attention.k_norm)) if attention.qk_norm else None,
             linear("processor.projection", attention.projection),
             pack(block.layer_norm_mlp.scale, block.layer_norm_mlp.bias),
             linear.mlp("processor.mlp", block.mlp),
@@ -254,7 +252,6 @@ class _Processor:
         first = blocks[0].attention
         self.heads, self.width, self.attention, self.gelu = first.num_heads, first.head_dim, attention, gelu
         self.eps = blocks[0].layer_norm_attention.norm.eps
-        self.qk_eps = first.q_norm.eps if first.qk_norm else None
         self.layers = [_Layer.of(network, block, linear) for block in blocks]
         entries = [pack(b.layer_norm_attention.scale, b.layer_norm_attention.bias) for b in blocks]
         # each layer ends with the norm that the next one starts with
@@ -267,10 +264,9 @@ class _Processor:
         """One layer: from ``x (nodes, channels)`` and its norm to the next layer's, each norm as it is read."""
         nodes = x.shape[0]
         query, key, value = layer.qkv(normal).view(nodes, 3, self.heads, self.width).unbind(1)  # type: ignore[arg-type]
-        if self.qk_eps is not None:
-            q_w, q_b, k_w, k_b = layer.qk_norms
-            query = F.layer_norm(query.float(), (self.width,), q_w, q_b, self.qk_eps).to(x.dtype)
-            key = F.layer_norm(key.float(), (self.width,), k_w, k_b, self.qk_eps).to(x.dtype)
+        if layer.qk_norms is not None:
+            of_query, of_key = layer.qk_norms
+            query, key = of_query(query), of_key(key)
         mixed = self.attention(*(part.permute(1, 0, 2)[None] for part in (query, key, value)))[0]
         delta = layer.projection(mixed.permute(1, 0, 2).reshape(nodes, -1))
         x, normal = self.sum_and_norm(x, delta, noise, layer.norm, layer.mlp.up)

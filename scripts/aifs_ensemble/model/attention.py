@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from aifs_ensemble.model import banded_attention
+from aifs_ensemble.model import banded_attention, launches
 
 LOG = logging.getLogger(__name__)
 
@@ -205,10 +205,18 @@ class WindowAttention:
 def window_attention(
     nodes: int, window: int | None, device: torch.device, dtype: torch.dtype, heads: int, width: int
 ) -> WindowAttention:
-    """Return attention within `window` nodes on either side, inclusive: the fastest that a device has for it."""
+    """Return attention within a window: the fastest that a device has for it.
+
+    Parameters
+    ----------
+    nodes : in the sequence
+    window : neighbours attended to on either side, inclusive; None is unlimited
+    device, dtype : of queries, keys and values; a kernel of our own takes float16 and bfloat16
+    heads : how many, each of `width` channels
+    """
     if window is None:
         return WindowAttention(F.scaled_dot_product_attention, "scaled_dot_product_attention, no window")
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    capability = launches.capability(device) if device.type == "cuda" else None
     reason = banded_attention.reason_against(capability, dtype, width)
     if not reason and (reason := banded_attention.trial(nodes, heads, width, window, dtype, device)):
         LOG.warning("the kernel of window attention is not used, flex_attention is: %s", reason)

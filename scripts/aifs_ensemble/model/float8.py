@@ -1,7 +1,7 @@
 """Products in float8: activations with a scale for each row, weights with a scale for each output channel (Triton).
 
-A number of float8 e4m3 has three bits after its first, and its largest is 448. A scale brings the largest number of a
-row there, so a row keeps its own range whatever others hold. Hopper and Ada multiply such numbers twice as fast as
+A number of float8 e4m3 has three bits after its first, and the largest is `LARGEST`. A scale brings the largest number
+of a row there, so a row keeps its own range whatever others hold. Hopper and Ada multiply such numbers twice as fast as
 float16 and sum in float32. The scales are applied to the sums.
 
 Activations are quantised where they are made: `to_float8` reads a row once, takes its norm or its GELU where asked,
@@ -28,7 +28,7 @@ from aifs_ensemble.model.network import NotAcceleratedError
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 TYPE = torch.float8_e4m3fn
 LARGEST = 448.0
-# Rows whose largest number is below 448 times this lose bits, and rows of zeros have this scale.
+# Rows whose largest number is below `LARGEST` times this lose bits, and rows of zeros have this scale.
 LEAST_SCALE = 1e-30
 # A product's rows of inputs and of outputs come in pieces of 16 bytes.
 PIECE = 16
@@ -74,12 +74,14 @@ if HAS_TRITON:
     import triton
     import triton.language as tl
 
+    _LARGEST, _LEAST_SCALE = tl.constexpr(LARGEST), tl.constexpr(LEAST_SCALE)  # as a kernel may read them
+
     @triton.jit
     def scaled(value, inside):  # type: ignore[no-untyped-def]
         """Return a row of float32 as float8 holds it, and its scale; `inside` says which places belong to it."""
         size = tl.where(inside, tl.abs(value), 0.0)
         broken = tl.max(tl.where(size <= 3.4028234e38, 0, 1), 0)  # NaN compares as false
-        scale = tl.maximum(tl.max(size, 0) * (1 / 448.0), 1e-30)
+        scale = tl.maximum(tl.max(size, 0) * (1 / _LARGEST), _LEAST_SCALE)
         scale = tl.where(broken > 0, float("nan"), scale)
         return (value * (1.0 / scale)).to(tl.float8e4nv), scale
 
@@ -158,10 +160,11 @@ class Float8Linear:
 
     Attributes
     ----------
-    weight : float8 ``(out, in)``
-    scale : float32 ``(1, out)``
-    bias : ``(out,)`` in the type that the product comes in, or None
-    dtype : of the result
+    weight : float8 ``(out, in)``, both multiples of `PIECE`
+    scale : float32 ``(1, out)``, which multiplies the weight's rows
+    bias : ``(out,)`` in the type `product_dtype`, or None
+    product_dtype : in which torch gives the product: `dtype`, or bfloat16 on a card that knows no other
+    dtype : of what a call returns
     """
 
     weight: Tensor
@@ -179,10 +182,8 @@ class Float8Linear:
                 f"{name} from {inputs} to {outputs} channels, expected multiples of {PIECE} for float8"
             )
         eight = reference(weight)
-        made = dtype
         # torch multiplies with scales by row into float16 on Hopper alone, else into bfloat16
-        if weight.is_cuda and torch.cuda.get_device_capability(weight.device) != launches.HOPPER:
-            made = torch.bfloat16
+        made = dtype if launches.capability(weight.device) == launches.HOPPER else torch.bfloat16
         return cls(eight.values, eight.scale.t().contiguous(), None if bias is None else bias.to(made), made, dtype)
 
     def __call__(self, x: Tensor | Quantised) -> Tensor:

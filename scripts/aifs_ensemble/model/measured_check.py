@@ -56,20 +56,16 @@ def usual_input(interface: Any, device: torch.device, seed: int = 0) -> torch.Te
     return torch.minimum(torch.maximum(mean + deviation * noise, least), most)[None].to(device)
 
 
-def measure_check(
-    interface: Any, device: torch.device, numerics: Numerics | None = None, *, repeats: int = 3
-) -> MeasuredCheck:
+def measure_check(interface: Any, device: torch.device, numerics: Numerics, *, repeats: int = 3) -> MeasuredCheck:
     """Compare and time both passes of a loaded checkpoint; whatever fails of the accelerated one is in the result.
 
     Parameters
     ----------
     interface : as `load_model` returns it; of no use afterwards, for its parts are given up or compiled
-    numerics : by default float16, compiled, deterministic, in 16 chunks
     repeats : steps of each of which the median counts
 
     Raises torch's OutOfMemoryError where not even the model's own pass fits.
     """
-    numerics = numerics or Numerics(precision="16", compile=True, deterministic=True, chunks=16)
     stepper = Stepper(interface, device, numerics)
     inputs = usual_input(interface, device)
     seconds: dict[str, float] = {}

@@ -20,18 +20,16 @@ class NotAcceleratedError(Exception):
 
 @dataclass(frozen=True)
 class Places:
-    """Columns of the assembled input, of which the variables of all times are the first.
+    """Columns of the assembled input, in which the variables of all times come first.
 
     Attributes
     ----------
-    variables : how many columns these are
     attributes : first column of the data nodes' attributes
     step : column that says whether it is the first step
     skip : first column of the skip connection, None where the network does not read it
     inputs : columns that the network reads
     """
 
-    variables: int
     attributes: int
     step: int
     skip: int | None

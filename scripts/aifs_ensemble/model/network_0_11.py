@@ -101,8 +101,8 @@ class Network011(Network):
         variables, attributes, skip = self._columns
         step = variables + attributes
         if not self.model.condition_on_residual:
-            return Places(variables, attributes=variables, step=step, skip=None, inputs=step + 1)
-        return Places(variables, attributes=variables, step=step, skip=step + 1, inputs=step + 1 + skip)
+            return Places(attributes=variables, step=step, skip=None, inputs=step + 1)
+        return Places(attributes=variables, step=step, skip=step + 1, inputs=step + 1 + skip)
 
     @property
     def skip_kind(self) -> str:

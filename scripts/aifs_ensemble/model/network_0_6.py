@@ -86,7 +86,7 @@ class Network06(Network):
         # variables, skip connection, attributes, step
         variables, attributes, skip = self._columns
         step = variables + skip + attributes
-        return Places(variables, attributes=variables + skip, step=step, skip=variables, inputs=step + 1)
+        return Places(attributes=variables + skip, step=step, skip=variables, inputs=step + 1)
 
     @property
     def skip_kind(self) -> str:

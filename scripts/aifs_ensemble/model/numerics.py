@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Self
 
+from aifs_ensemble.common.acceleration import FLOAT8
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import ConfigError
 
@@ -12,9 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 # Where there is an accelerated pass: kinds of device, and the precisions of products there.
-ACCELERATED = {"cuda": ("16", "bf16", "fp8")}
-# Precisions that no other pass has: a member is not made without them in place of what was asked for.
-ONLY_ACCELERATED = ("fp8",)
+ACCELERATED = {"cuda": ("16", "bf16", FLOAT8)}
 # The compute capability from which cards multiply float8: Ada has 8.9, Hopper 9.0.
 FLOAT8_CAPABILITY = (8, 9)
 
@@ -56,11 +55,11 @@ class Numerics:
         return ""
 
     def refusal(self, reason: str) -> str:
-        """Return what is told where the accelerated pass cannot be used for a reason and no other has the precision.
+        """Return what is told where the accelerated pass cannot be used for a reason and no other has float8.
 
-        Empty for precisions that the model's own pass has, and without a reason.
+        Empty for other precisions, which the model's own pass has, and without a reason.
         """
-        if not reason or self.precision not in ONLY_ACCELERATED:
+        if not reason or self.precision != FLOAT8:
             return ""
         return (
             f"forecast.precision: {self.precision}, expected 16, bf16 or 32: only the accelerated forward pass "
@@ -79,7 +78,9 @@ def why_no_float8(device: torch.device) -> str:
         return f"the device is {device.type}"
     import torch
 
-    capability = torch.cuda.get_device_capability(device)
+    from aifs_ensemble.model import launches
+
+    capability = launches.capability(device)
     if capability >= FLOAT8_CAPABILITY:
         return ""
     has, needs = (".".join(map(str, one)) for one in (capability, FLOAT8_CAPABILITY))

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from aifs_ensemble.common.acceleration import Acceleration
+from aifs_ensemble.common.acceleration import FLOAT8, Acceleration
 from aifs_ensemble.model import float8, known_classes
 from aifs_ensemble.model.check_records import CheckRecords
 from aifs_ensemble.model.forms import installed_version, network_class, unknown_version
@@ -26,7 +26,8 @@ from aifs_ensemble.model.self_check import CHUNKS, PeakMemory, SelfCheck, compar
 
 LOG = logging.getLogger(__name__)
 PARTS = ("encoder", "processor", "decoder")
-PRODUCTS = {"16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float16, "32": torch.float32}
+# Of products by precision; those in float8 stand beside others of this type.
+PRODUCT_TYPES = {"16": torch.float16, "bf16": torch.bfloat16, FLOAT8: torch.float16, "32": torch.float32}
 
 Step = Callable[[], torch.Tensor]
 Measure = Callable[[Step], None]
@@ -103,10 +104,10 @@ class Passes:
             try:
                 accelerated = AcceleratedForward(
                     self._interface.model,
-                    PRODUCTS[self._numerics.precision],
+                    PRODUCT_TYPES[self._numerics.precision],
                     chunks=self._numerics.chunks,
                     compiled=self._device.type == "cuda",
-                    float8=float8.PRODUCTS if self._numerics.precision == "fp8" else (),
+                    float8=float8.PRODUCTS if self._numerics.precision == FLOAT8 else (),
                 )
                 self._entrance.forward = accelerated
             except NotAcceleratedError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from aifs_ensemble.common.acceleration import Acceleration
+from aifs_ensemble.common.acceleration import FLOAT8, Acceleration
 from aifs_ensemble.common.errors import CheckpointError, ConfigError
 from aifs_ensemble.common.models import Model
 from aifs_ensemble.model.check_records import CheckRecords
@@ -26,7 +26,7 @@ from aifs_ensemble.model.self_check import SelfCheck
 from aifs_ensemble.model.truncation import HAS_TRITON
 
 # what is not a product in float8 is as with 16
-_AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float16, "32": None}
+_AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16, FLOAT8: torch.float16, "32": None}
 
 
 def resolve_device(name: str) -> torch.device:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from aifs_ensemble.common.acceleration import FLOAT8
 from aifs_ensemble.delivery.scratch import MB, MemberSizes, reserve, room_needed
 from aifs_ensemble.model.numerics import FLOAT8_CAPABILITY
 from aifs_ensemble.planning.case import Case
@@ -172,7 +173,7 @@ def _scratch(case: Case, machine: MachineType, members: int, at_once: int) -> tu
 
 def _no_float8(case: Case, machine: MachineType) -> str | None:
     """Return why a machine cannot multiply in float8, where that is asked for."""
-    if case.config.forecast.precision != "fp8" or (machine.gpu and machine.gpu.capability >= FLOAT8_CAPABILITY):
+    if case.config.forecast.precision != FLOAT8 or (machine.gpu and machine.gpu.capability >= FLOAT8_CAPABILITY):
         return None
     what = f"the {machine.gpu.name} does not multiply in float8" if machine.gpu else f"{machine.name} has no GPU"
     return f"forecast.precision: fp8, {what}, expected 16, bf16 or 32, or a card of Ada or Hopper (H100, H200, L4)"

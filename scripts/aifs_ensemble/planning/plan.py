@@ -16,13 +16,14 @@ from statistics import median
 
 import yaml
 
+from aifs_ensemble.common.acceleration import FLOAT8
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import PlanError
 from aifs_ensemble.common.gpu import cards
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.delivery.scratch import coarse_values, kept_share
 from aifs_ensemble.forecast.settings import area_of
-from aifs_ensemble.model.numerics import ONLY_ACCELERATED, Numerics
+from aifs_ensemble.model.numerics import Numerics
 from aifs_ensemble.planning.cards import own_card
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.costs import GB
@@ -249,7 +250,7 @@ def _findings(case: Case, machine: MachineType, chosen: Estimate, notes: Sequenc
     settings = config.forecast
     if machine.gpu is not None and case.not_accelerated and case.work.to_forecast:
         level = "note" if not settings.accelerate else "warning"
-        if settings.precision in ONLY_ACCELERATED:
+        if settings.precision == FLOAT8:
             found.append(Finding("error", Numerics.of(config).refusal(case.not_accelerated)))
         else:
             found.append(Finding(level, f"accelerated: no, because {case.not_accelerated}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from aifs_ensemble.common.acceleration import FLOAT8
 from aifs_ensemble.planning.cards import CPU, distance
 from aifs_ensemble.planning.machines import Gpu
 
@@ -94,7 +95,7 @@ def estimated(entries: Iterable[Speed], key: Key, card: Gpu, specs: Mapping[str,
             (entry.way == "eager") != (way == "eager"),
             entry.way != way,
             (entry.precision == "32") != (precision == "32"),
-            (entry.precision == "fp8") != (precision == "fp8"),
+            (entry.precision == FLOAT8) != (precision == FLOAT8),
             distance(known[entry.gpu], card),
             entry.deterministic != deterministic,
             entry.precision != precision,

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from aifs_ensemble.common.acceleration import FLOAT8
 from aifs_ensemble.common.areas import Box
 from aifs_ensemble.common.config.compared import check_compared
 from aifs_ensemble.common.config.ensemble_products import (
@@ -475,7 +476,7 @@ def _check_members(config: Config) -> None:
 def _check_precision(config: Config) -> None:
     """Raise ConfigError for float8 without what alone computes in it: the accelerated pass, on a GPU."""
     forecast = config.forecast
-    if forecast.precision != "fp8":
+    if forecast.precision != FLOAT8:
         return
     for key, right in (("compile", (True,)), ("accelerate", (True,)), ("device", ("auto", "cuda"))):
         if (value := getattr(forecast, key)) not in right:
