@@ -82,6 +82,9 @@ def through(interface: Any) -> list[torch.Tensor]:
     for fields in states(interface):
         into, back = (part.processors["imputer"] for part in (interface.pre_processors, interface.post_processors))
         found += [into(fields, in_place=False), back(outputs, in_place=False, inverse=True)]
+        changed = fields.clone(), outputs.clone()
+        assert into(changed[0]) is changed[0] and back(changed[1], inverse=True) is changed[1]
+        found += changed
     return found
 
 

@@ -8,6 +8,8 @@ same bits, and the host runs ahead.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -36,52 +38,69 @@ class WaitFreeImputer(nn.Module):
         self.imputer = imputer
         self._kind = type(imputer).__name__
         self._each_time = each_time
+        # whether a value is missing where it is missing itself, rather than where it is at the first time
+        self._by_itself = each_time or self._kind in _DYNAMIC
         self._missing: Tensor | None = None
         self._checked = False
-        self._rows: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        self._columns: dict[tuple[Any, ...], tuple[Tensor, Tensor, Tensor]] = {}
 
     def forward(self, x: Tensor, in_place: bool = True, inverse: bool = False) -> Tensor:
         """Fill in what is missing of ``x (..., value, variable)``, or with `inverse` take it out again."""
-        if self._each_time and self._kind in _CONSTANT:  # in one pass over all variables
-            made = self._all_taken_out(x) if inverse else self._all_filled_in(x)
-            return x.copy_(made) if in_place else made
-        x = x if in_place else x.clone()
-        return self._take_out(x) if inverse else self._fill_in(x)
+        if inverse and self._kind in _DYNAMIC:
+            return x if in_place else x.clone()
+        if not inverse and "Copy" in self._kind:
+            return self._copy_in(x if in_place else x.clone())
+        made = self._taken_out(x) if inverse else self._filled_in(x)
+        return x.copy_(made) if in_place else made
 
-    def _all_filled_in(self, x: Tensor) -> Tensor:
-        missing = self._look(x)
-        key = (x.shape[-1], x.dtype, x.device)
-        if key not in self._rows:
-            values = torch.full((x.shape[-1],), torch.nan, dtype=x.dtype, device=x.device)
-            for place, value in zip(self._places_read(x), self.imputer.replacement, strict=False):
-                if place is not None:
-                    values[place] = value
-            self._rows[key] = ~torch.isnan(values), values
-        filled, values = self._rows[key]
-        return torch.where(missing & filled, values, x)
+    def _filled_in(self, x: Tensor) -> Tensor:
+        places, missing = self._places_read(x), self._look(x)
+        sources = places if self._by_itself else self.imputer.index_training_input
+        return self._put(x, places, self.imputer.replacement, missing, sources)
 
-    def _all_taken_out(self, x: Tensor) -> Tensor:
-        places = self._places_made(x)
-        key = (-x.shape[-1], x.dtype, x.device)
-        if key not in self._rows:
-            taken = torch.zeros(x.shape[-1], dtype=torch.bool, device=x.device)
-            source_of = torch.zeros(x.shape[-1], dtype=torch.int64, device=x.device)
-            for source, place in zip(self.imputer.index_inference_input, places, strict=False):
-                if source is not None and place is not None:
-                    taken[place], source_of[place] = True, source
-            self._rows[key] = taken, source_of
-        taken, source_of = self._rows[key]
+    def _taken_out(self, x: Tensor) -> Tensor:
+        places, original = self._places_made(x), self.imputer
+        sources = original.index_inference_input if self._each_time else original.index_training_input
         assert self._missing is not None
-        return x.masked_fill(self._missing.index_select(1, source_of) & taken, torch.nan)
+        return self._put(x, places, None, self._missing, sources)
+
+    def _put(self, x: Tensor, places: Any, numbers: Iterable[Any] | None, missing: Tensor, sources: Any) -> Tensor:
+        """Return `x` with `numbers` at `places` where `missing` is true at `sources`, in one pass over all variables.
+
+        Without numbers it is NaN that is put there.
+        """
+        key = (numbers is None, x.shape[-1], x.dtype, x.device)
+        if key not in self._columns:
+            values = torch.zeros(x.shape[-1], dtype=x.dtype, device=x.device)
+            put = torch.zeros(x.shape[-1], dtype=torch.bool, device=x.device)
+            source_of = torch.zeros(x.shape[-1], dtype=torch.int64, device=x.device)
+            numbers = repeat(torch.nan) if numbers is None else numbers
+            for source, place, number in zip(sources, places, numbers, strict=False):
+                if source is not None and place is not None:
+                    put[place], source_of[place], values[place] = True, source, number
+            self._columns[key] = put, source_of, values
+        put, source_of, values = self._columns[key]
+        if sources is not places:
+            missing = missing.index_select(1, source_of)
+        return torch.where(missing & put, values, x)
 
     def _look(self, x: Tensor) -> Tensor:
-        """Return where ``x`` misses values; of its first time it is kept."""
-        missing = torch.isnan(x)
+        """Return where values count as missing: of all of ``x``, or of its first time; what is taken out later is kept.
+
+        An imputer of 0.6.0 that copies keeps the first that it ever saw.
+        """
+        first = (0,) * (x.ndim - 2)
         if self._each_time:
+            missing = torch.isnan(x)
             trained = x.shape[-1] == self.imputer.num_training_input_vars
             kept = self.imputer.data_indices.data.input.full if trained else slice(None)
-            self._missing = missing[(0,) * (x.ndim - 2)][:, kept]
-        return missing
+            self._missing = missing[first][:, kept]
+            return missing
+        if self._by_itself:
+            return torch.isnan(x)
+        if self._missing is None or self._kind not in _COPIED:
+            self._missing = torch.isnan(x[first])
+        return self._missing
 
     def _places_read(self, x: Tensor) -> Any:
         original = self.imputer
@@ -105,32 +124,20 @@ class WaitFreeImputer(nn.Module):
             )
         return places
 
-    def _fill_in(self, x: Tensor) -> Tensor:
-        original, every = self.imputer, self._each_time or self._kind in _DYNAMIC
-        places = self._places_read(x)
-        if every:
-            missing = self._look(x)
-        else:
-            if self._missing is None or self._kind not in _COPIED:
-                self._missing = torch.isnan(x[(0,) * (x.ndim - 2)])
-            missing = self._missing
-        for source, place, value in zip(original.index_training_input, places, original.replacement, strict=False):
+    def _copy_in(self, x: Tensor) -> Tensor:
+        """Fill in, one variable after another: what is copied may have been filled in before."""
+        original, places, missing = self.imputer, self._places_read(x), self._look(x)
+        for source, place, name in zip(original.index_training_input, places, original.replacement, strict=False):
             if place is None:
                 continue
-            mask = missing[..., place] if every else missing[:, source].expand(*x.shape[:-2], -1)
-            x[..., place] = torch.where(mask, self._replacement(x, value, mask, places), x[..., place])
+            mask = missing[..., place] if self._by_itself else missing[:, source].expand(*x.shape[:-2], -1)
+            copied = x[..., self._place_of(name, places)]
+            # the original asks at every step, and waits; what is not finite later on stops the member anyway
+            if not self._checked and bool(torch.isnan(copied[mask]).any()):
+                raise ValueError(f"imputer: values are missing in {name} too, from which they are copied")
+            x[..., place] = torch.where(mask, copied, x[..., place])
         self._checked = True
         return x
-
-    def _replacement(self, x: Tensor, value: Any, mask: Tensor, places: Any) -> Tensor:
-        if "Copy" not in self._kind:
-            # converted as an assignment converts it
-            return torch.full((), value, dtype=x.dtype, device=x.device)
-        copied = x[..., self._place_of(value, places)]
-        # the original asks at every step, and waits; what is not finite later on stops the member anyway
-        if not self._checked and bool(torch.isnan(copied[mask]).any()):
-            raise ValueError(f"imputer: values are missing in {value} too, from which they are copied")
-        return copied
 
     def _place_of(self, name: str, places: Any) -> int:
         if self._kind in _COPIED:
@@ -138,18 +145,6 @@ class WaitFreeImputer(nn.Module):
         training = places is self.imputer.index_training_input
         indices = self.imputer.data_indices.data.input if training else self.imputer.data_indices.model.input
         return int(indices.name_to_index[name])
-
-    def _take_out(self, x: Tensor) -> Tensor:
-        original = self.imputer
-        if self._kind in _DYNAMIC:
-            return x
-        places, missing = self._places_made(x), self._missing
-        assert missing is not None
-        sources = original.index_inference_input if self._each_time else original.index_training_input
-        for source, place in zip(sources, places, strict=False):
-            if source is not None and place is not None:
-                x[..., place] = x[..., place].masked_fill(missing[:, source].expand(*x.shape[:-2], -1), torch.nan)
-        return x
 
 
 def without_waits(interface: Any) -> list[str]:
