@@ -6,6 +6,8 @@ if not CONFIG.delivery.streaming:
             # nothing once it is delivered, so that what scratch has lost does not count
             RUN.unless_kept(*PATH.forecast_outputs()),
             again=RUN.again(PATH.sync_outputs()[0]),
+            # files get there whole or not at all, the manifest last: nothing is to be kept or removed
+            updated=RUN.left_alone(),
         output:
             # what is delivered stays until it is delivered anew, and when that fails
             PATH.sync_outputs()

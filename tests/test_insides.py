@@ -26,6 +26,18 @@ def test_snakemake_forcefiles() -> None:
     assert callable(PathModifier.apply_default_storage)
 
 
+def test_snakemake_backups_of_updated_outputs() -> None:
+    """`snakemake_internals.leave_updated`: by other names leads would be copied, and removed after a failure."""
+    from snakemake.jobs import Job
+    from snakemake.persistence import PersistenceBase
+
+    assert callable(PersistenceBase.backup_output) and callable(PersistenceBase.restore_output)
+    prepare, after = inspect.getsource(Job.prepare), inspect.getsource(Job.postprocess)
+    assert 'is_flagged(f, "update")' in prepare and "workflow.persistence.backup_output(" in prepare
+    asked = after[after.index('is_flagged(f, "update")') : after.index("skip_cleanup_outputs.add(f)")]
+    assert "workflow.persistence.restore_output(" in asked and 'f"Restored previous version of ' in asked
+
+
 def test_snakemake_default_storage_provider() -> None:
     """`snakemake_internals.use_default_storage`: another name would leave every file on this machine."""
     from snakemake.storage import StorageRegistry

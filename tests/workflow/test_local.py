@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 from datetime import datetime
@@ -265,3 +266,42 @@ def test_a_failed_member_leaves_a_short_ensemble_that_says_so(fresh: Project) ->
     assert jobs_run(said, "forecast_member") == ["003"]
     assert json.loads((fresh.results / "manifest.json").read_text())["state"] == "complete"
     assert "Short ensemble" not in (fresh.results / "index.html").read_text()
+
+
+@pytest.mark.parametrize("before", ["nothing", "a lead less"])
+def test_what_is_delivered_stays_when_its_delivery_fails(fresh: Project, before: str) -> None:
+    """Something is in the way of the last lead's index: what is there stays, and the next run sends only the others."""
+    wanted, manifest = fresh.leads(1), fresh.results / "manifests" / "member001.json"
+    blocked = lead_path(fresh, 1, 18).with_suffix(".index")
+    left = {*wanted} - {blocked.name}
+    if before == "nothing":
+        for path in fresh.results.rglob("*member001*"):
+            path.unlink()
+        left -= {lead_path(fresh, 1, 18).name}  # an index goes before its lead
+    else:
+        lead_path(fresh, 1, 12).unlink()
+        blocked.unlink()
+    (blocked / "in the way").mkdir(parents=True)
+    fresh.configure(members="1", delivery={"threads": 1})
+    vouched = manifest.read_bytes() if manifest.exists() else None
+    files: dict[str, int] = {}
+    for _ in range(2):
+        said = fresh.snakemake("--logger", "aifs")
+        assert fresh.code != 0
+        assert said.count("member 1: sync_member failed, log: ") == 1
+        assert said.count(f"{blocked.name}: Is a directory") == 1, said
+        assert not re.search("restore |Restored", said), said
+        assert not (fresh.folder / ".snakemake" / "backups").exists()
+        there = {path.name: path.stat().st_ino for path in blocked.parent.glob("*member001*") if path.is_file()}
+        assert set(there) == left
+        assert files in ({}, there), "sent again"
+        files = there
+        assert (manifest.read_bytes() if manifest.exists() else None) == vouched
+    (blocked / "in the way").rmdir()
+    blocked.rmdir()
+    said = fresh.run()
+    assert jobs_run(said, "sync_member") == ["001"] and jobs_run(said, "forecast_member") == []
+    assert fresh.leads(1) == wanted
+    assert {name: (blocked.parent / name).stat().st_ino for name in files} == files, "sent again"
+    assert not (fresh.folder / ".snakemake" / "backups").exists()
+    assert "Nothing to be done" in fresh.run()

@@ -548,3 +548,39 @@ onstart:
     see(passed=dict(workflow.spawned_job_args_factory.envvars()))
 """
     assert run(text, "--cores", "1") == [{"passed": {"TOLD": "1-3"}}]
+
+
+LEFT = """
+def left(wildcards):
+    internals.leave_updated(workflow)
+    return []
+
+rule delivers:
+    input: "a.txt", left=left
+    output: update("old.txt"), update("new.txt"), update("never.txt")
+    shell: "echo new >> {output[0]}; touch {output[1]}; test ! -e .snakemake/backups || touch copied.txt; exit 3"
+
+rule makes:
+    output: "made.txt"
+    shell: "touch {output}; exit 3"
+"""
+
+
+def test_updated_outputs_stay_uncopied_where_a_job_fails(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What the job left stays, whether it was there before or not; other outputs are removed as ever."""
+    from snakemake.logging import logger
+
+    (tmp_path / "old.txt").write_text("old\n")
+    try:
+        run(LEFT, "-c1", "--keep-going", "--force", "--", "old.txt", "made.txt", code=1)
+    finally:
+        for one in list(logger.filters):
+            logger.removeFilter(one)
+    said = "".join(capfd.readouterr())
+    assert (tmp_path / "old.txt").read_text() == "old\nnew\n" and (tmp_path / "new.txt").exists()
+    assert not (tmp_path / ".snakemake" / "backups").exists() and not (tmp_path / "copied.txt").exists()
+    assert not (tmp_path / "made.txt").exists() and "Removing output files of failed job makes" in said
+    assert not re.search("restore |Restored|failed job delivers", said), said
+    assert said.count("Error in rule delivers") == 1

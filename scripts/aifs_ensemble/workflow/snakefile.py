@@ -201,6 +201,15 @@ class Run:
 
         return force
 
+    def left_alone(self) -> Callable[[Any], list[str]]:
+        """Return an input function without files: outputs flagged ``update`` stay where the job fails, uncopied."""
+
+        def leave(_: Any) -> list[str]:
+            internals.leave_updated(self._workflow)
+            return []
+
+        return leave
+
     def of_other_members(self, job: str) -> Callable[[Any], list[str]]:
         """Return an input function without files: a job whose products are of other members runs, as if forced to."""
 

@@ -302,6 +302,37 @@ def force_job(workflow: Any, output: str) -> None:
     workflow.dag.forcefiles.add(workflow.modifier.path_modifier.apply_default_storage(output) if plain else output)
 
 
+def leave_updated(workflow: Any) -> None:
+    """Have outputs flagged ``update`` stay as a job leaves them, also where it fails; within an input function of it.
+
+    Snakemake would copy each aside before the job, put the copies back where it fails, remove what had none, and say a
+    line of each. Leans on `Workflow.persistence` being there while jobs are made out, on its `backup_output` and
+    `restore_output` being asked for such outputs alone, and on these staying that are restored (9.27.1).
+    """
+
+    def backup_output(path: Path) -> None:
+        """Copy nothing."""
+
+    def restore_output(path: Path) -> bool:
+        """Answer that the file is as it should be: one that is not there is not missed either."""
+        return True
+
+    workflow.persistence.backup_output = backup_output
+    workflow.persistence.restore_output = restore_output
+    filter_log(_Restored())
+
+
+class _Restored(logging.Filter):
+    """Drops what Snakemake says of each output that `leave_updated` has left as it is.
+
+    Leans on that beginning as it does, and on `snakemake.logging.logger` saying it (9.27.1).
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is of something else."""
+        return not str(record.msg).startswith("Restored previous version of ")
+
+
 def forced(workflow: Any) -> tuple[frozenset[str], bool]:
     """Return the rules and files that ``--forcerun`` names, and whether targets or everything is forced.
 
