@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,17 +14,21 @@ from typing import Any
 
 import pytest
 from aifs_ensemble.common import environment
-from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.config import Config, read_files
 from aifs_ensemble.common.errors import ConfigError, PlanError
+from aifs_ensemble.common.text import size
 from aifs_ensemble.delivery import scratch
+from aifs_ensemble.delivery.room import ToCome
 from aifs_ensemble.delivery.scratch import FileSystem, MemberSizes
 from aifs_ensemble.planning import plan as planning
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.workflow import preflight
 from aifs_ensemble.workflow.members_here import MembersHere
-from aifs_ensemble.workflow.preflight import check_room
-from delivery.members import make_config
+from aifs_ensemble.workflow.preflight import check_destination_room, check_room
+from delivery.members import make_config, publish_lead
 from snakemake.resources import Resources
+
+from workflow.project import Project
 
 GROUP = 7
 
@@ -240,3 +247,131 @@ def test_a_variable_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(environment.MEMBERS_HERE, text)
     with pytest.raises(ConfigError, match=f"{environment.MEMBERS_HERE}: .*expected two numbers"):
         MembersHere.from_environment()
+
+
+def folder_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, apart: bool, layout: str = "leads", **over: Any
+) -> Config:
+    """Two members of 24 hours, with a scratch on the destination's file system or `apart` from it.
+
+    A lead takes 10 MB, 4 of them in its coarse file; a restart state takes 1 MB, an initial state 2.
+    """
+    monkeypatch.setattr(preflight, "member_sizes", lambda _: MemberSizes(10e6, 1e6, 2e6, 4e6))
+    monkeypatch.setattr(scratch, "same_file_system", lambda *_: not apart)
+    return make_config(
+        folder / "scratch", str(folder / "out"), keep_scratch=True,
+        forecast={"encoders": 1, "gpu_mem_mb": 1000, "device": "cpu"},
+        delivery={"streaming": False, "layout": layout, "block_hours": 12}, **over,
+    )  # fmt: skip
+
+
+def needs(monkeypatch: pytest.MonkeyPatch, check: Any, megabytes: float) -> str:
+    """With a byte less than `megabytes` the check refuses, with as many it does not; return what is said then."""
+    for free in (megabytes * 1e6 - 1, megabytes * 1e6):
+        disk = FileSystem("/disk", "ext4", 0, int(free))
+        monkeypatch.setattr(scratch, "file_system", lambda *_, disk=disk: disk)
+        if free < megabytes * 1e6:
+            with pytest.raises(PlanError, match=r"^config: destination: "):
+                check()
+    said: str = check()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("layout", "there", "megabytes"),
+    [
+        ("leads", (), 2 * 4 * 10),
+        # of one member two leads are there
+        ("leads", ("member001_h006.grib2", "member001_h012.grib2"), 2 * 10 + 4 * 10),
+        # blocks hold no coarse fields
+        ("both", (), 2 * 4 * 10 + 2 * 4 * 6),
+        ("both", ("member002_h000-012.grib",), 2 * 4 * 10 + (4 + 2) * 6),
+        # what stays of both members, and one member's leads until its blocks are there
+        ("blocks", (), 2 * 4 * (4 + 6) + 4 * 6),
+    ],
+    ids=["leads", "leads there", "both", "a block there", "blocks"],
+)
+def test_a_destination_needs_room_for_what_is_still_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, there: tuple[str, ...], megabytes: float
+) -> None:
+    config = folder_of(tmp_path, monkeypatch, apart=True, layout=layout)
+    listed = {config.objects.published(f"aifs_ens_forecast_{config.cycle}_{name}") for name in there}
+    work = {config.unit: ToCome(config.members, config.members, listed)}
+    said = needs(monkeypatch, lambda: check_destination_room(config, work, 1), megabytes)
+    assert said == f"{tmp_path / 'out'}: {megabytes} MB to give, {megabytes} MB of leads to come"
+
+
+def test_scratch_on_the_same_file_system_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delivery copies: 80 MB of leads to come, and on scratch 80 of leads, 3 of restart states and 2 of a state."""
+    config = folder_of(tmp_path, monkeypatch, apart=False)
+    work = {config.unit: ToCome(config.members, config.members)}
+    needs(monkeypatch, lambda: check_destination_room(config, work, 1), 80 + 85)
+    publish_lead(config, 1, 6, size=3_000_000)
+    publish_lead(config, 3, 6, size=5_000_000)  # of a member that is not to be made
+    held = scratch.room_held(config, [1, 2]) / 1e6
+    assert 3 < held < 3.01
+    needs(monkeypatch, lambda: check_destination_room(config, work, 1), 80 + 85 - held)
+    # one is on scratch: 40 MB of leads of the other, 3 of restart states and 2 of a state
+    one_made = {config.unit: ToCome(config.members, [2])}
+    needs(monkeypatch, lambda: check_destination_room(config, one_made, 1), 80 + 45)
+    needs(monkeypatch, lambda: check_destination_room(config, {config.unit: ToCome(config.members)}, 1), 80)
+    disk = FileSystem("/disk", "ext4", 100_000_000, 30_000_000)
+    monkeypatch.setattr(scratch, "file_system", lambda *_: disk)
+    with pytest.raises(PlanError) as caught:
+        check_destination_room(config, work, 1)
+    assert str(caught.value) == (
+        f"config: destination: {tmp_path / 'out'} has 25 MB to give on /disk (ext4), expected 162 MB: "
+        "80 MB of leads to come, and 82 MB on scratch, which is there too"
+    )
+
+
+def test_nothing_to_come_needs_no_room_and_a_bucket_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = folder_of(tmp_path, monkeypatch, apart=True)
+    for disk in (FileSystem("/", "ext4", 10**9, 0), FileSystem("/", "fuse.silent", 0, 0)):
+        monkeypatch.setattr(scratch, "file_system", lambda *_, disk=disk: disk)
+        check_destination_room(config, {}, 1)
+    # a file system that says nothing of its room
+    check_destination_room(config, {config.unit: ToCome(config.members)}, 1)
+    config = make_config(tmp_path / "scratch", "gs://bucket")
+    assert check_destination_room(config, {config.unit: ToCome(config.members)}, 1) is None
+
+
+def test_two_models_need_room_for_the_leads_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"demo": MemberSizes(10e6, 1e6, 2e6), "demo-v2": MemberSizes(20e6, 2e6, 4e6)}
+    monkeypatch.setattr(preflight, "member_sizes", lambda one: sizes[one.model.name])
+    monkeypatch.setattr(scratch, "same_file_system", lambda *_: False)
+    config = two_models(tmp_path, streaming=True)
+    work = dict.fromkeys(config.units, ToCome((1, 2, 3)))
+    needs(monkeypatch, lambda: check_destination_room(config, work, 1), 3 * 132 * 10 + 3 * 132 * 20)
+
+
+@pytest.mark.workflow
+def test_doctor_and_run_refuse_a_small_destination(tmp_path: Path) -> None:
+    """A file system of 6 MB, in memory, for 50 members of 24 leads of the demonstration: nothing is started."""
+    mount = "mkdir -p results && mount -t tmpfs -o size=6m none results"
+    if shutil.which("unshare") is None or _in(tmp_path, mount).returncode:
+        pytest.skip("no file system can be mounted here")
+    project = Project.copy(tmp_path / "project", members="1-50", lead_hours=144)
+    config = Config(read_files(project.folder / "config" / "config.yaml"))
+    leads = 50 * 24 * preflight.member_sizes(config).lead
+    assert leads > 6e6
+    python = f"PYTHONPATH=scripts {sys.executable} -m"
+    for command in ("aifs_ensemble doctor --role cpu --configfile config/config.yaml", "snakemake --profile local"):
+        done = _in(project.folder, f"{mount} && {python} {command}; echo code $?; df results >&2")
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if "config: destination: " in line]
+        assert "code 1" in done.stdout, done.stdout + done.stderr
+        assert len(lines) == 1, done.stdout + done.stderr
+        assert re.search(
+            rf"config: destination: results has 5.98 MB to give on \S+ \(tmpfs\), expected {re.escape(size(leads))}: ",
+            lines[0],
+        ), lines
+    assert not (project.folder / "scratch").exists() or not list(project.folder.glob("scratch/*/initial/*"))
+
+
+def _in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder, with mounts of its own."""
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=200, check=False
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from pathlib import Path
@@ -14,7 +14,7 @@ from aifs_ensemble.common.areas import shares
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import DiskFullError, PlanError
 from aifs_ensemble.common.manifest import FileRecord, LeadRecord
-from aifs_ensemble.common.names import Scratch
+from aifs_ensemble.common.names import Scratch, member_name
 from aifs_ensemble.common.text import size
 
 LOG = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ RESERVE_MOST = 2 << 30
 # Leads of a streaming member that wait on scratch beside those in transfer.
 WAITING_LEADS = 4
 MB = 1e6
+# Folders of a cycle on scratch with what its members take most room for.
+HELD = ("forecasts", "coarse", "work")
 MOUNTS = Path("/proc/self/mounts")
 MEMORY = Path("/proc/meminfo")
 
@@ -65,13 +67,22 @@ class FileSystem:
 
 def file_system(path: Path, mounts: Path = MOUNTS) -> FileSystem:
     """Return the file system that `path` is or would be on; in memory no more is free than the memory that is."""
-    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    existing = _existing(path)
     usage = os.statvfs(existing)
     mount, kind = _mount_of(existing.resolve(), mounts)
     free = usage.f_bavail * usage.f_frsize
     if kind in MEMORY_TYPES:
         free = min(free, _memory_available(free))
     return FileSystem(mount, kind, usage.f_blocks * usage.f_frsize, free)
+
+
+def same_file_system(one: Path, other: Path) -> bool:
+    """Tell whether two paths are, or would be, on the same file system."""
+    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 
 def _memory_available(otherwise: int) -> int:
@@ -127,11 +138,12 @@ def check_scratch(config: Config, needed: float, *, held: float = 0, mounts: Pat
 
 @dataclass(frozen=True)
 class MemberSizes:
-    """Bytes of a member's parts on scratch: one lead, one restart state, its initial state."""
+    """Bytes of a member's parts on scratch: one lead, one restart state, its initial state; `coarse` is of the lead."""
 
     lead: float
     restart: float
     state: float = 0.0
+    coarse: float = 0.0
 
     @classmethod
     def of(
@@ -143,7 +155,8 @@ class MemberSizes:
         """
         model = config.model
         lead = (config.lead_fields * points * kept_share(config, bytes_per_value) + coarse_values) * bytes_per_value
-        return cls(lead, restart_mb * 1e6, 4.0 * 2 * len(model.inputs) * points)
+        state = 4.0 * 2 * len(model.inputs) * points
+        return cls(lead, restart_mb * 1e6, state, coarse_values * bytes_per_value)
 
 
 def kept_share(config: Config, bytes_per_value: float) -> float:
@@ -243,10 +256,10 @@ class ScratchBudget:
         return max(0, more + system.reserve - system.free)
 
 
-def tree_bytes(*folders: Path) -> int:
-    """Return the bytes of the files below folders, those with several links counted once."""
+def tree_bytes(*places: Path) -> int:
+    """Return the bytes of files, and of those below folders; what has several links is counted once."""
     seen: dict[tuple[int, int], int] = {}
-    for parent, _, files in (found for folder in folders for found in os.walk(folder)):
+    for parent, _, files in (found for place in places for found in _walk(place)):
         for name in files:
             try:
                 status = os.stat(os.path.join(parent, name))  # noqa: PTH118, PTH116 (a Path each is slow)
@@ -256,9 +269,17 @@ def tree_bytes(*folders: Path) -> int:
     return sum(seen.values())
 
 
-def room_held(config: Config) -> int:
-    """Return the bytes of scratch that leads and restart states of the cycle hold already."""
-    return tree_bytes(*(config.scratch.base / folder for folder in ("forecasts", "coarse", "work")))
+def _walk(place: Path) -> Iterable[tuple[str, list[str], list[str]]]:
+    """Walk through a folder; of a file, the file alone."""
+    return [(str(place.parent), [], [place.name])] if place.is_file() else os.walk(place)
+
+
+def room_held(config: Config, members: Collection[int] | None = None) -> int:
+    """Return the bytes of scratch that leads and restart states of the cycle hold already, of all members or some."""
+    if members is None:
+        return tree_bytes(*(config.scratch.base / folder for folder in HELD))
+    found = (path for member in members for path in config.scratch.base.glob(f"*/*{member_name(member)}*"))
+    return tree_bytes(*(path for path in found if path.parent.name in HELD))
 
 
 def remove_leads(scratch: Scratch, member: int, records: Iterable[LeadRecord], *, indexes: bool) -> int:

@@ -24,17 +24,19 @@ from aifs_ensemble.common import clock
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import name_cycles
 from aifs_ensemble.common.errors import WorkflowError
+from aifs_ensemble.common.files import folder_problem
 from aifs_ensemble.common.gpu import cards, driver_version
 from aifs_ensemble.common.models import check_listed
 from aifs_ensemble.common.storage import Storage, open_destination, open_storage, transfer_settings
 from aifs_ensemble.delivery.lease import RunLease
-from aifs_ensemble.delivery.standing import Destination
+from aifs_ensemble.delivery.room import ToCome
+from aifs_ensemble.delivery.standing import Destination, on_scratch
 from aifs_ensemble.model.checkpoint.digest import compute_digest
 from aifs_ensemble.planning.machines import machines_of
 from aifs_ensemble.planning.own_pass import why_own_pass
 from aifs_ensemble.workflow import refusals
 from aifs_ensemble.workflow.notify import check_notify, program_problem
-from aifs_ensemble.workflow.preflight import check_begun, check_destination, check_sources
+from aifs_ensemble.workflow.preflight import check_begun, check_destination, check_destination_room, check_sources
 
 ROLES = ("coordinator", "gpu", "cpu")
 OK, WARNING, FAILURE = "ok", "warning", "failure"
@@ -86,7 +88,7 @@ def examine(config: Config, role: str, files: Iterable[Path] = (), profile: str 
             named = f"{one.model.name}: " if one.model_folder and not alike else ""
             if place == 0 or not alike:
                 findings += [replace(each, text=f"{named}{each.text}") for each in found]
-    return findings
+    return [*findings, *_findings(_room, config, role)]
 
 
 def _findings(
@@ -200,6 +202,19 @@ def _destination(config: Config, role: str) -> Iterator[CheckResult]:
         yield CheckResult("bucket", OK, f"in {storage.location()}")  # type: ignore[attr-defined]
     except WorkflowError as error:
         yield CheckResult("credentials", FAILURE, str(error))
+
+
+def _room(config: Config, role: str) -> Iterator[CheckResult]:
+    """Whether a folder has room for what is still to come of all cycles and models, as a run would find it."""
+    if not config.destination or config.cloud_destination or folder_problem(Path(config.destination)):
+        return  # which `_destination` tells
+    work = {}
+    for one in config.of_each_cycle:
+        there = Destination(one)
+        members = [member for member, standing in there.standings().items() if not standing.done]
+        forecast = [member for member in members if not on_scratch(one, member).done]
+        work[one.unit] = ToCome(members, forecast, there.listed)
+    yield CheckResult("room", OK, check_destination_room(config, work, at_once=1) or "")
 
 
 def _can_write(storage: Storage) -> CheckResult:

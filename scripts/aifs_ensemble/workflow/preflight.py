@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from aifs_ensemble.common.files import folder_problem
 from aifs_ensemble.common.overlays import check_packages
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.text import duration
+from aifs_ensemble.delivery.room import ToCome, bytes_to_come, check_room_there
 from aifs_ensemble.delivery.scratch import MemberSizes, check_scratch, coarse_values, room_held, room_of_models
 from aifs_ensemble.planning.grid_sizes import grid_points
 from aifs_ensemble.planning.machines import load_machines
@@ -56,6 +57,22 @@ def check_room(config: Config, here: MembersHere, own: Config | None = None) -> 
         "scratch: %.1f GB needed for %d of %d members at once, %.1f GB free on %s",
         needed / 1e9, here.at_once, here.members, system.free / 1e9, system.mount,
     )  # fmt: skip
+
+
+def check_destination_room(config: Config, work: Mapping[str, ToCome], at_once: int) -> str | None:
+    """Raise PlanError unless the destination's folder has room for the leads that are still to come, of each unit.
+
+    Of the members that are forecast `at_once` run at the same time. What scratch lacks for them counts where it is on
+    the same file system. Returns in words what there is, None for a bucket.
+    """
+    if not config.destination or config.cloud_destination:
+        return None
+    units = [(config.of_unit(unit), come) for unit, come in work.items()]
+    each = [bytes_to_come(one, member_sizes(one), come) for one, come in units]
+    needed = sum(stay for stay, _ in each) + max((go for _, go in each), default=0.0)
+    made = [(one, member_sizes(one), len(come.forecast)) for one, come in units]
+    held = sum(room_held(one, come.forecast) for one, come in units)
+    return check_room_there(config, needed, max(room_of_models(made, at_once) - held, 0.0))
 
 
 def check_begun(config: Config, now: datetime | None = None) -> None:

@@ -19,6 +19,7 @@ from aifs_ensemble.common.models import fetched_by_coordinator
 from aifs_ensemble.common.names import checkpoint_file, count_members, format_members, unit_name
 from aifs_ensemble.common.overlays import gpu_environment
 from aifs_ensemble.common.units import each_unit, model_of, unit_of, unit_patterns
+from aifs_ensemble.delivery.room import ToCome
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.outstanding import Outstanding, of_jobs, outstanding
 from aifs_ensemble.products.statistics import choice
@@ -391,8 +392,24 @@ class Run:
             here.tell_jobs()
             refusals.check(refusals.time_problem(internals.inputs_there(self._workflow), time.time(), tolerance=1.0))
             preflight.check_start(self.config, needed, here)
+            preflight.check_destination_room(self.config, self._to_come(), here.at_once)
         self._refuse_impossible()  # last, for it may wait for hours
         self._show_members()
+
+    def _to_come(self) -> dict[str, ToCome]:
+        """Return by unit which members jobs to run forecast and deliver."""
+        delivers = "forecast_member" if self.config.delivery.streaming else "sync_member"
+        found: dict[str, dict[str, set[int]]] = {}
+        for rule, wildcards in internals.jobs_to_run(self._workflow) or ():
+            if rule in ("forecast_member", "sync_member"):
+                of_rule = found.setdefault(self._unit(wildcards), {})
+                of_rule.setdefault(rule, set()).add(int(wildcards["member"]))
+        come = {}
+        for unit, members in found.items():
+            seen = self.cycles[unit].delivered.seen
+            listed = seen.listed if seen else ()
+            come[unit] = ToCome(members.get(delivers, ()), members.get("forecast_member", ()), listed)
+        return come
 
     def _show_members(self) -> None:
         """Have our logger plugin, where it is the run's, show the members from now on."""
