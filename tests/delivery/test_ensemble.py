@@ -12,6 +12,7 @@ import pytest
 from aifs_ensemble.cli import main
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
+from aifs_ensemble.common.files import write_bytes
 from aifs_ensemble.common.manifest import write_member_manifest
 from aifs_ensemble.common.storage import Storage, open_destination
 from aifs_ensemble.delivery.ensemble import needs_writing, write_ensemble_manifest
@@ -78,6 +79,34 @@ def test_a_run_on_rented_machines_says_it_too(config: Config) -> None:
     assert f"{config.model.title}: these are not forecasts" in said
     open_destination(config).delete(config.objects.ensemble_manifest)
     assert not any("complete" in line for line in closing_lines(coordinator, finished=True, rented=True))
+
+
+@pytest.mark.parametrize("rented", [False, True], ids=["here", "rented"])
+def test_a_run_names_a_page_only_where_it_is(config: Config, rented: bool) -> None:
+    """A run of one target makes none."""
+    asked = Config(config.to_dict() | {"products": {"page": {"enabled": True}}})
+
+    def said() -> str:
+        return "\n".join(closing_lines(asked, finished=True, rented=rented))
+
+    address = f"{config.destination}/{config.objects.page}"
+    assert address not in said()
+    open_destination(config).put_bytes(b"<html>", config.objects.page)
+    if config.cloud_destination and not rented:  # the copy that Snakemake's job leaves
+        assert address not in said()
+        write_bytes(config.scratch.copy(config.objects.page), b"<html>")
+    assert (f"its page is {address}" if config.cloud_destination else f"open {address} in a browser") in said()
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["stopped", "finished"])
+def test_a_run_names_the_destination_only_for_what_is_there(tmp_path: Path, destination: str, finished: bool) -> None:
+    """A run that Ctrl-C stops before its first lead leaves the ensemble's manifest there, and no files of members."""
+    config = make_config(tmp_path / "scratch", destination)
+    where = f"files are in {config.destination}/{config.cycle}"
+    write_ensemble_manifest(config)
+    assert where not in list(closing_lines(config, finished=finished))
+    deliver(config)
+    assert where in list(closing_lines(config, finished=finished))
 
 
 @pytest.mark.parametrize("asked", [{"forecast": {"accumulate": "per_step"}}, {"members": "3-4"}], ids=str)

@@ -113,10 +113,10 @@ NONE, SENT, STILL = "no finished member", "objects sent", "no bytes moved"
 FILES, WAITS, OTHERWISE = "files are in", "not delivered", "not as asked for: "
 CASES = {
     "nothing there": Case(
-        lambda config: None, "waiting", "absent", "absent", "forecast", "absent", NONE, FILES, reason="absent"
+        lambda config: None, "waiting", "absent", "absent", "forecast", "absent", NONE, "", reason="absent"
     ),
     "work folder only": Case(
-        begun, "waiting: 2 of 4 leads made, nobody works on it", "absent", "absent", "forecast", "absent", NONE, FILES,
+        begun, "waiting: 2 of 4 leads made, nobody works on it", "absent", "absent", "forecast", "absent", NONE, "",
         reason="absent",
     ),
     "computed": Case(computed, "computed", "sound", "absent", "deliver", "absent", SENT, WAITS, reason="absent"),
@@ -306,6 +306,7 @@ def test_closing_lines(told: Told) -> None:
     if told.known_here():
         assert told.said(told.case.closing) in said
         assert (OTHERWISE in said) == (OTHERWISE in told.case.closing)
+        assert (FILES in said) == (told.case.there != "absent" or told.case.closing == FILES)
 
 
 def test_sync(told: Told) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from aifs_ensemble.delivery.standing import (
     noted_here,
     on_scratch,
 )
+from aifs_ensemble.workflow.paths import delivered_here
 
 
 def closing_lines(config: Config, *, finished: bool, rented: bool = False) -> Iterator[str]:
@@ -51,7 +52,7 @@ def closing_lines(config: Config, *, finished: bool, rented: bool = False) -> It
         for line in _of_cycle(one, finished=finished, rented=rented):
             text = line.removeprefix(f"ensemble {one.cycle}: ").replace(one.unit, any_unit)
             alike.setdefault(text.replace(one.cycle, EACH_CYCLE), []).append(one.unit)
-    if finished and (compared := _compared(config)):
+    if finished and (compared := _compared(config, ask=rented)):
         yield compared
     for text, units in alike.items():
         yield f"{name_cycles(units)}: {_named(text, any_unit, units)}"
@@ -64,23 +65,40 @@ def _named(text: str, any_unit: str, units: list[str]) -> str:
     return text.replace(any_unit, units[0]).replace(EACH_CYCLE, split_unit(units[0])[1])
 
 
-def _compared(config: Config) -> str | None:
+def _compared(config: Config, *, ask: bool) -> str | None:
     """Return where two models are compared; None where they are not."""
     from aifs_ensemble.products.compare.files import PAGE, comparison_key, is_compared
 
     if not (is_compared(config) and config.destination):
         return None
-    pages = [f"{config.destination}/{comparison_key(cycle, PAGE)}" for cycle in config.cycles]
+    keys = [comparison_key(cycle, PAGE) for cycle in config.cycles]
+    pages = [
+        f"{config.destination}/{key}" for key in keys if _is_there(config, key, config.scratch_root.joinpath, ask=ask)
+    ]
+    if not pages:
+        return None
     more = f" and {len(pages) - 1} others" if len(pages) > 1 else ""
     how = "" if config.cloud_destination else "open "
     return f"{' and '.join(config.models)} side by side: {how}{pages[0]}{more}{' in a browser' if how else ''}"
 
 
+def _is_there(config: Config, key: str, copy: Callable[[str], Path], *, ask: bool) -> bool:
+    """Tell whether an object is at the destination; of a bucket that is not asked, whether its copy is here."""
+    if not ask:
+        return Path(delivered_here(config, key, copy)).exists()
+    with suppress(StorageError):
+        return open_destination(config).stat(key) is not None
+    return False
+
+
 def _of_cycle(config: Config, *, finished: bool, rented: bool) -> Iterator[str]:
     """Yield what is said of a cycle after the table."""
+    # a run on rented machines that has ended well left there what it made; else nothing is known yet
+    delivered = True if finished and rented else None
     if not finished and config.destination:
         try:
             status = write_ensemble_manifest(config)
+            delivered = bool(status.delivered or status.reasons)
             yield f"ensemble {status}"
             if status.reasons:
                 yield f"members {format_members(status.reasons)} do not count: {grouped(status.reasons)}"
@@ -90,9 +108,11 @@ def _of_cycle(config: Config, *, finished: bool, rented: bool) -> Iterator[str]:
             yield f"ensemble state unknown: {error}"
     elif config.destination:
         yield from _ensemble_said(config, ask=rented)
-    yield from _where(config)
-    if finished and config.products.page.enabled and config.destination:
-        address = f"{config.destination}/{config.objects.page}"
+    yield from _where(config, delivered)
+    page = config.objects.page
+    wanted = finished and config.products.page.enabled and config.destination
+    if wanted and _is_there(config, page, config.scratch.copy, ask=rented):
+        address = f"{config.destination}/{page}"
         yield f"its page is {address}" if config.cloud_destination else f"open {address} in a browser"
     yield from not_accelerated(config)
 
@@ -119,11 +139,15 @@ def _ensemble_said(config: Config, *, ask: bool) -> Iterator[str]:
             yield f"ensemble {found}"
 
 
-def _where(config: Config) -> Iterator[str]:
-    """Yield where the members are that this machine has computed, and why those that are not delivered are not."""
+def _where(config: Config, delivered: bool | None) -> Iterator[str]:
+    """Yield where the members are that this machine has computed, and why those that are not delivered are not.
+
+    `delivered` says whether the destination has something of a member; None where this machine's notes are to say it.
+    """
     made = [member for member in config.members if config.scratch.manifest(member).exists()]
     try:
-        waiting = {one.member: one for one in _delivered(config) if not one.done and one.member in made}
+        standings = list(_delivered(config))
+        waiting = {one.member: one for one in standings if not one.done and one.member in made}
     except WorkflowError as error:
         yield f"what is delivered is unknown: {error}"
         return
@@ -133,7 +157,9 @@ def _where(config: Config) -> Iterator[str]:
     others = {member: one.text for member, one in waiting.items() if member not in absent}
     if others:
         yield f"members {format_members(others)} are at {config.destination}, not as asked for: {grouped(others)}"
-    if config.destination and (not made or len(absent) < len(made)):
+    if delivered is None:
+        delivered = any(one.state != ABSENT for one in standings)
+    if config.destination and delivered:
         yield f"files are in {config.destination}/{config.cycle}"
 
 
