@@ -49,6 +49,20 @@ def test_snakemake_default_storage_provider() -> None:
     assert "storage_settings.default_storage_prefix" in spawn and "storage_settings.default_storage_provider" in spawn
 
 
+def test_snakemake_lock() -> None:
+    """`snakemake_internals.around_lock`: other names would leave a killed run's locks, for ``--unlock`` to remove."""
+    from snakemake.persistence import PersistenceBase
+    from snakemake.persistence.file import FilePersistence
+    from snakemake.workflow import Workflow
+
+    assert "self._prepare_dag(" in inspect.getsource(Workflow.execute)
+    assert "with self.persistence.lock():" in inspect.getsource(Workflow.execute)
+    assert "self.lock = self.noop" in inspect.getsource(PersistenceBase.__init__)
+    assert "self.lock = self.lock_warn_only" in inspect.getsource(PersistenceBase.__init__)
+    assert "rmtree(self._lockdir)" in inspect.getsource(FilePersistence._delete_locks)
+    assert callable(PersistenceBase.cleanup_locks)
+
+
 def test_script_of_the_googlebatch_plugin() -> None:
     """`googlebatch.resources.PRECOMMAND`: it escapes dollars for the here-document and leaves before the last pip."""
     from snakemake_executor_plugin_googlebatch import command

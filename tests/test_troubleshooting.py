@@ -11,9 +11,8 @@ from aifs_ensemble.common import errors
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
-SNAKEMAKES = {"LockException"}
 ROWS = re.findall(r"^\| (`[^|]*) \|[^|]*\|[^|]*\|$", PAGE, re.MULTILINE)
-QUOTED = [text for row in ROWS for text in re.findall(r"`([^`]+)`", row) if text not in SNAKEMAKES]
+QUOTED = [text for row in ROWS for text in re.findall(r"`([^`]+)`", row)]
 
 
 def texts() -> list[str]:

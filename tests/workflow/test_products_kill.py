@@ -71,7 +71,6 @@ def test_twenty_kills(fresh: Project) -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        fresh.run("--unlock")
     assert interrupted > KILLS // 2
     fresh.run("products")
     assert digests(fresh) == expected

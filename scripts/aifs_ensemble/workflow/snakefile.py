@@ -24,7 +24,16 @@ from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.outstanding import Outstanding, of_jobs, outstanding
 from aifs_ensemble.products.statistics import choice
 from aifs_ensemble.products.submission import unmade_periods
-from aifs_ensemble.workflow import bucket, ensemble_products, model_pairs, preflight, refusals, routing, second_pass
+from aifs_ensemble.workflow import (
+    bucket,
+    ensemble_products,
+    folder_lock,
+    model_pairs,
+    preflight,
+    refusals,
+    routing,
+    second_pass,
+)
 from aifs_ensemble.workflow import snakemake_internals as internals
 from aifs_ensemble.workflow.cycle import settle, wait_for_sources
 from aifs_ensemble.workflow.cycle_run import CycleRun, say
@@ -70,6 +79,8 @@ class Run:
         self._word = settle(workflow, config, say, refuse)
         self.config = Config(config, internals.config_files(workflow))
         self._hooks = RunHooks(self.config, say)
+        if self._coordinates:
+            folder_lock.hold(workflow, say)
         if self._coordinates and self.config.given.cycles is not None:
             # a file of cycles is this machine's, and may change while the run goes on
             internals.settle_config(workflow, config, "cycles", ",".join(self.config.cycles))

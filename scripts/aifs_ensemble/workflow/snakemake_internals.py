@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -51,6 +53,56 @@ def filter_log(seen_first: logging.Filter) -> None:
 def log_handlers(workflow: Any) -> list[Any]:
     """Return the logger plugins of this run. Leans on `Workflow.logger_manager` and its `get_log_handlers` (9.27.1)."""
     return list(workflow.logger_manager.get_log_handlers())
+
+
+class FolderLockedError(Exception):
+    """Another run has locked files that this one makes or reads, or has left such locks behind."""
+
+
+@dataclass(frozen=True)
+class FolderLock:
+    """Snakemake's lock of a folder: its own folder there, how it is taken, and how all locks are removed.
+
+    `take` returns what holds it; to enter that raises FolderLockedError where others have it.
+    """
+
+    folder: Path
+    take: Callable[[], AbstractContextManager[None]]
+    remove: Callable[[], None]
+
+
+def around_lock(workflow: Any, around: Callable[[FolderLock], AbstractContextManager[None]]) -> None:
+    """Have Snakemake hold what `around` makes of its lock in place of it: while jobs are started; not in a dry-run.
+
+    Leans on `Workflow._prepare_dag` making `Workflow.persistence`; on its `path` and `lock`, which is another object of
+    the instance where nothing is locked; on `cleanup_locks`, and on `_lockdir`, which that removes and nothing makes
+    again: of a run that begins while another one ends, it is gone too (9.27.1).
+    """
+    from snakemake.exceptions import LockException
+
+    prepare = workflow._prepare_dag
+
+    def prepared(*given: Any, **named: Any) -> None:
+        prepare(*given, **named)
+        persistence = workflow.persistence
+        if "lock" in vars(persistence):  # nothing is locked
+            return
+        snakemakes = persistence.lock
+
+        @contextmanager
+        def take() -> Iterator[None]:
+            Path(getattr(persistence, "_lockdir", persistence.path)).mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(snakemakes())
+                except LockException:
+                    raise FolderLockedError from None
+                yield
+
+        lock = FolderLock(Path(persistence.path), take, persistence.cleanup_locks)
+        persistence.lock = lambda: around(lock)
+
+    workflow._prepare_dag = prepared
 
 
 def is_dry_run(workflow: Any) -> bool:
