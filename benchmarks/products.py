@@ -133,7 +133,7 @@ def _of_lead(entry: dict[str, Any], member: int, lead: int) -> dict[str, Any]:
 def _make_climatology(config: Any) -> None:
     """Write quantiles that any field falls between."""
     import xarray as xr
-    from aifs_ensemble.products.climatology import climatology_path
+    from aifs_ensemble.products.climatology_names import climatology_path
     from aifs_ensemble.products.regular_grid import RegularGrid
 
     grid, middle = RegularGrid(config), {"tas": (280.0, 20.0), "mslp": (101100.0, 1000.0), "pr": (20.0, 15.0)}

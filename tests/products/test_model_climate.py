@@ -18,13 +18,8 @@ from aifs_ensemble.common.config import Config, merge
 from aifs_ensemble.common.errors import ConfigError, InputError
 from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.products import netcdf
-from aifs_ensemble.products.climatology import (
-    model_climatology_path,
-    own_climatology_path,
-    read_climatology,
-    read_model_climatology,
-    week_of_year,
-)
+from aifs_ensemble.products.climatology import read_climatology, read_model_climatology
+from aifs_ensemble.products.climatology_names import model_climatology_path, own_climatology_path, week_of_year
 from aifs_ensemble.products.model_climate import Sample, check_choice, check_samples, weeks_apart, write_climate
 from aifs_ensemble.products.quantile_classes import write_model_quintiles
 from aifs_ensemble.products.regular_grid import RegularGrid

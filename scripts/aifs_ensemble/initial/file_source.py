@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import CONTROL, format_members
 from aifs_ensemble.common.parameters import delivered, variable_name
 from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
 from aifs_ensemble.initial import derive
+from aifs_ensemble.initial.file_names import as_list, member_files
 from aifs_ensemble.initial.source import Inputs, Regridder, Values, as_modelled, in_model_units, input_times
 
 _BLOCK = 32  # fields decoded and interpolated at once: bounds memory
@@ -31,7 +32,7 @@ class FileSource:
     def __init__(self, config: Config):
         self.config = config
         settings = config.initial_conditions.file
-        self.patterns, self.control = _as_list(settings.path), _as_list(settings.control)
+        self.patterns, self.control = as_list(settings.path), as_list(settings.control)
         self.times = input_times(config)
         self.regridder = Regridder(config.model.grid, config.cache)
 
@@ -43,18 +44,11 @@ class FileSource:
 
     def paths(self, member: int) -> list[Path]:
         """Return a member's files; ConfigError for a placeholder that is not known."""
-        key, patterns = ("control", self.control) if member == CONTROL and self.control else ("path", self.patterns)
-        try:
-            return [Path(pattern.format(member=member, cycle=self.config.cycle)) for pattern in patterns]
-        except (KeyError, IndexError, ValueError) as error:
-            raise ConfigError(
-                f"config: initial_conditions.file.{key}: {patterns}: {error}, "
-                "expected placeholders {member}, {member:03d} or {cycle}"
-            ) from None
+        return member_files(self.config, member)
 
     def prepare(self) -> dict[str, Any]:
         """Make the weights from the grid of the first member's files; return a record of it."""
-        locations = self._usable(self.config.members[0])
+        locations = self._usable(self.config.state_of(self.config.members[0]))
         grid, _ = decode(locations[0].read(), self._where(locations[0]))
         self.regridder.weights(grid)
         return {"source": {"kind": "file", "paths": self.patterns}, "interpolation": self.regridder.provenance}
@@ -148,10 +142,6 @@ class FileSource:
 
 def _few(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _as_list(paths: str | list[str] | None) -> list[str]:
-    return [paths] if isinstance(paths, str) else list(paths or ())
 
 
 def _spell(times: Collection[datetime]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.products.regular_grid import RegularGrid
 
 _QUANTILES = ("quantile", "quintile", "tercile")
-WEEKS = 52
 LATITUDES = ("latitude", "lat")
 LONGITUDES = ("longitude", "lon")
 # the same amount of water: a kilogram on a square metre is a millimetre
@@ -39,35 +37,10 @@ class Climatology:
     bounds: npt.NDArray[np.float32]
 
 
-def climatology_path(config: Config, name: str, period: str) -> Path:
-    """Return the file of a variable and period, by the names of AI Weather Quest's own."""
-    weekly = config.products.weekly
-    kind = weekly.variables[name].statistic.upper()
-    day = config.cycle_time + timedelta(hours=config.periods[period])
-    return Path(weekly.climatology or "") / f"{name}_20yrCLIM_WEEKLY{kind}_quintiles_{day:%Y%m%d}.nc"
-
-
-def week_of_year(day: datetime) -> int:
-    """Return the week of the year, 1 to 52, that a day is in: the first has days 1 to 7, the last one eight or nine."""
-    return min((day.timetuple().tm_yday - 1) // 7 + 1, WEEKS)
-
-
-def model_climatology_path(config: Config, folder: Path, name: str, start: int, week: int) -> Path:
-    """Return the file of the model's own climate: of a variable, the first hour of a period and a week of the year."""
-    kind = config.products.weekly.variables[name].statistic.upper()
-    return folder / f"{name}_modelCLIM_WEEKLY{kind}_quintiles_h{start:03d}_w{week:02d}.nc"
-
-
-def own_climatology_path(config: Config, name: str, period: str) -> Path:
-    """Return the file of the model's own climate in which a period of the configuration is."""
-    start = config.periods[period]
-    week = week_of_year(config.cycle_time + timedelta(hours=start))
-    return model_climatology_path(config, Path(config.products.weekly.model_climatology or ""), name, start, week)
-
-
 def read_model_climatology(config: Config, path: Path, item: PeriodVariable, grid: RegularGrid) -> Climatology:
     """Return the bounds in a file of the model's own climate; InputError also for another model's, or other periods."""
-    attributes = opened(path, f"the quantiles of {item.variable} in the model's own climate").attrs
+    what = f"the quantiles of {item.variable} in the model's own climate (products.weekly.model_climatology)"
+    attributes = opened(path, what).attrs
     for key, expected in (("model", config.model.name), ("period_hours", config.products.weekly.hours)):
         found = attributes.get(key)
         if found is None or str(found) != str(expected):
@@ -81,7 +54,7 @@ def read_climatology(path: Path, item: PeriodVariable, grid: RegularGrid) -> Cli
     Raises InputError, naming the file, for another grid, other units, values that are missing everywhere, and bounds
     that do not grow.
     """
-    data = opened(path, f"the quantiles of {item.variable}")
+    data = opened(path, f"the quantiles of {item.variable} (products.weekly.climatology)")
     names = [str(name) for name in data.data_vars if data[name].ndim >= 3]
     if len(names) != 1:
         raise InputError(f"{path}: fields {', '.join(names) or 'none'}, expected one of quantiles on a grid")

@@ -27,7 +27,7 @@ from aifs_ensemble.common.names import format_members, member_name, parse_cycle
 from aifs_ensemble.common.storage import Storage
 from aifs_ensemble.delivery.standing import Destination
 from aifs_ensemble.products import netcdf
-from aifs_ensemble.products.climatology import WEEKS, model_climatology_path, week_of_year
+from aifs_ensemble.products.climatology_names import WEEKS, model_climatology_path, week_of_year
 from aifs_ensemble.products.regular_grid import RegularGrid
 from aifs_ensemble.products.weekly import attributes, write_weekly_file
 

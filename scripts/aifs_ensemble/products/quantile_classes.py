@@ -19,13 +19,8 @@ from aifs_ensemble.common.config.sections import PeriodVariable
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.names import format_members
 from aifs_ensemble.products import netcdf
-from aifs_ensemble.products.climatology import (
-    Climatology,
-    climatology_path,
-    own_climatology_path,
-    read_climatology,
-    read_model_climatology,
-)
+from aifs_ensemble.products.climatology import Climatology, read_climatology, read_model_climatology
+from aifs_ensemble.products.climatology_names import climatology_path, own_climatology_path
 from aifs_ensemble.products.regular_grid import RegularGrid
 from aifs_ensemble.products.submission import submission_names
 from aifs_ensemble.products.weekly import attributes, period_coordinates

@@ -35,7 +35,9 @@ from aifs_ensemble.model.checkpoint.digest import compute_digest
 from aifs_ensemble.planning.machines import machines_of
 from aifs_ensemble.planning.own_pass import why_own_pass
 from aifs_ensemble.workflow import refusals
+from aifs_ensemble.workflow.ensemble_products import jobs_of_ensemble
 from aifs_ensemble.workflow.notify import check_notify, program_problem
+from aifs_ensemble.workflow.own_files import INITIAL, files_read, problems
 from aifs_ensemble.workflow.preflight import check_begun, check_destination, check_destination_room, check_sources
 
 ROLES = ("coordinator", "gpu", "cpu")
@@ -78,7 +80,7 @@ def examine(config: Config, role: str, files: Iterable[Path] = (), profile: str 
     if role == "coordinator":
         checks += [_other_run, _notified]
     if role != "gpu":
-        checks.append(_source)
+        checks += [partial(_own_files, rented=role == "coordinator" and profile not in (None, "local")), _source]
     findings: list[CheckResult] = list(_machines_get(config, files)) if rents else []
     for check in checks:
         of_each = [(one, list(_findings(check, one, role))) for one in config.of_each_model]
@@ -309,6 +311,17 @@ def _times(config: Config, role: str) -> Iterator[CheckResult]:
         seen = Destination(one) if one.cloud_destination else None
         problem = problem or refusals.time_problem(refusals.changed(one, seen), time.time())
     yield CheckResult("times", FAILURE if problem else OK, problem or "no checkpoint or initial state is of the future")
+
+
+def _own_files(config: Config, role: str, *, rented: bool) -> Iterator[CheckResult]:
+    """Whether the user's files are there that products read, and come to rented machines."""
+    rules = {one.unit: {*jobs_of_ensemble(one, one), *INITIAL} for one in config.of_each_cycle}
+    found = problems(rules, config, rented=rented)
+    for one in found:
+        yield CheckResult("files", FAILURE if one.refuses else WARNING, one.text.removeprefix("config: "))
+    keys = {file.key for one in config.of_each_cycle for file in files_read(one, rules[one.unit])}
+    if keys and not found:
+        yield CheckResult("files", OK, f"{', '.join(sorted(keys))}: {'known to git' if rented else 'there'}")
 
 
 def _source(config: Config, role: str) -> Iterator[CheckResult]:

@@ -18,6 +18,7 @@ from aifs_ensemble.common.storage import open_destination
 from aifs_ensemble.common.text import duration
 from aifs_ensemble.delivery.room import ToCome, bytes_to_come, check_room_there
 from aifs_ensemble.delivery.scratch import MemberSizes, check_scratch, coarse_values, room_held, room_of_models
+from aifs_ensemble.initial.file_names import check_files
 from aifs_ensemble.planning.grid_sizes import grid_points
 from aifs_ensemble.planning.machines import load_machines
 from aifs_ensemble.planning.throughput import load_throughput
@@ -86,7 +87,9 @@ def check_begun(config: Config, now: datetime | None = None) -> None:
 
 
 def check_source(config: Config, cache: Path | None = None) -> str | None:
-    """Raise InputError for a cycle, or members, that open data does not have: see `initial.published`."""
+    """Raise InputError for a cycle, or members, that the source does not have, open data or files; see `initial`."""
+    if config.initial_conditions.source == "file":
+        return check_files(config)
     from aifs_ensemble.initial.published import check_published  # imports the client, which plans do without
 
     return check_published(config, cache)

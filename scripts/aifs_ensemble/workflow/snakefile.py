@@ -14,7 +14,7 @@ from typing import Any
 
 from aifs_ensemble.common import environment
 from aifs_ensemble.common.config import Config, read_files
-from aifs_ensemble.common.errors import WorkflowError
+from aifs_ensemble.common.errors import ConfigError, WorkflowError
 from aifs_ensemble.common.models import fetched_by_coordinator
 from aifs_ensemble.common.names import checkpoint_file, count_members, format_members, unit_name
 from aifs_ensemble.common.overlays import gpu_environment
@@ -29,6 +29,7 @@ from aifs_ensemble.workflow import (
     ensemble_products,
     folder_lock,
     model_pairs,
+    own_files,
     preflight,
     refusals,
     routing,
@@ -335,6 +336,8 @@ class Run:
         found = plans_of_run(self.config, self.machines, of_run, group=group, at_once=at_once, **given)
         compared = sum(rule in ensemble_products.PAIRS for rule, _ in jobs)
         say(*run_lines(found, compared=compared))
+        said = own_files.problems(self._rules_by_unit(), self.config, rented=self.rented)
+        say(*(f"warning: {one.text}{': this plans, a run would refuse' if one.refuses else ''}" for one in said))
 
     @property
     def profile(self) -> str:
@@ -372,6 +375,8 @@ class Run:
             if rule in ("initial_cycle", "initial_member")
         }
         configs = [cycle.config for name, cycle in self.cycles.items() if name in to_start]
+        if self.rented:  # of files that only an image has, this machine knows nothing
+            configs = [one for one in configs if one.initial_conditions.source != "file"]
         cache = None if self.rented else self.config.cache
         wait_for_sources(configs, cache, say)
         say(*preflight.check_sources(configs, cache))
@@ -404,8 +409,24 @@ class Run:
             refusals.check(refusals.time_problem(internals.inputs_there(self._workflow), time.time(), tolerance=1.0))
             preflight.check_start(self.config, needed, here)
             preflight.check_destination_room(self.config, self._to_come(), here.at_once)
+        self._look_for_own_files()
         self._refuse_impossible()  # last, for it may wait for hours
         self._show_members()
+
+    def _rules_by_unit(self) -> dict[str, set[str]]:
+        """Return the rules of which jobs are to run, by unit."""
+        found: dict[str, set[str]] = {name: set() for name in self.cycles}
+        for rule, wildcards in internals.jobs_to_run(self._workflow) or ():
+            for unit in self._units(rule, wildcards):
+                found[unit].add(rule)
+        return found
+
+    def _look_for_own_files(self) -> None:
+        """Refuse a run whose jobs would miss files of the user's; say which others there are not."""
+        found = own_files.problems(self._rules_by_unit(), self.config, rented=self.rented)
+        if refused := [one.text for one in found if one.refuses]:
+            raise ConfigError("\n  ".join(refused))
+        say(*(one.text for one in found))
 
     def _to_come(self) -> dict[str, ToCome]:
         """Return by unit which members jobs to run forecast and deliver."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import ConfigError, DownloadError, InputError
+from aifs_ensemble.common.errors import DownloadError, InputError
 from aifs_ensemble.common.parameters import parameter_of, variable_name
 from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
 from aifs_ensemble.fields.grids import grid_coordinates
@@ -19,6 +19,7 @@ from aifs_ensemble.initial.constants import GRAVITY
 from aifs_ensemble.initial.download import Downloader, FieldRequest
 from aifs_ensemble.initial.opendata import by_request, opendata_name, stream_of, to_model
 from aifs_ensemble.initial.source import Regridder, in_model_units
+from aifs_ensemble.products.evaluation.due import path_at
 
 Field = npt.NDArray[np.float32]
 LAND, _HEIGHT = "lsm", "gh"
@@ -70,17 +71,6 @@ def _from_open_data(config: Config) -> Reader:
         return to_model(answer, regridder)[variable]
 
     return read
-
-
-def path_at(config: Config, pattern: str, time: datetime, key: str) -> Path:
-    """Return the file that a pattern names for a valid time; ConfigError for a placeholder that is not known."""
-    try:
-        return Path(pattern.format(cycle=config.cycle, valid=time))
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"config: products.evaluation.{key}: {pattern!r}: {error}, expected placeholders {{cycle}} or "
-            "{valid:%Y%m%d_%H}"
-        ) from None
 
 
 def _from_files(config: Config) -> Reader:

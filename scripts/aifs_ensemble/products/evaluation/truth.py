@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.products.climatology import LATITUDES, LONGITUDES, check_units, dimension, opened, turned
-from aifs_ensemble.products.evaluation.analyses import path_at
+from aifs_ensemble.products.evaluation.due import observed_path, path_at
 from aifs_ensemble.products.regular_grid import RegularGrid
 
 Field = npt.NDArray[np.float32]
@@ -53,8 +52,7 @@ def observed_week(config: Config, name: str, period: str, grid: RegularGrid) -> 
     folder, weekly = config.products.evaluation.observations, config.products.weekly
     if not folder:
         return None
-    item, day = weekly.variables[name], config.cycle_time + timedelta(hours=config.periods[period])
-    path = Path(folder) / f"{name}_obs_WEEKLY{item.statistic.upper()}_{day:%Y%m%d}.nc"
+    item, path = weekly.variables[name], observed_path(config, name, period)
     if not path.exists():
         return None
     data = opened(path, f"observed {item.variable}")

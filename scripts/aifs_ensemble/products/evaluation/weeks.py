@@ -15,7 +15,8 @@ import xarray as xr
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.periods import weights_of_leads
 from aifs_ensemble.common.storage import MissingError, Storage, open_destination
-from aifs_ensemble.products.climatology import climatology_path, opened, read_climatology
+from aifs_ensemble.products.climatology import opened, read_climatology
+from aifs_ensemble.products.climatology_names import climatology_path
 from aifs_ensemble.products.evaluation import scores
 from aifs_ensemble.products.evaluation.analyses import LAND, Analyses, NoAnalysisError
 from aifs_ensemble.products.evaluation.truth import observed_week
