@@ -31,7 +31,8 @@ def _named(arguments: Sequence[str]) -> list[Path]:
 
 def _fault(path: Path) -> Iterator[str]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except FileNotFoundError:
         yield f"{path}: no such configuration file"
     except OSError as error:
@@ -42,7 +43,9 @@ def _fault(path: Path) -> Iterator[str]:
         mark = getattr(error, "problem_mark", None)
         parts = [getattr(error, "problem", None), getattr(error, "context", None)]
         said = ", ".join(part for part in parts if part) or str(error)
-        yield f"{path}{f':{mark.line + 1}' if mark else ''}: not valid YAML ({' '.join(said.split())})"
+        # of what ends too early, the last line that is there
+        line = f":{min(mark.line, text.rstrip().count(chr(10))) + 1}" if mark else ""
+        yield f"{path}{line}: not valid YAML ({' '.join(said.split())})"
     else:
         if not isinstance(content, dict):
             yield f"{path}: {'nothing' if content is None else type(content).__name__}, expected keys and values"

@@ -16,6 +16,7 @@ from aifs_ensemble.common.config import Config, merge, read_files
 from aifs_ensemble.common.config.schema import FOLDER, guide_text, json_schema, keys, stale, takes_text
 from aifs_ensemble.common.config.sections import Values
 from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.yaml_tables import read_table
 from pydantic import ValidationError
 
 GOOD: dict[str, Any] = {
@@ -291,6 +292,8 @@ def test_one_wrong_key_is_one_line(tmp_path: Path) -> None:
         ("products.statistics.at_least", {"tp": [1, 1]}, ".tp: [1, 1], expected array, of number, each once"),
         ("products.pictures.own_areas", {"a": [1, 2, 3]}, ".a: [1, 2, 3], expected array, of number, 4 of them"),
         ("products.evaluation.areas", {}, ": {}, expected object, at least one"),
+        ("model", ["demo", "demo"], ": ['demo', 'demo'], expected string or array, of string, each once"),
+        ("products.statistics.quantiles", [50], ": [50], expected array, of number, at least 0, at most 1, each once"),
         # names and texts of another form
         ("products.evaluation.areas", {"A b": [1, 0, 0, 1]}, ": 'A b', expected names of the form ^[a-z0-9-]+$"),
         ("keep", {"A": {"what": ["leads"], "days": 1}}, ": 'A', expected names of the form ^[a-z0-9-]+$"),
@@ -352,3 +355,18 @@ def test_a_model_with_dots_in_its_name_has_a_line_too(tmp_path: Path) -> None:
 def test_yaml_that_is_broken_names_file_and_line(tmp_path: Path) -> None:
     (line,) = wrong(tmp_path, "members: [1\nx: ]\n")
     assert line == "config.yaml:2: not valid YAML (expected ',' or ']', but got ':', while parsing a flow sequence)"
+
+
+def test_a_key_given_twice_names_both_lines(tmp_path: Path) -> None:
+    (line,) = wrong(tmp_path, f"members: 1\n{RIGHT}members: 2\n")
+    last = RIGHT.count("\n") + 2
+    assert line == f"config.yaml:{last}: members is given twice in lines 1 and {last}, expected each key once"
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("a:\n  - {b: 1}\n  - {b: 1, c: 2,\n     b: 3}\n")
+    with pytest.raises(ConfigError, match=r"prices\.yaml:4: a\.b is given twice in lines 3 and 4"):
+        read_table(prices, "a table")
+    prices.write_text("a: &a {b: 1}\nc: {<<: *a, b: 2}\nd: *a\n")
+    assert read_table(prices, "a table") == {"a": {"b": 1}, "c": {"b": 2}, "d": {"b": 1}}
+    prices.write_text("a: [1\n")
+    with pytest.raises(ConfigError, match=r"prices\.yaml:1: not valid YAML \("):
+        read_table(prices, "a table")

@@ -136,7 +136,7 @@ def test_no_table(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: no such file, expected a table of parameters"):
         read_parameters(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("surface: {")
-    with pytest.raises(ConfigError, match=r"bad\.yaml: not valid YAML"):
+    with pytest.raises(ConfigError, match=r"bad\.yaml:1: not valid YAML"):
         read_parameters(tmp_path / "bad.yaml")
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aifs_ensemble.common.config import Config
+from aifs_ensemble.common.config import Config, read_files
+from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.delivery.standing import DELIVERED
 from aifs_ensemble.delivery.status import RUNNING, STARTING, WAITING, MemberStatus
 from aifs_ensemble.workflow.members_view import MembersView
@@ -22,6 +23,9 @@ from delivery.members import make_config, publish_lead
 from rich.console import Console
 from snakemake_logger_plugin_aifs.configfiles import faults
 from snakemake_logger_plugin_aifs.events import Events, folded
+
+from workflow.dry_runs import dry_run
+from workflow.project import Project
 
 CONTROLS = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
 NOISY = """
@@ -172,6 +176,7 @@ def test_a_job_of_a_model_without_a_cycle_is_called_by_the_model() -> None:
     ("content", "said"),
     [
         (b"members: 1-2\nproducts: {weekly: [1\nlead_hours: 24\n", "own.yaml:3: not valid YAML (expected ',' or ']'"),
+        (b"forecast: [1\n", "own.yaml:1: not valid YAML (expected ',' or ']', but got '<stream end>'"),
         (b"cycle: 2025-02-30\n", "own.yaml: not valid YAML (day is out of range for month)"),
         (b"- a\n", "own.yaml: list, expected keys and values"),
         (b"", "own.yaml: nothing, expected keys and values"),
@@ -192,6 +197,20 @@ def test_faults_of_configuration_files(
     for arguments in (["--configfile", "sound.yaml", "own.yaml", "-n"], ["--profile", "with", "-n"]):
         found = faults(arguments)
         assert (len(found), "".join(found)[: len(said)]) == (bool(said), said)
+    if said:
+        with pytest.raises(ConfigError) as caught:  # what `aifs-ensemble` says of it
+            read_files(Path("sound.yaml"), Path("own.yaml"))
+        assert [str(caught.value)] == found
+
+
+@pytest.mark.workflow
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    """Snakemake takes the last one."""
+    project = Project.copy(tmp_path / "p")
+    (project.folder / "own.yaml").write_text("members: 1\nforecast:\n  chunks: 1\n  encoders: 1\n  chunks: 2\n")
+    told = "own.yaml:5: forecast.chunks is given twice in lines 3 and 5, expected each key once"
+    assert told in dry_run(project.folder, "--configfile", "own.yaml", code=1)
+    assert f"error: {told}\n" in project.command("plan", "--configfile", "own.yaml").stderr
 
 
 @pytest.mark.workflow

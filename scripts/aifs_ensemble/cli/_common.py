@@ -182,9 +182,10 @@ def keys_given(args: argparse.Namespace) -> dict[str, Any]:
     """Return the keys that ``--config`` sets; ConfigError for what is none."""
     import yaml
 
-    from aifs_ensemble.common.config import merge, read_yaml
+    from aifs_ensemble.common.config import merge
     from aifs_ensemble.common.config.schema import takes_text
     from aifs_ensemble.common.errors import ConfigError
+    from aifs_ensemble.common.yaml_tables import read_yaml
 
     found: dict[str, Any] = {}
     for item in args.config:

@@ -72,6 +72,9 @@ class Run:
 
     def __init__(self, workflow: Any, config: dict[str, Any]):
         internals.filter_log(ShortNames())
+        if internals.is_coordinator(workflow):
+            # Snakemake takes the last one of a key that is given twice
+            read_files(*internals.config_files(workflow))
         self._workflow = workflow
         self._coordinates = internals.is_coordinator(workflow)
         # the one place where a run learns its cycles

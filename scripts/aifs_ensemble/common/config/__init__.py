@@ -11,7 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from aifs_ensemble.common.acceleration import FLOAT8
@@ -43,6 +42,7 @@ from aifs_ensemble.common.names import (
 from aifs_ensemble.common.parameters import bits_for, parameter_of
 from aifs_ensemble.common.text import hint
 from aifs_ensemble.common.units import split_unit
+from aifs_ensemble.common.yaml_tables import kind_of, read_yaml
 
 _FINEST = Fraction(1, 4)  # of a coarse lead, degrees: encoders hold a few of them in memory
 _FINEST_PRODUCT = 0.01  # of the products' grid, degrees: as of `fields.grids`
@@ -58,7 +58,7 @@ def read_files(*paths: Path, over: Mapping[str, Any] | None = None) -> dict[str,
     layers: list[Mapping[str, Any]] = []
     for path in paths:
         try:
-            content = read_yaml(path.read_text(encoding="utf-8"), str(path))
+            content = read_yaml(path.read_text(encoding="utf-8"), str(path), of_file=True)
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such configuration file") from None
         except OSError as error:
@@ -68,25 +68,12 @@ def read_files(*paths: Path, over: Mapping[str, Any] | None = None) -> dict[str,
                 f"{path}: byte {error.start} is no UTF-8, expected a text file of keys and values"
             ) from None
         if not isinstance(content, Mapping):
-            raise ConfigError(f"{path}: {type(content).__name__}, expected keys and values")
+            raise ConfigError(f"{path}: {kind_of(content)}, expected keys and values")
         layers.append(content)
     for layer in [*layers, over or {}]:
         merge(merged, layer)
     keep_later(merged, [*layers, over or {}])
     return merged
-
-
-def read_yaml(text: str, where: str, loader: type[Any] = yaml.SafeLoader) -> Any:
-    """Return the content of YAML; ConfigError naming `where` it stands when it is none."""
-    try:
-        return yaml.load(text, Loader=loader)
-    except (yaml.YAMLError, ValueError) as error:  # the latter of a date such as 2025-02-30
-        said = str(error)
-        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-            said = ", ".join(filter(None, [error.problem, error.context]))
-            if "\n" in text.rstrip("\n"):
-                where = f"{where}:{error.problem_mark.line + 1}"
-        raise ConfigError(f"{where}: not valid YAML ({' '.join(said.split())})") from None
 
 
 def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
