@@ -218,3 +218,39 @@ def test_what_help_repeats_of_the_library_is_the_librarys() -> None:
 
     assert (doctor.ROLES, verify.PLACES, benchmark.TABLE) == (ROLES, PLACES, TABLE)
     assert Policy.deadline_seconds == checkpoint.DEADLINE_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            "verify --place foo",
+            "--place: 'foo', expected one of scratch, destination; see `aifs-ensemble verify --help`",
+        ),
+        (
+            "verify --place destnation",
+            "--place: 'destnation', expected one of scratch, destination, did you mean 'destination'?; see "
+            "`aifs-ensemble verify --help`",
+        ),
+        ("account --formats pdf", "--formats: 'pdf', expected one of svg, png; see `aifs-ensemble account --help`"),
+        ("plan --budget abc", "--budget: 'abc', expected a number; see `aifs-ensemble plan --help`"),
+        ("plan --rows 1.5", "--rows: '1.5', expected a whole number; see `aifs-ensemble plan --help`"),
+        (
+            "checkpoint chck",
+            "ACTION: 'chck', expected one of build, fetch, show, check, register, did you mean 'check'?; see "
+            "`aifs-ensemble checkpoint --help`",
+        ),
+        (
+            "verfy",
+            "COMMAND: 'verfy', expected a COMMAND of the list, did you mean 'verify'?; see `aifs-ensemble --help`",
+        ),
+        ("plan --budgt 3", "unknown option '--budgt', did you mean '--budget'?; see `aifs-ensemble plan --help`"),
+        ("plan x", "unknown argument 'x'; see `aifs-ensemble plan --help`"),
+        ("plan --budget", "--budget: expected one argument; see `aifs-ensemble plan --help`"),
+        ("", "the following arguments are required: COMMAND; see `aifs-ensemble --help`"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments.split())
+    assert (end.value.code, capsys.readouterr()) == (2, ("", f"error: {said}\n"))

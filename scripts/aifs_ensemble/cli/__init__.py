@@ -13,15 +13,17 @@ import importlib
 import logging
 import os
 import pkgutil
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import NoReturn
 
 import aifs_ensemble
 from aifs_ensemble.common.errors import DiskFullError, WorkflowError
-from aifs_ensemble.common.text import printable
+from aifs_ensemble.common.text import nearest, printable
 
 GROUPS = {
     "before": "before a run",
@@ -32,6 +34,10 @@ GROUPS = {
     "profiles": "called by profiles, not by people",
 }
 _EXAMPLES = "examples:\n"
+_FEW = 8
+# as argparse words them, in Python 3.11 to 3.13
+_WRONG_CHOICE = re.compile(r"argument (?P<name>\S+): invalid choice: (?P<value>.*) \(choose from (?P<known>.*)\)")
+_WRONG_TYPE = re.compile(r"argument (?P<name>\S+): invalid (?P<kind>\w+) value: (?P<value>.*)")
 
 
 class _Format(argparse.HelpFormatter):
@@ -43,7 +49,29 @@ class _Format(argparse.HelpFormatter):
         return "\n\n".join(super(_Format, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
 
 
-class _Overview(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong: the option, the value, what was expected, and where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, printable(f"error: {_wrong(message)}; see `{self.prog} --help`") + "\n")
+
+
+def _wrong(message: str) -> str:
+    """Return what argparse says of a wrong argument, in the words of our own errors."""
+    if found := _WRONG_CHOICE.fullmatch(message):
+        known = [name.strip("' ") for name in found["known"].split(",")]
+        near = nearest(found["value"].strip("'"), known)
+        said = (
+            f"expected one of {', '.join(known)}" if len(known) <= _FEW else f"expected a {found['name']} of the list"
+        )
+        return f"{found['name']}: {found['value']}, {said}{f', did you mean {near!r}?' if near else ''}"
+    if found := _WRONG_TYPE.fullmatch(message):
+        expected = {"int": "a whole number", "float": "a number"}.get(found["kind"], f"a {found['kind']}")
+        return f"{found['name']}: {found['value']}, expected {expected}"
+    return message.removeprefix("argument ")
+
+
+class _Overview(Parser):
     """The parser of all commands, whose help lists them by what they are for."""
 
     listed: Mapping[str, ModuleType] = {}
@@ -83,9 +111,7 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Overview(prog="aifs-ensemble", description="AIFS ENS ensembles: plan, run, check, account.")
     parser.add_argument("--version", action="version", version=f"aifs-ensemble {aifs_ensemble.__version__}")
     parser.add_argument("--verbose", action="store_true", help="more detail in the log")
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
-    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     parser.listed = modules = {name: load(name) for name in names}
     for name, module in modules.items():
         command = commands.add_parser(
@@ -96,8 +122,15 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=_Format,
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, parser=command)
     return parser
+
+
+def _refuse(command: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    """End with what a command does not know: the option that is nearest, where one is."""
+    near = nearest(unknown[0], re.findall(r"--[a-z][a-z-]+", command.format_usage())) if unknown[0][:1] == "-" else None
+    what = "option" if unknown[0].startswith("-") else "argument"
+    command.error(f"unknown {what} {unknown[0]!r}{f', did you mean {near!r}?' if near else ''}")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -118,7 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         complete(build_parser(known))
     asked = next((a for a in arguments if not a.startswith("-")), None)
-    args = build_parser([asked] if asked in known else known).parse_args(arguments)
+    args, unknown = build_parser([asked] if asked in known else known).parse_known_args(arguments)
+    if unknown:
+        _refuse(args.parser, unknown)
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.INFO, format="%(asctime)s %(message)s")
     try:
         return _run(args)
