@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -79,6 +80,10 @@ class LogHandler(LogHandlerBase):
                 vertical_overflow="crop", redirect_stdout=False,
             )  # fmt: skip
             self._live.start()
+
+    def explain(self, why: Callable[[str], str]) -> None:
+        """Have a target that no rule makes be one line, in the words of a function."""
+        self._events.why_no_rule = why
 
     def rest(self) -> None:
         """Take the table away: what is printed from now on stays."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ _LOG_LINES = 3
 _KEPT = "\N{NO-BREAK SPACE}"  # a number stays with what it counts
 # what executors say besides warnings: what machines cost, and that those of a coordinator that died go on
 _RENTED, _TAKEN_UP = "rented: ", ": still being made by "
+# of the target alone: a file that a rule needs comes with the rule's name
+_NO_RULE = re.compile(r"MissingRuleException:\nNo rule to produce (.*) \(if you use input functions")
 # what Snakemake says besides of a job that failed
 _SAID_ELSEWHERE = (
     "RuleException:",
@@ -53,6 +56,7 @@ class Events:
 
     def __init__(self, *, dryrun: bool):
         self.dryrun = dryrun
+        self.why_no_rule: Callable[[str], str] | None = None
         self._jobs: dict[Any, Job] = {}
         self._working: dict[Any, Job] = {}
         self._planned: dict[str, int] = {}
@@ -74,7 +78,9 @@ class Events:
         elif event in (None, LogEvent.ERROR) and (text := record.getMessage().strip()):
             if text.startswith(_SAID_ELSEWHERE):
                 return
-            if record.levelno >= logging.ERROR:
+            if self.why_no_rule and (target := _NO_RULE.match(text)):
+                yield f"Error: {self.why_no_rule(target[1])}", "red"
+            elif record.levelno >= logging.ERROR:
                 # before a rule is known it may be of a configuration file, which Snakemake does not name
                 known = [] if self._jobs or self._planned else configfiles.faults()
                 yield from ((f"Error: {fault}", "red") for fault in known) if known else [(text, "red")]

@@ -19,6 +19,7 @@ from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.delivery.standing import DELIVERED
 from aifs_ensemble.delivery.status import RUNNING, STARTING, WAITING, MemberStatus
 from aifs_ensemble.workflow.members_view import MembersView
+from aifs_ensemble.workflow.targets import no_rule
 from delivery.members import make_config, publish_lead
 from rich.console import Console
 from snakemake_logger_plugin_aifs.configfiles import faults
@@ -219,6 +220,26 @@ def test_a_fault_of_a_configuration_file_is_one_line(tmp_path: Path) -> None:
     code, shown = run(tmp_path, "true", "--configfile", "own.yaml", "-n", terminal=False)
     assert code == 1
     assert re.fullmatch(rb"Error: own\.yaml:\d: not valid YAML \(.*\)\n", shown), shown
+
+
+@pytest.mark.workflow
+def test_a_target_that_no_rule_makes_is_one_line(tmp_path: Path) -> None:
+    project = Project.copy(tmp_path / "p")
+    target = "results/20250819_0000/manifests/member009.json"
+    said = dry_run(project.folder, target, "--logger", "aifs", code=1)
+    assert f"Error: {target}: member 9, expected members 1-4\n" in said and "MissingRule" not in said
+
+
+def test_what_is_told_of_a_target_that_no_rule_makes(tmp_path: Path) -> None:
+    config = make_config(tmp_path, "results", members="1-4,7", lead_hours=72)
+    cycle = config.cycle
+    assert no_rule(config, f"{cycle}/manifests/member005.json").endswith(": member 5, expected members 1-4,7")
+    assert no_rule(config, f"x/aifs_{cycle}_member001_h078.grib2").endswith(": lead 78 h, expected one of 12 to 72 h")
+    assert no_rule(config, "20250101_0000/index.html").endswith(f": cycle 20250101_0000, expected {cycle}")
+    assert no_rule(config, "producs") == (
+        "producs: no rule makes it, expected one of all, evaluation, forecasts, plan, products, report, verify, or a "
+        f"file of the configuration: members 1-4,7, leads to 72 h, {cycle}, did you mean 'products'?"
+    )
 
 
 def test_what_machines_cost_is_a_line_where_there_is_no_table() -> None:

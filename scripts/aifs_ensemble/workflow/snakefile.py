@@ -9,6 +9,7 @@ import atexit
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from aifs_ensemble.workflow.paths import Paths
 from aifs_ensemble.workflow.run_hooks import RunHooks, writes
 from aifs_ensemble.workflow.short_log import ShortNames
 from aifs_ensemble.workflow.start import prepare_start
+from aifs_ensemble.workflow.targets import no_rule
 
 __all__ = ["Paths", "Run", "check_yaml"]
 
@@ -279,6 +281,9 @@ class Run:
         Members that were delivered with other settings are refused here, in one line, before input functions meet
         them; Snakemake would show their errors with a stack.
         """
+        for handler in internals.log_handlers(self._workflow) if self._coordinates else ():
+            if hasattr(handler, "explain"):
+                handler.explain(partial(no_rule, self.config))
         routing.route_rules(self._workflow, self.config, self.machines)
         if len(self.cycles) > 1:
             group_by_unit(self._workflow, self.cycles)
