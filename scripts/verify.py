@@ -12,6 +12,8 @@ from aifs_ensemble.products.cube.record import check_cube, require_whole
 def verify(config: Config) -> None:
     """Compare one cycle, and make what is damaged unfinished."""
     problems = check_cube(config, mend=True) if config.destination else ()
+    for line in problems:
+        logging.warning("data sets: %s", line)
     verify_ensemble(config)
     require_whole(problems, mended=True)
 

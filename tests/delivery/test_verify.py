@@ -173,6 +173,24 @@ def test_commands(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert config.scratch.manifest(1).exists()  # nothing is mended unasked
 
 
+@pytest.mark.parametrize("mend", [[], ["--mend"]])
+def test_a_damaged_file_is_told_once(
+    config: Config,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    mend: list[str],
+) -> None:
+    paths = [config.scratch.lead(1, 6), config.scratch.lead(2, 12), config.scratch.lead(2, 18)]
+    for path in paths:
+        damage(path, "one byte")
+    assert run_cli(config, tmp_path, "verify", "--place", "scratch", *mend) == VerificationError.exit_code
+    captured = capsys.readouterr()
+    shown = captured.out + captured.err + caplog.text
+    assert [shown.count(f"{path.name}: ") for path in paths] == [1, 1, 1]
+    assert captured.err.startswith("error: members 1-2 damaged: 3 problems, named above; ")
+
+
 def test_gc_shows_orphans_and_removes_them_when_told(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

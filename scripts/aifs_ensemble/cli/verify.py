@@ -62,10 +62,11 @@ def run(args: argparse.Namespace) -> int:
             _print_check(check, places)
             for line in data_sets:
                 print(f"  data sets: {line}")
-        check.require_sound(mended=args.mend)
+        told = not args.json
+        check.require_sound(mended=args.mend, told=told)
         if there:
             check.require_members(config)
-        require_whole(data_sets, mended=args.mend)
+        require_whole(data_sets, mended=args.mend, told=told)
 
     run_each_cycle(args, config_from(args, "there"), verify)
     return 0
@@ -89,6 +90,9 @@ def _print_check(check: EnsembleCheck, places: Sequence[str]) -> None:
                 print(f"{place}: {len(found)} {state} (members {members}), {size} bytes{more}{why}")
     for one in check.of(DAMAGED):
         for line in one.lines():
+            print(f"  {one.place}: {line}")
+    for one in check.members:
+        for line in one.coarse_lines():
             print(f"  {one.place}: {line}")
     for line in check.ensemble:
         print(f"  ensemble: {line}{', written anew' if check.rewritten else ''}")

@@ -66,6 +66,14 @@ def hint(name: object, known: Iterable[str], otherwise: str = "") -> str:
     return f"did you mean {near!r}?" if near else otherwise or f"known are {', '.join(known)}"
 
 
+def first_of(lines: Sequence[str], most: int, *, told: bool = False) -> str:
+    """Return the first of several problems and how many more there are; only how many, where each was `told`."""
+    if told:
+        return f"{len(lines)} {'problem' if len(lines) == 1 else 'problems'}, named above"
+    more = f" and {len(lines) - most} more" if len(lines) > most else ""
+    return f"{'; '.join(lines[:most])}{more}"
+
+
 def printable(text: str) -> str:
     """Return text for a terminal: its lines, and a question mark for whatever would be a command to it."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

@@ -24,6 +24,7 @@ from aifs_ensemble.common.manifest import (
 )
 from aifs_ensemble.common.names import format_members, lead_name, member_name
 from aifs_ensemble.common.storage import Storage, open_destination
+from aifs_ensemble.common.text import first_of
 from aifs_ensemble.delivery.decode import decode_some
 from aifs_ensemble.delivery.ensemble import ensemble_problems, parse_ensemble_manifest
 from aifs_ensemble.delivery.mend import forget_vanished, mend_destination, mend_manifest, mend_scratch
@@ -99,26 +100,26 @@ class EnsembleCheck:
         """Return the checks with a state, in one place or anywhere."""
         return [check for check in self.members if check.state == state and place in (None, check.place)]
 
-    def require_sound(self, *, mended: bool) -> None:
-        """Raise VerificationError, one line, when any member is damaged (and now, if `mended`, unfinished)."""
+    def require_sound(self, *, mended: bool, told: bool = False) -> None:
+        """Raise VerificationError, one line, when any member is damaged (and now, if `mended`, unfinished).
+
+        It names the first problems, or counts them where each was `told`.
+        """
         damaged = self.of(DAMAGED)
         if damaged:
             lines = [line for check in damaged for line in check.lines()]
-            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
             members = format_members({check.member for check in damaged})
             next_step = "they count as unfinished now: run again" if mended else "verify --mend, then run again"
-            raise VerificationError(f"members {members} damaged: {'; '.join(lines[:3])}{more}; {next_step}")
+            raise VerificationError(f"members {members} damaged: {first_of(lines, 3, told=told)}; {next_step}")
         coarse = [line for check in self.members for line in check.coarse_lines()]
         if coarse and not mended:
-            more = f" and {len(coarse) - 1} more" if len(coarse) > 1 else ""
             raise VerificationError(
-                f"coarse leads: {coarse[0]}{more}; products read the leads instead; verify --mend sends what scratch "
-                "has and leaves out the rest"
+                f"coarse leads: {first_of(coarse, 1, told=told)}; products read the leads instead; verify --mend sends "
+                "what scratch has and leaves out the rest"
             )
         if self.ensemble and not self.rewritten:
-            more = f" and {len(self.ensemble) - 1} more" if len(self.ensemble) > 1 else ""
             next_step = "run again" if mended else "verify --mend writes it anew, or run again"
-            raise VerificationError(f"ensemble: {self.ensemble[0]}{more}; {next_step}")
+            raise VerificationError(f"ensemble: {first_of(self.ensemble, 1, told=told)}; {next_step}")
 
     def require_members(self, config: Config) -> None:
         """Raise VerificationError when members have other settings at the destination, or too few are sound there."""
@@ -140,11 +141,16 @@ class EnsembleCheck:
 
 
 def verify_ensemble(config: Config) -> EnsembleCheck:
-    """Compare every member with its manifests, and make damaged members unfinished.
+    """Compare every member with its manifests, log what is wrong, and make damaged members unfinished.
 
     Raises VerificationError naming damaged leads, members not delivered, or fewer sound members than `min_members`.
     """
     check = check_ensemble(config, mend=True)
+    for one in check.members:
+        for line in [*one.lines(), *one.coarse_lines()]:
+            LOG.warning("%s: %s", one.place, line)
+    for line in check.ensemble:
+        LOG.warning("ensemble: %s", line)
     check.require_sound(mended=True)
     if config.destination:
         check.require_members(config)
@@ -166,8 +172,6 @@ def check_ensemble(
     if storage is None:
         return EnsembleCheck(members)
     problems = _check_manifest(config, storage, [check for check in members if check.place == DESTINATION])
-    for line in problems:
-        LOG.warning("ensemble: %s", line)
     return EnsembleCheck(members, problems, rewritten=bool(problems) and mend and mend_manifest(config))
 
 
@@ -191,10 +195,7 @@ def _check_manifest(config: Config, storage: Storage, checks: Sequence[MemberChe
 
 def _check_one(config: Config, job: tuple[int, str], **options: Any) -> MemberCheck:
     member, place = job
-    check = verify_member(config, member, place=place, **options)
-    for line in [*check.lines(), *check.coarse_lines()]:
-        LOG.warning("%s: %s", place, line)
-    return check
+    return verify_member(config, member, place=place, **options)
 
 
 def verify_member(

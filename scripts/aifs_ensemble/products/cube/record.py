@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import VerificationError
 from aifs_ensemble.common.records import json_object
 from aifs_ensemble.common.storage import MissingError, ObjectInfo, open_destination
+from aifs_ensemble.common.text import first_of
 
-LOG = logging.getLogger(__name__)
 _SETS = ("virtual", "regular")
 
 
@@ -58,8 +57,6 @@ def check_cube(config: Config, *, mend: bool) -> tuple[str, ...]:
         return ()
     listed = {info.key: info for key in (keys.virtual_cube, keys.regular_cube) for info in storage.list(f"{key}/")}
     problems = tuple(record_problems(config, record, listed, storage.with_crc32c))
-    for line in problems:
-        LOG.warning("data sets: %s", line)
     if problems and mend:
         # the record is how a run knows of them; of a bucket, so is its copy on scratch
         storage.delete(keys.cube)
@@ -67,9 +64,8 @@ def check_cube(config: Config, *, mend: bool) -> tuple[str, ...]:
     return problems
 
 
-def require_whole(problems: Sequence[str], *, mended: bool) -> None:
-    """Raise VerificationError, one line, when `check_cube` has found something."""
+def require_whole(problems: Sequence[str], *, mended: bool, told: bool = False) -> None:
+    """Raise VerificationError, one line, when `check_cube` has found something, which it counts if each was `told`."""
     if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         next_step = "the next run makes the data sets anew" if mended else "verify --mend, then run again"
-        raise VerificationError(f"data sets of the ensemble: {problems[0]}{more}; {next_step}")
+        raise VerificationError(f"data sets of the ensemble: {first_of(problems, 1, told=told)}; {next_step}")
