@@ -81,9 +81,9 @@ class LogHandler(LogHandlerBase):
             )  # fmt: skip
             self._live.start()
 
-    def explain(self, why: Callable[[str], str]) -> None:
-        """Have a target that no rule makes be one line, in the words of a function."""
-        self._events.why_no_rule = why
+    def explain(self, no_rule: Callable[[str], str], no_input: Callable[[str, str], str]) -> None:
+        """Have a target that no rule makes, and a file that a rule lacks, be one line in the words of functions."""
+        self._events.why_no_rule, self._events.why_no_input = no_rule, no_input
 
     def rest(self) -> None:
         """Take the table away: what is printed from now on stays."""

@@ -24,8 +24,11 @@ _LOG_LINES = 3
 _KEPT = "\N{NO-BREAK SPACE}"  # a number stays with what it counts
 # what executors say besides warnings: what machines cost, and that those of a coordinator that died go on
 _RENTED, _TAKEN_UP = "rented: ", ": still being made by "
-# of the target alone: a file that a rule needs comes with the rule's name
+# of the target alone, and of the first file that a rule needs
 _NO_RULE = re.compile(r"MissingRuleException:\nNo rule to produce (.*) \(if you use input functions")
+_NO_INPUT = re.compile(
+    r"^Missing input files for rule (\w+):\n.*affected files:\n\s+([^\n]+)", re.DOTALL | re.MULTILINE
+)
 # what Snakemake says besides of a job that failed
 _SAID_ELSEWHERE = (
     "RuleException:",
@@ -57,6 +60,7 @@ class Events:
     def __init__(self, *, dryrun: bool):
         self.dryrun = dryrun
         self.why_no_rule: Callable[[str], str] | None = None
+        self.why_no_input: Callable[[str, str], str] | None = None
         self._jobs: dict[Any, Job] = {}
         self._working: dict[Any, Job] = {}
         self._planned: dict[str, int] = {}
@@ -80,6 +84,8 @@ class Events:
                 return
             if self.why_no_rule and (target := _NO_RULE.match(text)):
                 yield f"Error: {self.why_no_rule(target[1])}", "red"
+            elif self.why_no_input and (lacking := _NO_INPUT.search(text)):
+                yield f"Error: {self.why_no_input(lacking[1], lacking[2])}", "red"
             elif record.levelno >= logging.ERROR:
                 # before a rule is known it may be of a configuration file, which Snakemake does not name
                 known = [] if self._jobs or self._planned else configfiles.faults()

@@ -228,6 +228,10 @@ def test_a_target_that_no_rule_makes_is_one_line(tmp_path: Path) -> None:
     target = "results/20250819_0000/manifests/member009.json"
     said = dry_run(project.folder, target, "--logger", "aifs", code=1)
     assert f"Error: {target}: member 9, expected members 1-4\n" in said and "MissingRule" not in said
+    said = dry_run(project.folder, "--config", "checkpoint=none.ckpt", "--logger", "aifs", code=1)
+    assert (
+        "Error: config: checkpoint: 'none.ckpt': no such file, expected the checkpoint of demo, or null\n" in said
+    ) and "affected files" not in said
 
 
 def test_what_is_told_of_a_target_that_no_rule_makes(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ from aifs_ensemble.workflow.paths import Paths
 from aifs_ensemble.workflow.run_hooks import RunHooks, writes
 from aifs_ensemble.workflow.short_log import ShortNames
 from aifs_ensemble.workflow.start import prepare_start
-from aifs_ensemble.workflow.targets import no_rule
+from aifs_ensemble.workflow.targets import no_input, no_rule
 
 __all__ = ["Paths", "Run", "check_yaml"]
 
@@ -283,7 +283,7 @@ class Run:
         """
         for handler in internals.log_handlers(self._workflow) if self._coordinates else ():
             if hasattr(handler, "explain"):
-                handler.explain(partial(no_rule, self.config))
+                handler.explain(partial(no_rule, self.config), partial(no_input, self.config))
         routing.route_rules(self._workflow, self.config, self.machines)
         if len(self.cycles) > 1:
             group_by_unit(self._workflow, self.cycles)

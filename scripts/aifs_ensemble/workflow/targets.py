@@ -30,3 +30,13 @@ def no_rule(config: Config, target: str) -> str:
         f"{target}: no rule makes it, expected one of {', '.join(sorted(READ_ONLY))}, or a file of the configuration: "
         f"members {format_members(config.members)}, leads to {config.leads[-1]} h, {name_cycles(config.cycles)}{meant}"
     )
+
+
+def no_input(config: Config, rule: str, path: str) -> str:
+    """Return in one line which file of the user's a rule needs, with its key."""
+    for one in config.of_each_model:
+        if one.checkpoint == path:
+            own = one.model_folder or (one.model.name if one.model.name in one.given.by_model else "")
+            key = f"by_model.{own}.checkpoint" if own else "checkpoint"
+            return f"config: {key}: {path!r}: no such file, expected the checkpoint of {one.model.name}, or null"
+    return f"{path}: no such file, expected the input of {rule}"
