@@ -123,8 +123,8 @@ def _never_there(files: list[OwnFile]) -> Iterator[Problem]:
             if path.exists() or path.parent.is_dir():
                 yield Problem(
                     f"config: {key}: {path} is of this machine, which rented machines share no files with, expected a "
-                    f"path below {Path.cwd()} that git knows (they get those), or products made here: "
-                    "snakemake --profile local products",
+                    f"path below {Path.cwd()} that git knows (they get those), or null and products made here: "
+                    "snakemake products --profile local, with the same --configfile",
                     refuses=True,
                 )
             else:
