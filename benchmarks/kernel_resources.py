@@ -212,10 +212,9 @@ def resources() -> Iterator[Resources]:
             for name, launch, made in kernels(card, size):
                 yield taken(name, size, card, launch, made)
     for width in banded_attention.WIDTHS:
-        for dtype in ("fp16", "bf16"):
-            for aligned in (True, False):
-                size = f"heads of {width}, {dtype}, {'16 n' if aligned else 'any'} nodes"
-                yield taken("banded attention", size, HOPPER, *banded(width, dtype, aligned))
+        for dtype, aligned in (("fp16", True), ("bf16", False)):
+            size = f"heads of {width}, {dtype}, {'16 n' if aligned else 'any'} nodes"
+            yield taken("banded attention", size, HOPPER, *banded(width, dtype, aligned))
 
 
 def taken(kernel: str, size: str, card: Capability, launch: Launch, made: Any) -> Resources:
