@@ -6,6 +6,7 @@ docs/initial-conditions.md shows the same table; a case here is a row there.
 import json
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from aifs_ensemble.common.errors import ConfigError, DownloadError, InputError
 from aifs_ensemble.common.names import parse_cycle
 from aifs_ensemble.common.parameters import FieldName
 from aifs_ensemble.fields.grib_reader import decode, split_messages
-from aifs_ensemble.initial.download import Downloader, FieldRequest
+from aifs_ensemble.initial.download import Downloader, FieldRequest, UnreachedSourcesError
 from doubles.opendata_server import Fault, serve
+from ecmwf.opendata import utils
 
 SETTINGS = EcmwfOpenData(attempts=2, deadline_seconds=30, stall_seconds=0.5)
 NAMES = ("10u", "2t", "msl", "sp", "tcw")
@@ -118,6 +120,27 @@ def test_source_that_is_down_is_left(replica, tmp_path):
         downloader = Downloader(sources(down, good), SETTINGS, tmp_path / "cache")
         assert downloader.fetch(REQUEST).source == good.url
         assert downloader.sources == [good.url, down.url], "a dead source must not be tried first again"
+
+
+@pytest.mark.timeout(30)
+def test_of_many_requests_a_source_that_is_down_is_asked_once(replica, tmp_path, caplog):
+    with serve(replica) as down:
+        pass
+    with serve(replica) as good:
+        downloader = Downloader(sources(down, good), SETTINGS, tmp_path / "cache", once=True)
+        for number in (1, 2):
+            assert downloader.fetch(replace(REQUEST, number=number)).source == good.url
+    (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith(f"{down.url}: no connection (") and said.endswith("; it is not asked again")
+    cached = Downloader(sources(good), SETTINGS, tmp_path / "cache", once=True)
+    assert cached.fetch(REQUEST).source == good.url, "what is in the cache needs nobody"
+    with pytest.raises(UnreachedSourcesError, match="no connection"):
+        cached.fetch(replace(REQUEST, parameters=(FieldName("skt", "sfc"),), time=REQUEST.time + timedelta(days=1)))
+
+
+def test_paragraphs_of_the_client_are_not_printed(caplog, capsys):
+    utils.warning_once("To ensure the stability of our systems, as of this test")
+    assert not caplog.records and capsys.readouterr() == ("", "")
 
 
 def without(replica, tmp_path, text):

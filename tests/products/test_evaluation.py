@@ -17,7 +17,7 @@ from aifs_ensemble import open_ensemble
 from aifs_ensemble.cli import main
 from aifs_ensemble.common import themes
 from aifs_ensemble.common.config import Config, merge
-from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.common.errors import ConfigError, DownloadError, InputError
 from aifs_ensemble.products.evaluation import due
 from aifs_ensemble.products.evaluation.analyses import Analyses
 from aifs_ensemble.products.evaluation.evaluate import evaluate
@@ -25,7 +25,7 @@ from aifs_ensemble.products.evaluation.tables import write_evaluation
 from aifs_ensemble.products.quantile_classes import write_quintiles
 from aifs_ensemble.products.weekly import write_weekly_file
 from doubles.opendata_replica import _index_keys, deterministic_stream, encode, write_file
-from doubles.opendata_server import serve
+from doubles.opendata_server import Fault, serve
 
 GRID = "1.5x1.5"
 VARIABLES = ["2t", "msl", "z_500"]
@@ -145,6 +145,8 @@ def test_open_data_is_asked_by_the_projects_own_client(ensemble: Config, truth: 
         merge(raw, {"initial_conditions": {"cache": str(tmp_path / "cache"), "ecmwf_open_data": opendata}})
         data = evaluate(Config(raw))
         requests = len(server.log)
+        indexes = [path for path, _ in server.log if path.endswith(".index")]
+        assert len(indexes) == len(set(indexes)) == 3, "each index is asked for once, be it there or not"
         again = evaluate(Config(raw))
         # what is there is in the cache, what is not is asked for again
         assert all(path.endswith(".index") for path, _ in server.log[requests:])
@@ -155,6 +157,39 @@ def test_open_data_is_asked_by_the_projects_own_client(ensemble: Config, truth: 
         data["lead"].to_numpy().tolist() == [24]
         and "2t at 48 h: open data 20250821_0000" in data.attrs["without_analysis"]
     )
+
+
+def from_sources(config: Config, cache: Path, *sources: str) -> Config:
+    raw = scored(config, source="ecmwf-open-data").to_dict()
+    opendata = {"sources": [*sources], "attempts": 3, "deadline_seconds": 20}
+    merge(raw, {"initial_conditions": {"cache": str(cache), "ecmwf_open_data": opendata}})
+    return Config(raw)
+
+
+def test_sources_that_nobody_reaches_are_a_failed_download(
+    ensemble: Config, truth: Truth, tmp_path: Path, capsys, caplog, monkeypatch
+) -> None:
+    """One line with every source, of the first field alone; a service that fails at each file is a failed download."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with serve(tmp_path / "empty") as one, serve(tmp_path / "empty") as two:
+        pass  # closed: their addresses refuse connections
+    Path("run.yaml").write_text(yaml.safe_dump(from_sources(ensemble, tmp_path, one.url, two.url).to_dict()))
+    assert main(["evaluate", "--configfile", "run.yaml", "--output", "scores"]) == DownloadError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    start = "error: no source of analyses can be reached: open data 20250819_0000"
+    assert line.startswith(start) and one.url in line and two.url in line
+    assert not [record for record in caplog.records if record.levelname == "WARNING"], "nothing is tried again"
+    assert not Path("scores").exists()
+    with (
+        serve(tmp_path / "empty", Fault(status=501)) as failing,
+        pytest.raises(DownloadError, match=r"24 to 48 h: .*501"),
+    ):
+        evaluate(from_sources(ensemble, tmp_path, failing.url))
+    # one that answers is enough to know what is not there; the other is tried once
+    with serve(tmp_path / "empty") as without, pytest.raises(InputError, match=r"24 to 48 h: .*HTTP 404"):
+        evaluate(from_sources(ensemble, tmp_path, one.url, without.url))
+    assert not [record for record in caplog.records if "again in" in record.message]
 
 
 def test_what_is_not_over_is_not_asked_for(ensemble: Config, analyses: Path) -> None:
@@ -215,7 +250,7 @@ def test_a_short_ensemble_says_so(ensemble: Config, analyses: Path, tmp_path: Pa
         (
             {"path": "nowhere_{valid:%Y}.grib"},
             InputError,
-            "no analysis for any of 2 valid times: nowhere_2025.grib: no such",
+            "no analysis for any of 2 leads that are scored, 24 to 48 h: nowhere_2025.grib: no such",
         ),
         ({"path": "an_{member}.grib"}, ConfigError, "expected placeholders {cycle} or {valid:%Y%m%d_%H}"),
         ({"path": "text.grib"}, InputError, "text.grib: "),

@@ -24,6 +24,7 @@ CONNECTIONS = 8  # parallel range requests to one source
 MAX_INDEX_BYTES = 64 << 20  # an index of 51 members has about 2 MB
 _CHUNK = 1 << 16
 RETRIABLE = {408, 425, 429, 500, 502, 503, 504}
+ABSENT = {403, 404, 410}  # what the services answer for a file that is not there
 
 
 class TransferError(Exception):
@@ -41,6 +42,14 @@ class TransferError(Exception):
         self.wait = wait
 
 
+class UnreachedError(TransferError):
+    """A host could not be reached: it refuses connections, has no address, or did not answer a connection in time."""
+
+
+class AbsentError(TransferError):
+    """A server answers that a file is not there."""
+
+
 class ContentError(TransferError):
     """An answer came whole and is wrong: what the index says may be wrong too."""
 
@@ -52,9 +61,9 @@ class DeadlinePassedError(TransferError):
         super().__init__(f"deadline of {seconds:g} s passed", again=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Deadline:
-    """A total time limit, running since it was made."""
+    """A total time limit, running since it was made or restarted."""
 
     seconds: float
     start: float = field(default_factory=time.monotonic)
@@ -66,6 +75,10 @@ class Deadline:
         if left <= 0:
             raise DeadlinePassedError(self.seconds)
         return left
+
+    def restart(self) -> None:
+        """Let the time run anew."""
+        self.start = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -192,15 +205,28 @@ def as_transfer_error(error: Exception) -> TransferError:
     if isinstance(error, TransferError):
         return error
     if isinstance(error, requests.HTTPError) and error.response is not None:
-        status = error.response.status_code
-        if status == requests.codes.requested_range_not_satisfiable:
-            return ContentError(f"HTTP {status}, the index names bytes beyond the end of the file", again=True)
-        return TransferError(f"HTTP {status}", again=status in RETRIABLE, wait=_retry_after(error.response))
-    if isinstance(error, requests.Timeout):
-        return TransferError("no answer in time", again=True)
-    if isinstance(error, requests.ConnectionError):
-        return TransferError(f"no connection ({_innermost(error)})", again=True)
+        return _refused(error.response)
+    if isinstance(error, requests.ConnectionError | requests.Timeout):
+        kind = UnreachedError if _unreached(error) else TransferError
+        late = isinstance(error, requests.Timeout)
+        return kind("no answer in time" if late else f"no connection ({_innermost(error)})", again=True)
     return TransferError(f"{type(error).__name__}: {error}", again=False)
+
+
+def _refused(response: requests.Response) -> TransferError:
+    status = response.status_code
+    if status == requests.codes.requested_range_not_satisfiable:
+        return ContentError(f"HTTP {status}, the index names bytes beyond the end of the file", again=True)
+    if status in ABSENT:
+        return AbsentError(f"HTTP {status}", again=False)
+    return TransferError(f"HTTP {status}", again=status in RETRIABLE, wait=_retry_after(response))
+
+
+def _unreached(error: requests.RequestException) -> bool:
+    """Tell whether no connection came about, rather than one that broke off."""
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    kinds = urllib3.exceptions
+    return isinstance(cause, (kinds.NewConnectionError, kinds.ConnectTimeoutError, kinds.ProxyError))
 
 
 def _innermost(error: BaseException) -> str:

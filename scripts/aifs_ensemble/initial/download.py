@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,11 +19,13 @@ from aifs_ensemble.common.config.sections import EcmwfOpenData
 from aifs_ensemble.common.errors import DownloadError, InputError
 from aifs_ensemble.common.http import (
     CONNECTIONS,
+    AbsentError,
     ContentError,
     Deadline,
     DeadlinePassedError,
     Policy,
     TransferError,
+    UnreachedError,
     as_transfer_error,
     persist,
 )
@@ -114,6 +117,14 @@ class NoFieldsError(InputError):
     """The sources that answered have no field of a request."""
 
 
+class AbsentFieldsError(DownloadError):
+    """No source delivers; at least one answers that it has no such file."""
+
+
+class UnreachedSourcesError(DownloadError):
+    """No source could be reached."""
+
+
 class MissingFieldsError(ContentError):
     """A source answers, but lacks fields; `all` says whether it has none of those asked for."""
 
@@ -132,9 +143,11 @@ class Downloader:
     settings : ``resolution``, ``attempts`` per source, ``deadline_seconds`` for all requests together,
         ``stall_seconds``
     cache : folder of the range cache
+    once : for many requests that may each go without: a source that could not be reached is not tried again, an index
+        file is asked for once, and a source that fails is told of by the error alone
     """
 
-    def __init__(self, sources: list[str], settings: EcmwfOpenData, cache: Path):
+    def __init__(self, sources: list[str], settings: EcmwfOpenData, cache: Path, *, once: bool = False):
         check_sources(sources)
         self.sources = list(sources)
         self.resolution: str = settings.resolution
@@ -148,13 +161,17 @@ class Downloader:
             patience=60.0,  # a server that asks for a longer pause is left for the next source
         )
         self.deadline = Deadline(self.policy.deadline_seconds)
+        self._once_only = once
+        self._adapters: dict[str, IndexAdapter] = {}
         self._clients: dict[str, RangeClient] = {}
+        self._left: set[str] = set()
 
     def fetch(self, request: FieldRequest) -> FetchedFields:
         """Return the fields of a request. A request served before is served from the same source's cache.
 
         Raises InputError when the sources that answered lack fields (NoFieldsError: all of them), DownloadError
-        when none answered in time; one line that says what each source did.
+        when none answered in time (AbsentFieldsError where a file is not there, UnreachedSourcesError where no source
+        could be reached); one line that says what each source did.
         """
         name = f"{request}|{self.resolution}|{request.mars}"
         reasons: dict[str, TransferError] = {}
@@ -164,7 +181,8 @@ class Downloader:
             except TransferError as error:
                 # from 12 May 2026 on the ensemble has no control of its own: nothing to be warned of
                 usual = request.type == "cf" and isinstance(error, MissingFieldsError) and error.all
-                LOG.log(logging.INFO if usual else logging.WARNING, "%s: %s: %s", source, request, error)
+                level = logging.DEBUG if self._once_only else logging.INFO if usual else logging.WARNING
+                LOG.log(level, "%s: %s: %s", source, request, error)
                 reasons[source] = error
                 if isinstance(error, DeadlinePassedError):
                     break
@@ -172,11 +190,24 @@ class Downloader:
                     self._demote(source)
             else:
                 self.cache.keep_record(name, {"source": source, "request": str(request)})
+                self._tell_left(reasons)
                 return fetched
         told = "; ".join(f"{source}: {error}" for source, error in reasons.items())
+        if all(isinstance(error, UnreachedError) for error in reasons.values()):
+            raise UnreachedSourcesError(f"open data {request}: {told}")
         lacking = [error.all for error in reasons.values() if isinstance(error, MissingFieldsError)]
-        kind = DownloadError if not lacking else NoFieldsError if all(lacking) else InputError
+        absent = any(isinstance(error, AbsentError) for error in reasons.values())
+        kind: type[InputError | DownloadError] = AbsentFieldsError if absent else DownloadError
+        if lacking:
+            kind = NoFieldsError if all(lacking) else InputError
         raise kind(f"open data {request}: {told}")
+
+    def _tell_left(self, reasons: Mapping[str, TransferError]) -> None:
+        """Say once of each source that could not be reached, and that others serve in its place."""
+        for source, error in reasons.items() if self._once_only else ():
+            if isinstance(error, UnreachedError) and source not in self._left:
+                self._left.add(source)
+                LOG.warning("%s: %s; it is not asked again", source, error)
 
     def _order(self, record: Any) -> list[str]:
         """Return the sources, the one that served this request before first: its index is in the cache."""
@@ -194,8 +225,10 @@ class Downloader:
 
     def _client(self, source: str) -> RangeClient:
         if source not in self._clients:
-            adapter = IndexAdapter(self.cache, self.policy.stall_seconds, self.deadline)
-            self._clients[source] = RangeClient(source, self.resolution, self.cache, adapter)
+            if source not in self._adapters:  # it remembers, also where no client comes about
+                limit = self.policy.stall_seconds
+                self._adapters[source] = IndexAdapter(self.cache, limit, self.deadline, once=self._once_only)
+            self._clients[source] = RangeClient(source, self.resolution, self.cache, self._adapters[source])
         return self._clients[source]
 
     def _once(self, source: str, request: FieldRequest) -> FetchedFields:
@@ -210,9 +243,9 @@ class Downloader:
             fetched = self._fetch(client, request, [by_name[p] for p in request.parameters])
         except requests.RequestException as error:
             raise as_transfer_error(error) from error
-        except ContentError:
+        except ContentError as error:
             if client is not None:
-                client.forget_indexes()
+                client.forget_indexes(wrong=not isinstance(error, MissingFieldsError))
             raise
         return FetchedFields(request, tuple(fetched[p] for p in request.parameters), source)
 

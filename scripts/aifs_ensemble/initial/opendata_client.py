@@ -7,6 +7,7 @@ transfers have no time limit, retry hundreds of times and check nothing, so they
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,22 @@ from ecmwf.opendata.client import Result
 from ecmwf.opendata.urls import URLS
 
 from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.common.http import ContentError, Deadline, GuardedAdapter
+from aifs_ensemble.common.http import (
+    ABSENT,
+    ContentError,
+    Deadline,
+    GuardedAdapter,
+    UnreachedError,
+    as_transfer_error,
+)
 from aifs_ensemble.common.parameters import FieldName
 from aifs_ensemble.initial.rangecache import RangeCache, RangeKey, damaged_index, sha256
 
 # Where the client gets the anonymous access token for Azure's copy.
 _AZURE_TOKEN = "https://planetarycomputer.microsoft.com/api/sas/v1/token/ai4edataeuwest/ecmwf"
+
+# its paragraphs on connections and streams are for who uses it directly
+logging.getLogger("ecmwf.opendata").setLevel(logging.ERROR)
 
 
 def check_sources(sources: list[str]) -> None:
@@ -36,26 +47,59 @@ def check_sources(sources: list[str]) -> None:
 
 
 class IndexAdapter(GuardedAdapter):
-    """Answers for an index file from the cache when it is there."""
+    """Answers for an index file from the cache when it is there.
 
-    def __init__(self, cache: RangeCache, stall_seconds: float, deadline: Deadline):
+    Parameters
+    ----------
+    once : whether a host that could not be reached is left alone, and each index is asked for once, be it there or not
+    """
+
+    def __init__(self, cache: RangeCache, stall_seconds: float, deadline: Deadline, *, once: bool = False):
         super().__init__(stall_seconds, deadline)
         self.cache = cache
+        self._once = once
+        self._unreached: UnreachedError | None = None
+        self._answered: dict[str, tuple[int, bytes]] = {}
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        url = request.url or ""
-        is_index = request.method == "GET" and url.partition("?")[0].endswith(".index")
+        url = (request.url or "").partition("?")[0]  # the query carries access tokens
+        is_index = request.method == "GET" and url.endswith(".index")
         if is_index and (data := self.cache.index(url)) is not None:
-            response = requests.Response()
-            response.status_code, response.url, response.request = 200, url, request
-            response._content, response._content_consumed = data, True  # type: ignore[attr-defined]
-            return response
-        response = super().send(request, *args, **kwargs)
+            return _answer(request, 200, data)
+        if url in self._answered:
+            status, data = self._answered[url]
+            if status == 200:
+                self.cache.keep_index(url, data)  # where the client's user reads it
+            return _answer(request, status, data)
+        if self._unreached:
+            raise self._unreached
+        try:
+            response = super().send(request, *args, **kwargs)
+        except requests.ConnectionError as error:
+            told = as_transfer_error(error)
+            if self._once and isinstance(told, UnreachedError):
+                self._unreached = UnreachedError(str(told), again=False)
+                raise self._unreached from None
+            raise
         if is_index and response.ok:
             if wrong := damaged_index(response.content):
                 raise ContentError(wrong, again=True)
             self.cache.keep_index(url, response.content)
+        if self._once and is_index and (response.ok or response.status_code in ABSENT):
+            self._answered[url] = (response.status_code, response.content)
         return response
+
+    def forget(self, url: str) -> None:
+        """Ask for an index again: what it names proved wrong."""
+        self._answered.pop(url, None)
+
+
+def _answer(request: requests.PreparedRequest, status: int, data: bytes) -> requests.Response:
+    """Return an answer that did not come over the network."""
+    response = requests.Response()
+    response.status_code, response.url, response.request = status, request.url or "", request
+    response._content, response._content_consumed = data, True  # type: ignore[attr-defined]
+    return response
 
 
 @dataclass(frozen=True)
@@ -74,7 +118,7 @@ class RangeClient(Client):
     Its index files come through the cache and `adapter`.
     """
 
-    def __init__(self, source: str, resolution: str, cache: RangeCache, adapter: GuardedAdapter):
+    def __init__(self, source: str, resolution: str, cache: RangeCache, adapter: IndexAdapter):
         self.cache = cache
         self.adapter = adapter
         self.index_urls: list[str] = []
@@ -135,7 +179,9 @@ class RangeClient(Client):
         response.raise_for_status()
         return response.content
 
-    def forget_indexes(self) -> None:
-        """Forget the index files that the last request read."""
+    def forget_indexes(self, *, wrong: bool = False) -> None:
+        """Forget the index files that the last request read: they may grow, or what they name proved `wrong`."""
         for url in self.index_urls:
             self.cache.forget_index(url)
+            if wrong:
+                self.adapter.forget(url)

@@ -13,7 +13,7 @@ import requests
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.errors import InputError
-from aifs_ensemble.common.http import Deadline, TransferError, as_transfer_error
+from aifs_ensemble.common.http import ABSENT, Deadline, TransferError, as_transfer_error
 from aifs_ensemble.common.names import CONTROL, format_members
 from aifs_ensemble.common.parameters import FieldName, field_name
 from aifs_ensemble.initial.download import FieldRequest
@@ -23,8 +23,6 @@ from aifs_ensemble.initial.rangecache import RangeCache
 from aifs_ensemble.initial.source import input_times
 
 SECONDS, _STALL_SECONDS = 60.0, 10.0
-# what the services answer for a file that is not there
-_ABSENT = (403, 404, 410)
 # of every member, in every index: of the atmosphere's streams, and of those of the waves
 _FIELD, _WAVE = field_name("2t"), field_name("swh")
 
@@ -91,7 +89,7 @@ class Indexes:
             for item in (item for item in self._client.ranges(request) if item.field in names):
                 found.setdefault(CONTROL if item.number is None else item.number, set()).add(item.field)
         except requests.HTTPError as error:
-            if error.response is not None and error.response.status_code in _ABSENT:
+            if error.response is not None and error.response.status_code in ABSENT:
                 return None
             raise
         if sum(map(len, found.values())) < len(names) * max(len(numbers), 1):

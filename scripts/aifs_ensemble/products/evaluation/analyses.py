@@ -16,7 +16,7 @@ from aifs_ensemble.common.parameters import parameter_of, variable_name
 from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
 from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.initial.constants import GRAVITY
-from aifs_ensemble.initial.download import Downloader, FieldRequest
+from aifs_ensemble.initial.download import AbsentFieldsError, Downloader, FieldRequest, UnreachedSourcesError
 from aifs_ensemble.initial.opendata import by_request, opendata_name, stream_of, to_model
 from aifs_ensemble.initial.source import Regridder, in_model_units
 from aifs_ensemble.products.evaluation.due import path_at
@@ -26,7 +26,11 @@ LAND, _HEIGHT = "lsm", "gh"
 
 
 class NoAnalysisError(InputError):
-    """There is no analysis of a variable at a time."""
+    """There is no analysis of a variable at a time; `failed` says that a download failed, so that there may be one."""
+
+    def __init__(self, reason: str, *, failed: bool = False):
+        super().__init__(reason)
+        self.failed = failed
 
 
 class Analyses:
@@ -45,7 +49,8 @@ class Analyses:
     def read(self, time: datetime, variable: str) -> Field:
         """Return a variable in units as delivered.
 
-        Raises NoAnalysisError, saying why, where there is none; InputError for a file that is there and is not right.
+        Raises NoAnalysisError, saying why, where there is none; InputError for a file that is there and is not right;
+        DownloadError when no source of open data can be reached.
         """
         if time > self._now:
             raise NoAnalysisError(f"{time:%Y-%m-%d %H} UTC is not over yet")
@@ -59,15 +64,19 @@ Reader = Callable[[datetime, str, Regridder], Field]
 def _from_open_data(config: Config) -> Reader:
     """Return a reader of step 0 of the deterministic forecast, which is the analysis that all members start around."""
     settings = config.initial_conditions.ecmwf_open_data
+    downloader = Downloader(list(settings.sources), settings, config.cache / "opendata", once=True)
 
     def read(time: datetime, variable: str, regridder: Regridder) -> Field:
         ((group, names),) = by_request([variable]).items()
         request = FieldRequest(time, stream_of("oper", group), "fc", tuple(names))
+        downloader.deadline.restart()  # it is for each field alone
         try:
-            # one for each field: its deadline is for that field alone, its cache for all
-            answer = Downloader(list(settings.sources), settings, config.cache / "opendata").fetch(request)
+            answer = downloader.fetch(request)
+        except UnreachedSourcesError as error:
+            raise DownloadError(f"no source of analyses can be reached: {error}") from None
         except (InputError, DownloadError) as error:
-            raise NoAnalysisError(str(error)) from None
+            failed = isinstance(error, DownloadError) and not isinstance(error, AbsentFieldsError)
+            raise NoAnalysisError(str(error), failed=failed) from None
         return to_model(answer, regridder)[variable]
 
     return read

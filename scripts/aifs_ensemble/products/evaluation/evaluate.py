@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from aifs_ensemble.common.config import Config
-from aifs_ensemble.common.errors import InputError
+from aifs_ensemble.common.errors import DownloadError, InputError
 from aifs_ensemble.common.names import CONTROL
 from aifs_ensemble.common.parameters import parameter_of
 from aifs_ensemble.common.storage import Storage, open_destination
@@ -83,6 +83,14 @@ class Missing:
     """Analyses that there are not, by variable and lead in hours."""
 
     reasons: dict[tuple[str, int], str] = field(default_factory=dict)
+    failed: set[int] = field(default_factory=set)  # leads of which a download failed
+
+    def error(self, config: Config, leads: Collection[int]) -> InputError | DownloadError:
+        """Return what is raised where none of `leads` has an analysis: a failed download is no missing analysis."""
+        kind = DownloadError if self.failed & {*leads} else InputError
+        why = next((reason for (_, lead), reason in self.reasons.items() if lead in leads), "no lead is evaluated")
+        which = f", {min(leads)} to {max(leads)} h" if leads else ""
+        return kind(f"{config.cycle}: no analysis for any of {len(leads)} leads that are scored{which}: {why}")
 
     def lines(self) -> list[str]:
         """Return one line for each reason, with the leads that it stands for."""
@@ -100,7 +108,8 @@ def evaluate(config: Config, analyses: Analyses | None = None) -> xr.Dataset:
     Beside them ``rank_histogram (variable, lead, area, rank)``, shares of the area, and, where the configuration has
     a climatology of classes, ``rpss (week_variable, period, area)``. A lead without any analysis is left out; what has
     none is NaN, and the attribute ``without_analysis`` names it and says why. The control is no member of it.
-    Raises InputError where no valid time has an analysis, and for fewer than two members.
+    Raises InputError where no scored lead has an analysis, and for fewer than two members; DownloadError when no source
+    of analyses can be reached, or no lead has one and downloads failed.
     """
     settings, grid = config.products.evaluation, RegularGrid(config)
     storage = open_destination(config)
@@ -117,8 +126,7 @@ def evaluate(config: Config, analyses: Analyses | None = None) -> xr.Dataset:
     for line in missing.lines():
         LOG.warning("no analysis of %s", line)
     if not leads:
-        why = next(iter(missing.reasons.values()), "no lead is evaluated")
-        raise InputError(f"{config.cycle}: no analysis for any of {len(truths)} valid times: {why}")
+        raise missing.error(config, truths)
     ensemble = _Ensemble.of(config, storage, names)
     shape = (len(names), len(leads), len(weights))
     result = {score: np.full(shape, np.nan) for score in SCORES}
@@ -139,6 +147,8 @@ def _analysis(analyses: Analyses, time: datetime, name: str, missing: Missing, l
         return analyses.read(time, name)
     except NoAnalysisError as error:
         missing.reasons[name, lead] = str(error)
+        if error.failed:
+            missing.failed.add(lead)
         return None
 
 
