@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import xarray as xr
 from aifs_ensemble.cli import main
+from aifs_ensemble.common.areas import PRESETS, Box
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.daily import LeadField
-from aifs_ensemble.common.errors import ConfigError
+from aifs_ensemble.common.errors import ConfigError, InputError
+from aifs_ensemble.fields.area import cut_of
 from aifs_ensemble.fields.encoder_pool import EncoderPool
+from aifs_ensemble.fields.grib_encoder import FieldEncoder
 from aifs_ensemble.fields.grib_index import read_fields
+from aifs_ensemble.fields.grib_reader import decode
+from aifs_ensemble.fields.grids import grid_coordinates
 from aifs_ensemble.fields.interpolation import interpolation_weights
 from aifs_ensemble.products.regrid import area_of, parse_area
 from fields.members import make_spec
@@ -137,3 +142,67 @@ def test_a_statistic_of_the_day_says_so(ensemble: Config, tmp_path: Path) -> Non
         "avg_swh": f"time: mean {hours}",
         "tp": f"time: sum {hours}",
     }
+
+
+def encoded(folder: Path, model: str, variables: list[str], box: Box | None) -> Path:
+    """Return a lead on N32, of an area or of the globe, the same fields in both: waves miss values around 5 N."""
+    encoder = FieldEncoder(make_spec(variables, model=model, area=box))
+    grid = grid_coordinates("N32")
+    path = folder / f"lead_{'globe' if box is None else 'area'}.grib2"
+    rng, messages = np.random.default_rng(4), []
+    for variable in variables:
+        field = (280 + 20 * rng.standard_normal(grid.points)).astype(np.float32)
+        if variable in ("swh", "mwd"):
+            field[(np.abs(grid.latitudes - 5) < 6) & (grid.longitudes < 40)] = np.nan
+        messages.append(bytes(encoder.encode(variable, 12, field)))
+    path.write_bytes(b"".join(messages))
+    return path
+
+
+@pytest.mark.parametrize("method", ["linear", "grid-box-average", "nearest-neighbour"])
+def test_a_lead_of_an_area_has_the_values_of_the_globes(ensemble: Config, tmp_path: Path, method: str) -> None:
+    """To the bit where it needs the area alone, else missing; also beside waves that miss values of their own."""
+    names, box = ["2t", "tp", "swh", "mwd"], PRESETS["east-africa"].box
+    weights = interpolation_weights("N32", "2x2", ensemble.cache, method).matrix
+    outside = np.ones(weights.shape[1], bool)
+    outside[cut_of("N32", box).points] = ~cut_of("N32", box).inside
+    known = (np.abs(weights) @ outside == 0).reshape(91, 180)
+    assert 50 < known.sum() < 300
+    found = {}
+    for which in (None, box):
+        path = encoded(tmp_path, "demo-v2", names, which)
+        out = tmp_path / f"{path.stem}.nc"
+        assert regrid(ensemble, path, "--grid", "2x2", "--method", method, "--variables", *names, "-o", out) == 0
+        with xr.open_dataset(out) as data:
+            found[path.stem] = data.load()
+    for name in names:
+        whole, part = (found[f"lead_{which}"][name].to_numpy()[0, 0] for which in ("globe", "area"))
+        np.testing.assert_array_equal(part.view("i4")[known], whole.view("i4")[known])
+        assert np.isnan(part[~known]).all()
+    assert np.isnan(found["lead_area"]["swh"].to_numpy()[0, 0][known]).any()
+
+
+@pytest.mark.parametrize("names", [["2t"], ["swh"]])
+def test_a_part_of_an_area_is_the_message_of_the_globes(ensemble: Config, tmp_path: Path, names: list[str]) -> None:
+    """GRIB2 within the area has the very bytes; beyond it, a bitmap; waves alone are missing where any point may be."""
+    paths = [encoded(tmp_path, "demo-v2", names, box) for box in (None, PRESETS["east-africa"].box)]
+    within = ["--grid", "2x2", "--area=-2/42/-8/50"]
+    for path in paths:
+        assert regrid(ensemble, path, *within, "-o", tmp_path / f"{path.stem}_regular.grib2") == 0
+    whole, part = ((tmp_path / f"{path.stem}_regular.grib2").read_bytes() for path in paths)
+    assert len(part) <= len(whole) and (part == whole or names == ["swh"])
+    assert regrid(ensemble, paths[1], "--grid", "2x2", "--area", "40/20/-40/60", "-o", tmp_path / "wide.grib2") == 0
+    with xr.open_dataset(tmp_path / "wide.grib2", engine="cfgrib") as data:
+        (name,) = data.data_vars
+        missing = np.isnan(data[name].to_numpy())
+        assert missing.any() and not missing.all() and np.nanmax(np.abs(data[name].to_numpy())) < 1000
+
+
+def test_where_an_area_has_nothing_the_line_names_it(ensemble: Config, tmp_path: Path, capsys) -> None:
+    path = encoded(tmp_path, "demo", ["2t"], PRESETS["east-africa"].box)
+    assert regrid(ensemble, path, "--area", "60/0/50/20", "-o", tmp_path / "a.nc") == InputError.exit_code
+    said = capsys.readouterr().err
+    assert "holds an area of the globe (forecast.output.area), rows from 1" in said and said.count("\n") == 1
+    # what starts a forecast or judges one needs the globe, and says why this is none
+    with pytest.raises(InputError, match=r"lead: rows from .* N of N32, as leads of forecast.output.area hold, exp"):
+        decode(path.read_bytes(), "lead")

@@ -11,14 +11,18 @@ GROUP = "after"
 EXAMPLE = """\
 aifs-ensemble regrid results/20250819_0000/forecasts/aifs_ens_forecast_20250819_0000_member001_h006.grib2
 aifs-ensemble regrid lead.grib2 --grid 0.5x0.5 --area 20/15/-15/55 --variables 2t tp -o kenya.nc"""
-HELP = "a GRIB file on a latitude-longitude grid"
+HELP = "a GRIB file, of the globe or of an area, on a latitude-longitude grid"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("file", type=Path, metavar="FILE", help="GRIB file: a lead, a block, or several together")
     parser.add_argument("--grid", default="1x1", metavar="EASTxNORTH", help="degrees (default: 1x1)")
-    parser.add_argument("--area", metavar="N/W/S/E", help="part of the globe in degrees, such as 20/15/-15/55")
+    parser.add_argument(
+        "--area",
+        metavar="N/W/S/E",
+        help="part of the globe in degrees, such as 20/15/-15/55, or --area=-5/15/-25/40 with a minus first",
+    )
     parser.add_argument("--variables", nargs="+", default=[], metavar="NAME", help="such as 2t tp t_500 (default: all)")
     parser.add_argument(
         "--method",

@@ -24,6 +24,7 @@ from aifs_ensemble.common.text import foreign
 from aifs_ensemble.fields.ccsds import read_values
 from aifs_ensemble.fields.grids import CLASSICAL, grid_coordinates, octahedral_rows
 
+_LATITUDE = 2e-3  # degrees: GRIB 1 keeps three decimals
 _HEADER = 16  # bytes: "GRIB", edition, and the total length of a GRIB 2 message
 
 
@@ -218,22 +219,43 @@ def decode(data: bytes, where: str) -> tuple[str, npt.NDArray[np.float32]]:
     `where`, when another value is missing, not finite or does not decode, when all are missing, or when the grid is not
     a global Gaussian or regular latitude-longitude one.
     """
+    grid, values, held = decode_rows(data, where)
+    if held is not None:
+        latitudes = grid_coordinates(grid).latitudes[held]
+        raise InputError(
+            f"{where}: rows from {latitudes[0]:.4g} to {latitudes[-1]:.4g} N of {grid}, as leads of "
+            "forecast.output.area hold, expected the whole grid"
+        )
+    return grid, values
+
+
+def decode_rows(data: bytes, where: str) -> tuple[str, npt.NDArray[np.float32], slice | None]:
+    """Return grid name, values as `decode` does, and which of them the message holds: None for all.
+
+    A message may hold some whole rows of a reduced Gaussian grid, as leads of an area do. Values of the other rows are
+    NaN, and any of its own may be missing. Raises what `decode` raises of other messages.
+    """
     with _handle(data, where) as handle:
         try:
-            grid, shift = grid_name(handle, where)
+            grid, shift, held = _grid_name(handle, where)
             values = read_values(handle, np.float32)
             missing = eccodes.codes_get_long(handle, "numberOfMissing")
             levtype, level = _level(handle)
             name = FieldName(_text(handle, "shortName"), levtype, level)
         except eccodes.CodesInternalError as error:
             raise InputError(f"{where}: does not decode ({foreign(error)})") from None
-        points = grid_coordinates(grid).points
+        points = grid_coordinates(grid).points if held is None else held.stop - held.start
         if len(values) != points:
             raise InputError(f"{where}: {len(values)} values, expected {points} on {grid}")
-        bad = np.isinf(values) if may_miss(name) and missing < points else ~np.isfinite(values)
+        some = held is not None or (may_miss(name) and missing < points)
+        bad = np.isinf(values) if some else ~np.isfinite(values)
         if count := int(bad.sum()):
             raise InputError(f"{where}: {count} of {points} values missing or not finite, expected none")
-        return grid, _in_order(handle, values, grid, shift)
+        if held is None:
+            return grid, _in_order(handle, values, grid, shift), None
+    globe = np.full(grid_coordinates(grid).points, np.nan, np.float32)
+    globe[held] = values
+    return grid, globe, held
 
 
 def _in_order(handle: Any, values: npt.NDArray[np.float32], grid: str, shift: int) -> npt.NDArray[np.float32]:
@@ -246,10 +268,11 @@ def _in_order(handle: Any, values: npt.NDArray[np.float32], grid: str, shift: in
     return np.roll(rows, shift, axis=1).ravel()
 
 
-def grid_name(handle: Any, where: str) -> tuple[str, int]:
-    """Return the name of a message's grid and by how many columns to roll its rows to start at 0 east.
+def _grid_name(handle: Any, where: str) -> tuple[str, int, slice | None]:
+    """Return a message's grid, by how many columns to roll its rows to start at 0 east, and what it holds of the grid.
 
-    Raises InputError for a grid that is not global, or scanned in an order that is not a plain one.
+    Raises InputError for a grid that is neither global nor whole rows of a reduced one, or scanned in an order that is
+    not a plain one.
     """
     kind = _text(handle, "gridType")
     odd = [key for key in ("iScansNegatively", "jPointsAreConsecutive", "alternativeRowScanning")
@@ -257,21 +280,39 @@ def grid_name(handle: Any, where: str) -> tuple[str, int]:
     if odd:
         raise InputError(f"{where}: {odd[0]} is set, expected rows of latitude scanned eastward")
     if kind == "reduced_gg":
-        return _reduced(handle, where), 0
+        name, held = _reduced(handle, where)
+        return name, 0, held
     if kind not in ("regular_gg", "regular_ll"):
         raise InputError(f"{where}: gridType {kind}, expected reduced_gg, regular_gg or regular_ll")
-    return _regular(handle, kind, where)
+    return *_regular(handle, kind, where), None
 
 
-def _reduced(handle: Any, where: str) -> str:
+def _reduced(handle: Any, where: str) -> tuple[str, slice | None]:
     number = eccodes.codes_get_long(handle, "N")
     rows = eccodes.codes_get_array(handle, "pl")
     first = eccodes.codes_get_double(handle, "longitudeOfFirstGridPointInDegrees")
     if not first and np.array_equal(rows, octahedral_rows(number)):
-        return f"O{number}"
+        return f"O{number}", None
     if not first and number in CLASSICAL and np.array_equal(rows, grid_coordinates(f"N{number}").rows):
-        return f"N{number}"
+        return f"N{number}", None
+    names = [*([f"N{number}"] if number in CLASSICAL else []), f"O{number}"]
+    if not first and not eccodes.codes_get_long(handle, "jScansPositively"):
+        north = eccodes.codes_get_double(handle, "latitudeOfFirstGridPointInDegrees")
+        for name in names:
+            if (held := _rows_held(name, north, rows)) is not None:
+                return name, held
     raise InputError(f"{where}: reduced Gaussian grid of number {number}, expected a global N{number} or O{number}")
+
+
+def _rows_held(name: str, north: float, rows: npt.NDArray[np.int64]) -> slice | None:
+    """Return which points of a grid its rows are, the first at `north` degrees; None where they are no such rows."""
+    grid = grid_coordinates(name)
+    ends = np.cumsum(grid.rows)
+    latitudes = grid.latitudes[ends - 1]
+    row = int(np.abs(latitudes - north).argmin())
+    if abs(latitudes[row] - north) > _LATITUDE or not np.array_equal(rows, grid.rows[row : row + len(rows)]):
+        return None
+    return slice(int(ends[row] - grid.rows[row]), int(ends[row + len(rows) - 1]))
 
 
 def _regular(handle: Any, kind: str, where: str) -> tuple[str, int]:

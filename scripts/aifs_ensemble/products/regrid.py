@@ -20,12 +20,13 @@ from aifs_ensemble.common.daily import MAX, MEAN, MIN, split_name
 from aifs_ensemble.common.errors import ConfigError, InputError
 from aifs_ensemble.common.files import atomic_writer
 from aifs_ensemble.common.parameter_rows import cf_units
-from aifs_ensemble.common.parameters import has_row, parameter_of, variable_name
+from aifs_ensemble.common.parameters import has_row, may_miss, parameter_of, variable_name
 from aifs_ensemble.common.text import foreign, hint
+from aifs_ensemble.fields.ccsds import MISSING
 from aifs_ensemble.fields.directions import through_parts
-from aifs_ensemble.fields.grib_reader import Location, decode, scan_file
+from aifs_ensemble.fields.grib_reader import Header, Location, decode_rows, scan_file
 from aifs_ensemble.fields.grids import Grid, grid_coordinates
-from aifs_ensemble.fields.interpolation import interpolation_weights
+from aifs_ensemble.fields.interpolation import Weights, interpolation_weights
 from aifs_ensemble.products import netcdf
 from aifs_ensemble.products.lazy_fields import lazy_variable
 
@@ -106,6 +107,10 @@ def regrid_file(
     `grid` is in degrees, `area` the part of it to keep, `variables` are names of the model such as ``t_500`` (all
     where none is named), `method` is MIR's interpolation. NetCDF has ``(time, number, latitude, longitude)``, NaN for a
     time or member of which the file has no such field. GRIB2 keeps order, keys and bits per value.
+
+    Of leads of an area (``forecast.output.area``) a point has the value that leads of the globe give it, and is missing
+    where that needs a point outside the area.
+
     Raises InputError for a file that is none, or has not what is asked for, ConfigError for a grid that is none.
     """
     if output.suffix not in KINDS:
@@ -113,7 +118,7 @@ def regrid_file(
     if output.exists() and path.exists() and output.samefile(path):
         raise ConfigError(f"-o: {str(output)!r} is the file itself, expected another name")
     area = area or area_of(grid)
-    fields = _Fields(path, _chosen(path, variables), grid, area, method, cache)
+    fields = _Fields(path, scan_file(path), variables, grid, area, method, cache)
     if output.suffix == ".grib2":
         _write_grib(fields, output)
     else:
@@ -121,8 +126,7 @@ def regrid_file(
     return len(fields.locations)
 
 
-def _chosen(path: Path, variables: Sequence[str]) -> list[Location]:
-    found = scan_file(path)
+def _chosen(path: Path, found: Sequence[Location], variables: Sequence[str]) -> list[Location]:
     there = {variable_name(location.header.field) for location in found}
     for name in variables:
         if name not in there:
@@ -134,18 +138,73 @@ def _chosen(path: Path, variables: Sequence[str]) -> list[Location]:
 class _Fields:
     """Fields of a file, decoded and interpolated one by one."""
 
-    def __init__(self, path: Path, locations: list[Location], grid: str, area: Area, method: str, cache: Path):
-        self.path, self.locations, self.grid, self.area, self.method = path, locations, grid, area, method
+    def __init__(
+        self,
+        path: Path,
+        found: list[Location],
+        variables: Sequence[str],
+        grid: str,
+        area: Area,
+        method: str,
+        cache: Path,
+    ):
+        self.path, self.grid, self.area, self.method = path, grid, area, method
+        self.locations = _chosen(path, found, variables)
+        # the first field of each lead that misses nothing inside an area
+        self._full: dict[tuple[object, ...], Location] = {}
+        for location in found:
+            if not may_miss(location.header.field):
+                self._full.setdefault(_lead(location.header), location)
+        self._outside = cached(self._outside_of)
+        self._masks: dict[bytes, npt.NDArray[np.bool_]] = {}
         self._shape = regular(grid).shape
         self._weights = cached(lambda source: interpolation_weights(source, grid, cache, method))
 
     def values(self, location: Location, message: bytes | None = None) -> Field:
         """Return one field within the area, float32 ``(row, column)``, in the file's units."""
         where = f"{location.path}: {location.header}"
-        source, values = decode(message or location.read(), where)
+        source, values, held = decode_rows(message or location.read(), where)
         weights, name = self._weights(source), variable_name(location.header.field)
         regridded = through_parts(name, values, lambda part: weights.apply(part[None])[0])
-        return self.area.cut(regridded.reshape(self._shape))
+        if held is not None:
+            lead = _lead(location.header)
+            there = lead, source, held.start, held.stop
+            outside = self._outside(*there) if lead in self._full else np.isnan(values)
+            regridded[_reached(weights, outside)] = np.nan
+        found = self.area.cut(regridded.reshape(self._shape))
+        if held is not None and np.isnan(found).all() and not may_miss(location.header.field):
+            raise InputError(f"{where}: {_nothing_there(source, values, self.grid)}")
+        return found
+
+    def _outside_of(self, lead: tuple[object, ...], source: str, start: int, stop: int) -> npt.NDArray[np.bool_]:
+        """Return which points of a grid are outside the area that a lead holds."""
+        location = self._full[lead]
+        grid, values, rows = decode_rows(location.read(), f"{location.path}: {location.header}")
+        if (grid, rows) != (source, slice(start, stop)):
+            raise InputError(f"{location.path}: {location.header}: on other rows than other fields of the lead")
+        outside = np.isnan(values)
+        return self._masks.setdefault(np.packbits(outside).tobytes(), outside)  # the same of all leads, as a rule
+
+
+def _lead(header: Header) -> tuple[object, ...]:
+    return header.base_time, header.time, header.number, header.expver
+
+
+def _reached(weights: Weights, outside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return which points of the target are made from a point that is `outside`."""
+    assert weights.matrix is not None  # from a reduced grid to a regular one
+    return np.isnan(weights.matrix @ np.where(outside, np.float32(np.nan), np.float32(0)))
+
+
+def _nothing_there(source: str, values: Field, grid: str) -> str:
+    """Return why no point asked for has a value, in words: where the points of the file are."""
+    points, present = grid_coordinates(source), ~np.isnan(values)
+    latitudes = points.latitudes[present]
+    there = f"{latitudes[0]:.4g} to {latitudes[-1]:.4g} N" if present.any() else "no point"
+    return (
+        f"the file holds an area of the globe (forecast.output.area), rows from {there}; expected --area within it, "
+        f"and points of --grid {grid} there"
+    )
 
 
 def _data_set(fields: _Fields) -> xr.Dataset:
@@ -226,11 +285,13 @@ def _regular_message(message: bytes, values: Field, area: Area, where: str) -> b
     """Return a message with its grid and values replaced by those of an area."""
     handle = eccodes.codes_new_from_message(message)
     rows, columns = values.shape
+    doubles, missing = values.ravel().astype(np.float64), np.isnan(values.ravel())
     try:
         if eccodes.codes_get_long(handle, "edition") != 2:
             raise InputError(f"{where}: GRIB 1, expected GRIB 2: write .nc")
         bits = eccodes.codes_get_long(handle, "bitsPerValue")
         packing = eccodes.codes_get_string(handle, "packingType")
+        some_rows = not eccodes.codes_get_long(handle, "global")
         for key, value in {
             "gridType": "regular_ll",
             "Ni": columns,
@@ -246,7 +307,13 @@ def _regular_message(message: bytes, values: Field, area: Area, where: str) -> b
         eccodes.codes_set_values(handle, np.zeros(values.size))
         eccodes.codes_set(handle, "packingType", packing)
         eccodes.codes_set(handle, "bitsPerValue", bits)
-        eccodes.codes_set_values(handle, values.ravel().astype(np.float64))
+        if some_rows:  # of an area: its bitmap says what is outside, of which nothing may be left
+            eccodes.codes_set(handle, "bitmapPresent", 0)
+        if missing.any():
+            eccodes.codes_set(handle, "missingValue", MISSING)
+            eccodes.codes_set(handle, "bitmapPresent", 1)
+            doubles[missing] = MISSING
+        eccodes.codes_set_values(handle, doubles)
         return eccodes.codes_get_message(handle)
     except eccodes.CodesInternalError as error:
         raise InputError(f"{where}: cannot be written on a regular grid ({foreign(error)}): write .nc") from None
