@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from dataclasses import replace
 
 import pytest
+from aifs_ensemble.cli._status_table import table
 from aifs_ensemble.cli.status import statuses_of
 from aifs_ensemble.common.acceleration import Acceleration
 from aifs_ensemble.common.config import Config, read_files
@@ -18,6 +20,7 @@ from aifs_ensemble.delivery.member import deliver_member
 from aifs_ensemble.delivery.status import MemberStatus, StatusObserver, read_statuses, summary
 from aifs_ensemble.forecast.work_folder import WorkFolder
 from aifs_ensemble.workflow.closing import not_accelerated
+from rich.console import Console
 from waiting import wait_until
 
 from delivery.members import make_member
@@ -118,6 +121,44 @@ def test_table(config, capsys, root):
     assert "3 members: 1 delivered, 2 waiting" in shown
     assert main([*arguments, "--json"]) == 0
     assert [item["state"] for item in json.loads(capsys.readouterr().out)] == ["delivered", "waiting", "waiting"]
+
+
+def damaged_by(config, key, content=None):
+    """Deliver member 1, remove an object or give it other `content`, and return what the table says of the member."""
+    storage = open_destination(config)
+    deliver(config, 1)
+    key = key(config.objects)
+    storage.delete(key)
+    if content is not None:
+        storage.put_bytes(content, key)
+    return next(status for status in read_statuses(config) if status.member == 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "says"),
+    [
+        (lambda objects: objects.lead(1, 24), None, "damaged: h024 missing"),
+        (lambda objects: objects.published(index_file(lead_file(objects.cycle, 1, 12))), None, "h012 index missing"),
+        (lambda objects: objects.lead(1, 24), b"GRIB", "damaged: h024: 4 bytes, expected 3000"),
+        (lambda objects: objects.receipt(1), None, "damaged: receipt missing"),
+        (lambda objects: objects.manifest(1), b"?", "damaged: manifest: not JSON"),
+    ],
+)
+def test_damage_is_said_in_short(config, key, content, says):
+    """Within 80 columns, on one line; for programs the object's whole name stays."""
+    status = damaged_by(config, key, content)
+    assert status.state == "damaged" and "member001" in status.error
+    console = Console(width=80, file=io.StringIO())
+    console.print(table({"20250819_0000": [status]}, time.time()))
+    assert says in console.file.getvalue().splitlines()[1]
+
+
+def test_a_long_word_is_not_cut_off(config):
+    name = "a-very-long-name-of-a-machine-that-somebody-chose.europe-west4-b.c.project.internal"
+    status = MemberStatus(1, "failed", updated=time.time(), host=name, error=f"InputError: {'x' * 90}")
+    console = Console(width=80, file=io.StringIO())
+    console.print(table({"20250819_0000": [status]}, time.time()))
+    assert "\u2026" not in console.file.getvalue()
 
 
 def test_a_local_run_is_read_from_scratch(config, tmp_path):

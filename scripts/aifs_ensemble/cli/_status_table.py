@@ -26,7 +26,7 @@ def table(found: Mapping[str, Sequence[MemberStatus]], now: float, spending: str
     if several:
         shown.add_column("cycle")
     for name, right in (("member", True), ("state", False), ("s/step", True), ("machine", False), ("updated", True)):
-        shown.add_column(name, justify="right" if right else "left")
+        shown.add_column(name, justify="right" if right else "left", overflow="fold")  # nothing is cut off
     rows = [(cycle, status) for cycle, statuses in found.items() for status in statuses]
     for cycle, status in rows:
         shown.add_row(

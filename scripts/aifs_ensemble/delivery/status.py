@@ -24,6 +24,7 @@ from aifs_ensemble.common.errors import StorageError, VerificationError
 from aifs_ensemble.common.files import json_bytes
 from aifs_ensemble.common.locks import flock, marker_of
 from aifs_ensemble.common.manifest import LeadRecord, MemberManifest
+from aifs_ensemble.common.names import lead_name, parse_block_file, parse_lead_file
 from aifs_ensemble.common.observers import Observer
 from aifs_ensemble.common.records import Count, Finite, json_object, read_record
 from aifs_ensemble.common.storage import Storage
@@ -76,7 +77,23 @@ class MemberStatus:
         silent = now - self.updated
         if self.state in (STARTING, RUNNING) and silent > SILENT_SECONDS:
             return f"{words}, silent for {silent / 60:.0f} min"
-        return f"{words}: {self.error}" if self.error else words
+        return f"{words}: {_brief(self.error)}" if self.error else words
+
+
+def _brief(reason: str) -> str:
+    """Return a reason with what it begins with, a lead, manifest or receipt, in short, e.g. ``h024 missing``."""
+    address, _, what = reason.partition(": ")
+    folder, _, name = address.rpartition("/")
+    lead = parse_lead_file(f"{name.removesuffix('.index')}.grib2" if name.endswith(".index") else name)
+    if lead:
+        short = lead_name(lead.lead) + (" index" if name.endswith(".index") else "")
+    elif hours := parse_block_file(name):
+        short = f"{lead_name(hours[0])}-{hours[1]:03d}"
+    elif (kind := folder.rpartition("/")[2]) in ("manifests", "receipts"):
+        short = kind.removesuffix("s")
+    else:
+        return reason
+    return f"{short} {what}" if what.startswith("missing") else f"{short}: {what}"
 
 
 class StatusObserver(Observer):
