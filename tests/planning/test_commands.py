@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
+import struct
+import sys
+import termios
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +42,44 @@ def test_plan_prints_tables(configfile: str, capsys: pytest.CaptureFixture[str])
         "prices from:",
     ):
         assert words in shown
+
+
+def on_a_terminal(arguments: list[str], monkeypatch: pytest.MonkeyPatch, columns: int) -> list[str]:
+    """Return the lines that a command writes to a terminal of so many columns."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    read: list[bytes] = []
+
+    def listen() -> None:
+        with suppress(OSError):  # how Linux says that nobody writes any more
+            while data := os.read(ours, 4096):
+                read.append(data)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    with monkeypatch.context() as patch, open(theirs, "w") as terminal:
+        patch.setattr(sys, "stdout", terminal)
+        assert main(arguments) == 0
+    listener.join()
+    os.close(ours)
+    return b"".join(read).decode().replace("\r", "").splitlines()
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(80, 80), (40, 80), (100, 100)])
+def test_a_plan_fits_its_terminal(
+    configfile: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int, widest: int
+) -> None:
+    """The words are those of a pipe, less a column of the table; a terminal is taken to have 80 columns at least."""
+    assert main(["plan", "--configfile", configfile]) == 0
+    whole = capsys.readouterr().out
+    assert max(map(len, whole.splitlines())) > 100
+    lines = on_a_terminal(["plan", "--configfile", configfile], monkeypatch, columns)
+    assert max(map(len, lines)) <= widest
+    heading = next(line for line in lines if line.startswith("machine "))
+    left_out = [] if widest == 100 else ["spot time"]
+    assert [name for name in ("VMs", "member", "total", "spot time", "speed") if name not in heading] == left_out
+    told = " ".join(" ".join(lines).split())
+    assert all(" ".join(line.split()) in told for line in whole.splitlines() if line.startswith(("spot:", "prices")))
 
 
 def test_plan_as_json(configfile: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,6 +148,7 @@ def test_account_of_a_run_writes_tables_and_figures(
     assert "6 members" in shown
     assert "plan against actual" in shown
     assert "against what users recorded before" in shown
+    assert "nan" not in shown and "e+0" not in shown
     assert {"members.csv", "costs.parquet", "gantt-dark.svg", "gpu-light.svg"} <= {file.name for file in out.iterdir()}
 
 

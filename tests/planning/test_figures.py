@@ -151,6 +151,15 @@ def test_plan_against_actual(tmp_path: Path, machines: Machines) -> None:
     text = tables.account_text(found, {"plan against actual": frame.reset_index()})
     assert "2 members" in text
     assert "plan against actual:" in text
+    # what nobody measured is empty, and a large error a plain number
+    odd = frame.reset_index().astype({"measured": float})
+    odd.loc[0, ["predicted", "measured", "error_percent"]] = [11800.0, float("nan"), float("nan")]
+    odd.loc[1, ["predicted", "measured", "error_percent"]] = [0.000012, 1e-7, 11830.4]
+    odd.loc[2, "error_percent"] = -3.14
+    lines = tables.account_text(found, {"plan against actual": odd}).splitlines()
+    rows = [line.split() for line in lines[lines.index("plan against actual:") + 1 :]]
+    assert rows[0][-2:] == ["error,", "%"]
+    assert rows[2][-1] == "11,800" and rows[3][-3:] == ["0.000012", "0.0000001", "11,830"] and rows[4][-1] == "-3.1"
 
 
 def test_a_resumed_member_s_speed_is_of_what_it_made(tmp_path: Path) -> None:

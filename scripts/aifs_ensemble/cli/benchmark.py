@@ -176,7 +176,7 @@ def price_rows(config: Config, machines: Machines, path: Path = TABLE) -> list[d
 
 def price_lines(config: Config, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the rows of `price_rows` as a table."""
-    from aifs_ensemble.common.text import table
+    from aifs_ensemble.common.text import table, terminal_width
 
     shown = [
         (
@@ -193,4 +193,7 @@ def price_lines(config: Config, rows: Sequence[dict[str, Any]]) -> list[str]:
     ]
     headers = ("machine", "card", "s/step", "a member", "spot", "a day", "spot ", "speed")
     region = config.cloud.regions[0]
-    return [f"{config.model.name}, {config.lead_hours} h, {region}, machine and disks:", *table(shown, headers)]
+    return [
+        f"{config.model.name}, {config.lead_hours} h, {region}, machine and disks:",
+        *table(shown, headers, width=terminal_width(sys.stdout)),
+    ]

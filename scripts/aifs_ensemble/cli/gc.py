@@ -20,7 +20,7 @@ from aifs_ensemble.cli._common import (
 )
 from aifs_ensemble.common.errors import ConfigError
 from aifs_ensemble.common.names import parse_members
-from aifs_ensemble.common.text import money, size, table
+from aifs_ensemble.common.text import money, size, table, terminal_width
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,7 +186,11 @@ def _print_plan(
         for one in plan.removals
     ]
     if rows:
-        print("\n".join(table(rows, ("cycle", "age", "what", "rule", "objects", "size"))))
+        print(
+            "\n".join(
+                table(rows, ("cycle", "age", "what", "rule", "objects", "size"), width=terminal_width(sys.stdout))
+            )
+        )
     for plan in plans:
         if plan.left:
             print(f"{plan.cycle}: left: {plan.left}")

@@ -19,7 +19,7 @@ from aifs_ensemble.cli._common import (
     print_json,
 )
 from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.common.text import duration, money
+from aifs_ensemble.common.text import duration, money, terminal_width
 
 if TYPE_CHECKING:
     from aifs_ensemble.common.config import Config
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             content["pick"] = {**chosen, "usd": pick.usd, "hours": pick.hours}
         print_json(content)
     else:
-        print("\n".join(full_lines(found, ways, args.rows)))
+        print("\n".join(full_lines(found, ways, args.rows, terminal_width(sys.stdout))))
     found.check(other_machine=pick is not None)
     if not args.json:
         if pick is not None:
@@ -115,7 +115,7 @@ def _of_models(args: argparse.Namespace, config: Config) -> int:
     if args.json:
         print_json(plans_dict(found))
     else:
-        print("\n".join(full_text(found, args.rows)))
+        print("\n".join(full_text(found, args.rows, terminal_width(sys.stdout))))
     for one in found:
         one.check()
     return 0

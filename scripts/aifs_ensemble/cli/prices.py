@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aifs_ensemble.cli._common import add_config_arguments, add_json_argument, check_output, config_from, print_json
 from aifs_ensemble.common.errors import ConfigError
-from aifs_ensemble.common.text import table
+from aifs_ensemble.common.text import table, terminal_width
 
 if TYPE_CHECKING:
     from aifs_ensemble.planning.machines import Machines
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print_json([dict(zip(header, row, strict=True)) for row in rows])
         else:
-            print("\n".join(table(rows, header)))
+            print("\n".join(table(rows, header, width=terminal_width(sys.stdout))))
         return 0
     if args.output:
         check_output("--output", args.output, file=True)
@@ -98,7 +99,8 @@ def _compared(found: Catalogue, machines: Machines) -> list[str]:
         old = f"{before.on_demand:.4f}" if before else ""
         rows.append((one.machine, one.region, old, f"{one.on_demand:.4f}", change, f"{one.spot:.4f}"))
     date = found.date.isoformat() if found.date else "no date: --date gives one"
-    lines = table(rows, ("machine", "region", "in use", "found", "change", "spot"))
+    headers = ("machine", "region", "in use", "found", "change", "spot")
+    lines = table(rows, headers, width=terminal_width(sys.stdout))
     return [*lines, f"{found.kind}, {date}"]
 
 

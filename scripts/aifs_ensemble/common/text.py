@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from textwrap import wrap
+from types import MappingProxyType
+from typing import Any, TextIO
 
 
 def duration(seconds: float) -> str:
@@ -36,13 +40,64 @@ def money(usd: float) -> str:
     return f"${usd:,.2f}" if abs(usd) < 100 else f"${usd:,.0f}"
 
 
-def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> list[str]:
-    """Return a plain table, numbers to the right."""
+NARROWEST = 80  # columns, that a terminal is taken to have at least
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """Return the columns of the terminal that a stream writes to, `NARROWEST` at least; None for a pipe or a file."""
+    try:
+        return max(os.get_terminal_size(stream.fileno()).columns, NARROWEST) if stream.isatty() else None
+    except (OSError, ValueError):  # a stream that stands for one has no file
+        return None
+
+
+def table(
+    rows: Sequence[Sequence[Any]],
+    headers: Sequence[str],
+    *,
+    width: int | None = None,
+    short: Mapping[str, str] = MappingProxyType({}),
+    least: Sequence[str] = (),
+) -> list[str]:
+    """Return a plain table, numbers to the right.
+
+    Where it is wider than `width` characters, columns stand closer and those in `short` get that heading. If need be,
+    columns are left out, `least` needed ones first.
+    """
     from tabulate import tabulate
 
-    return tabulate(
-        rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=_align(rows, headers)
-    ).split("\n")
+    align = _align(rows, headers)
+    lines = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align).split("\n")
+    for out in range(len(least) + 1):
+        if width is None or max(map(len, lines)) <= width:
+            return lines
+        kept = [place for place, name in enumerate(headers) if name not in least[:out]]
+        named = [short.get(headers[place], headers[place]) for place in kept]
+        cells = [[str(row[place]) for place in kept] for row in rows]
+        widths = [max(map(len, column)) for column in zip(named, *cells, strict=True)]
+        # as rows, since tabulate makes a column two wider than its heading
+        ruled = [named, ["-" * wide for wide in widths], *cells]
+        aligned = [align[place] for place in kept]
+        lines = tabulate(ruled, tablefmt="plain", disable_numparse=True, colalign=aligned).split("\n")
+    return lines
+
+
+def fold(line: str, width: int | None) -> list[str]:
+    """Return a line as lines of at most `width` characters, folded between words; whole where there is no width."""
+    if width is None or len(line) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def plain_number(value: float) -> str:
+    """Return a number in four digits or all before its point, never with an exponent; empty where it is not known."""
+    if not math.isfinite(value):
+        return ""
+    if abs(value) >= 9999.5:
+        return f"{value:,.0f}"
+    text = f"{value:.4g}"
+    return f"{value:.9f}".rstrip("0").rstrip(".") if "e" in text else text
 
 
 def _align(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> list[str]:

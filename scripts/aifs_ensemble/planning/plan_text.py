@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import name_cycles
 from aifs_ensemble.common.names import count_members, format_members
-from aifs_ensemble.common.text import duration, money, size, table
+from aifs_ensemble.common.text import duration, fold, money, size, table
 from aifs_ensemble.planning.case import Case
 from aifs_ensemble.planning.costs import product_seconds, product_usd
 from aifs_ensemble.planning.estimates import Estimate
@@ -131,28 +131,40 @@ def _machines(way: Estimate) -> str:
     return f"{way.groups} groups of {size} on {where} (a fresh one each)"
 
 
-def full_lines(plan: Plan, ways: Sequence[Estimate], rows: int = 12) -> Iterator[str]:
-    """Yield the whole plan as tables a person reads, and `rows` of the other ways (`choice.ranked`)."""
+def full_lines(plan: Plan, ways: Sequence[Estimate], rows: int = 12, width: int | None = None) -> Iterator[str]:
+    """Yield the whole plan as tables a person reads, and `rows` of the other ways (`choice.ranked`).
+
+    Lines fit a terminal of `width` columns, if there is one.
+    """
     way, case = plan.chosen, plan.case
-    yield from _work_lines(case)
-    yield from _way_lines(plan)
+
+    def folded(lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            yield from fold(line, width)
+
+    yield from folded(_work_lines(case))
+    yield from folded(_way_lines(plan))
     if plan.jobs:
         yield ""
-        yield from table([(job.rule, job.machine_class, job.count) for job in plan.jobs], ("rule", "machine", "jobs"))
+        yield from table(
+            [(job.rule, job.machine_class, job.count) for job in plan.jobs], ("rule", "machine", "jobs"), width=width
+        )
     if not case.local and case.work.members:
         yield ""
-        yield from table(_cost_rows(way), ("USD", "on demand", "spot"))
-        yield _spot_line(way.spot)
-        yield (
+        yield from table(_cost_rows(way), ("USD", "on demand", "spot"), width=width)
+        month = (
             f"each month: {money(plan.storage_usd_month)} for {size(case.delivered_bytes)} in the bucket, "
             f"{money(plan.registry_usd_month)} for images"
         )
+        yield from folded([_spot_line(way.spot), month])
     if ways:
         yield ""
-        yield from _ways_table(plan, ways, rows)
-    yield from _finding_lines(plan)
+        found, below = _ways_table(plan, ways, rows, width)
+        yield from found
+        yield from folded(below)
+    yield from folded(_finding_lines(plan))
     if plan.price_notes:
-        yield f"prices from: {'; '.join(plan.price_notes)}"
+        yield from fold(f"prices from: {'; '.join(plan.price_notes)}", width)
 
 
 def _spot_line(spot: Spread) -> str:
@@ -175,8 +187,8 @@ def _cost_rows(way: Estimate) -> list[tuple[str, str, str]]:
     return [*rows, ("total", money(way.usd), money(way.spot_usd))]
 
 
-def _ways_table(plan: Plan, ways: Sequence[Estimate], rows: int) -> list[str]:
-    """Return the ranked ways, cheapest member first, and the fastest of all."""
+def _ways_table(plan: Plan, ways: Sequence[Estimate], rows: int, width: int | None) -> tuple[list[str], list[str]]:
+    """Return the ranked ways, cheapest member first, as a table; below it the fastest, and what does not fit."""
     members = max(len(plan.case.work.to_forecast), 1)
     fit = [way for way in ways if way.problem is None]
     shown = [way for way in fit if way.vms in (1, 2, 4, 8) or way.vms == plan.chosen.vms][:rows]
@@ -197,12 +209,16 @@ def _ways_table(plan: Plan, ways: Sequence[Estimate], rows: int) -> list[str]:
             for way in shown
         ],
         ("machine", "VMs", "each", "at once", "a member", "spot", "total", "time", "spot time", "speed"),
+        width=width,
+        short={"a member": "member"},
+        least=("spot time", "at once", "speed"),
     )
+    below = []
     unfit = {way.machine: way.problem for way in ways if way.problem and way.machine not in {w.machine for w in fit}}
     if fit:
         fast = min(fit, key=lambda way: (way.wall_hours, way.usd))
-        lines.append(f"fastest: {fast.vms} x {fast.machine}, {duration(3600 * fast.wall_hours)}, {money(fast.usd)}")
-    return lines + [f"{name} does not fit: {problem}" for name, problem in unfit.items()]
+        below.append(f"fastest: {fast.vms} x {fast.machine}, {duration(3600 * fast.wall_hours)}, {money(fast.usd)}")
+    return lines, below + [f"{name} does not fit: {problem}" for name, problem in unfit.items()]
 
 
 def _way_dict(way: Estimate) -> dict[str, Any]:

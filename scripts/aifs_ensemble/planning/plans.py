@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from aifs_ensemble.common.config import Config
 from aifs_ensemble.common.cycles import name_cycles
 from aifs_ensemble.common.manifest import MemberManifest
-from aifs_ensemble.common.text import duration, money, size
+from aifs_ensemble.common.text import duration, fold, money, size, terminal_width
 from aifs_ensemble.common.units import split_unit
 from aifs_ensemble.planning.choice import ranked
 from aifs_ensemble.planning.machines import Machines, machines_of
@@ -67,19 +67,20 @@ class Totals:
 def print_plan(config: Config, file: TextIO = sys.stdout) -> None:
     """Print the plans of a configuration; PlanError, after printing all of them, when one is refused."""
     plans = [plan(plan_case(one, machines_of(one))) for one in config.of_each_model]
-    print("\n".join(full_text(plans)), file=file)
+    print("\n".join(full_text(plans, width=terminal_width(file))), file=file)
     for one in plans:
         one.check()
 
 
-def full_text(plans: Sequence[Plan], rows: int = 12) -> Iterator[str]:
+def full_text(plans: Sequence[Plan], rows: int = 12, width: int | None = None) -> Iterator[str]:
     """Yield `plan_text.full_lines` of a plan; of several, what they come to and then each below its model's name."""
     if len(plans) > 1:
-        yield from total_lines(plans)
+        for line in total_lines(plans):
+            yield from fold(line, width)
     for one in plans:
         if len(plans) > 1:
             yield from ("", f"{one.case.config.model.name}:")
-        yield from full_lines(one, ranked(one.case), rows)
+        yield from full_lines(one, ranked(one.case), rows, width)
 
 
 def plans_dict(plans: Sequence[Plan]) -> dict[str, Any]:

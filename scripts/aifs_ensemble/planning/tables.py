@@ -18,7 +18,7 @@ from aifs_ensemble.common.cycles import name_cycles
 from aifs_ensemble.common.errors import InputError
 from aifs_ensemble.common.manifest import MemberManifest
 from aifs_ensemble.common.names import format_members
-from aifs_ensemble.common.text import duration, money, size, table
+from aifs_ensemble.common.text import duration, money, plain_number, size, table
 from aifs_ensemble.planning.account import Account, MemberAccount, Stay
 from aifs_ensemble.planning.plan import Plan
 from aifs_ensemble.planning.runs import Attempt, read_run
@@ -100,9 +100,14 @@ def _cells(frame: pd.DataFrame) -> tuple[object, ...]:
         f"{frame['fields'].sum():,.0f}",
         size(float(frame["bytes"].sum())),
         f"{frame['seconds'].sum():.1f}",
-        f"{frame['step_seconds'].median():.3f}",
-        f"{frame['fields_per_second'].mean():.0f}",
+        _known(frame["step_seconds"].median(), ".3f"),
+        _known(frame["fields_per_second"].mean(), ".0f"),
     )
+
+
+def _known(value: float, form: str) -> str:
+    """Return a number in a form, and nothing of one that is not known."""
+    return "" if isnan(value) else format(value, form)
 
 
 def _table(untrained: Sequence[Config], rows: list[tuple[object, ...]], names: tuple[str, ...]) -> str:
@@ -287,11 +292,13 @@ def account_text(found: Account, compared: Mapping[str, pd.DataFrame]) -> str:
     total = totals_frame(found).iloc[0]
     kinds = Counter(stay.rates.label for stay in found.stays).most_common()
     stays = [f"{number} stay{'s' if number > 1 else ''} of {label}" for label, number in kinds]
+    speed = f"{total['fields_per_second']:.0f} fields/s, {total['gb_per_second']:.3g} GB/s, "
+    share = _known(total["computing_percent"], ".0f") or "0"
     lines = [
         f"{total['members']:.0f} members in {duration(3600 * found.hours)}, {', '.join(stays)}",
         f"{money(found.usd)}, {money(total['usd_per_member'])} a member; "
-        f"{total['fields_per_second']:.0f} fields/s, {total['gb_per_second']:.3g} GB/s, {size(total['bytes'])}",
-        f"card computing {total['computing_percent']:.0f} % of {duration(3600 * total['machine_hours'])}"
+        f"{speed if total['machine_hours'] else ''}{size(total['bytes'])}",
+        f"card computing {share} % of {duration(3600 * total['machine_hours'])}"
         + (f", sampled {total['gpu_percent']:.0f} %" if not isnan(total["gpu_percent"]) else "")
         + (f", {total['card_kwh']:.3g} kWh" if not isnan(total["card_kwh"]) else "")
         + f"; {total['interrupted']:.0f} attempts interrupted, {total['failed']:.0f} failed",
@@ -299,7 +306,7 @@ def account_text(found: Account, compared: Mapping[str, pd.DataFrame]) -> str:
     ]
     uses = account_frames(found)["uses"]
     lines += table(
-        [(row["use"], f"{row['seconds']:,.1f}", f"{row['percent']:.1f}") for _, row in uses.iterrows()],
+        [(row["use"], f"{row['seconds']:,.1f}", _known(row["percent"], ".1f")) for _, row in uses.iterrows()],
         ("machine time", "s", "%"),
     )
     if found.usd:
@@ -308,9 +315,17 @@ def account_text(found: Account, compared: Mapping[str, pd.DataFrame]) -> str:
     if found.assumptions:
         lines += ["", "taken from the configuration, not recorded:", *(f"  {line}" for line in found.assumptions)]
     for title, frame in compared.items():
-        rows = [
-            [f"{value:.4g}" if isinstance(value, float) else value for value in row]
-            for row in frame.to_numpy().tolist()
-        ]
-        lines += ["", f"{title}:", *table(rows, list(frame.columns))]
+        names = [str(name).replace("_percent", ", %") for name in frame.columns]
+        rows = [[_shown(value, name) for name, value in zip(names, row, strict=True)]
+                for row in frame.to_numpy().tolist()]  # fmt: skip
+        lines += ["", f"{title}:", *table(rows, names)]
     return "\n".join(lines)
+
+
+def _shown(value: object, name: str) -> object:
+    """Return a cell of a table: no exponents, percents with a digit at most, and nothing of what is not known."""
+    if value is None or not isinstance(value, float):
+        return "" if value is None else value
+    if name.endswith("%") and not isnan(value):
+        return f"{value:,.1f}" if abs(value) < 99.95 else f"{value:,.0f}"
+    return plain_number(value)
