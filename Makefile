@@ -59,7 +59,7 @@ forecast: install ## run the embedded default, 4 members x 72 h, into results/
 	$(BIN)/snakemake --profile local
 
 test: install-test ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 	AIFS_TEST_MODEL=demo-v2 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "models and not long"
 
 test-long: install-test ## the campaigns that take long

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -513,8 +514,7 @@ rule fails:
 
 rule slow:
     output: "s.txt"
-    # once the other job's failure is dealt with: asyncio may lose a Ctrl-C meanwhile
-    shell: "sleep 1; kill -INT $COORDINATOR; sleep 2"
+    shell: "kill -INT $COORDINATOR; sleep 2"
 
 rule needs:
     input: "f.txt"
@@ -526,6 +526,15 @@ onerror:
 """
 
 
+@pytest.fixture
+def listens_to_ctrl_c() -> Iterator[None]:
+    """Have this process end by SIGINT, which what a shell starts in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listens_to_ctrl_c")
 def test_a_run_that_ended_by_failures_is_told_from_one_that_was_stopped(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
