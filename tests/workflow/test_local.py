@@ -219,8 +219,14 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, flip, cut], ids=["deleted", "one bit", "truncated"])
-@pytest.mark.parametrize("keep_scratch", [True, False], ids=["scratch kept", "scratch emptied"])
+@pytest.mark.parametrize(("damage", "keep_scratch"), [
+    pytest.param(Path.unlink, True, id="scratch kept-deleted"),
+    pytest.param(flip, True, id="scratch kept-one bit", marks=pytest.mark.long),
+    pytest.param(cut, True, id="scratch kept-truncated", marks=pytest.mark.long),
+    pytest.param(Path.unlink, False, id="scratch emptied-deleted", marks=pytest.mark.long),
+    pytest.param(flip, False, id="scratch emptied-one bit"),
+    pytest.param(cut, False, id="scratch emptied-truncated", marks=pytest.mark.long),
+])  # fmt: skip
 def test_damage_is_found_and_only_that_member_mended(fresh: Project, damage, keep_scratch: bool) -> None:
     before, stamps = fresh.leads(), fresh.stamps(other_than=1)
     if not keep_scratch:
