@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from aifs_ensemble.common.files import write_json
 from aifs_ensemble.common.records import sealed
-from aifs_ensemble.workflow.folder_lock import SCHEMA, Run
+from aifs_ensemble.workflow.folder_lock import SCHEMA, RunRecord
 from waiting import wait_until
 
 from workflow.project import CYCLE, Project
@@ -110,7 +110,7 @@ def test_locks_of_which_nobody_knows_are_left_in_one_line(start: Start, tmp_path
     (record,) = records(tmp_path)
     record.unlink()
     if known:
-        write_json(record, sealed(asdict(Run(SCHEMA, "elsewhere", 17, "2026-11-29 12:00:00 UTC"))))
+        write_json(record, sealed(asdict(RunRecord(SCHEMA, "elsewhere", 17, "2026-11-29 12:00:00 UTC"))))
     assert start("a.txt").wait() == 1
     (line,) = [line for line in (tmp_path / "said1").read_text().splitlines() if "snakemake works" in line]
     assert ("process 17 on elsewhere" if known else "unknown") in line and "--unlock" in line

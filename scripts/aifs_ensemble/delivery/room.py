@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,10 @@ from aifs_ensemble.delivery import scratch
 from aifs_ensemble.delivery.blocks import wants_blocks, wants_leads
 from aifs_ensemble.delivery.scratch import MemberSizes
 
-LOG = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class ToCome:
-    """What is to come of a cycle: the `members` that are delivered, and those of them that are `forecast` first.
+    """What is to come of a cycle: `members` to deliver, of which those in `forecast` are still to be computed.
 
     Leads and blocks that the destination has `listed`, by their keys, need no further room.
     """
@@ -79,5 +76,4 @@ def check_room_there(config: Config, needed: float, on_scratch: float = 0) -> st
             f"config: destination: {folder} has {size(free)} to give on {system.mount} ({system.kind}), "
             f"expected {size(needed + beside)}: {parts}"
         )
-    LOG.info("destination: %s to give on %s, %s", size(free), system.mount, parts)
     return f"{folder}: {size(free)} to give, {parts}"

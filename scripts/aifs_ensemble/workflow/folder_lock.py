@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """The record of a run that works in a folder; the time is UTC."""
 
     schema: str
@@ -99,7 +99,7 @@ def _gate(folder: Path) -> Iterator[None]:
 def _record(folder: Path) -> Iterator[Path]:
     """Hold the record of this run; it goes at the end."""
     path = folder / f"{uuid.uuid4().hex}.json"
-    run = Run(SCHEMA, platform.node(), os.getpid(), clock.now().strftime("%Y-%m-%d %H:%M:%S UTC"))
+    run = RunRecord(SCHEMA, platform.node(), os.getpid(), clock.now().strftime("%Y-%m-%d %H:%M:%S UTC"))
     with held(path, 0) as file:
         file.write(json_bytes(sealed(asdict(run))).decode())
         file.flush()
@@ -109,7 +109,7 @@ def _record(folder: Path) -> Iterator[Path]:
             path.unlink(missing_ok=True)
 
 
-def _dead(folder: Path, own: Path) -> dict[Path, Run]:
+def _dead(folder: Path, own: Path) -> dict[Path, RunRecord]:
     """Return the runs that have left Snakemake's locks; OtherRunError unless they are known to be dead."""
     where = _place(folder)
     found = {path: _read(path) for path in sorted(folder.glob("*.json")) if path != own}
@@ -132,9 +132,9 @@ def _place(folder: Path) -> Path:
     return folder.parent.parent
 
 
-def _read(path: Path) -> Run | None:
+def _read(path: Path) -> RunRecord | None:
     try:
-        return read_record(Run, path.read_bytes(), str(path), schema=SCHEMA)
+        return read_record(RunRecord, path.read_bytes(), str(path), schema=SCHEMA)
     except (OSError, VerificationError):
         return None
 
