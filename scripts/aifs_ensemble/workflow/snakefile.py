@@ -344,7 +344,7 @@ class Run:
         found = plans_of_run(self.config, self.machines, of_run, group=group, at_once=at_once, **given)
         compared = sum(rule in ensemble_products.PAIRS for rule, _ in jobs)
         say(*run_lines(found, compared=compared))
-        said = own_files.problems(self._rules_by_unit(), self.config, rented=self.rented)
+        said = own_files.problems(self._rules_by_unit(jobs), self.config, rented=self.rented)
         say(*(f"warning: {one.text}{': this plans, a run would refuse' if one.refuses else ''}" for one in said))
 
     @property
@@ -421,17 +421,18 @@ class Run:
         self._refuse_impossible()  # last, for it may wait for hours
         self._show_members()
 
-    def _rules_by_unit(self) -> dict[str, set[str]]:
-        """Return the rules of which jobs are to run, by unit."""
+    def _rules_by_unit(self, jobs: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, set[str]]:
+        """Return the rules of jobs to run, given by rule and wildcards, by unit."""
         found: dict[str, set[str]] = {name: set() for name in self.cycles}
-        for rule, wildcards in internals.jobs_to_run(self._workflow) or ():
+        for rule, wildcards in jobs:
             for unit in self._units(rule, wildcards):
                 found[unit].add(rule)
         return found
 
     def _look_for_own_files(self) -> None:
         """Refuse a run whose jobs would miss files of the user's; say which others there are not."""
-        found = own_files.problems(self._rules_by_unit(), self.config, rented=self.rented)
+        jobs = internals.jobs_to_run(self._workflow) or ()
+        found = own_files.problems(self._rules_by_unit(jobs), self.config, rented=self.rented)
         if refused := [one.text for one in found if one.refuses]:
             raise ConfigError("\n  ".join(refused))
         say(*(one.text for one in found))
